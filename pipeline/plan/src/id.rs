@@ -1,0 +1,200 @@
+//! Identifiers. Every id is a newtype, so that a shard is never taken for a run.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// 32 bytes of blake3, written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// The digest of several parts; each part's length is hashed before it, so
+    /// that no two lists of parts share a digest.
+    pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        blake3::Hash::from_hex(text)
+            .ok()
+            .map(|hash| Self(*hash.as_bytes()))
+    }
+
+    /// The first eight bytes as a number, for ordering by hash.
+    pub fn prefix_u64(&self) -> u64 {
+        u64::from_le_bytes(self.0[..8].try_into().expect("eight of 32 bytes"))
+    }
+
+    /// The first twelve hexadecimal digits, for people.
+    pub fn short(&self) -> String {
+        self.to_string()[..12].to_owned()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::from_hex(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!("`{text}` is not a digest of 64 hexadecimal digits"))
+        })
+    }
+}
+
+macro_rules! digest_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Digest);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+digest_id! {
+    /// One picture as found on one page: blake3(canonical image URL or archive key, page URL).
+    PairId
+}
+digest_id! {
+    /// One text of a pair: blake3(pair id, origin, text).
+    TextId
+}
+digest_id! {
+    /// A model folder: blake3 over its file names and their digests, sorted.
+    ModelDigest
+}
+digest_id! {
+    /// What a task is made of; equal recipes give equal outputs. See [`crate::recipe`].
+    RecipeHash
+}
+
+impl PairId {
+    /// The id of the picture at `image` (canonical URL or archive key) on `page`.
+    pub fn new(image: &str, page: &str) -> Self {
+        Self(Digest::of_parts([image.as_bytes(), page.as_bytes()]))
+    }
+}
+
+impl TextId {
+    /// The id of `text` of `origin` at `pair`.
+    pub fn new(pair: &PairId, origin: crate::row::Origin, text: &str) -> Self {
+        Self(Digest::of_parts([
+            &pair.0.0[..],
+            origin.as_str().as_bytes(),
+            text.as_bytes(),
+        ]))
+    }
+}
+
+macro_rules! name_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub String);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+    };
+}
+
+name_id! {
+    /// One submission of a pipeline. Names a folder of the store, so: `[a-z0-9-]`.
+    RunId
+}
+name_id! {
+    /// A stage by the name that the pipeline file gives it.
+    StageName
+}
+name_id! {
+    /// A part of a stage: `all`, `00007`, `pages-0-00003`. Names a commit file.
+    ShardId
+}
+name_id! {
+    /// A dataset by name; its versions are numbered.
+    DatasetName
+}
+name_id! {
+    /// One try of one task by one worker, unique for ever. Stands in commits, never in rows.
+    AttemptId
+}
+name_id! {
+    /// A worker process as it calls itself when it registers.
+    WorkerId
+}
+
+/// (generation of the coordinator, counter): ordered, never reused. Zombies hold an older one.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default,
+)]
+pub struct LeaseEpoch {
+    /// The coordinator's generation, from `coordinator/generations/<n>.json`.
+    pub generation: u64,
+    /// Counts leases within the generation.
+    pub counter: u64,
+}
+
+impl fmt::Display for LeaseEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.generation, self.counter)
+    }
+}
+
+/// The epoch of a ring of ranks; ordered as [`LeaseEpoch`] is.
+pub type RingEpoch = LeaseEpoch;
