@@ -1,0 +1,288 @@
+//! Forming the ring: dialling the next rank while accepting the previous one.
+//!
+//! The acceptor keeps every connection that has come in as a small state machine on non-blocking
+//! reads: a stranger that connects and says nothing waits in its slot and holds up nobody.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, judge, proof};
+use crate::link::is_pause;
+use crate::{RingError, RingPlan};
+
+/// Connections that may be in the middle of a greeting; the oldest gives way to a new one.
+const MAX_PENDING: usize = 64;
+/// Time that one connection gets for its greeting.
+const GREETING: Duration = Duration::from_secs(5);
+/// Pause between two looks at the listener, and between two tries to dial.
+const POLL: Duration = Duration::from_millis(1);
+/// Longest wait of the dialler before it looks whether the acceptor has failed.
+const SLICE: Duration = Duration::from_millis(20);
+/// Silence after which the system asks whether the other host is alive, and between such questions.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// The connections (to the next, from the previous) rank of `plan`.
+pub(crate) fn neighbours(
+    plan: &RingPlan,
+    listener: &TcpListener,
+    step: u64,
+    deadline: Instant,
+) -> Result<(TcpStream, TcpStream), RingError> {
+    listener.set_nonblocking(true).map_err(setup("make the listener non-blocking"))?;
+    let failed = AtomicBool::new(false);
+    let guard = |result: Result<TcpStream, RingError>| {
+        failed.fetch_or(result.is_err(), Ordering::SeqCst);
+        result
+    };
+    std::thread::scope(|scope| {
+        let dialling = scope.spawn(|| guard(dial(plan, step, deadline, &failed)));
+        let previous = guard(accept(plan, listener, step, deadline, &failed));
+        let next = dialling.join().unwrap_or(Err(RingError::Broken));
+        match (next, previous) {
+            (Ok(next), Ok(previous)) => Ok((tuned(next)?, tuned(previous)?)),
+            // One side stops because the other has failed: the other knows why.
+            (Err(RingError::Broken), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    })
+}
+
+/// A connection as the ring needs it: blocking, without Nagle's delay, checked while idle.
+fn tuned(stream: TcpStream) -> Result<TcpStream, RingError> {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    stream
+        .set_nonblocking(false)
+        .and_then(|()| stream.set_nodelay(true))
+        .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
+        .map_err(setup("tune a connection"))?;
+    Ok(stream)
+}
+
+fn dial(
+    plan: &RingPlan,
+    step: u64,
+    deadline: Instant,
+    failed: &AtomicBool,
+) -> Result<TcpStream, RingError> {
+    let rank = plan.next();
+    let mut stream = reach(plan.peers[rank], rank, deadline, failed)?;
+    stream.set_nodelay(true).map_err(setup("tune a connection"))?;
+    stream.set_read_timeout(Some(SLICE)).map_err(setup("tune a connection"))?;
+    let mine = Hello::new(plan, step);
+    let lost = |source| RingError::PeerLost { rank, source: Some(source) };
+    stream.write_all(&mine.encode()).map_err(lost)?;
+
+    let mut answer = [0; HELLO_BYTES + MAC_BYTES];
+    let mut filled = 0;
+    while filled < answer.len() {
+        wait_over(rank, deadline, failed)?;
+        match stream.read(&mut answer[filled..]) {
+            Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
+            Ok(read) => filled += read,
+            Err(error) if is_pause(&error) => {}
+            Err(error) => return Err(lost(error)),
+        }
+    }
+    let (theirs, mac) = split(&answer);
+    let hello = Hello::decode(&theirs)
+        .ok_or(RingError::Protocol { rank, detail: "it does not greet as a rank does" })?;
+    if mac != proof(&plan.secret, Side::Accept, &mine.encode(), &theirs) {
+        // A newer ring has a newer secret. The claim is unproven, but this call fails either way.
+        judge(plan, &mine, &hello, rank)?;
+        return Err(RingError::Unauthenticated { rank });
+    }
+    let mac = proof(&plan.secret, Side::Dial, &mine.encode(), &theirs);
+    stream.write_all(mac.as_bytes()).map_err(lost)?;
+    judge(plan, &mine, &hello, rank)?;
+    Ok(stream)
+}
+
+/// Connects to `address`, trying again while nobody listens there.
+fn reach(
+    address: SocketAddr,
+    rank: usize,
+    deadline: Instant,
+    failed: &AtomicBool,
+) -> Result<TcpStream, RingError> {
+    loop {
+        wait_over(rank, deadline, failed)?;
+        let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
+        match TcpStream::connect_timeout(&address, left.min(GREETING)) {
+            Ok(stream) => return Ok(stream),
+            Err(_) => std::thread::sleep(SLICE.min(left)),
+        }
+    }
+}
+
+/// Fails once the deadline has passed or the other half of the joining has failed.
+fn wait_over(rank: usize, deadline: Instant, failed: &AtomicBool) -> Result<(), RingError> {
+    if failed.load(Ordering::SeqCst) {
+        return Err(RingError::Broken);
+    }
+    if Instant::now() >= deadline {
+        return Err(RingError::NotJoined { rank, refused: 0, last: None });
+    }
+    Ok(())
+}
+
+fn accept(
+    plan: &RingPlan,
+    listener: &TcpListener,
+    step: u64,
+    deadline: Instant,
+    failed: &AtomicBool,
+) -> Result<TcpStream, RingError> {
+    let rank = plan.previous();
+    let mut pending: Vec<Greeting> = Vec::new();
+    let (mut refused, mut last) = (0, None);
+    loop {
+        match wait_over(rank, deadline, failed) {
+            Err(RingError::NotJoined { .. }) => {
+                return Err(RingError::NotJoined { rank, refused, last });
+            }
+            other => other?,
+        }
+        while let Some(greeting) = incoming(plan, listener, step)? {
+            if pending.len() == MAX_PENDING {
+                pending.remove(0);
+                refused += 1;
+            }
+            pending.push(greeting);
+        }
+        let mut index = 0;
+        while index < pending.len() {
+            match pending[index].advance(plan, rank) {
+                Ok(false) => index += 1,
+                Ok(true) => return Ok(pending.swap_remove(index).stream),
+                Err(Refusal::Stranger(error)) => {
+                    tracing::debug!(%error, "refused a connection to the ring");
+                    pending.remove(index);
+                    (refused, last) = (refused + 1, Some(Box::new(error)));
+                }
+                Err(Refusal::Ring(error)) => return Err(error),
+            }
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// The next connection that waits at the listener.
+fn incoming(
+    plan: &RingPlan,
+    listener: &TcpListener,
+    step: u64,
+) -> Result<Option<Greeting>, RingError> {
+    match listener.accept() {
+        Ok((stream, _)) => Ok(Greeting::new(stream, plan, step).ok()),
+        Err(error) if is_pause(&error) || is_of_connection(&error) => Ok(None),
+        Err(source) => Err(RingError::Setup { doing: "accept a connection", source }),
+    }
+}
+
+/// Errors of `accept` that speak of a connection that is already gone, not of the listener.
+fn is_of_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+}
+
+/// Why a connection is turned away.
+enum Refusal {
+    /// It has proven nothing, or is of an older ring: only it is refused.
+    Stranger(RingError),
+    /// A proven member of this ring's circle contradicts the plan: the ring cannot be formed.
+    Ring(RingError),
+}
+
+/// A connection in the middle of its greeting.
+struct Greeting {
+    stream: TcpStream,
+    mine: Hello,
+    /// The dialler's hello, then its proof.
+    received: [u8; HELLO_BYTES + MAC_BYTES],
+    filled: usize,
+    answered: bool,
+    until: Instant,
+}
+
+impl Greeting {
+    fn new(stream: TcpStream, plan: &RingPlan, step: u64) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            mine: Hello::new(plan, step),
+            received: [0; HELLO_BYTES + MAC_BYTES],
+            filled: 0,
+            answered: false,
+            until: Instant::now() + GREETING,
+        })
+    }
+
+    /// Reads what has come; `true` once the dialler has proven to be rank `expected`.
+    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, Refusal> {
+        let stranger = |detail| Refusal::Stranger(RingError::Protocol { rank: expected, detail });
+        loop {
+            // The proof is not read before the answer is out, nor anything after the proof.
+            let end = if self.answered { self.received.len() } else { HELLO_BYTES };
+            if self.filled == end {
+                if self.answered {
+                    return self.verdict(plan, expected).map(|()| true);
+                }
+                self.answer(plan).ok_or_else(|| stranger("it does not greet as a rank does"))?;
+                continue;
+            }
+            match self.stream.read(&mut self.received[self.filled..end]) {
+                Ok(0) => return Err(stranger("it left in the middle of its greeting")),
+                Ok(read) => self.filled += read,
+                Err(error) if is_pause(&error) => break,
+                Err(source) => {
+                    let source = Some(source);
+                    return Err(Refusal::Stranger(RingError::PeerLost { rank: expected, source }));
+                }
+            }
+        }
+        if Instant::now() >= self.until {
+            return Err(stranger("it did not finish its greeting in time"));
+        }
+        Ok(false)
+    }
+
+    /// Sends this side's hello and proof; they fit any socket buffer. `None` where the dialler's
+    /// hello is none or it takes no answer.
+    fn answer(&mut self, plan: &RingPlan) -> Option<()> {
+        let (theirs, _) = split(&self.received);
+        Hello::decode(&theirs)?;
+        let mine = self.mine.encode();
+        let mac = proof(&plan.secret, Side::Accept, &theirs, &mine);
+        let answer = [&mine[..], mac.as_bytes()].concat();
+        self.stream.write_all(&answer).ok()?;
+        self.answered = true;
+        Some(())
+    }
+
+    fn verdict(&self, plan: &RingPlan, expected: usize) -> Result<(), Refusal> {
+        let (theirs, mac) = split(&self.received);
+        let hello = Hello::decode(&theirs).ok_or(Refusal::Stranger(RingError::Broken))?;
+        if mac != proof(&plan.secret, Side::Dial, &theirs, &self.mine.encode()) {
+            let error = RingError::Unauthenticated { rank: hello.rank };
+            return Err(Refusal::Stranger(error));
+        }
+        judge(plan, &self.mine, &hello, expected).map_err(|error| match error {
+            RingError::StalePeer { .. } | RingError::ForeignRun { .. } => Refusal::Stranger(error),
+            other => Refusal::Ring(other),
+        })
+    }
+}
+
+/// A hello and the proof after it.
+fn split(bytes: &[u8; HELLO_BYTES + MAC_BYTES]) -> ([u8; HELLO_BYTES], blake3::Hash) {
+    let (hello, mac) = bytes.split_at(HELLO_BYTES);
+    let mac: [u8; MAC_BYTES] = mac.try_into().expect("the rest is the proof");
+    (hello.try_into().expect("split at its length"), blake3::Hash::from_bytes(mac))
+}
+
+fn setup(doing: &'static str) -> impl Fn(io::Error) -> RingError {
+    move |source| RingError::Setup { doing, source }
+}
