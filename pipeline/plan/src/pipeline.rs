@@ -372,3 +372,7 @@ fn is_name(text: &str) -> bool {
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+#[path = "pipeline_tests.rs"]
+mod tests;
