@@ -8,13 +8,18 @@ use std::time::{Duration, Instant};
 use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut numbers = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
+    let mut numbers = std::env::args()
+        .skip(1)
+        .map(|argument| argument.parse::<usize>());
     let mut number = |default| numbers.next().unwrap_or(Ok(default));
     let (values, world_size, rounds) = (number(400_000)?, number(2)?, number(500)?);
-    let listeners: Vec<TcpListener> =
-        (0..world_size).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let peers: Vec<SocketAddr> =
-        listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    let listeners: Vec<TcpListener> = (0..world_size)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    let peers: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
     let times = std::thread::scope(|scope| {
         let ranks: Vec<_> = listeners
             .iter()
@@ -31,7 +36,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 scope.spawn(move || time(&plan, listener, values, rounds))
             })
             .collect();
-        ranks.into_iter().map(|rank| rank.join().expect("no rank panics")).collect::<Result<Vec<_>, _>>()
+        ranks
+            .into_iter()
+            .map(|rank| rank.join().expect("no rank panics"))
+            .collect::<Result<Vec<_>, _>>()
     })?;
     let mut times = times.into_iter().next().unwrap_or_default();
     times.sort();

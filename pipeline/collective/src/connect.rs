@@ -32,7 +32,9 @@ pub(crate) fn neighbours(
     step: u64,
     deadline: Instant,
 ) -> Result<(TcpStream, TcpStream), RingError> {
-    listener.set_nonblocking(true).map_err(setup("make the listener non-blocking"))?;
+    listener
+        .set_nonblocking(true)
+        .map_err(setup("make the listener non-blocking"))?;
     let failed = AtomicBool::new(false);
     let guard = |result: Result<TcpStream, RingError>| {
         failed.fetch_or(result.is_err(), Ordering::SeqCst);
@@ -52,7 +54,9 @@ pub(crate) fn neighbours(
 
 /// A connection as the ring needs it: blocking, without Nagle's delay, checked while idle.
 fn tuned(stream: TcpStream) -> Result<TcpStream, RingError> {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE);
     stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_nodelay(true))
@@ -69,10 +73,17 @@ fn dial(
 ) -> Result<TcpStream, RingError> {
     let rank = plan.next();
     let mut stream = reach(plan.peers[rank], rank, deadline, failed)?;
-    stream.set_nodelay(true).map_err(setup("tune a connection"))?;
-    stream.set_read_timeout(Some(SLICE)).map_err(setup("tune a connection"))?;
+    stream
+        .set_nodelay(true)
+        .map_err(setup("tune a connection"))?;
+    stream
+        .set_read_timeout(Some(SLICE))
+        .map_err(setup("tune a connection"))?;
     let mine = Hello::new(plan, step);
-    let lost = |source| RingError::PeerLost { rank, source: Some(source) };
+    let lost = |source| RingError::PeerLost {
+        rank,
+        source: Some(source),
+    };
     stream.write_all(&mine.encode()).map_err(lost)?;
 
     let mut answer = [0; HELLO_BYTES + MAC_BYTES];
@@ -87,16 +98,18 @@ fn dial(
         }
     }
     let (theirs, mac) = split(&answer);
-    let hello = Hello::decode(&theirs)
-        .ok_or(RingError::Protocol { rank, detail: "it does not greet as a rank does" })?;
+    let hello = Hello::decode(&theirs).ok_or(RingError::Protocol {
+        rank,
+        detail: "it does not greet as a rank does",
+    })?;
+    let own_mac = proof(&plan.secret, Side::Dial, &mine.encode(), &theirs);
+    stream.write_all(own_mac.as_bytes()).map_err(lost)?;
+    // A newer ring has a newer secret, so claims are judged first: they are unproven then, but
+    // this call fails either way.
+    judge(plan, &mine, &hello, rank)?;
     if mac != proof(&plan.secret, Side::Accept, &mine.encode(), &theirs) {
-        // A newer ring has a newer secret. The claim is unproven, but this call fails either way.
-        judge(plan, &mine, &hello, rank)?;
         return Err(RingError::Unauthenticated { rank });
     }
-    let mac = proof(&plan.secret, Side::Dial, &mine.encode(), &theirs);
-    stream.write_all(mac.as_bytes()).map_err(lost)?;
-    judge(plan, &mine, &hello, rank)?;
     Ok(stream)
 }
 
@@ -123,7 +136,11 @@ fn wait_over(rank: usize, deadline: Instant, failed: &AtomicBool) -> Result<(), 
         return Err(RingError::Broken);
     }
     if Instant::now() >= deadline {
-        return Err(RingError::NotJoined { rank, refused: 0, last: None });
+        return Err(RingError::NotJoined {
+            rank,
+            refused: 0,
+            last: None,
+        });
     }
     Ok(())
 }
@@ -141,7 +158,11 @@ fn accept(
     loop {
         match wait_over(rank, deadline, failed) {
             Err(RingError::NotJoined { .. }) => {
-                return Err(RingError::NotJoined { rank, refused, last });
+                return Err(RingError::NotJoined {
+                    rank,
+                    refused,
+                    last,
+                });
             }
             other => other?,
         }
@@ -178,13 +199,19 @@ fn incoming(
     match listener.accept() {
         Ok((stream, _)) => Ok(Greeting::new(stream, plan, step).ok()),
         Err(error) if is_pause(&error) || is_of_connection(&error) => Ok(None),
-        Err(source) => Err(RingError::Setup { doing: "accept a connection", source }),
+        Err(source) => Err(RingError::Setup {
+            doing: "accept a connection",
+            source,
+        }),
     }
 }
 
 /// Errors of `accept` that speak of a connection that is already gone, not of the listener.
 fn is_of_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
 }
 
 /// Why a connection is turned away.
@@ -222,15 +249,25 @@ impl Greeting {
 
     /// Reads what has come; `true` once the dialler has proven to be rank `expected`.
     fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, Refusal> {
-        let stranger = |detail| Refusal::Stranger(RingError::Protocol { rank: expected, detail });
+        let stranger = |detail| {
+            Refusal::Stranger(RingError::Protocol {
+                rank: expected,
+                detail,
+            })
+        };
         loop {
             // The proof is not read before the answer is out, nor anything after the proof.
-            let end = if self.answered { self.received.len() } else { HELLO_BYTES };
+            let end = if self.answered {
+                self.received.len()
+            } else {
+                HELLO_BYTES
+            };
             if self.filled == end {
                 if self.answered {
                     return self.verdict(plan, expected).map(|()| true);
                 }
-                self.answer(plan).ok_or_else(|| stranger("it does not greet as a rank does"))?;
+                self.answer(plan)
+                    .ok_or_else(|| stranger("it does not greet as a rank does"))?;
                 continue;
             }
             match self.stream.read(&mut self.received[self.filled..end]) {
@@ -239,7 +276,10 @@ impl Greeting {
                 Err(error) if is_pause(&error) => break,
                 Err(source) => {
                     let source = Some(source);
-                    return Err(Refusal::Stranger(RingError::PeerLost { rank: expected, source }));
+                    return Err(Refusal::Stranger(RingError::PeerLost {
+                        rank: expected,
+                        source,
+                    }));
                 }
             }
         }
@@ -280,7 +320,10 @@ impl Greeting {
 fn split(bytes: &[u8; HELLO_BYTES + MAC_BYTES]) -> ([u8; HELLO_BYTES], blake3::Hash) {
     let (hello, mac) = bytes.split_at(HELLO_BYTES);
     let mac: [u8; MAC_BYTES] = mac.try_into().expect("the rest is the proof");
-    (hello.try_into().expect("split at its length"), blake3::Hash::from_bytes(mac))
+    (
+        hello.try_into().expect("split at its length"),
+        blake3::Hash::from_bytes(mac),
+    )
 }
 
 fn setup(doing: &'static str) -> impl Fn(io::Error) -> RingError {

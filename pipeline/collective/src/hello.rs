@@ -77,7 +77,10 @@ impl Hello {
         }
         Some(Self {
             run: run.try_into().expect("32 bytes"),
-            ring_epoch: RingEpoch { generation: number(), counter: number() },
+            ring_epoch: RingEpoch {
+                generation: number(),
+                counter: number(),
+            },
             rank: usize::try_from(number()).ok()?,
             world_size: usize::try_from(number()).ok()?,
             step: number(),
@@ -119,14 +122,25 @@ pub(crate) fn judge(
 ) -> Result<(), RingError> {
     let rank = theirs.rank;
     if theirs.run != mine.run {
-        return Err(RingError::ForeignRun { rank, run: plan.run.clone() });
+        return Err(RingError::ForeignRun {
+            rank,
+            run: plan.run.clone(),
+        });
     }
     let (epoch, peer_epoch) = (mine.ring_epoch, theirs.ring_epoch);
     if peer_epoch > epoch {
-        return Err(RingError::StaleEpoch { rank, mine: epoch, theirs: peer_epoch });
+        return Err(RingError::StaleEpoch {
+            rank,
+            mine: epoch,
+            theirs: peer_epoch,
+        });
     }
     if peer_epoch < epoch {
-        return Err(RingError::StalePeer { rank, mine: epoch, theirs: peer_epoch });
+        return Err(RingError::StalePeer {
+            rank,
+            mine: epoch,
+            theirs: peer_epoch,
+        });
     }
     if rank != expected || theirs.world_size != mine.world_size {
         return Err(RingError::WrongRank {
@@ -137,7 +151,11 @@ pub(crate) fn judge(
         });
     }
     if theirs.step != mine.step {
-        return Err(RingError::WrongStep { rank, mine: mine.step, theirs: theirs.step });
+        return Err(RingError::WrongStep {
+            rank,
+            mine: mine.step,
+            theirs: theirs.step,
+        });
     }
     Ok(())
 }
@@ -146,7 +164,9 @@ pub(crate) fn judge(
 /// nonce needs here: the clock gives it, and the standard library's hash seed entropy on top.
 fn nonce(secret: &Secret) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     hasher.update(&now.as_nanos().to_le_bytes());
     hasher.update(&std::process::id().to_le_bytes());
     for _ in 0..4 {

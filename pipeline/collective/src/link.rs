@@ -75,16 +75,24 @@ impl Sender {
         let (frames, queue) = mpsc::channel::<Frame>();
         let (give_back, spare) = mpsc::sync_channel(SPARE_BUFFERS);
         let mut out = stream.try_clone()?;
-        let thread = std::thread::Builder::new().name("ring-send".to_owned()).spawn(move || {
-            for mut frame in queue {
-                write_all(&mut out, &frame.bytes, &frame.call, rank)?;
-                frame.bytes.clear();
-                // A full store of spares only means that this buffer is freed.
-                let _ = give_back.try_send(frame.bytes);
-            }
-            Ok(())
-        })?;
-        Ok(Self { frames: Some(frames), spare, thread: Some(thread), stream, rank })
+        let thread = std::thread::Builder::new()
+            .name("ring-send".to_owned())
+            .spawn(move || {
+                for mut frame in queue {
+                    write_all(&mut out, &frame.bytes, &frame.call, rank)?;
+                    frame.bytes.clear();
+                    // A full store of spares only means that this buffer is freed.
+                    let _ = give_back.try_send(frame.bytes);
+                }
+                Ok(())
+            })?;
+        Ok(Self {
+            frames: Some(frames),
+            spare,
+            thread: Some(thread),
+            stream,
+            rank,
+        })
     }
 
     /// Queues one frame whose payload `fill` appends; at most [`SEGMENT_BYTES`].
@@ -113,7 +121,10 @@ impl Sender {
         self.frames = None;
         match self.thread.take()?.join() {
             Ok(result) => result.err(),
-            Err(_) => Some(RingError::PeerLost { rank: self.rank, source: None }),
+            Err(_) => Some(RingError::PeerLost {
+                rank: self.rank,
+                source: None,
+            }),
         }
     }
 
@@ -141,7 +152,11 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Receives from `rank` over `stream`.
     pub(crate) fn new(stream: TcpStream, rank: usize) -> Self {
-        Self { stream, payload: Vec::new(), rank }
+        Self {
+            stream,
+            payload: Vec::new(),
+            rank,
+        }
     }
 
     /// Ends the connection at once.
@@ -180,7 +195,10 @@ impl Receiver {
         } else {
             "its message has another length"
         };
-        Err(RingError::Protocol { rank: self.rank, detail })
+        Err(RingError::Protocol {
+            rank: self.rank,
+            detail,
+        })
     }
 }
 
@@ -193,7 +211,9 @@ fn write_all(
 ) -> Result<(), RingError> {
     while !bytes.is_empty() {
         let remaining = remaining(call, rank)?;
-        stream.set_write_timeout(Some(remaining)).map_err(|e| lost(rank, e))?;
+        stream
+            .set_write_timeout(Some(remaining))
+            .map_err(|e| lost(rank, e))?;
         match stream.write(bytes) {
             Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
             Ok(written) => bytes = &bytes[written..],
@@ -213,7 +233,9 @@ fn read_exact(
 ) -> Result<(), RingError> {
     while !buffer.is_empty() {
         let remaining = remaining(call, rank)?;
-        stream.set_read_timeout(Some(remaining)).map_err(|e| lost(rank, e))?;
+        stream
+            .set_read_timeout(Some(remaining))
+            .map_err(|e| lost(rank, e))?;
         match stream.read(buffer) {
             Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
             Ok(read) => buffer = &mut buffer[read..],
@@ -228,7 +250,10 @@ fn read_exact(
 fn remaining(call: &Call, rank: usize) -> Result<Duration, RingError> {
     let left = call.deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
-        return Err(RingError::Deadline { operation: call.operation.name(), rank });
+        return Err(RingError::Deadline {
+            operation: call.operation.name(),
+            rank,
+        });
     }
     Ok(left.max(Duration::from_millis(1)))
 }
@@ -242,5 +267,8 @@ pub(crate) fn is_pause(error: &io::Error) -> bool {
 }
 
 fn lost(rank: usize, source: io::Error) -> RingError {
-    RingError::PeerLost { rank, source: Some(source) }
+    RingError::PeerLost {
+        rank,
+        source: Some(source),
+    }
 }

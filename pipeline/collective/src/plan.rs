@@ -61,7 +61,10 @@ impl RingPlan {
     /// Checks the plan against itself.
     pub(crate) fn check(&self) -> Result<(), RingError> {
         if self.rank >= self.world_size {
-            return Err(RingError::NoSuchRank { rank: self.rank, world_size: self.world_size });
+            return Err(RingError::NoSuchRank {
+                rank: self.rank,
+                world_size: self.world_size,
+            });
         }
         if self.world_size > 1 && self.peers.len() != self.world_size {
             return Err(RingError::Peers {

@@ -50,8 +50,10 @@ impl Ring {
             None
         } else {
             let (next, previous) = connect::neighbours(plan, listener, step, deadline)?;
-            let sender = Sender::spawn(next, plan.next())
-                .map_err(|source| RingError::Setup { doing: "start the sending thread", source })?;
+            let sender = Sender::spawn(next, plan.next()).map_err(|source| RingError::Setup {
+                doing: "start the sending thread",
+                source,
+            })?;
             Some((sender, Receiver::new(previous, plan.previous())))
         };
         tracing::debug!(rank = plan.rank, world_size = plan.world_size, ring_epoch = %plan.ring_epoch, step, "ring joined");
@@ -81,7 +83,11 @@ impl Ring {
         let mut hop = Hop {
             rank: self.rank,
             world_size: self.world_size,
-            call: Call { operation, sequence: self.sequence, deadline },
+            call: Call {
+                operation,
+                sequence: self.sequence,
+                deadline,
+            },
             sender,
             receiver,
             bytes_sent: &mut self.bytes_sent,
@@ -135,12 +141,17 @@ impl Collective for Ring {
         deadline: Instant,
     ) -> Result<(), RingError> {
         if root >= self.world_size {
-            return Err(RingError::NoSuchRank { rank: root, world_size: self.world_size });
+            return Err(RingError::NoSuchRank {
+                rank: root,
+                world_size: self.world_size,
+            });
         }
         if self.links.is_none() {
             return Ok(());
         }
-        self.call(Operation::Broadcast, deadline, |hop| hop.broadcast(values, root))
+        self.call(Operation::Broadcast, deadline, |hop| {
+            hop.broadcast(values, root)
+        })
     }
 
     fn bytes_reduced(&self) -> u64 {
@@ -160,36 +171,34 @@ struct Hop<'a> {
 
 impl Hop<'_> {
     fn all_reduce(&mut self, values: &mut [f32]) -> Result<(), RingError> {
-        let n = self.world_size;
-        let own = segments(chunk(values.len(), n, self.rank));
-        let mut own = own.into_iter();
-        for segment in own.by_ref().take(AHEAD) {
+        let (n, len) = (self.world_size, values.len());
+        let hops = 2 * (n - 1);
+        let rank = self.rank;
+        // In hop h a rank sends the chunk that it received in hop h - 1, its own in hop 0.
+        let of_hop = |hop: usize| segments(chunk(len, n, (rank + 2 * n - hop) % n));
+        let ahead = of_hop(0).count().min(AHEAD);
+        // One segment goes out for each that comes in, so little is queued, and none before its
+        // sum has come in: the stream out is the stream in, delayed by this rank's own chunk.
+        let mut outgoing = (0..hops).flat_map(of_hop);
+        for segment in outgoing.by_ref().take(ahead) {
             self.send_values(&values[segment])?;
         }
-        for hop in 0..2 * (n - 1) {
-            // In hop h a rank receives the chunk that its predecessor received in hop h - 1.
-            let received = (self.rank + 2 * n - 1 - hop) % n;
-            let (reduces, is_last) = (hop < n - 1, hop == 2 * (n - 1) - 1);
-            for segment in segments(chunk(values.len(), n, received)) {
+        for hop in 0..hops {
+            for segment in of_hop(hop + 1) {
                 let target = &mut values[segment];
                 let bytes = self.receiver.receive(&self.call, size_of_val(target))?;
-                if reduces {
+                if hop < n - 1 {
                     add(target, bytes);
                 } else {
                     copy(target, bytes);
                 }
-                if !is_last {
-                    self.send_values(target)?;
-                }
-                if hop == 0 && let Some(segment) = own.next() {
+                if let Some(segment) = outgoing.next() {
                     self.send_values(&values[segment])?;
                 }
             }
-            if hop == 0 {
-                for segment in own.by_ref() {
-                    self.send_values(&values[segment])?;
-                }
-            }
+        }
+        for segment in outgoing {
+            self.send_values(&values[segment])?;
         }
         Ok(())
     }
@@ -221,7 +230,8 @@ impl Hop<'_> {
                 if passes_on {
                     let from = block.len() - bytes.len();
                     let (call, sent) = (&self.call, block.len() - from);
-                    self.sender.send(call, sent, |out| out.extend_from_slice(&block[from..]))?;
+                    self.sender
+                        .send(call, sent, |out| out.extend_from_slice(&block[from..]))?;
                     *self.bytes_sent += sent as u64;
                 }
             }
@@ -230,12 +240,14 @@ impl Hop<'_> {
     }
 
     fn broadcast(&mut self, values: &mut [f32], root: usize) -> Result<(), RingError> {
-        let (is_root, passes_on) =
-            (self.rank == root, (self.rank + 1) % self.world_size != root);
+        let (is_root, passes_on) = (self.rank == root, (self.rank + 1) % self.world_size != root);
         for segment in segments(0..values.len()) {
             let target = &mut values[segment];
             if !is_root {
-                copy(target, self.receiver.receive(&self.call, size_of_val(target))?);
+                copy(
+                    target,
+                    self.receiver.receive(&self.call, size_of_val(target))?,
+                );
             }
             if passes_on {
                 self.send_values(target)?;
@@ -247,17 +259,23 @@ impl Hop<'_> {
     fn send_values(&mut self, values: &[f32]) -> Result<(), RingError> {
         let bytes = size_of_val(values);
         *self.bytes_sent += bytes as u64;
-        self.sender.send(&self.call, bytes, |out| encode(values, out))
+        self.sender
+            .send(&self.call, bytes, |out| encode(values, out))
     }
 
     fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), RingError> {
         *self.bytes_sent += bytes.len() as u64;
-        self.sender.send(&self.call, bytes.len(), |out| out.extend_from_slice(bytes))
+        self.sender
+            .send(&self.call, bytes.len(), |out| out.extend_from_slice(bytes))
     }
 
     fn limit(&self, rank: usize, bytes: u64) -> Result<(), RingError> {
         if bytes > MAX_GATHER_BYTES {
-            return Err(RingError::TooLarge { rank, bytes, limit: MAX_GATHER_BYTES });
+            return Err(RingError::TooLarge {
+                rank,
+                bytes,
+                limit: MAX_GATHER_BYTES,
+            });
         }
         Ok(())
     }
@@ -273,7 +291,9 @@ fn chunk(len: usize, chunks: usize, index: usize) -> Range<usize> {
 /// `range` in pieces of a segment; none for an empty range.
 fn segments(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     let end = range.end;
-    range.step_by(SEGMENT_VALUES).map(move |start| start..end.min(start + SEGMENT_VALUES))
+    range
+        .step_by(SEGMENT_VALUES)
+        .map(move |start| start..end.min(start + SEGMENT_VALUES))
 }
 
 fn add(values: &mut [f32], bytes: &[u8]) {
@@ -309,6 +329,9 @@ mod tests {
         let pieces: Vec<_> = segments(range.clone()).collect();
         assert_eq!(pieces.len(), 4);
         assert!(pieces.iter().all(|p| p.len() <= SEGMENT_VALUES));
-        assert_eq!(pieces.into_iter().flatten().collect::<Vec<_>>(), range.collect::<Vec<_>>());
+        assert_eq!(
+            pieces.into_iter().flatten().collect::<Vec<_>>(),
+            range.collect::<Vec<_>>()
+        );
     }
 }

@@ -35,7 +35,14 @@ impl Collective for SoloRing {
         root: usize,
         _deadline: Instant,
     ) -> Result<(), RingError> {
-        if root == 0 { Ok(()) } else { Err(RingError::NoSuchRank { rank: root, world_size: 1 }) }
+        if root == 0 {
+            Ok(())
+        } else {
+            Err(RingError::NoSuchRank {
+                rank: root,
+                world_size: 1,
+            })
+        }
     }
 
     fn bytes_reduced(&self) -> u64 {

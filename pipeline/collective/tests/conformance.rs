@@ -1,5 +1,6 @@
 //! One suite for every `Collective`: the TCP ring of each world size and the ring of one rank
 //! against a reference sum.
+#![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
@@ -13,8 +14,9 @@ fn soon() -> Instant {
 
 /// Runs `work` on every rank of a ring of threads and returns the answers in rank order.
 fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> Vec<T> {
-    let listeners: Vec<TcpListener> =
-        (0..world_size).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<TcpListener> = (0..world_size)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
     let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     std::thread::scope(|scope| {
         let ranks: Vec<_> = listeners
@@ -25,7 +27,10 @@ fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> 
                 scope.spawn(move || {
                     let plan = RingPlan {
                         run: "r".to_owned(),
-                        ring_epoch: RingEpoch { generation: 1, counter: 1 },
+                        ring_epoch: RingEpoch {
+                            generation: 1,
+                            counter: 1,
+                        },
                         rank,
                         world_size,
                         peers,
@@ -44,7 +49,9 @@ fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> 
 fn values(rank: usize, len: usize) -> Vec<f32> {
     (0..len)
         .map(|i| {
-            let x = (i as u32 ^ 0x9e37).wrapping_mul(2_654_435_761).wrapping_add(rank as u32 * 77);
+            let x = (i as u32 ^ 0x9e37)
+                .wrapping_mul(2_654_435_761)
+                .wrapping_add(rank as u32 * 77);
             (f32::from_bits(x >> 9 | 0x3f80_0000) - 1.5) * 10f32.powi((x % 9) as i32 - 4)
         })
         .collect()
@@ -72,14 +79,25 @@ fn check_sum(world_size: usize, len: usize) {
         assert_eq!(bits(sum), bits(&sums[0]), "every rank holds the same bits");
     }
     let magnitude = (0..world_size).fold(vec![0f64; len], |mut total, rank| {
-        total.iter_mut().zip(values(rank, len)).for_each(|(t, v)| *t += f64::from(v.abs()));
+        total
+            .iter_mut()
+            .zip(values(rank, len))
+            .for_each(|(t, v)| *t += f64::from(v.abs()));
         total
     });
-    for ((sum, want), scale) in sums[0].iter().zip(reference(world_size, len)).zip(magnitude) {
+    for ((sum, want), scale) in sums[0]
+        .iter()
+        .zip(reference(world_size, len))
+        .zip(magnitude)
+    {
         let error = (f64::from(*sum) - want).abs();
         assert!(error <= 1e-6 * scale, "{sum} instead of {want}");
     }
-    assert_eq!(bits(&on_ring(world_size, reduce)[0]), bits(&sums[0]), "a second ring agrees");
+    assert_eq!(
+        bits(&on_ring(world_size, reduce)[0]),
+        bits(&sums[0]),
+        "a second ring agrees"
+    );
 }
 
 #[test]
@@ -207,9 +225,15 @@ fn a_world_of_one_needs_no_socket() {
     solo.all_reduce_sum(&mut grads, soon()).unwrap();
     solo.broadcast(&mut grads, 0, soon()).unwrap();
     assert_eq!(grads, [1.0, 2.0]);
-    assert_eq!(solo.all_gather(&grads, soon()).unwrap(), vec![grads.clone()]);
+    assert_eq!(
+        solo.all_gather(&grads, soon()).unwrap(),
+        vec![grads.clone()]
+    );
     assert!(matches!(
         solo.broadcast(&mut grads, 1, soon()),
-        Err(RingError::NoSuchRank { rank: 1, world_size: 1 })
+        Err(RingError::NoSuchRank {
+            rank: 1,
+            world_size: 1
+        })
     ));
 }
