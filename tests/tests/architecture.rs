@@ -11,11 +11,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "proto", "runtime", "plan", "dataset", "model", "crawl", "curate", "bootstrap",
-            "evaluate",
+            "proto", "runtime", "lease", "plan", "dataset", "model", "crawl", "curate",
+            "bootstrap", "evaluate",
         ],
     ),
-    ("trainer", &["proto", "runtime", "plan", "dataset", "model", "collective", "train"]),
+    ("lease", &["proto", "plan", "dataset"]),
+    ("trainer", &["proto", "runtime", "lease", "plan", "dataset", "model", "collective", "train"]),
     ("demoweb", &["runtime"]),
     ("crawl", &["plan", "dataset"]),
     ("curate", &["plan", "dataset"]),

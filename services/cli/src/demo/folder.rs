@@ -1,0 +1,174 @@
+//! The folder of a demo: made, recognised, refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Exit, ExpectedError, OrExit};
+
+/// Name of the file by which a folder is recognised as a demo's own.
+const MARKER: &str = "demo.json";
+
+/// What a demo is a function of: one folder holds one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    /// Seed of the world and of every draw.
+    pub seed: u64,
+    /// blake3 of the world file.
+    pub world: String,
+    /// blake3 of the pipeline.
+    pub pipeline: String,
+}
+
+/// A folder that belongs to one demo.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Opens the folder of this demo, new or begun before.
+    ///
+    /// # Errors
+    /// Usage, naming the folder, where it holds anything else or another demo.
+    pub fn open(root: &Path, marker: &Marker) -> Result<Self, ExpectedError> {
+        let shown = root.display();
+        let usage = |text: String| ExpectedError::new(Exit::Usage, text);
+        if root.exists() && !root.is_dir() {
+            return Err(usage(format!("--out {shown}: is no folder; name another one")));
+        }
+        let path = root.join(MARKER);
+        if path.exists() {
+            let text = std::fs::read_to_string(&path)
+                .or_exit(Exit::Usage)
+                .map_err(|error| usage(format!("{}: {error}", path.display())))?;
+            let found: Marker = serde_json::from_str(&text)
+                .map_err(|error| usage(format!("{}: no demo's marker: {error}", path.display())))?;
+            let differs = [
+                (found.seed != marker.seed).then(|| format!("seed {}", found.seed)),
+                (found.world != marker.world).then(|| "another world".to_owned()),
+                (found.pipeline != marker.pipeline).then(|| "another pipeline".to_owned()),
+            ];
+            let differs: Vec<String> = differs.into_iter().flatten().collect();
+            if !differs.is_empty() {
+                return Err(usage(format!(
+                    "--out {shown}: holds a demo of {}; name another folder",
+                    differs.join(", ")
+                )));
+            }
+            return Ok(Self { root: root.to_owned() });
+        }
+        if root.exists() {
+            let mut entries = std::fs::read_dir(root)
+                .map_err(|error| usage(format!("--out {shown}: {error}")))?;
+            if let Some(entry) = entries.next() {
+                let name = entry.map(|e| e.file_name().to_string_lossy().into_owned());
+                return Err(usage(format!(
+                    "--out {shown}: holds something else ({}); name a new or empty folder",
+                    name.unwrap_or_default()
+                )));
+            }
+        }
+        std::fs::create_dir_all(root)
+            .map_err(|error| usage(format!("--out {shown}: cannot be made: {error}")))?;
+        write_whole(&path, &serde_json::to_vec_pretty(marker).expect("plain data"))?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The object store.
+    pub fn store(&self) -> PathBuf {
+        self.root.join("store")
+    }
+
+    /// The coordinator's database.
+    pub fn database(&self) -> PathBuf {
+        self.root.join("state.db")
+    }
+
+    /// Annotated sets, laid out by the demo web for the imports.
+    pub fn annotations(&self) -> PathBuf {
+        self.root.join("annotations")
+    }
+
+    /// Local copies of models and shards.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
+    /// Models under their stages' names, for `capstan caption` and `capstan match`.
+    pub fn models(&self) -> PathBuf {
+        self.root.join("models")
+    }
+
+    /// The page with pictures.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+
+    /// The figures.
+    pub fn summary(&self) -> PathBuf {
+        self.root.join("summary.json")
+    }
+
+    /// The log of the run, one JSON object a line.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log.jsonl")
+    }
+}
+
+/// Writes a file so that it is seen whole or not at all.
+///
+/// # Errors
+/// Run failed, naming the file (a full disk, say).
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
+    let fail = |error: std::io::Error| {
+        ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
+    };
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, bytes)
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&partial);
+        })
+        .map_err(fail)?;
+    std::fs::rename(&partial, path).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marker(seed: u64) -> Marker {
+        Marker { seed, world: "w".into(), pipeline: "p".into() }
+    }
+
+    #[test]
+    fn an_own_folder_is_opened_again_and_another_demo_is_refused_by_name() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().join("out");
+        Folder::open(&root, &marker(1)).unwrap();
+        Folder::open(&root, &marker(1)).unwrap();
+        let error = Folder::open(&root, &marker(2)).unwrap_err().to_string();
+        assert!(error.contains("out") && error.contains("seed 1"), "{error}");
+    }
+
+    #[test]
+    fn a_strangers_folder_is_refused_and_left_alone() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("thesis.tex"), "dear").unwrap();
+        let error = Folder::open(temp.path(), &marker(1)).unwrap_err().to_string();
+        assert!(error.contains("thesis.tex"), "{error}");
+        assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_empty_folder_is_taken() {
+        let temp = tempfile::tempdir().unwrap();
+        Folder::open(temp.path(), &marker(1)).unwrap();
+        assert!(temp.path().join(MARKER).exists());
+    }
+}

@@ -1,0 +1,137 @@
+//! One try of one task, as the executor sees it.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use capstan_plan::FailureKind;
+use capstan_plan::commit::Outputs;
+use capstan_plan::id::{Digest, LeaseEpoch};
+use capstan_plan::task::Task;
+use capstan_proto::v1;
+use tokio_util::sync::CancellationToken;
+
+/// What the coordinator assigned.
+#[derive(Debug, Clone)]
+pub struct Assignment {
+    /// The task.
+    pub task: Task,
+    /// The lease by everything that names it; goes back in every answer.
+    pub lease: v1::LeaseRef,
+    /// Ranks that hold this task together; 1 for all but training.
+    pub world_size: usize,
+    /// Which try this is, from 1.
+    pub attempt_number: u32,
+}
+
+impl Assignment {
+    /// The rank within the gang; 0 for all but training.
+    pub fn rank(&self) -> usize {
+        self.lease.rank as usize
+    }
+
+    /// The epoch of the lease.
+    pub fn lease_epoch(&self) -> LeaseEpoch {
+        let epoch = self.lease.lease_epoch.unwrap_or_default();
+        LeaseEpoch { generation: epoch.generation, counter: epoch.counter }
+    }
+}
+
+/// How far a task is; read by the heartbeat.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<ProgressState>);
+
+#[derive(Debug, Default)]
+struct ProgressState {
+    done: AtomicU64,
+    total: AtomicU64,
+    unit: Mutex<String>,
+}
+
+impl Progress {
+    /// Says what is counted and how many there are; begins at none done.
+    pub fn begin(&self, unit: &str, total: u64) {
+        self.0.done.store(0, Ordering::Relaxed);
+        self.0.total.store(total, Ordering::Relaxed);
+        let mut current = self.0.unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        unit.clone_into(&mut current);
+    }
+
+    /// Says how many are done.
+    pub fn set(&self, done: u64) {
+        self.0.done.store(done, Ordering::Relaxed);
+    }
+
+    pub(crate) fn message(&self, lease: &v1::LeaseRef) -> v1::LeaseProgress {
+        let unit = self.0.unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        v1::LeaseProgress {
+            lease: Some(lease.clone()),
+            done: self.0.done.load(Ordering::Relaxed),
+            total: self.0.total.load(Ordering::Relaxed),
+            unit: unit.clone(),
+        }
+    }
+}
+
+/// What an executor is given beside its assignment.
+#[derive(Debug, Clone, Default)]
+pub struct Control {
+    /// To say how far it is.
+    pub progress: Progress,
+    /// Cancelled when the lease is lost, the run is cancelled or the worker stops.
+    pub cancel: CancellationToken,
+}
+
+/// What an attempt made.
+#[derive(Debug, Clone, Default)]
+pub struct Done {
+    /// Goes into the commit record.
+    pub outputs: Outputs,
+    /// Digests of what was read.
+    pub inputs: Vec<Digest>,
+    /// CPU time of the work, over all of its threads and ranks.
+    pub cpu_seconds: f64,
+    /// Wall time of the work, waiting for other ranks or for a turn left out.
+    pub wall_seconds: f64,
+}
+
+/// Why an attempt failed: its kind, and one line for people.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// How the scheduler must treat it.
+    pub kind: FailureKind,
+    /// What happened.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind, with the error's whole chain of causes as its line.
+    pub fn new(kind: FailureKind, error: &dyn std::error::Error) -> Self {
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+            source = cause.source();
+        }
+        Self { kind, message: message.split_whitespace().collect::<Vec<_>>().join(" ") }
+    }
+}
+
+/// Does the work of a task.
+#[async_trait::async_trait]
+pub trait Executor: Send + Sync + 'static {
+    /// Does it. `None` where there is nothing to commit (a rank other than 0).
+    ///
+    /// # Errors
+    /// [`Failure`]; an executor that was cancelled returns any failure, it is not reported.
+    async fn execute(
+        &self,
+        assignment: Assignment,
+        control: Control,
+    ) -> Result<Option<Done>, Failure>;
+}

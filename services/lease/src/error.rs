@@ -1,0 +1,32 @@
+//! Why a worker cannot go on asking for work.
+
+use std::time::Duration;
+
+/// Ends the whole worker, not one task.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The coordinator did not answer for as long as the worker may wait.
+    #[error("coordinator at {address} did not answer for {} s: {reason}", waited.as_secs())]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// For how long.
+        waited: Duration,
+        /// What the last try said.
+        reason: String,
+    },
+    /// The address is none.
+    #[error("coordinator address `{address}` is no URL such as http://127.0.0.1:7070: {reason}")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// The coordinator refuses this worker.
+    #[error("coordinator refused the worker: {0}")]
+    Refused(String),
+    /// The heartbeat thread could not be started.
+    #[error("heartbeat thread could not be started: {0}")]
+    Thread(#[source] std::io::Error),
+}

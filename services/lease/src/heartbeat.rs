@@ -1,0 +1,114 @@
+//! Heartbeats from a thread and runtime of their own.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use capstan_plan::id::WorkerId;
+use capstan_proto::v1;
+use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tracing::{debug, warn};
+
+use crate::assignment::Control;
+use crate::error::Error;
+
+/// What is held: lease and control by attempt and rank.
+type Held = HashMap<(String, u32), (v1::LeaseRef, Control)>;
+
+/// Renews leases until it is dropped.
+pub(crate) struct Heartbeat {
+    held: Arc<Mutex<Held>>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Heartbeat {
+    pub(crate) fn start(
+        endpoint: Endpoint,
+        worker: WorkerId,
+        period: Duration,
+    ) -> Result<Self, Error> {
+        let held = Arc::new(Mutex::new(Held::new()));
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Thread)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("heartbeat-{worker}"))
+            .spawn({
+                let (held, stop) = (held.clone(), stop.clone());
+                move || {
+                    runtime.block_on(async {
+                        tokio::select! {
+                            () = stop.cancelled() => {}
+                            () = beat(endpoint, worker, period, held) => {}
+                        }
+                    });
+                }
+            })
+            .map_err(Error::Thread)?;
+        Ok(Self { held, stop, thread: Some(thread) })
+    }
+
+    /// Renews this lease from now on.
+    pub(crate) fn hold(&self, lease: &v1::LeaseRef, control: &Control) {
+        self.lock().insert(key(lease), (lease.clone(), control.clone()));
+    }
+
+    /// Renews it no more.
+    pub(crate) fn release(&self, lease: &v1::LeaseRef) {
+        self.lock().remove(&key(lease));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn key(lease: &v1::LeaseRef) -> (String, u32) {
+    (lease.attempt.clone(), lease.rank)
+}
+
+/// Sends a heartbeat each period while anything is held.
+async fn beat(endpoint: Endpoint, worker: WorkerId, period: Duration, held: Arc<Mutex<Held>>) {
+    let mut client = CoordinatorClient::new(endpoint.connect_lazy());
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now: Vec<_> =
+            held.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        if now.is_empty() {
+            continue;
+        }
+        let leases = now.iter().map(|(lease, control)| control.progress.message(lease)).collect();
+        let request = v1::HeartbeatRequest { worker: worker.to_string(), leases };
+        match tokio::time::timeout(period, client.heartbeat(request)).await {
+            Ok(Ok(response)) => {
+                for (verdict, (lease, control)) in
+                    response.into_inner().verdicts().zip(&now)
+                {
+                    if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
+                        debug!(attempt = lease.attempt, ?verdict, "lease is gone");
+                        control.cancel.cancel();
+                    }
+                }
+            }
+            // The coordinator may be restarting; its leases get one full period then.
+            Ok(Err(status)) => warn!(%worker, error = status.message(), "heartbeat was refused"),
+            Err(_) => warn!(%worker, "heartbeat was not answered in time"),
+        }
+    }
+}

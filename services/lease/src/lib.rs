@@ -1,0 +1,21 @@
+//! The client's half of a lease: what a worker and a trainer have in common.
+//!
+//! Asks the coordinator for work by long poll, renews what it holds from a thread and runtime of
+//! its own (so that no computation starves a heartbeat), commits the output and answers. What the
+//! work is, the [`Executor`] knows; this room may call `proto`, `plan` and `dataset` alone.
+//!
+//! ```text
+//! Lease ─► Executor::execute ─► commit record (store) ─► Complete
+//!   ▲          │  progress            │ another's: adopted
+//!   │          ▼                      ▼
+//!   └──── heartbeat thread        Fail(kind, message)
+//! ```
+
+mod assignment;
+mod error;
+mod heartbeat;
+mod serve;
+
+pub use assignment::{Assignment, Control, Done, Executor, Failure, Progress};
+pub use error::Error;
+pub use serve::{Options, serve};
