@@ -1,0 +1,111 @@
+//! Why a configuration cannot be used. Each on one line.
+
+use std::path::PathBuf;
+
+use figment::error::{Actual, Kind};
+
+/// Why a configuration cannot be used: names where it stands, the key and the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot read the configuration: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{}: {reason}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A key is unknown or its value has the wrong type.
+    #[error("{origin}: {key}: {reason}")]
+    Key {
+        /// The file, `environment` or `flags`.
+        origin: String,
+        /// `[section] key`.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A value is of the right type, but cannot be used.
+    #[error("configuration: [{section}] {key}: {reason}")]
+    Value {
+        /// The section.
+        section: &'static str,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with it and what would do.
+        reason: String,
+    },
+    /// An override is not written as `section.key=value`.
+    #[error("`{text}` is no setting: write section.key=value, such as worker.slots=2")]
+    Override {
+        /// As it was given.
+        text: String,
+    },
+}
+
+impl ConfigError {
+    /// The first of figment's errors, on one line.
+    pub(super) fn from_figment(error: figment::Error) -> Self {
+        let origin = error.metadata.as_ref().map_or_else(
+            || "configuration".to_owned(),
+            |metadata| match metadata
+                .source
+                .as_ref()
+                .and_then(|source| source.file_path())
+            {
+                Some(path) => path.display().to_string(),
+                None => metadata.name.to_string(),
+            },
+        );
+        let mut path = error.path.clone();
+        if let Kind::UnknownField(name, _) = &error.kind {
+            // The path ends at the table or, by provider, at the key itself.
+            if path.last() != Some(name) {
+                path.push(name.clone());
+            }
+        }
+        Self::Key {
+            origin,
+            key: key(&path),
+            reason: reason(&error.kind),
+        }
+    }
+}
+
+fn key(path: &[String]) -> String {
+    match path {
+        [] => "top level".to_owned(),
+        [section] => format!("[{section}]"),
+        [section, rest @ ..] => format!("[{section}] {}", rest.join(".")),
+    }
+}
+
+fn reason(kind: &Kind) -> String {
+    let text = match kind {
+        Kind::UnknownField(_, known) if known.is_empty() => "unknown key".to_owned(),
+        Kind::UnknownField(_, known) => format!("unknown key; known are {}", known.join(", ")),
+        Kind::UnknownVariant(found, known) => {
+            format!("`{found}` is none of {}", known.join(", "))
+        }
+        Kind::InvalidType(found, expected) => {
+            format!("found {}, expected {expected}", actual(found))
+        }
+        other => other.to_string(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn actual(found: &Actual) -> String {
+    match found {
+        Actual::Str(text) => format!("the text `{text}`"),
+        other => other.to_string(),
+    }
+}

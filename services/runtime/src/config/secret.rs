@@ -1,0 +1,56 @@
+//! A text that is never printed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+const HIDDEN: &str = "(hidden)";
+
+/// A text that is never printed: neither by `Debug` nor in the effective configuration.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one call that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(HIDDEN)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(HIDDEN)
+    }
+}
+
+/// Writes a URL with its password hidden; a text that is no URL with a password as it is.
+pub(super) fn serialize_url<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&without_password(text))
+}
+
+/// The URL with its password hidden.
+pub(super) fn without_password(text: &str) -> String {
+    let Ok(mut url) = url::Url::parse(text) else {
+        return text.to_owned();
+    };
+    if url.password().is_none() {
+        return text.to_owned();
+    }
+    match url.set_password(Some("hidden")) {
+        Ok(()) => url.to_string(),
+        Err(()) => HIDDEN.to_owned(),
+    }
+}

@@ -1,0 +1,170 @@
+//! Layers, checks and one-line errors.
+
+use std::io::Write;
+
+use super::*;
+
+const NONE: [(String, String); 0] = [];
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    let file = file(text);
+    Config::load_with(Some(file.path()), NONE, Overrides::new())
+}
+
+fn variable(name: &str, value: &str) -> [(String, String); 1] {
+    [(name.to_owned(), value.to_owned())]
+}
+
+fn error(text: &str) -> String {
+    let error = load(text).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "more than one line: {error}");
+    error
+}
+
+#[test]
+fn the_shipped_example_is_equal_to_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/capstan.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let shipped: toml::Table = toml::from_str(&text).unwrap();
+    let defaults: toml::Table = toml::from_str(&Config::default().to_toml()).unwrap();
+    assert_eq!(shipped, defaults, "values or keys differ");
+    let loaded = Config::load_with(Some(&path), NONE, Overrides::new()).unwrap();
+    assert_eq!(loaded, Config::default());
+}
+
+#[test]
+fn later_layers_win() {
+    let file = file("[worker]\nslots = 2\nthreads = 3\n");
+    let environment = || variable("CAPSTAN__WORKER__SLOTS", "4");
+    let with = |overrides| Config::load_with(Some(file.path()), environment(), overrides).unwrap();
+    let config = with(Overrides::new());
+    assert_eq!((config.worker.slots, config.worker.threads), (4, 3));
+    let config = with(Overrides::new().set("worker.slots", 8));
+    assert_eq!((config.worker.slots, config.worker.threads), (8, 3));
+    let config = with(Overrides::new().parse("worker.slots=9").unwrap());
+    assert_eq!(config.worker.slots, 9);
+    assert_eq!(
+        Config::load_with(None, NONE, Overrides::new()).unwrap(),
+        Config::default()
+    );
+}
+
+#[test]
+fn hosts_are_names_with_dots() {
+    let config = load("[crawl.hosts]\n\"gallery.demo.test\" = \"127.0.0.1:81\"\n").unwrap();
+    let host = config.crawl.hosts["gallery.demo.test"];
+    assert_eq!(host, "127.0.0.1:81".parse().unwrap());
+}
+
+#[test]
+fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
+    let text = error("[worker]\nslotz = 2\n");
+    assert!(
+        text.contains(".toml: [worker] slotz: unknown key; known are name, roles"),
+        "{text}"
+    );
+    let text = error("[workers]\nslots = 2\n");
+    assert!(
+        text.contains("[workers]: unknown key; known are store, coordinator"),
+        "{text}"
+    );
+    let text = error("[worker]\nslots = \"many\"\n");
+    assert!(
+        text.contains("[worker] slots: found the text `many`, expected"),
+        "{text}"
+    );
+    let text = error("[worker]\nroles = [\"crawl\", \"cook\"]\n");
+    assert!(
+        text.contains("[worker] roles.1: `cook` is none of crawl, curate"),
+        "{text}"
+    );
+    let text = error("[worker\n");
+    assert!(text.contains(".toml: TOML parse error at line 1"), "{text}");
+    let text = error("[device]\nspec = \"tpu\"\n");
+    assert!(
+        text.contains("[device] spec: `tpu` is no device: give auto, cpu"),
+        "{text}"
+    );
+    let text = error("[coordinator]\nheartbeat_seconds = 20\n");
+    assert!(
+        text.contains("[coordinator] heartbeat_seconds: must be at least 1 and at"),
+        "{text}"
+    );
+    let text = error("[telemetry]\nfilter = \"capstan=loud\"\n");
+    assert!(
+        text.contains("[telemetry] filter: `capstan=loud`"),
+        "{text}"
+    );
+    let text = error("[store]\nurl = \"\"\n");
+    assert!(text.contains("[store] url: is empty"), "{text}");
+    let missing = Config::load_with(Some(Path::new("/nowhere.toml")), NONE, Overrides::new());
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .starts_with("/nowhere.toml: cannot read")
+    );
+}
+
+#[test]
+fn a_variable_that_is_wrong_is_named_as_such() {
+    let wrong = Config::load_with(
+        None,
+        variable("CAPSTAN__WORKER__SLOTS", "x"),
+        Overrides::new(),
+    );
+    let text = wrong.unwrap_err().to_string();
+    assert!(
+        text.starts_with("environment: [worker] slots: found the text `x`"),
+        "{text}"
+    );
+    let wrong = Config::load_with(None, NONE, Overrides::new().set("worker.slotz", 1));
+    let text = wrong.unwrap_err().to_string();
+    assert!(
+        text.starts_with("flags: [worker] slotz: unknown key"),
+        "{text}"
+    );
+    assert!(Overrides::new().parse("slots=1").is_err());
+}
+
+#[test]
+fn a_listener_that_others_reach_needs_insecure() {
+    let text = error("[coordinator]\nlisten = \"0.0.0.0:7400\"\n");
+    assert!(
+        text.contains("[coordinator] listen: 0.0.0.0:7400 is reachable by others"),
+        "{text}"
+    );
+    let text = error("[trainer]\nlisten = \"10.0.0.5:0\"\n");
+    assert!(
+        text.contains("[trainer] listen: 10.0.0.5:0 is reachable by others"),
+        "{text}"
+    );
+    load("[coordinator]\nlisten = \"0.0.0.0:7400\"\n[safety]\ninsecure = true\n").unwrap();
+    load("[coordinator]\nlisten = \"[::1]:7400\"\n").unwrap();
+}
+
+#[test]
+fn secrets_are_hidden_in_what_is_printed() {
+    let config = load(
+        "[store]\nurl = \"s3://user:hunter2@bucket/x\"\n\
+         [store.options]\naws_secret_access_key = \"hunter2\"\n",
+    )
+    .unwrap();
+    assert_eq!(
+        config.store.options["aws_secret_access_key"].reveal(),
+        "hunter2"
+    );
+    let printed = config.to_toml();
+    assert!(!printed.contains("hunter2"), "{printed}");
+    assert!(
+        printed.contains("aws_secret_access_key = \"(hidden)\""),
+        "{printed}"
+    );
+    assert!(!format!("{:?}", config.store.options).contains("hunter2"));
+}
