@@ -1,35 +1,102 @@
-//! Commit records: the first one wins.
-use crate::error::Result;
-use crate::store::Store;
+//! Commit records: `runs/<run>/<stage>/<shard>.commit.json`, created once; the first one wins.
+//!
+//! So zombies and speculative twins are harmless: whoever comes second reads
+//! back what stands there and adopts it.
+
 use capstan_plan::commit::Commit;
 use capstan_plan::id::{RunId, ShardId, StageName};
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{Error, Result};
+use crate::store::{Created, Object, Store, checked};
+
+/// Reads in flight at most while commits are listed.
+pub(crate) const READS: usize = 16;
+
+const SUFFIX: &str = ".commit.json";
 
 /// Whose commit stands.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Committed {
     /// This attempt's.
     Mine,
-    /// Another attempt's, to be adopted.
+    /// Another attempt's, to be adopted in place of one's own.
     Others(Box<Commit>),
 }
-/// Creates `runs/<run>/<stage>/<shard>.commit.json`; outputs must be in the store already.
-pub async fn commit(_store: &Store, _commit: &Commit) -> Result<Committed> {
-    todo!()
+
+/// The path of a task's commit.
+///
+/// # Errors
+/// [`Error::Name`].
+pub fn path(run: &RunId, stage: &StageName, shard: &ShardId) -> Result<String> {
+    let shard = checked("shard", shard.as_str())?;
+    Ok(format!("{}/{shard}{SUFFIX}", stage_folder(run, stage)?))
 }
+
+fn stage_folder(run: &RunId, stage: &StageName) -> Result<String> {
+    let run = checked("run", run.as_str())?;
+    Ok(format!("runs/{run}/{}", checked("stage", stage.as_str())?))
+}
+
+/// The commit point of a task. Its outputs must be in the store already.
+///
+/// # Errors
+/// Those of [`Store::create`]: nothing is known then, and the same commit may be tried again.
+pub async fn commit(store: &Store, commit: &Commit) -> Result<Committed> {
+    let path = path(&commit.run, &commit.stage, &commit.shard)?;
+    if store.create_json(&path, commit).await? == Created::Created {
+        return Ok(Committed::Mine);
+    }
+    let standing: Commit = store.get_json(&path).await?.ok_or(Error::NotFound {
+        url: store.url().to_owned(),
+        path,
+    })?;
+    // An earlier call of this very attempt may have got through without an answer.
+    if standing.attempt == commit.attempt && standing.lease_epoch == commit.lease_epoch {
+        return Ok(Committed::Mine);
+    }
+    Ok(Committed::Others(Box::new(standing)))
+}
+
 /// The commit of one task.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
 pub async fn read(
-    _store: &Store,
-    _run: &RunId,
-    _stage: &StageName,
-    _shard: &ShardId,
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    shard: &ShardId,
 ) -> Result<Option<Commit>> {
-    todo!()
+    store.get_json(&path(run, stage, shard)?).await
 }
+
 /// Commits of a stage, by shard.
-pub async fn of_stage(_store: &Store, _run: &RunId, _stage: &StageName) -> Result<Vec<Commit>> {
-    todo!()
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn of_stage(store: &Store, run: &RunId, stage: &StageName) -> Result<Vec<Commit>> {
+    read_all(store, store.list(&stage_folder(run, stage)?).await?).await
 }
+
 /// Commits of a run, by stage and shard.
-pub async fn of_run(_store: &Store, _run: &RunId) -> Result<Vec<Commit>> {
-    todo!()
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn of_run(store: &Store, run: &RunId) -> Result<Vec<Commit>> {
+    let run = checked("run", run.as_str())?;
+    read_all(store, store.list(&format!("runs/{run}")).await?).await
+}
+
+async fn read_all(store: &Store, objects: Vec<Object>) -> Result<Vec<Commit>> {
+    let paths = objects.into_iter().map(|object| object.path);
+    let paths: Vec<String> = paths.filter(|path| path.ends_with(SUFFIX)).collect();
+    futures::stream::iter(paths)
+        .map(|path| async move {
+            let bytes = store.get(&path).await?;
+            serde_json::from_slice(&bytes).map_err(|error| Error::damaged(path, error))
+        })
+        .buffered(READS)
+        .try_collect()
+        .await
 }

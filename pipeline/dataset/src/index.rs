@@ -1,10 +1,18 @@
 //! The index: the view without pixels, as training samples.
-use crate::error::Result;
-use crate::store::Store;
+//!
+//! One sample is one kept (picture, text): a picture may give none, one or several.
+
+use bytes::Bytes;
 use capstan_plan::commit::Part;
 use capstan_plan::id::{PairId, TextId};
-use capstan_plan::row::Origin;
+use capstan_plan::row::{Origin, Text};
+use capstan_plan::stage::Use;
 use capstan_plan::task::Data;
+
+use crate::error::{Error, Result};
+use crate::files::{self, Pixels};
+use crate::store::Store;
+use crate::view::{View, ViewRow, is_human};
 
 /// One kept (picture, text).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,19 +30,91 @@ pub struct Sample {
     /// Row of the base file.
     pub row: u32,
 }
-/// Samples and the shards that hold their pictures.
-#[derive(Debug, Clone, PartialEq)]
+
+/// Samples, and the shards that hold their pictures.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Index {
     /// Shards, in the order of the data.
     pub parts: Vec<Part>,
-    /// Samples by shard, row, text.
+    /// Samples by shard, row, and text: found ones first, then synthetic ones.
     pub samples: Vec<Sample>,
 }
-/// Builds the index. No pixel is read.
-pub async fn samples(_store: &Store, _data: &[Data]) -> Result<Index> {
-    todo!()
+
+/// Builds the index of these versions. No pixel is read.
+///
+/// # Errors
+/// [`Error::NoVerdicts`] where kept texts are asked for and no filter has
+/// spoken; those of the view.
+pub async fn samples(store: &Store, data: &[Data]) -> Result<Index> {
+    let mut index = Index::default();
+    for data in data {
+        for part in &data.parts {
+            let shard = index.parts.len() as u32;
+            add(store, data, part, shard, &mut index.samples).await?;
+            index.parts.push(part.clone());
+        }
+    }
+    Ok(index)
 }
-/// Encoded pictures of these rows of a shard, in the order asked for.
-pub async fn pictures(_store: &Store, _part: &Part, _rows: &[u32]) -> Result<Vec<Vec<u8>>> {
-    todo!()
+
+async fn add(
+    store: &Store,
+    data: &Data,
+    part: &Part,
+    shard: u32,
+    samples: &mut Vec<Sample>,
+) -> Result<()> {
+    let mut view = View::open(store, part, Pixels::Skip).await?;
+    let has_verdicts = view.has_verdicts();
+    while let Some(rows) = view.next().await? {
+        for row in &rows {
+            let texts = texts(row, data.web, data.synthetic, has_verdicts);
+            let texts = texts.ok_or_else(|| Error::NoVerdicts {
+                version: data.version.clone(),
+                base: part.base.digest,
+            })?;
+            samples.extend(texts.into_iter().map(|text| Sample {
+                text_id: text.text_id,
+                pair_id: row.pair.pair_id,
+                text: text.text.clone(),
+                origin: text.origin,
+                shard,
+                row: row.row,
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// The texts of a row under these uses; `None` where one that needs a verdict has none.
+///
+/// Human texts that curation keeps are always used. A text without a verdict is
+/// asked for in vain only if the shard has no verdicts at all: a filter judges
+/// the view of its time, and speaks of every text in it.
+fn texts(row: &ViewRow, web: Use, synthetic: Use, has_verdicts: bool) -> Option<Vec<&Text>> {
+    let mut texts = Vec::new();
+    let found = row.curated_texts().map(|text| (text, web));
+    let written = row.synthetic.iter().filter(|_| row.keep);
+    for (text, of) in found.chain(written.map(|text| (text, synthetic))) {
+        let is_used = match of {
+            _ if is_human(text.origin) => true,
+            Use::All => true,
+            Use::None => false,
+            Use::Kept if !has_verdicts => return None,
+            Use::Kept => row.verdict(&text.text_id).is_some_and(|v| v.kept),
+        };
+        if is_used {
+            texts.push(text);
+        }
+    }
+    Some(texts)
+}
+
+/// Encoded pictures of these rows of a shard, in the order asked for; each row
+/// group is read once. Memory is what is asked for and one row group.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Damaged`].
+pub async fn pictures(store: &Store, part: &Part, rows: &[u32]) -> Result<Vec<Bytes>> {
+    files::pictures(store, &part.base, rows).await
 }

@@ -1,11 +1,167 @@
-//! What a row must know to be written as Parquet.
+//! What a row must know to be written as Parquet, and to be told from another.
+//!
+//! Every kind of file has a schema of its own; a file of another schema is
+//! refused, never guessed at.
 
-/// A row of a file of `data/`: `Pair, Curation, Captions, Verdicts, Reject, PageLink, ImageLink, ManifestRow`.
-pub trait Record: Sized + Send + 'static {}
-impl Record for capstan_plan::row::Pair {}
-impl Record for capstan_plan::row::Curation {}
-impl Record for capstan_plan::row::Captions {}
-impl Record for capstan_plan::row::Verdicts {}
-impl Record for capstan_plan::row::Reject {}
-impl Record for capstan_plan::row::PageLink {}
-impl Record for capstan_plan::row::ImageLink {}
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use capstan_plan::commit::FileKind;
+use capstan_plan::id::{Digest, PairId};
+
+mod columns;
+mod links;
+mod manifest;
+mod overlays;
+mod pairs;
+
+pub(crate) use columns::Columns;
+pub use manifest::ManifestRow;
+
+/// A row of a file of `data/`: [`Pair`](capstan_plan::row::Pair),
+/// [`Curation`](capstan_plan::row::Curation), [`Captions`](capstan_plan::row::Captions),
+/// [`Verdicts`](capstan_plan::row::Verdicts), [`Reject`](capstan_plan::row::Reject),
+/// [`PageLink`](capstan_plan::row::PageLink), [`ImageLink`](capstan_plan::row::ImageLink)
+/// and [`ManifestRow`].
+pub trait Record: Sized + Clone + Send + Sync + 'static {
+    /// The kinds of file that hold such rows; the first is written where none is named.
+    const KINDS: &'static [FileKind];
+
+    /// Columns of the file.
+    fn schema() -> SchemaRef;
+
+    /// Rows to columns.
+    #[doc(hidden)]
+    fn encode(rows: &[Self]) -> Result<RecordBatch, ArrowError>;
+
+    /// Columns to rows; columns that were not read give empty values where a reader may skip them.
+    #[doc(hidden)]
+    fn decode(columns: &Columns) -> Result<Vec<Self>, String>;
+
+    /// Adds every column but times.
+    #[doc(hidden)]
+    fn hash(&self, hasher: &mut RowHasher);
+
+    /// The row of a base file that it speaks of.
+    fn pair_id(&self) -> Option<PairId> {
+        None
+    }
+
+    /// About how many bytes it takes; bounds row groups.
+    fn weight(&self) -> usize {
+        256
+    }
+}
+
+/// blake3 over the values of rows, each preceded by its length, so that no two
+/// lists of rows share a digest.
+#[derive(Default)]
+pub struct RowHasher(blake3::Hasher);
+
+impl RowHasher {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.number(bytes.len() as u64);
+        self.0.update(bytes);
+        self
+    }
+
+    pub(crate) fn text(&mut self, text: &str) -> &mut Self {
+        self.bytes(text.as_bytes())
+    }
+
+    pub(crate) fn number(&mut self, number: u64) -> &mut Self {
+        self.0.update(&number.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn digest(&mut self, digest: &Digest) -> &mut Self {
+        self.0.update(&digest.0);
+        self
+    }
+
+    pub(crate) fn maybe(&mut self, text: Option<&str>) -> &mut Self {
+        match text {
+            Some(text) => self.number(1).text(text),
+            None => self.number(0),
+        }
+    }
+
+    pub(crate) fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
+/// The digest of rows without times, as [`File::rows_digest`](capstan_plan::commit::File) has it.
+pub fn rows_digest<T: Record>(rows: &[T]) -> Digest {
+    let mut hasher = RowHasher::default();
+    for row in rows {
+        row.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// The kind as records and messages write it.
+pub fn kind_name(kind: FileKind) -> &'static str {
+    match kind {
+        FileKind::Base => "base",
+        FileKind::Curation => "curation",
+        FileKind::Captions => "captions",
+        FileKind::Verdicts => "verdicts",
+        FileKind::Rejects => "rejects",
+        FileKind::Pages => "pages",
+        FileKind::Images => "images",
+        FileKind::PageLinks => "page_links",
+        FileKind::ImageLinks => "image_links",
+        FileKind::Manifest => "manifest",
+    }
+}
+
+pub(crate) fn kind_of(name: &str) -> Option<FileKind> {
+    [
+        FileKind::Base,
+        FileKind::Curation,
+        FileKind::Captions,
+        FileKind::Verdicts,
+        FileKind::Rejects,
+        FileKind::Pages,
+        FileKind::Images,
+        FileKind::PageLinks,
+        FileKind::ImageLinks,
+        FileKind::Manifest,
+    ]
+    .into_iter()
+    .find(|kind| kind_name(*kind) == name)
+}
+
+pub(crate) const DIGEST: DataType = DataType::FixedSizeBinary(32);
+
+fn schema(fields: Vec<Field>) -> SchemaRef {
+    Arc::new(Schema::new(fields))
+}
+
+fn needed(name: &str, kind: DataType) -> Field {
+    Field::new(name, kind, false)
+}
+
+fn optional(name: &str, kind: DataType) -> Field {
+    Field::new(name, kind, true)
+}
+
+/// The element of a list; Parquet calls it `element`.
+fn element(kind: DataType) -> Arc<Field> {
+    Arc::new(Field::new("element", kind, false))
+}
+
+fn list_of(name: &str, kind: DataType) -> Field {
+    needed(name, DataType::List(element(kind)))
+}
+
+fn text_fields() -> Fields {
+    Fields::from(vec![
+        needed("text_id", DIGEST),
+        needed("text", DataType::Utf8),
+        needed("origin", DataType::Utf8),
+    ])
+}

@@ -1,19 +1,47 @@
-//! A store.
-use crate::error::Result;
-use bytes::Bytes;
+//! Object storage under a prefix: create-if-absent, reads, listings; bounded retries.
+//!
+//! Only create-if-absent is portable across stores, so nothing here overwrites.
+//! A create whose acknowledgement was lost is told from a lost race by reading
+//! back, as the commit protocol asks.
+
+use std::ops::Range;
+use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use capstan_plan::draw::Draws;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+mod cache;
+mod cause;
+mod open;
+
+use cache::Cache;
+
+/// Tries of one operation before its last error is given.
+const TRIES: u32 = 5;
+/// Wait before the second try; doubles with each further one, jitter of half of it included.
+const FIRST_WAIT: Duration = Duration::from_millis(150);
 
 /// What a create met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
     /// The object is ours.
     Created,
-    /// Another stands there.
+    /// Another stands there; it was left as it is.
     AlreadyExists,
 }
 
 /// An object as a listing shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
     /// Path within the store.
     pub path: String,
@@ -24,56 +52,356 @@ pub struct Object {
 /// Object storage under a prefix. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    inner: Arc<()>,
+    /// Where the bytes are.
+    backend: Arc<dyn ObjectStore>,
+    /// Every path of ours lies under it.
+    prefix: Path,
+    /// The store as people name it; never holds credentials.
+    url: Arc<str>,
+    /// The folder, where the store is one.
+    folder: Option<Arc<FsPath>>,
+    /// Read `data/` objects, kept on local disk.
+    cache: Option<Arc<Cache>>,
 }
 
 impl Store {
-    /// Opens a folder (made if absent), `file://`, `memory://` or `s3://bucket/prefix`.
-    pub fn open(_url: &str) -> Result<Self> {
-        todo!()
-    }
-    /// A store in memory, of its own.
-    pub fn memory() -> Self {
-        todo!()
-    }
-    /// The store as people name it.
+    /// The store as people name it; no credentials in it.
     pub fn url(&self) -> &str {
-        todo!()
+        &self.url
     }
-    /// Keeps read `data/` objects in `folder`, at most `max_bytes` of them.
-    pub fn with_cache(self, _folder: &std::path::Path, _max_bytes: u64) -> Result<Self> {
-        todo!()
+
+    /// The folder, where the store is a local one.
+    pub fn folder(&self) -> Option<&FsPath> {
+        self.folder.as_deref()
     }
-    /// Fails with [`Error::Unreachable`] and the like where the store cannot be used.
+
+    /// Keeps `data/` objects that are read in `folder`, at most `max_bytes` of
+    /// them; the least recently read go first. For stores beyond this machine.
+    ///
+    /// # Errors
+    /// [`Error::Local`] where the folder cannot be made.
+    pub fn with_cache(mut self, folder: &FsPath, max_bytes: u64) -> Result<Self> {
+        self.cache = Some(Arc::new(Cache::open(folder, max_bytes)?));
+        Ok(self)
+    }
+
+    /// One cheap listing: fails in one clear line where the store cannot be used.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Url`] (no such bucket).
     pub async fn probe(&self) -> Result<()> {
-        todo!()
+        let prefix = self.location("runs")?;
+        self.retrying("runs", async || {
+            self.backend.list_with_delimiter(Some(&prefix)).await
+        })
+        .await
+        .map_err(|error| self.without_bucket(error))?;
+        Ok(())
     }
+
     /// Creates an object if there is none.
-    pub async fn create(&self, _path: &str, _bytes: impl Into<Bytes>) -> Result<Created> {
-        todo!()
+    ///
+    /// Two writers of *equal* bytes may both be told [`Created::Created`] when an
+    /// acknowledgement was lost; who must be told apart writes an id into the bytes.
+    ///
+    /// # Errors
+    /// [`Error::StoreFull`], [`Error::Unreachable`], [`Error::Refused`];
+    /// [`Error::Contended`] where the store reports a conflict with an object that never appears.
+    pub async fn create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<Created> {
+        let bytes = bytes.into();
+        let location = self.location(path)?;
+        // Set once an answer was lost: the object that stands there may be ours.
+        let mut unsure = false;
+        let mut last = None;
+        for attempt in 0..TRIES {
+            wait(path, attempt).await;
+            let options = PutOptions::from(PutMode::Create);
+            let put = self
+                .backend
+                .put_opts(&location, bytes.clone().into(), options)
+                .await;
+            match put {
+                Ok(_) => return Ok(Created::Created),
+                Err(
+                    object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. },
+                ) => {
+                    let found = match unsure {
+                        true => self.try_get(path).await?.map(|found| found == bytes),
+                        false => self.size(path).await?.map(|_| false),
+                    };
+                    match found {
+                        Some(true) => return Ok(Created::Created),
+                        Some(false) => return Ok(Created::AlreadyExists),
+                        // A conflict that nobody won (S3 answers 409 to both): again.
+                        None => {}
+                    }
+                }
+                Err(error) => {
+                    let error = self.without_bucket(self.explain(path, error));
+                    if !is_transient(&error) {
+                        return Err(error);
+                    }
+                    unsure = true;
+                    last = Some(error);
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Contended {
+            url: self.url.to_string(),
+            path: path.to_owned(),
+            tries: TRIES,
+        }))
     }
+
     /// Reads an object.
-    pub async fn get(&self, _path: &str) -> Result<Bytes> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and those of the store.
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        if let Some((cache, name)) = self.cached(path) {
+            if let Some(bytes) = cache.get(name, None).await {
+                return Ok(bytes);
+            }
+            let bytes = self.get_from_store(path).await?;
+            cache.put(name, &bytes).await;
+            return Ok(bytes);
+        }
+        self.get_from_store(path).await
     }
+
+    async fn get_from_store(&self, path: &str) -> Result<Bytes> {
+        let location = self.location(path)?;
+        self.retrying(path, async || {
+            self.backend.get(&location).await?.bytes().await
+        })
+        .await
+    }
+
     /// Reads an object, if it is there.
-    pub async fn try_get(&self, _path: &str) -> Result<Option<Bytes>> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn try_get(&self, path: &str) -> Result<Option<Bytes>> {
+        absent(self.get(path).await)
     }
+
+    /// Reads a range of an object.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and those of the store.
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        if let Some((cache, name)) = self.cached(path) {
+            if let Some(bytes) = cache.get(name, Some(range.clone())).await {
+                return Ok(bytes);
+            }
+            let size_bytes = self.size(path).await?.unwrap_or(0);
+            if cache.takes(size_bytes) {
+                let bytes = self.get_from_store(path).await?;
+                cache.put(name, &bytes).await;
+                let end = range.end.min(bytes.len() as u64) as usize;
+                return Ok(bytes.slice((range.start as usize).min(end)..end));
+            }
+        }
+        let location = self.location(path)?;
+        self.retrying(path, async || {
+            self.backend.get_range(&location, range.clone()).await
+        })
+        .await
+    }
+
     /// Size of an object, if it is there.
-    pub async fn size(&self, _path: &str) -> Result<Option<u64>> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn size(&self, path: &str) -> Result<Option<u64>> {
+        let location = self.location(path)?;
+        let head = self.retrying(path, async || self.backend.head(&location).await);
+        Ok(absent(head.await)?.map(|meta| meta.size))
     }
-    /// Every object under a folder, by path.
-    pub async fn list(&self, _folder: &str) -> Result<Vec<Object>> {
-        todo!()
+
+    /// Every object under a folder, by path. The caller knows that they are few
+    /// (a stage's commits, a model's files) or has room for their names.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Object>> {
+        let prefix = self.location(folder)?;
+        let listed: Vec<_> = self
+            .retrying(folder, async || {
+                self.backend.list(Some(&prefix)).try_collect().await
+            })
+            .await?;
+        let mut objects: Vec<Object> = listed
+            .into_iter()
+            .filter_map(|meta| {
+                Some(Object {
+                    path: self.within(&meta.location)?,
+                    size_bytes: meta.size,
+                })
+            })
+            .collect();
+        objects.sort();
+        Ok(objects)
     }
+
     /// Names of the folders directly under `folder`, sorted.
-    pub async fn folders(&self, _folder: &str) -> Result<Vec<String>> {
-        todo!()
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        let prefix = self.location(folder)?;
+        let listed = self
+            .retrying(folder, async || {
+                self.backend.list_with_delimiter(Some(&prefix)).await
+            })
+            .await?;
+        let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
     }
-    /// Deletes an object; one that is not there is no error.
-    pub async fn delete(&self, _path: &str) -> Result<()> {
-        todo!()
+
+    /// Deletes an object; one that is not there is no error. Only for what no
+    /// record names: checkpoints that newer ones replace, and purges.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        let location = self.location(path)?;
+        absent(
+            self.retrying(path, async || self.backend.delete(&location).await)
+                .await,
+        )
+        .map(|_| ())
+    }
+
+    /// Creates an object that holds `value` as indented JSON.
+    pub(crate) async fn create_json(&self, path: &str, value: &impl Serialize) -> Result<Created> {
+        let json = serde_json::to_vec_pretty(value).map_err(|error| Error::Rows {
+            what: path.to_owned(),
+            reason: error.to_string(),
+        })?;
+        self.create(path, json).await
+    }
+
+    /// Reads an object of JSON, if it is there.
+    pub(crate) async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
+        let Some(bytes) = self.try_get(path).await? else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| Error::damaged(path, error))
+    }
+
+    /// The cache and the name in it, for paths that it holds.
+    fn cached<'a>(&self, path: &'a str) -> Option<(Arc<Cache>, &'a str)> {
+        let name = path.strip_prefix("data/")?;
+        Some((self.cache.clone()?, name))
+    }
+
+    fn location(&self, path: &str) -> Result<Path> {
+        let whole = format!("{}/{path}", self.prefix);
+        Path::parse(whole.trim_matches('/')).map_err(|error| Error::Name {
+            what: "object",
+            name: error.to_string(),
+        })
+    }
+
+    fn within(&self, location: &Path) -> Option<String> {
+        let parts: Vec<_> = location.prefix_match(&self.prefix)?.collect();
+        let parts: Vec<&str> = parts.iter().map(AsRef::as_ref).collect();
+        Some(parts.join("/"))
+    }
+
+    /// Runs an operation that may be repeated, until it gives something other than a transient failure.
+    async fn retrying<T>(
+        &self,
+        path: &str,
+        mut operation: impl AsyncFnMut() -> object_store::Result<T>,
+    ) -> Result<T> {
+        let mut attempt = 0;
+        loop {
+            let error = match operation().await {
+                Ok(done) => return Ok(done),
+                Err(error) => self.explain(path, error),
+            };
+            attempt += 1;
+            if attempt == TRIES || !is_transient(&error) {
+                return Err(error);
+            }
+            tracing::debug!(path, attempt, %error, "store failed, trying again");
+            wait(path, attempt).await;
+        }
+    }
+
+    fn explain(&self, path: &str, error: object_store::Error) -> Error {
+        cause::explain(&self.url, path, error)
+    }
+
+    /// "Not found" of a write or a listing means that the bucket is not there.
+    fn without_bucket(&self, error: Error) -> Error {
+        match error {
+            Error::NotFound { url, .. } => Error::Url {
+                url,
+                reason: "there is no such bucket or folder".to_owned(),
+            },
+            other => other,
+        }
     }
 }
+
+fn is_transient(error: &Error) -> bool {
+    matches!(error, Error::Unreachable { .. } | Error::Store { .. })
+}
+
+/// "Not there" as `None`.
+fn absent<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits before a try; not before the first one. Jitter keeps writers that
+/// failed together from trying together, so it is drawn per process and wait.
+async fn wait(path: &str, attempt: u32) {
+    static WAITS: AtomicU64 = AtomicU64::new(0);
+    if attempt == 0 {
+        return;
+    }
+    let longest = FIRST_WAIT * 2u32.pow(attempt - 1);
+    let count = WAITS.fetch_add(1, Ordering::Relaxed);
+    let draws = Draws::new(u64::from(std::process::id()), "store-jitter");
+    let share = 0.5 + 0.5 * draws.unit(path.as_bytes(), count);
+    tokio::time::sleep(longest.mul_f64(share)).await;
+}
+
+/// `name` as a part of a path.
+///
+/// # Errors
+/// [`Error::Name`] for what would leave its folder or mean something to a store.
+pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let good = !name.is_empty() && name.len() <= 200 && name.bytes().all(plain);
+    if good && !name.starts_with('.') {
+        return Ok(name);
+    }
+    Err(Error::Name {
+        what,
+        name: name.to_owned(),
+    })
+}
+
+/// A path that no other call of any process uses, beside `target`.
+pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+    static UNIQUE: AtomicU64 = AtomicU64::new(0);
+    let count = UNIQUE.fetch_add(1, Ordering::Relaxed);
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests;

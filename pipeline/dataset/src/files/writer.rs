@@ -1,0 +1,145 @@
+//! Rows to Parquet bytes.
+
+use bytes::Bytes;
+use capstan_plan::commit::{File, FileKind};
+use capstan_plan::id::Digest;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::error::{Error, Result, one_line};
+use crate::record::{Record, RowHasher, kind_name};
+
+/// Rows of a row group at most.
+pub(crate) const GROUP_ROWS: usize = 1024;
+/// Weight of a row group at which it is closed.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// A file before it is put.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its record.
+    pub file: File,
+}
+
+/// Encodes rows as a file of `kind`. Equal rows give equal bytes.
+///
+/// # Errors
+/// [`Error::Rows`] where Parquet refuses them.
+pub fn encode<T: Record>(kind: FileKind, rows: &[T]) -> Result<Encoded> {
+    let mut builder = Builder::new(kind);
+    for row in rows {
+        if builder.push(row.clone()) {
+            builder.write_group()?;
+        }
+    }
+    builder.finish()
+}
+
+/// A file that grows by row groups.
+pub(super) struct Builder<T: Record> {
+    kind: FileKind,
+    /// Made with the first group.
+    writer: Option<ArrowWriter<Vec<u8>>>,
+    /// Rows of the group to come, and their weight.
+    pending: Vec<T>,
+    pending_bytes: usize,
+    written_rows: usize,
+    hasher: RowHasher,
+}
+
+impl<T: Record> Builder<T> {
+    pub(super) fn new(kind: FileKind) -> Self {
+        Self {
+            kind,
+            writer: None,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            written_rows: 0,
+            hasher: RowHasher::default(),
+        }
+    }
+
+    /// Takes a row; whether a group is full now and should be written.
+    pub(super) fn push(&mut self, row: T) -> bool {
+        self.pending_bytes += row.weight();
+        self.pending.push(row);
+        self.pending.len() >= GROUP_ROWS || self.pending_bytes >= GROUP_BYTES
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.written_rows + self.pending.len()
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        let written = self.writer.as_ref().map_or(0, ArrowWriter::bytes_written);
+        written + self.pending_bytes
+    }
+
+    pub(super) fn write_group(&mut self) -> Result<()> {
+        for row in &self.pending {
+            row.hash(&mut self.hasher);
+        }
+        let kind = self.kind;
+        let fail = |error: &dyn std::fmt::Display| Error::Rows {
+            what: format!("a file of kind {}", kind_name(kind)),
+            reason: one_line(&error.to_string()),
+        };
+        let batch = T::encode(&self.pending).map_err(|error| fail(&error))?;
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(
+                ArrowWriter::try_new(Vec::new(), T::schema(), Some(properties()))
+                    .map_err(|error| fail(&error))?,
+            ),
+        };
+        writer
+            .write(&batch)
+            .and_then(|()| writer.flush())
+            .map_err(|error| fail(&error))?;
+        self.written_rows += self.pending.len();
+        self.pending.clear();
+        self.pending_bytes = 0;
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> Result<Encoded> {
+        if !self.pending.is_empty() || self.writer.is_none() {
+            self.write_group()?;
+        }
+        let writer = self.writer.take().expect("made with the first group");
+        let bytes: Bytes = writer
+            .into_inner()
+            .map_err(|error| Error::Rows {
+                what: format!("a file of kind {}", kind_name(self.kind)),
+                reason: one_line(&error.to_string()),
+            })?
+            .into();
+        Ok(Encoded {
+            file: File {
+                kind: self.kind,
+                digest: Digest::of(&bytes),
+                rows_digest: self.hasher.finish(),
+                rows: self.written_rows as u64,
+                size_bytes: bytes.len() as u64,
+                base: None,
+            },
+            bytes,
+        })
+    }
+}
+
+/// Pictures are compressed already: no zstd, no dictionary and no bounds for them.
+fn properties() -> WriterProperties {
+    let image = ColumnPath::from("image");
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_column_compression(image.clone(), Compression::UNCOMPRESSED)
+        .set_column_dictionary_enabled(image.clone(), false)
+        .set_column_statistics_enabled(image, EnabledStatistics::None)
+        .build()
+}

@@ -1,0 +1,221 @@
+//! Arrow arrays from plain values and back.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, RecordBatch,
+    StringArray, StructArray,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Fields};
+use arrow::error::ArrowError;
+use capstan_plan::id::{Digest, TextId};
+use capstan_plan::row::{Origin, Text};
+
+use super::{element, text_fields};
+
+pub(super) fn digests<'a>(digests: impl Iterator<Item = &'a Digest>) -> ArrayRef {
+    let mut builder = FixedSizeBinaryBuilder::with_capacity(digests.size_hint().0, 32);
+    for digest in digests {
+        builder
+            .append_value(digest.0)
+            .expect("a digest has the 32 bytes of the column");
+    }
+    Arc::new(builder.finish())
+}
+
+pub(super) fn maybe_digests<'a>(digests: impl Iterator<Item = Option<&'a Digest>>) -> ArrayRef {
+    let mut builder = FixedSizeBinaryBuilder::with_capacity(digests.size_hint().0, 32);
+    for digest in digests {
+        match digest {
+            Some(digest) => builder
+                .append_value(digest.0)
+                .expect("a digest has the 32 bytes of the column"),
+            None => builder.append_null(),
+        }
+    }
+    Arc::new(builder.finish())
+}
+
+pub(super) fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(texts))
+}
+
+pub(super) fn maybe_strings<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+    Arc::new(StringArray::from_iter(texts))
+}
+
+/// One list a row; `values` are all elements of all rows in order.
+pub(super) fn lists(lengths: impl Iterator<Item = usize>, values: ArrayRef) -> ArrayRef {
+    let offsets = OffsetBuffer::from_lengths(lengths);
+    Arc::new(ListArray::new(
+        element(values.data_type().clone()),
+        offsets,
+        values,
+        None,
+    ))
+}
+
+/// One list of strings a row.
+pub(super) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]> + Clone) -> ArrayRef {
+    let values = strings(rows.clone().flatten().map(String::as_str));
+    lists(rows.map(<[_]>::len), values)
+}
+
+/// One list of `struct{text_id, text, origin}` a row.
+pub(super) fn text_lists<'a>(
+    rows: impl Iterator<Item = &'a [Text]> + Clone,
+) -> Result<ArrayRef, ArrowError> {
+    let all = || rows.clone().flatten();
+    let values = structs(
+        text_fields(),
+        vec![
+            digests(all().map(|text| &text.text_id.0)),
+            strings(all().map(|text| text.text.as_str())),
+            strings(all().map(|text| text.origin.as_str())),
+        ],
+    )?;
+    Ok(lists(rows.map(<[_]>::len), values))
+}
+
+pub(super) fn structs(fields: Fields, columns: Vec<ArrayRef>) -> Result<ArrayRef, ArrowError> {
+    Ok(Arc::new(StructArray::try_new(fields, columns, None)?))
+}
+
+/// Columns by name, read with their type; a mismatch names the column.
+pub struct Columns(StructArray);
+
+impl Columns {
+    pub(crate) fn new(batch: RecordBatch) -> Self {
+        Self(batch.into())
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.column_by_name(name).is_some()
+    }
+
+    pub(crate) fn get<A: Array + 'static>(&self, name: &str) -> Result<&A, String> {
+        let column = self
+            .0
+            .column_by_name(name)
+            .ok_or_else(|| format!("column `{name}` is missing"))?;
+        column.as_any().downcast_ref().ok_or_else(|| {
+            let found: &DataType = column.data_type();
+            format!("column `{name}` is of type {found}")
+        })
+    }
+
+    pub(super) fn texts(&self, name: &str) -> Result<Vec<String>, String> {
+        let column: &StringArray = self.get(name)?;
+        Ok((0..column.len())
+            .map(|row| column.value(row).to_owned())
+            .collect())
+    }
+
+    pub(super) fn maybe_texts(&self, name: &str) -> Result<Vec<Option<String>>, String> {
+        let column: &StringArray = self.get(name)?;
+        Ok(column.iter().map(|text| text.map(str::to_owned)).collect())
+    }
+
+    pub(super) fn digests(&self, name: &str) -> Result<Vec<Digest>, String> {
+        let column: &FixedSizeBinaryArray = self.get(name)?;
+        (0..column.len())
+            .map(|row| digest(name, column.value(row)))
+            .collect()
+    }
+
+    pub(super) fn maybe_digests(&self, name: &str) -> Result<Vec<Option<Digest>>, String> {
+        let column: &FixedSizeBinaryArray = self.get(name)?;
+        column
+            .iter()
+            .map(|value| value.map(|bytes| digest(name, bytes)).transpose())
+            .collect()
+    }
+
+    /// The lengths of the lists of every row, and their elements as columns.
+    pub(super) fn structs(&self, name: &str) -> Result<(Vec<usize>, Columns), String> {
+        let column: &ListArray = self.get(name)?;
+        let values = elements(column);
+        let values: &StructArray = values
+            .as_any()
+            .downcast_ref()
+            .ok_or_else(|| format!("column `{name}` holds no structs"))?;
+        Ok((lengths(column), Columns(values.clone())))
+    }
+
+    pub(super) fn string_lists(&self, name: &str) -> Result<Vec<Vec<String>>, String> {
+        let column: &ListArray = self.get(name)?;
+        let values = elements(column);
+        let values: &StringArray = values
+            .as_any()
+            .downcast_ref()
+            .ok_or_else(|| format!("column `{name}` holds no strings"))?;
+        let all = (0..values.len()).map(|at| values.value(at).to_owned());
+        Ok(split(&lengths(column), all.collect()))
+    }
+
+    pub(super) fn digest_lists(&self, name: &str) -> Result<Vec<Vec<Digest>>, String> {
+        let column: &ListArray = self.get(name)?;
+        let values = elements(column);
+        let values: &FixedSizeBinaryArray = values
+            .as_any()
+            .downcast_ref()
+            .ok_or_else(|| format!("column `{name}` holds no digests"))?;
+        let all: Result<Vec<_>, _> = (0..values.len())
+            .map(|at| digest(name, values.value(at)))
+            .collect();
+        Ok(split(&lengths(column), all?))
+    }
+
+    pub(super) fn text_lists(&self, name: &str) -> Result<Vec<Vec<Text>>, String> {
+        let (lengths, columns) = self.structs(name)?;
+        let ids = columns.digests("text_id")?;
+        let texts = columns.texts("text")?;
+        let origins: &StringArray = columns.get("origin")?;
+        let mut all = Vec::with_capacity(ids.len());
+        for (at, (id, text)) in ids.into_iter().zip(texts).enumerate() {
+            all.push(Text {
+                text_id: TextId(id),
+                text,
+                origin: origin(origins.value(at))?,
+            });
+        }
+        Ok(split(&lengths, all))
+    }
+}
+
+pub(super) fn origin(name: &str) -> Result<Origin, String> {
+    Origin::parse(name).ok_or_else(|| format!("unknown origin `{name}`"))
+}
+
+fn digest(name: &str, bytes: &[u8]) -> Result<Digest, String> {
+    bytes
+        .try_into()
+        .map(Digest)
+        .map_err(|_| format!("column `{name}` holds a digest of {} bytes", bytes.len()))
+}
+
+fn lengths(column: &ListArray) -> Vec<usize> {
+    column.offsets().lengths().collect()
+}
+
+/// The elements of a list column; a slice of a larger batch starts elsewhere than at 0.
+fn elements(column: &ListArray) -> ArrayRef {
+    let offsets = column.offsets();
+    let first = offsets.first().copied().unwrap_or(0) as usize;
+    let last = offsets.last().copied().unwrap_or(0) as usize;
+    column.values().slice(first, last - first)
+}
+
+/// Splits `all` into rows of these lengths.
+pub(super) fn split<T>(lengths: &[usize], all: Vec<T>) -> Vec<Vec<T>> {
+    let mut all = all.into_iter();
+    lengths
+        .iter()
+        .map(|length| all.by_ref().take(*length).collect())
+        .collect()
+}

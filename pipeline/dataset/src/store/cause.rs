@@ -1,0 +1,104 @@
+//! What a failure of the backend means.
+
+use std::error::Error as _;
+
+use object_store::client::{HttpError, HttpErrorKind};
+
+use crate::error::{Cause, Error, is_full, one_line};
+
+/// Our error for one of the backend's.
+pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Error {
+    let (url, path) = (url.to_owned(), path.to_owned());
+    let meaning = meaning(&error);
+    let reason = innermost(&error);
+    let source: Cause = Box::new(error);
+    match meaning {
+        Meaning::Absent => Error::NotFound { url, path },
+        Meaning::Full => Error::StoreFull { url, path, source },
+        Meaning::Refused => Error::Refused {
+            url,
+            path,
+            reason,
+            source,
+        },
+        Meaning::Unreachable => Error::Unreachable {
+            url,
+            reason,
+            source,
+        },
+        Meaning::Other => Error::Store {
+            url,
+            path,
+            reason,
+            source,
+        },
+    }
+}
+
+enum Meaning {
+    Absent,
+    Full,
+    Refused,
+    Unreachable,
+    Other,
+}
+
+fn meaning(error: &object_store::Error) -> Meaning {
+    match error {
+        object_store::Error::NotFound { .. } => return Meaning::Absent,
+        object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. }
+        | object_store::Error::NotSupported { .. }
+        | object_store::Error::NotImplemented { .. } => return Meaning::Refused,
+        _ => {}
+    }
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            if is_full(io) {
+                return Meaning::Full;
+            }
+            if matches!(
+                io.kind(),
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem
+            ) {
+                return Meaning::Refused;
+            }
+        }
+        if let Some(http) = cause.downcast_ref::<HttpError>() {
+            return match http.kind() {
+                HttpErrorKind::Connect | HttpErrorKind::Timeout => Meaning::Unreachable,
+                _ => Meaning::Other,
+            };
+        }
+        next = cause.source();
+    }
+    // The client's own error type is private: a full S3 server shows only in its text
+    // (`507`, MinIO's `XMinioStorageFull`).
+    let text = error.to_string();
+    let full = ["507 Insufficient", "StorageFull", "InsufficientStorage"];
+    match full.iter().any(|mark| text.contains(mark)) {
+        true => Meaning::Full,
+        false => Meaning::Other,
+    }
+}
+
+/// The innermost cause in one line; of an S3 answer its code and message.
+fn innermost(error: &object_store::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let text = cause.to_string();
+    match (between(&text, "Code"), between(&text, "Message")) {
+        (Some(code), Some(message)) => one_line(&format!("{code}: {message}")),
+        (Some(code), None) => one_line(code),
+        _ => one_line(&text),
+    }
+}
+
+fn between<'a>(text: &'a str, tag: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(&format!("<{tag}>"))?;
+    rest.split_once(&format!("</{tag}>"))
+        .map(|(inner, _)| inner)
+}
