@@ -1,1 +1,33 @@
-//! placeholder
+//! From seeds to pictures with their texts, politely and safely; and the import of annotated pairs.
+//!
+//! What lives here: the frontier (which page is fetched in which wave, by which
+//! shard), robots.txt and opt-outs, the network with its address guard, pacing
+//! and caps, reading pages, decoding and storing pictures. This room may call
+//! `plan`; it knows no store: rows come in and go out as plain structs.
+//!
+//! ```text
+//! seeds ─► plan_pages ─► shards ─► fetch_pages ─► links ──┐
+//!              ▲                        │                 │
+//!              └────────────────────────┼─── next wave ◄──┘
+//!                                       ▼ images
+//!                                  plan_images ─► shards ─► fetch_images ─► pairs, rejects
+//! ```
+
+mod control;
+mod error;
+mod frontier;
+mod images;
+mod import;
+mod net;
+mod pages;
+
+pub use control::{Control, Progress};
+pub use error::Error;
+pub use frontier::{plan_images, plan_pages};
+pub use images::fetch_images;
+pub use import::import_coco;
+pub use net::{Net, NetConfig};
+pub use pages::{PagesFetched, fetch_pages};
+
+/// Version of the policy by which opt-out signals are read.
+pub const POLICY_VERSION: u32 = 1;

@@ -1,0 +1,56 @@
+//! What a caller holds in its hands while a task of this room runs.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+/// How far a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Pages or pictures settled, one way or the other.
+    pub done: u64,
+    /// Pages or pictures of the task.
+    pub total: u64,
+}
+
+/// Cancellation, progress and the clock of one task. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    /// Ends the task early with [`crate::Error::Cancelled`].
+    pub cancel: CancellationToken,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    now_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
+}
+
+impl Control {
+    /// - `progress`: called after every page or picture; must be quick.
+    /// - `now_ms`: milliseconds since 1970, for `fetched_at_ms` alone.
+    pub fn new(
+        cancel: CancellationToken,
+        progress: impl Fn(Progress) + Send + Sync + 'static,
+        now_ms: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            cancel,
+            progress: Arc::new(progress),
+            now_ms: Arc::new(now_ms),
+        }
+    }
+
+    pub(crate) fn report(&self, done: u64, total: u64) {
+        (self.progress)(Progress { done, total });
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.now_ms)()
+    }
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control")
+            .field("cancel", &self.cancel)
+            .finish_non_exhaustive()
+    }
+}

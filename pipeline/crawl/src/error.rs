@@ -1,0 +1,60 @@
+//! Why a task of this room ends without a result. What befalls one page or one
+//! picture is no error but a reject.
+
+use std::path::PathBuf;
+
+use capstan_plan::FailureKind;
+
+/// Why a crawl or import task ends without a result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller cancelled the task, or stopped taking pairs.
+    #[error("the task was cancelled")]
+    Cancelled,
+    /// A setting that no request could be made with.
+    #[error("crawl setting `{field}`: {problem}")]
+    Setting {
+        /// The field of the pipeline file or configuration.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The HTTP client could not be built.
+    #[error("the http client could not be built")]
+    Client(#[source] reqwest::Error),
+    /// A file of an import cannot be read.
+    #[error("cannot read {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of an import is not in COCO captions form.
+    #[error("{path} is no COCO captions file: {problem}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and field.
+        problem: String,
+    },
+    /// A worker thread of this process died.
+    #[error("decoding thread died")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+impl Error {
+    /// What the scheduler makes of it.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Cancelled => FailureKind::Transient,
+            Self::Setting { .. } | Self::Format { .. } => FailureKind::BadInput,
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                FailureKind::BadInput
+            }
+            Self::Client(_) | Self::Read { .. } => FailureKind::WorkerFault,
+            Self::Thread(_) => FailureKind::PoisonShard,
+        }
+    }
+}
