@@ -1,10 +1,25 @@
-//! Checkpoints of a training.
-use crate::error::Result;
-use crate::store::Store;
+//! Checkpoints of a training: `checkpoints/<run>/<stage>/<step>/`, visible by a `COMMIT` created last.
+//!
+//! ```text
+//! checkpoints/<run>/<stage>/<step of 20 digits>/COMMIT          names the folder that counts
+//!                                              /<attempt>.<n>/  files of one writer
+//! ```
+//! A writer that dies leaves files without `COMMIT`; the next one writes into a
+//! folder of its own, so neither meets the other's. Only rank 0 writes.
+
+use std::path::Path;
+
 use capstan_plan::id::{AttemptId, RunId, StageName};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
-/// A complete checkpoint.
+
+use crate::error::{Error, Result};
+use crate::folders::{self, Entry};
+use crate::store::{Created, Store, checked};
+
+/// Complete checkpoints that are kept.
+const KEPT: usize = 2;
+
+/// A complete checkpoint, as its `COMMIT` has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The run.
@@ -15,31 +30,144 @@ pub struct Checkpoint {
     pub step: u64,
     /// Who wrote it.
     pub attempt: AttemptId,
+    /// The writer's folder within the step's.
+    pub folder: String,
+    /// Its files, by name.
+    pub files: Vec<Entry>,
 }
-/// Puts the files of a local folder, then `COMMIT`; then deletes all but the newest two.
+
+fn stage_folder(run: &RunId, stage: &StageName) -> Result<String> {
+    let run = checked("run", run.as_str())?;
+    Ok(format!(
+        "checkpoints/{run}/{}",
+        checked("stage", stage.as_str())?
+    ))
+}
+
+fn step_folder(run: &RunId, stage: &StageName, step: u64) -> Result<String> {
+    Ok(format!("{}/{step:020}", stage_folder(run, stage)?))
+}
+
+/// Puts the files of a local folder, then `COMMIT`; then deletes all complete
+/// checkpoints but the newest two, and what dead writers left before them.
+///
+/// Where a checkpoint of this step is complete already, that one is given.
+///
+/// # Errors
+/// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
 pub async fn put(
-    _store: &Store,
-    _run: &RunId,
-    _stage: &StageName,
-    _step: u64,
-    _attempt: &AttemptId,
-    _folder: &Path,
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    step: u64,
+    attempt: &AttemptId,
+    folder: &Path,
 ) -> Result<Checkpoint> {
-    todo!()
+    let at = step_folder(run, stage, step)?;
+    let writer = checked("attempt", attempt.as_str())?;
+    let taken = store.folders(&at).await?;
+    let mut names = (0..).map(|n: u32| format!("{writer}.{n}"));
+    let name = names
+        .find(|name| !taken.contains(name))
+        .expect("fewer folders than numbers");
+    let checkpoint = Checkpoint {
+        run: run.clone(),
+        stage: stage.clone(),
+        step,
+        attempt: attempt.clone(),
+        files: folders::scan(folder).await?,
+        folder: name,
+    };
+    let prefix = format!("{at}/{}", checkpoint.folder);
+    folders::upload(store, &prefix, folder, &checkpoint.files).await?;
+    let commit = format!("{at}/COMMIT");
+    let standing = match store.create_json(&commit, &checkpoint).await? {
+        Created::Created => checkpoint,
+        Created::AlreadyExists => {
+            delete_under(store, &prefix).await?;
+            read(store, &commit).await?.ok_or(Error::NotFound {
+                url: store.url().to_owned(),
+                path: commit,
+            })?
+        }
+    };
+    prune(store, run, stage).await?;
+    Ok(standing)
 }
+
+async fn read(store: &Store, path: &str) -> Result<Option<Checkpoint>> {
+    store.get_json(path).await
+}
+
+/// Steps that have a folder, newest first.
+async fn steps(store: &Store, run: &RunId, stage: &StageName) -> Result<Vec<u64>> {
+    let names = store.folders(&stage_folder(run, stage)?).await?;
+    let mut steps: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    steps.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(steps)
+}
+
 /// The newest complete checkpoint.
-pub async fn latest(
-    _store: &Store,
-    _run: &RunId,
-    _stage: &StageName,
-) -> Result<Option<Checkpoint>> {
-    todo!()
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn latest(store: &Store, run: &RunId, stage: &StageName) -> Result<Option<Checkpoint>> {
+    for step in steps(store, run, stage).await? {
+        let commit = format!("{}/COMMIT", step_folder(run, stage, step)?);
+        if let Some(checkpoint) = read(store, &commit).await? {
+            return Ok(Some(checkpoint));
+        }
+    }
+    Ok(None)
 }
-/// Brings its files into `folder` (made if absent), verified.
-pub async fn fetch(_store: &Store, _checkpoint: &Checkpoint, _folder: &Path) -> Result<()> {
-    todo!()
+
+/// Brings its files to `folder`, verified. The folder appears whole or not at
+/// all; it must be absent or empty.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Damaged`], [`Error::Local`], [`Error::StoreFull`].
+pub async fn fetch(store: &Store, checkpoint: &Checkpoint, folder: &Path) -> Result<()> {
+    let at = step_folder(&checkpoint.run, &checkpoint.stage, checkpoint.step)?;
+    let prefix = format!("{at}/{}", checked("attempt", &checkpoint.folder)?);
+    folders::download(store, &prefix, &checkpoint.files, folder).await
 }
-/// Deletes every checkpoint of a stage, once its model is committed.
-pub async fn clear(_store: &Store, _run: &RunId, _stage: &StageName) -> Result<()> {
-    todo!()
+
+/// Deletes every checkpoint of a stage; once its model is committed, nothing needs them.
+///
+/// # Errors
+/// Those of the store.
+pub async fn clear(store: &Store, run: &RunId, stage: &StageName) -> Result<()> {
+    for step in steps(store, run, stage).await? {
+        delete_step(store, run, stage, step).await?;
+    }
+    Ok(())
+}
+
+async fn prune(store: &Store, run: &RunId, stage: &StageName) -> Result<()> {
+    let mut complete = 0;
+    for step in steps(store, run, stage).await? {
+        if complete >= KEPT {
+            delete_step(store, run, stage, step).await?;
+            continue;
+        }
+        let commit = format!("{}/COMMIT", step_folder(run, stage, step)?);
+        if store.size(&commit).await?.is_some() {
+            complete += 1;
+        }
+    }
+    Ok(())
+}
+
+/// `COMMIT` goes first, so that half a checkpoint is never taken for a whole one.
+async fn delete_step(store: &Store, run: &RunId, stage: &StageName, step: u64) -> Result<()> {
+    let at = step_folder(run, stage, step)?;
+    store.delete(&format!("{at}/COMMIT")).await?;
+    delete_under(store, &at).await
+}
+
+async fn delete_under(store: &Store, folder: &str) -> Result<()> {
+    for object in store.list(folder).await? {
+        store.delete(&object.path).await?;
+    }
+    Ok(())
 }

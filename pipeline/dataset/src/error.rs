@@ -158,6 +158,14 @@ pub enum Error {
         /// The store.
         url: String,
     },
+    /// A local folder that cannot become a model or a checkpoint.
+    #[error("folder {path} cannot be stored: {reason}")]
+    Folder {
+        /// The folder, or the file in it.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// A sampler without samples, or batches without samples.
     #[error("cannot sample: {reason}")]
     Sampler {
@@ -182,6 +190,7 @@ impl Error {
             | Self::NoVerdicts { .. }
             | Self::NoDataset { .. }
             | Self::NoModel { .. }
+            | Self::Folder { .. }
             | Self::Sampler { .. } => FailureKind::BadInput,
             Self::Damaged { .. } | Self::Rows { .. } | Self::Misaligned { .. } => {
                 FailureKind::PoisonShard

@@ -238,7 +238,7 @@ impl Pairs {
 pub async fn pictures(store: &Store, base: &File, rows: &[u32]) -> Result<Vec<Bytes>> {
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_by_key(|at| rows[*at]);
-    let mut reader = Reader::<reader::Picture>::open(store, base, reader::BUT_IMAGE).await?;
+    let reader = Reader::<reader::Picture>::open(store, base, reader::BUT_IMAGE).await?;
     let mut found = vec![Bytes::new(); rows.len()];
     let mut wanted = order.into_iter().peekable();
     let mut first = 0u64;

@@ -8,22 +8,25 @@
 //!  rows ─► files (Parquet, by digest) ─► commits ─► versions ─► view ─► index ─► sampler
 //!                data/<blake3>.parquet   runs/      datasets/   joined  no pixels  pure
 //! ```
-#![allow(unused, clippy::todo)]
 
 pub mod checkpoints;
 pub mod commits;
+pub mod compare;
 pub mod error;
 pub mod files;
+mod folders;
 pub mod index;
 pub mod models;
 pub mod recipes;
 pub mod record;
 pub mod runs;
 pub mod sampler;
+pub mod stats;
 pub mod store;
 pub mod verify;
 pub mod versions;
 pub mod view;
 
 pub use error::{Error, Result};
+pub use folders::Entry;
 pub use store::{Created, Store};

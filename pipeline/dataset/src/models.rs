@@ -1,25 +1,141 @@
-//! Model folders.
-use crate::error::Result;
-use crate::store::Store;
-use capstan_plan::id::ModelDigest;
+//! Model folders: `models/<digest>/`, in whatever layout the model room writes, and
+//! a `COMMIT` beside the files that lists them, created last. Tokenizers are such folders too.
+
 use std::path::{Path, PathBuf};
-/// The digest of a local folder: over sorted file names and their digests.
-pub async fn digest(_folder: &Path) -> Result<ModelDigest> {
-    todo!()
+use std::time::SystemTime;
+
+use capstan_plan::id::{Digest, ModelDigest};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::folders::{self, Entry};
+use crate::store::Store;
+
+/// Models that a cache folder keeps at most; the least recently fetched go first.
+const CACHED_MODELS: usize = 32;
+
+/// `models/<digest>/COMMIT`: the folder is complete.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Its files, by name.
+    pub files: Vec<Entry>,
 }
-/// Puts a local folder at `models/<digest>/`.
-pub async fn put(_store: &Store, _folder: &Path) -> Result<ModelDigest> {
-    todo!()
+
+fn prefix(model: &ModelDigest) -> String {
+    format!("models/{model}")
 }
-/// Brings a model to `<cache>/<digest>/`, verified, and gives that folder.
-pub async fn fetch(_store: &Store, _model: &ModelDigest, _cache: &Path) -> Result<PathBuf> {
-    todo!()
+
+fn commit_path(model: &ModelDigest) -> String {
+    format!("models/{model}/COMMIT")
 }
+
+/// The digest of a local folder: blake3 over its sorted file names and their digests.
+///
+/// # Errors
+/// [`Error::Folder`], [`Error::Local`], [`Error::Name`].
+pub async fn digest(folder: &Path) -> Result<ModelDigest> {
+    Ok(ModelDigest(folders::digest_of(
+        &folders::scan(folder).await?,
+    )))
+}
+
+/// Puts a local folder at `models/<digest>/`; one that is complete there is left as it is.
+///
+/// # Errors
+/// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
+pub async fn put(store: &Store, folder: &Path) -> Result<ModelDigest> {
+    let files = folders::scan(folder).await?;
+    let model = ModelDigest(folders::digest_of(&files));
+    if !exists(store, &model).await? {
+        folders::upload(store, &prefix(&model), folder, &files).await?;
+        store
+            .create_json(&commit_path(&model), &Manifest { files })
+            .await?;
+    }
+    Ok(model)
+}
+
+/// The files of a complete model.
+///
+/// # Errors
+/// [`Error::NoModel`], [`Error::Damaged`].
+pub async fn manifest(store: &Store, model: &ModelDigest) -> Result<Manifest> {
+    let path = commit_path(model);
+    let manifest: Manifest = store.get_json(&path).await?.ok_or_else(|| Error::NoModel {
+        model: *model,
+        url: store.url().to_owned(),
+    })?;
+    match folders::digest_of(&manifest.files) == model.0 {
+        true => Ok(manifest),
+        false => Err(Error::damaged(path, "its files do not have its digest")),
+    }
+}
+
+/// Brings a model to `<cache>/<digest>/`, verified, and gives that folder. It
+/// appears whole or not at all. The cache keeps 32 models.
+///
+/// # Errors
+/// [`Error::NoModel`], [`Error::Damaged`], [`Error::Local`], [`Error::StoreFull`].
+pub async fn fetch(store: &Store, model: &ModelDigest, cache: &Path) -> Result<PathBuf> {
+    let folder = cache.join(model.to_string());
+    if !folder.is_dir() {
+        let manifest = manifest(store, model).await?;
+        let fetched = folders::download(store, &prefix(model), &manifest.files, &folder).await;
+        // Another process may have been faster; what it brought has the same digests.
+        if !folder.is_dir() {
+            fetched?;
+        }
+    }
+    // Times decide which models are dropped, nothing else.
+    if let Ok(opened) = std::fs::File::open(&folder) {
+        let _ = opened.set_modified(SystemTime::now());
+    }
+    drop_oldest(cache, &folder);
+    Ok(folder)
+}
+
+/// A cache that cannot be cleaned is no reason to fail: what is left over is tried again.
+fn drop_oldest(cache: &Path, but: &Path) {
+    let Ok(entries) = std::fs::read_dir(cache) else {
+        return;
+    };
+    let is_model = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.and_then(Digest::from_hex).is_some() && path != but
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut models: Vec<_> = paths
+        .filter(is_model)
+        .filter_map(|path| Some((std::fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .collect();
+    models.sort();
+    let surplus = (models.len() + 1).saturating_sub(CACHED_MODELS);
+    for (_, path) in models.into_iter().take(surplus) {
+        let _ = std::fs::remove_dir_all(path);
+    }
+}
+
 /// Whether a model is complete in the store.
-pub async fn exists(_store: &Store, _model: &ModelDigest) -> Result<bool> {
-    todo!()
+///
+/// # Errors
+/// Those of the store.
+pub async fn exists(store: &Store, model: &ModelDigest) -> Result<bool> {
+    Ok(store.size(&commit_path(model)).await?.is_some())
 }
+
 /// Every complete model, by digest.
-pub async fn list(_store: &Store) -> Result<Vec<ModelDigest>> {
-    todo!()
+///
+/// # Errors
+/// Those of the store.
+pub async fn list(store: &Store) -> Result<Vec<ModelDigest>> {
+    let mut models = Vec::new();
+    for name in store.folders("models").await? {
+        let Some(model) = Digest::from_hex(&name).map(ModelDigest) else {
+            continue;
+        };
+        if exists(store, &model).await? {
+            models.push(model);
+        }
+    }
+    Ok(models)
 }

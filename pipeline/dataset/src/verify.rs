@@ -1,1 +1,329 @@
-//! Whether a store holds what it promises; statistics; comparison.
+//! Whether a store holds what it promises.
+//!
+//! Every file that a version names is read once, a shard at a time: bytes
+//! against digests, rows against `rows_digest`, overlays against their base row
+//! by row, ids against what they are made of. Then commits, models, and what
+//! lies in `data/` that nobody names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capstan_plan::commit::{FileKind, VersionRef};
+use capstan_plan::id::{DatasetName, Digest};
+
+use crate::error::{Error, Result};
+use crate::record::ManifestRow;
+use crate::store::Store;
+use crate::{commits, files, models, runs, versions};
+
+mod shard;
+
+use shard::{check_digests, check_shard};
+
+/// Problems that a report holds at most; more are counted.
+const MAX_PROBLEMS: usize = 1000;
+
+/// What is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Scope {
+    /// Every dataset, commit, model, and `data/` itself.
+    Store,
+    /// Every version of a dataset.
+    Dataset(DatasetName),
+    /// One version.
+    Version(VersionRef),
+}
+
+/// Something that is not as promised.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub struct Problem {
+    /// The object.
+    pub path: String,
+    /// What is wrong with it, in one line.
+    pub reason: String,
+}
+
+/// What was looked at and what was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+pub struct VerifyReport {
+    /// Versions read.
+    pub versions: u64,
+    /// Shards read, each once.
+    pub shards: u64,
+    /// Files of `data/` whose bytes were held against their digest.
+    pub files: u64,
+    /// Rows of base files.
+    pub rows: u64,
+    /// Commits read.
+    pub commits: u64,
+    /// Models read.
+    pub models: u64,
+    /// What is wrong; at most 1,000.
+    pub problems: Vec<Problem>,
+    /// How many more there were.
+    pub more_problems: u64,
+    /// Whole files of `data/` that no commit and no version names: of attempts
+    /// that never committed. No error; `gc` may take them.
+    pub orphans: Vec<String>,
+    /// Staged leftovers of killed writers in a local store; never visible as objects. No error.
+    pub staged: Vec<String>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, path: impl Into<String>, reason: impl std::fmt::Display) {
+        if self.problems.len() == MAX_PROBLEMS {
+            self.more_problems += 1;
+            return;
+        }
+        self.problems.push(Problem {
+            path: path.into(),
+            reason: crate::error::one_line(&reason.to_string()),
+        });
+    }
+
+    /// Keeps what the store holds wrongly; passes on that it cannot be read at all.
+    fn note<T>(&mut self, path: &str, found: Result<T>) -> Result<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(
+                error @ (Error::NotFound { .. }
+                | Error::Damaged { .. }
+                | Error::Misaligned { .. }
+                | Error::NoModel { .. }),
+            ) => {
+                self.add(path, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Reads what `scope` names and reports what is wrong with it.
+///
+/// # Errors
+/// Only where the store itself fails; what it holds wrongly is in the report.
+pub async fn verify(store: &Store, scope: &Scope) -> Result<VerifyReport> {
+    let mut report = VerifyReport::default();
+    let mut seen = Seen::default();
+    match scope {
+        Scope::Version(version) => check_version(store, version, &mut seen, &mut report).await?,
+        Scope::Dataset(dataset) => {
+            if versions::latest(store, dataset).await?.is_none() {
+                return Err(Error::NoDataset {
+                    dataset: dataset.clone(),
+                    url: store.url().to_owned(),
+                });
+            }
+            check_dataset(store, dataset, &mut seen, &mut report).await?;
+        }
+        Scope::Store => {
+            for dataset in versions::datasets(store).await? {
+                check_dataset(store, &dataset, &mut seen, &mut report).await?;
+            }
+            check_commits(store, &mut seen, &mut report).await?;
+            check_models(store, &mut report).await?;
+            check_data(store, &seen, &mut report).await?;
+        }
+    }
+    Ok(report)
+}
+
+/// Files that were read, and shards by the digests of base and overlays: versions share them.
+#[derive(Default)]
+pub(crate) struct Seen {
+    files: BTreeSet<Digest>,
+    shards: BTreeSet<Vec<Digest>>,
+}
+
+async fn check_dataset(
+    store: &Store,
+    dataset: &DatasetName,
+    seen: &mut Seen,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let all = versions::list(store, dataset).await?;
+    for (version, wanted) in all.iter().zip(1..) {
+        if version.number != wanted {
+            report.add(
+                format!("datasets/{dataset}"),
+                format!("version {wanted} is missing before {}", version.number),
+            );
+            break;
+        }
+    }
+    for version in &all {
+        check_version(store, version, seen, report).await?;
+    }
+    Ok(())
+}
+
+async fn check_version(
+    store: &Store,
+    reference: &VersionRef,
+    seen: &mut Seen,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let name = reference.to_string();
+    let Some(version) = report.note(&name, versions::read(store, reference).await)? else {
+        return Ok(());
+    };
+    report.versions += 1;
+    if version.parent.map_or(0, |parent| parent) + 1 != version.number {
+        report.add(&name, format!("its parent is {:?}", version.parent));
+    }
+    for manifest in &version.manifests {
+        if seen.files.insert(manifest.digest) {
+            check_digests::<ManifestRow>(store, manifest, report).await?;
+        }
+    }
+    let Some(parts) = report.note(&name, versions::parts(store, reference).await)? else {
+        return Ok(());
+    };
+    for part in &parts {
+        let overlays = part.overlays.iter().map(|file| file.digest);
+        let shard: Vec<Digest> = std::iter::once(part.base.digest).chain(overlays).collect();
+        seen.files.extend(shard.iter().copied());
+        if seen.shards.insert(shard) {
+            check_shard(store, part, report).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Outputs are there, and the rejects by code are those of the sidecars.
+async fn check_commits(store: &Store, seen: &mut Seen, report: &mut VerifyReport) -> Result<()> {
+    for name in store.folders("runs").await? {
+        let run = name.into();
+        let folder = format!("runs/{run}");
+        if report.note(&folder, runs::read(store, &run).await)? == Some(None) {
+            report.add(&folder, "it has commits but no run.json");
+        }
+        let Some(all) = report.note(&folder, commits::of_run(store, &run).await)? else {
+            continue;
+        };
+        for commit in all {
+            report.commits += 1;
+            let path = commits::path(&commit.run, &commit.stage, &commit.shard)?;
+            check_outputs(store, &path, &commit, seen, report).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn check_outputs(
+    store: &Store,
+    path: &str,
+    commit: &capstan_plan::commit::Commit,
+    seen: &mut Seen,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let mut rejects = BTreeMap::new();
+    for file in &commit.outputs.files {
+        let object = files::path(&file.digest);
+        seen.files.insert(file.digest);
+        match store.size(&object).await? {
+            Some(size) if size == file.size_bytes => {}
+            found => {
+                let wanted = file.size_bytes;
+                report.add(path, format!("{object} has {found:?} bytes, not {wanted}"));
+                continue;
+            }
+        }
+        if file.kind == FileKind::Rejects {
+            let rows = files::read::<capstan_plan::row::Reject>(store, file).await;
+            for reject in report.note(&object, rows)?.unwrap_or_default() {
+                *rejects.entry(reject.code).or_insert(0u64) += 1;
+            }
+        }
+    }
+    let has_sidecar = commit
+        .outputs
+        .files
+        .iter()
+        .any(|f| f.kind == FileKind::Rejects);
+    let mut counted = commit.outputs.rejects.clone();
+    counted.retain(|_, count| *count > 0);
+    if has_sidecar && counted != rejects {
+        report.add(
+            path,
+            format!("it counts rejects {counted:?}, its sidecars hold {rejects:?}"),
+        );
+    }
+    if let Some(model) = &commit.outputs.model
+        && !models::exists(store, model).await?
+    {
+        report.add(path, format!("model {model} is not complete"));
+    }
+    Ok(())
+}
+
+async fn check_models(store: &Store, report: &mut VerifyReport) -> Result<()> {
+    for model in models::list(store).await? {
+        report.models += 1;
+        let folder = format!("models/{model}");
+        let manifest = models::manifest(store, &model).await;
+        let Some(manifest) = report.note(&folder, manifest)? else {
+            continue;
+        };
+        for file in manifest.files {
+            let path = format!("{folder}/{}", file.name);
+            if let Some(bytes) = report.note(&path, store.get(&path).await)?
+                && Digest::of(&bytes) != file.digest
+            {
+                report.add(path, "its bytes do not have its digest");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What lies in `data/` that nobody names, and what can be no file of ours.
+async fn check_data(store: &Store, seen: &Seen, report: &mut VerifyReport) -> Result<()> {
+    for object in store.list("data").await? {
+        let name = object.path.strip_prefix("data/").unwrap_or_default();
+        let digest = name.strip_suffix(".parquet").and_then(Digest::from_hex);
+        match digest {
+            None => report.add(object.path, "its name is no digest"),
+            Some(digest) if seen.files.contains(&digest) => {}
+            Some(digest) => {
+                let bytes = store.get(&object.path).await;
+                match report.note(&object.path, bytes)? {
+                    Some(bytes) if Digest::of(&bytes) != digest => {
+                        report.add(object.path, "its bytes do not have its digest");
+                    }
+                    Some(_) => report.orphans.push(object.path),
+                    None => {}
+                }
+            }
+        }
+    }
+    if let Some(folder) = store.folder() {
+        report.staged = staged(folder)?;
+    }
+    Ok(())
+}
+
+/// The local backend stages as `<name>#<n>`, which it never lists.
+fn staged(folder: &std::path::Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    let data = folder.join("data");
+    let entries = match std::fs::read_dir(&data) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(Error::local(&data, error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| Error::local(&data, error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.contains('#') {
+            found.push(format!("data/{name}"));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -2,7 +2,6 @@
 //!
 //! What is fetched is awaited; what is decoded runs on a blocking thread.
 
-use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -68,6 +67,24 @@ impl<T: Record> Reader<T> {
             false => (None, read_footer(store, file, &path).await?),
         };
         let metadata = metadata.map_err(|error| Error::damaged(&path, error))?;
+        Self::new(store, file, metadata, whole, without)
+    }
+
+    /// Reads bytes of a file that the caller has already, all columns.
+    pub(crate) fn over(store: &Store, file: &File, bytes: Bytes) -> Result<Self> {
+        let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())
+            .map_err(|error| Error::damaged(path(&file.digest), error))?;
+        Self::new(store, file, metadata, Some(bytes), &[])
+    }
+
+    fn new(
+        store: &Store,
+        file: &File,
+        metadata: ArrowReaderMetadata,
+        whole: Option<Bytes>,
+        without: &[&str],
+    ) -> Result<Self> {
+        let path = path(&file.digest);
         if metadata.schema().fields() != T::schema().fields() {
             return Err(Error::damaged(
                 &path,

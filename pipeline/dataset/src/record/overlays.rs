@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, Float32Array, RecordBatch};
+use arrow::array::{BooleanArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use capstan_plan::commit::FileKind;

@@ -1,0 +1,157 @@
+//! Local folders to objects and back: what models and checkpoints are made of.
+
+use std::path::{Path, PathBuf};
+
+use capstan_plan::id::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::files::blocking;
+use crate::store::{Store, checked, unique_beside};
+
+/// Files of a folder at most.
+const MAX_FILES: usize = 10_000;
+
+/// A file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Entry {
+    /// Path within the folder, parts separated by `/`.
+    pub name: String,
+    /// blake3 of its bytes.
+    pub digest: Digest,
+    /// Size.
+    pub size_bytes: u64,
+}
+
+/// blake3 over the sorted names and digests.
+pub(crate) fn digest_of(entries: &[Entry]) -> Digest {
+    let parts = entries
+        .iter()
+        .flat_map(|entry| [entry.name.as_bytes(), &entry.digest.0[..]]);
+    Digest::of_parts(parts)
+}
+
+/// The files of a local folder, by name. Names that begin with a dot are left out.
+pub(crate) async fn scan(folder: &Path) -> Result<Vec<Entry>> {
+    let folder = folder.to_owned();
+    blocking("folder", move || {
+        let mut entries = Vec::new();
+        walk(&folder, "", &mut entries)?;
+        if entries.is_empty() {
+            return Err(Error::Folder {
+                path: folder.display().to_string(),
+                reason: "there is no file in it".to_owned(),
+            });
+        }
+        entries.sort();
+        Ok(entries)
+    })
+    .await
+}
+
+fn walk(folder: &Path, within: &str, entries: &mut Vec<Entry>) -> Result<()> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |error| Error::local(&path, error)
+    };
+    for child in std::fs::read_dir(folder).map_err(fail(folder))? {
+        let child = child.map_err(fail(folder))?;
+        let path = child.path();
+        let name = child.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
+        let name = format!("{within}{}", checked("file of a model", &name)?);
+        let meta = std::fs::metadata(&path).map_err(fail(&path))?;
+        if meta.is_dir() {
+            walk(&path, &format!("{name}/"), entries)?;
+            continue;
+        }
+        if entries.len() == MAX_FILES {
+            return Err(Error::Folder {
+                path: folder.display().to_string(),
+                reason: format!("it holds more than {MAX_FILES} files"),
+            });
+        }
+        let mut hasher = blake3::Hasher::new();
+        let mut file = std::fs::File::open(&path).map_err(fail(&path))?;
+        let size_bytes = std::io::copy(&mut file, &mut hasher).map_err(fail(&path))?;
+        entries.push(Entry {
+            name,
+            digest: Digest(*hasher.finalize().as_bytes()),
+            size_bytes,
+        });
+    }
+    Ok(())
+}
+
+/// Creates the files as objects under `prefix`, one in memory at a time.
+pub(crate) async fn upload(
+    store: &Store,
+    prefix: &str,
+    folder: &Path,
+    entries: &[Entry],
+) -> Result<()> {
+    for entry in entries {
+        let path = folder.join(&entry.name);
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(|error| Error::local(&path, error))?;
+        if Digest::of(&bytes) != entry.digest {
+            return Err(Error::Folder {
+                path: path.display().to_string(),
+                reason: "it changed while it was stored".to_owned(),
+            });
+        }
+        store
+            .create(&format!("{prefix}/{}", entry.name), bytes)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Brings the objects under `prefix` to `folder`, verified. The folder appears
+/// whole or not at all; an empty one may be there already.
+pub(crate) async fn download(
+    store: &Store,
+    prefix: &str,
+    entries: &[Entry],
+    folder: &Path,
+) -> Result<()> {
+    if let Some(parent) = folder.parent() {
+        make_folder(parent)?;
+    }
+    let staged = Staged(unique_beside(folder));
+    make_folder(&staged.0)?;
+    for entry in entries {
+        let object = format!("{prefix}/{}", entry.name);
+        for part in entry.name.split('/') {
+            checked("file of a model", part)?;
+        }
+        let bytes = store.get(&object).await?;
+        if Digest::of(&bytes) != entry.digest {
+            return Err(Error::damaged(object, "its bytes do not have its digest"));
+        }
+        let path = staged.0.join(&entry.name);
+        if let Some(parent) = path.parent() {
+            make_folder(parent)?;
+        }
+        tokio::fs::write(&path, &bytes)
+            .await
+            .map_err(|error| Error::local(&path, error))?;
+    }
+    std::fs::rename(&staged.0, folder).map_err(|error| Error::local(folder, error))
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::local(folder, error))
+}
+
+/// A folder that is removed unless it was renamed.
+struct Staged(PathBuf);
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

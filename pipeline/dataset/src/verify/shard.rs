@@ -1,0 +1,231 @@
+//! One shard, read whole but for its pictures, of which one row group is in memory at a time.
+
+use std::collections::HashSet;
+
+use capstan_plan::commit::{File, FileKind, Part};
+use capstan_plan::id::{Digest, PairId, TextId};
+use capstan_plan::row::{Captions, Curation, Origin, Pair, Text, Verdicts};
+
+use super::VerifyReport;
+use crate::error::{Error, Result};
+use crate::files::{self, Reader};
+use crate::record::{Record, RowHasher};
+use crate::store::Store;
+
+/// Holds a file's bytes and rows against its record; gives its rows where all is well.
+pub(super) async fn check_digests<T: Record>(
+    store: &Store,
+    file: &File,
+    report: &mut VerifyReport,
+) -> Result<Option<Vec<T>>> {
+    let mut rows = Vec::new();
+    let checked = each_group::<T>(store, file, |group| rows.extend(group)).await;
+    let done = report.note(&files::path(&file.digest), checked)?;
+    report.files += 1;
+    Ok(done.map(|()| rows))
+}
+
+async fn each_group<T: Record>(
+    store: &Store,
+    file: &File,
+    mut take: impl FnMut(Vec<T>),
+) -> Result<()> {
+    let path = files::path(&file.digest);
+    let bytes = store.get(&path).await?;
+    if bytes.len() as u64 != file.size_bytes || Digest::of(&bytes) != file.digest {
+        return Err(Error::damaged(path, "its bytes do not have its digest"));
+    }
+    let mut reader = Reader::<T>::over(store, file, bytes)?;
+    let mut hasher = RowHasher::default();
+    while let Some(group) = reader.next().await? {
+        for row in &group {
+            row.hash(&mut hasher);
+        }
+        take(group);
+    }
+    match hasher.finish() == file.rows_digest {
+        true => Ok(()),
+        false => Err(Error::damaged(path, "its rows do not have its rows_digest")),
+    }
+}
+
+pub(super) async fn check_shard(
+    store: &Store,
+    part: &Part,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    report.shards += 1;
+    let Some(mut shard) = read_base(store, &part.base, report).await? else {
+        return Ok(());
+    };
+    for overlay in &part.overlays {
+        if overlay.base != Some(part.base.digest) {
+            let path = files::path(&overlay.digest);
+            report.add(path, format!("it was written for base {:?}", overlay.base));
+        }
+        match overlay.kind {
+            FileKind::Curation => {
+                let rows = check_overlay::<Curation>(store, overlay, &shard, report).await?;
+                check_curation(overlay, &rows, &shard, report);
+            }
+            FileKind::Captions => {
+                let rows = check_overlay::<Captions>(store, overlay, &shard, report).await?;
+                check_captions(overlay, rows, &mut shard, report);
+            }
+            FileKind::Verdicts => {
+                let rows = check_overlay::<Verdicts>(store, overlay, &shard, report).await?;
+                check_verdicts(overlay, &rows, &shard, report);
+            }
+            other => report.add(
+                files::path(&overlay.digest),
+                format!("{other:?} is no overlay"),
+            ),
+        }
+    }
+    Ok(())
+}
+
+/// Ids of a shard by row: pairs, and their found and synthetic texts.
+#[derive(Default)]
+struct Shard {
+    pairs: Vec<PairId>,
+    found: Vec<HashSet<TextId>>,
+    synthetic: Vec<HashSet<TextId>>,
+}
+
+async fn read_base(store: &Store, base: &File, report: &mut VerifyReport) -> Result<Option<Shard>> {
+    let path = files::path(&base.digest);
+    let mut shard = Shard::default();
+    let mut wrong = Vec::new();
+    let checked = each_group::<Pair>(store, base, |group| {
+        for pair in group {
+            wrong.extend(wrong_pair(&pair).map(|reason| (shard.pairs.len(), reason)));
+            shard.pairs.push(pair.pair_id);
+            let ids = pair.texts.iter().map(|text| text.text_id);
+            shard.found.push(ids.collect());
+        }
+    })
+    .await;
+    let checked = report.note(&path, checked)?;
+    report.files += 1;
+    for (row, reason) in wrong {
+        report.add(&path, format!("row {row}: {reason}"));
+    }
+    let distinct: HashSet<&PairId> = shard.pairs.iter().collect();
+    if distinct.len() != shard.pairs.len() {
+        report.add(&path, "it holds a pair twice");
+    }
+    report.rows += shard.pairs.len() as u64;
+    shard.synthetic = vec![HashSet::new(); shard.pairs.len()];
+    Ok(checked.map(|()| shard))
+}
+
+fn wrong_pair(pair: &Pair) -> Option<String> {
+    let keys = [Some(&pair.image_url), pair.archive_ref.as_ref()];
+    let is_id = |key: &String| PairId::new(key, &pair.page_url) == pair.pair_id;
+    if !keys.into_iter().flatten().any(is_id) {
+        return Some("its pair id is not that of its picture and page".to_owned());
+    }
+    if pair.image.is_empty() {
+        return Some("it has no picture".to_owned());
+    }
+    if pair
+        .texts
+        .iter()
+        .any(|text| text.origin == Origin::Synthetic)
+    {
+        return Some("a found text is called synthetic".to_owned());
+    }
+    wrong_text(&pair.pair_id, &pair.texts)
+}
+
+fn wrong_text(pair: &PairId, texts: &[Text]) -> Option<String> {
+    let wrong = texts
+        .iter()
+        .find(|text| TextId::new(pair, text.origin, &text.text) != text.text_id)?;
+    Some(format!("text id {} is not that of its text", wrong.text_id))
+}
+
+/// Reads an overlay; rows that speak of other pairs are reported once.
+async fn check_overlay<T: Record>(
+    store: &Store,
+    overlay: &File,
+    shard: &Shard,
+    report: &mut VerifyReport,
+) -> Result<Vec<T>> {
+    let rows = check_digests::<T>(store, overlay, report).await?;
+    let Some(rows) = rows else {
+        return Ok(Vec::new());
+    };
+    let path = files::path(&overlay.digest);
+    if rows.len() != shard.pairs.len() {
+        let (found, wanted) = (rows.len(), shard.pairs.len());
+        report.add(path, format!("{found} rows, its base has {wanted}"));
+        return Ok(Vec::new());
+    }
+    let mut pairs = rows.iter().zip(&shard.pairs);
+    let other = pairs.position(|(row, pair)| row.pair_id() != Some(*pair));
+    if let Some(row) = other {
+        report.add(
+            path,
+            format!("row {row} speaks of another pair than its base"),
+        );
+        return Ok(Vec::new());
+    }
+    Ok(rows)
+}
+
+fn check_curation(file: &File, rows: &[Curation], shard: &Shard, report: &mut VerifyReport) {
+    let path = files::path(&file.digest);
+    for (row, (curation, found)) in rows.iter().zip(&shard.found).enumerate() {
+        if curation.keep == curation.reason.is_some() {
+            report.add(
+                &path,
+                format!("row {row}: kept with a reason, or dropped without"),
+            );
+        }
+        if !curation.keep && !curation.texts.is_empty() {
+            report.add(&path, format!("row {row}: dropped, but keeps texts"));
+        }
+        if curation.texts.iter().any(|text| !found.contains(text)) {
+            report.add(&path, format!("row {row}: keeps a text that was not found"));
+        }
+    }
+}
+
+fn check_captions(file: &File, rows: Vec<Captions>, shard: &mut Shard, report: &mut VerifyReport) {
+    let path = files::path(&file.digest);
+    for (row, captions) in rows.into_iter().enumerate() {
+        if let Some(reason) = wrong_text(&captions.pair_id, &captions.texts) {
+            report.add(&path, format!("row {row}: {reason}"));
+        }
+        let is_synthetic = |text: &Text| text.origin == Origin::Synthetic;
+        if !captions.texts.iter().all(is_synthetic) {
+            report.add(
+                &path,
+                format!("row {row}: a caption is not called synthetic"),
+            );
+        }
+        let ids = captions.texts.iter().map(|text| text.text_id);
+        shard.synthetic[row].extend(ids);
+    }
+}
+
+fn check_verdicts(file: &File, rows: &[Verdicts], shard: &Shard, report: &mut VerifyReport) {
+    let path = files::path(&file.digest);
+    for (row, verdicts) in rows.iter().enumerate() {
+        let mut judged = HashSet::new();
+        for verdict in &verdicts.verdicts {
+            let text = verdict.text_id;
+            if !shard.found[row].contains(&text) && !shard.synthetic[row].contains(&text) {
+                report.add(
+                    &path,
+                    format!("row {row}: judges text {text}, which is not there"),
+                );
+            }
+            if !judged.insert(text) {
+                report.add(&path, format!("row {row}: judges text {text} twice"));
+            }
+        }
+    }
+}
