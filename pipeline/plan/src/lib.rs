@@ -14,6 +14,7 @@
 
 pub mod commit;
 pub mod draw;
+pub mod expand;
 pub mod failure;
 pub mod id;
 pub mod pipeline;

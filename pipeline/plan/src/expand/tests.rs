@@ -1,0 +1,546 @@
+//! Expansion of every kind of stage, and what recipes depend on.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::commit::{File, Outputs};
+use crate::id::{Digest, LeaseEpoch};
+use crate::pipeline::Pipeline;
+use crate::reject::RejectCode;
+
+const PIPELINE: &str = r#"
+name = "small"
+seed = 1
+[[stage]]
+name = "crawl"
+kind = "crawl"
+dataset = "web"
+seeds = ["http://a.test/"]
+snapshot = "x"
+max_depth = 2
+[[stage]]
+name = "human"
+kind = "import"
+dataset = "human"
+format = "coco_captions"
+source = "human"
+[[stage]]
+name = "curated"
+kind = "curate"
+from = "crawl"
+queries = ["ball"]
+[[stage]]
+name = "balanced"
+kind = "balance"
+from = "curated"
+[[stage]]
+name = "words"
+kind = "tokenizer"
+data = [{ from = "balanced" }]
+[[stage]]
+name = "blip"
+kind = "train"
+tokenizer = "words"
+data = [{ from = "balanced" }]
+objectives = ["lm"]
+steps = 1
+global_batch = 2
+learning_rate = 0.1
+architecture = { family = "blip", image_size = 32, patch_size = 16, width = 8, heads = 1, vision_layers = 1, text_layers = 1, projection = 4, max_text_tokens = 8 }
+[[stage]]
+name = "captions"
+kind = "caption"
+from = "balanced"
+model = "blip"
+decoding = { choose = { strategy = "nucleus", top_p = 0.9 } }
+[[stage]]
+name = "kept"
+kind = "filter"
+from = "captions"
+model = "blip"
+[[stage]]
+name = "figures"
+kind = "evaluate"
+model = "blip"
+retrieval = { from = "human" }
+"#;
+
+fn pipeline() -> Pipeline {
+    Pipeline::from_toml(PIPELINE, "small.toml").unwrap()
+}
+
+fn file(kind: FileKind, name: &str) -> File {
+    File {
+        kind,
+        digest: Digest::of(name.as_bytes()),
+        rows_digest: Digest::of(format!("rows of {name}").as_bytes()),
+        rows: 10,
+        size_bytes: 100,
+        base: None,
+    }
+}
+
+fn overlay(kind: FileKind, part: &Part, name: &str) -> File {
+    File {
+        base: Some(part.base.digest),
+        ..file(kind, name)
+    }
+}
+
+fn commit(task: &Task, outputs: Outputs) -> Commit {
+    Commit {
+        run: task.run.clone(),
+        stage: task.stage.clone(),
+        shard: task.shard.clone(),
+        attempt: "a".into(),
+        worker: "w".into(),
+        lease_epoch: LeaseEpoch::default(),
+        recipe: task.recipe,
+        inputs: Vec::new(),
+        outputs,
+        wall_seconds: 0.0,
+        cpu_seconds: 0.0,
+        adopted: false,
+    }
+}
+
+/// What a worker would commit, with `wave_files[k]` shards in wave k and `images` image shards.
+fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
+    let shard = &task.shard;
+    let many = |kind, count: usize| -> Vec<File> {
+        (0..count)
+            .map(|i| file(kind, &format!("{kind:?} {i} of {shard}")))
+            .collect()
+    };
+    let (mut model, mut evaluation) = (None, None);
+    let files = match &task.work {
+        Work::Frontier { wave, .. } => many(
+            FileKind::Pages,
+            wave_files.get(*wave as usize).copied().unwrap_or(0),
+        ),
+        Work::Pages { .. } => [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
+            .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
+            .to_vec(),
+        Work::ImageFrontier { .. } => many(FileKind::Images, images),
+        Work::Images { .. } => many(FileKind::Base, 2),
+        Work::Import { .. } => many(FileKind::Base, 1),
+        Work::Curate { part, .. } => vec![overlay(FileKind::Curation, part, "curated")],
+        Work::Caption { part, .. } => vec![overlay(FileKind::Captions, part, "captions")],
+        Work::Filter { part, .. } => vec![overlay(FileKind::Verdicts, part, "verdicts")],
+        Work::Balance { parts, .. } => parts
+            .iter()
+            .map(|part| overlay(FileKind::Curation, part, "balanced"))
+            .collect(),
+        Work::Tokenizer { .. } | Work::Train { .. } => {
+            model = Some(ModelDigest(Digest::of(task.stage.as_str().as_bytes())));
+            Vec::new()
+        }
+        Work::Evaluate { .. } => {
+            evaluation = Some(Default::default());
+            Vec::new()
+        }
+    };
+    Outputs {
+        files,
+        model,
+        evaluation,
+        rejects: [(RejectCode::Robots, 1)].into(),
+        counts: [("found".to_owned(), 2)].into(),
+        ..Outputs::default()
+    }
+}
+
+/// Expands and commits until the stage is done; gives what it gave and the steps by shard.
+fn work_through(
+    stage: &Stage,
+    seed: u64,
+    inputs: &BTreeMap<StageName, StageOutput>,
+    waves: &[usize],
+    images: usize,
+) -> (Done, Vec<Vec<Task>>) {
+    let run = RunId::from("r");
+    let missing = BTreeSet::new();
+    let mut commits: Vec<Commit> = Vec::new();
+    let mut steps = Vec::new();
+    loop {
+        let request = Request {
+            stage,
+            run: &run,
+            seed,
+            inputs,
+            commits: &commits,
+            missing: &missing,
+        };
+        match expand(request).unwrap() {
+            Expansion::Done(done) => return (done, steps),
+            Expansion::Tasks(tasks) => {
+                let open: Vec<_> = tasks
+                    .iter()
+                    .filter(|task| commits.iter().all(|commit| commit.shard != task.shard))
+                    .collect();
+                assert!(!open.is_empty(), "a step without open tasks");
+                commits.extend(
+                    open.into_iter()
+                        .map(|t| commit(t, outputs(t, waves, images))),
+                );
+                steps.push(tasks);
+            }
+        }
+        assert!(steps.len() < 100, "a stage that never ends");
+    }
+}
+
+fn published(done: Done) -> StageOutput {
+    match done.given {
+        Given::Dataset { dataset, parts, .. } => StageOutput::Dataset {
+            version: VersionRef { dataset, number: 1 },
+            parts,
+        },
+        Given::Model(digest) => StageOutput::Model { digest },
+        Given::Figures => StageOutput::Figures,
+    }
+}
+
+/// Works through a whole pipeline; gives outputs and tasks of every stage.
+fn work_through_all(
+    pipeline: &Pipeline,
+    seed: u64,
+) -> (
+    BTreeMap<StageName, StageOutput>,
+    BTreeMap<StageName, Vec<Task>>,
+) {
+    let (mut given, mut tasks) = (BTreeMap::new(), BTreeMap::new());
+    for name in pipeline.order() {
+        let stage = pipeline.stage(&name).unwrap();
+        let (done, steps) = work_through(stage, seed, &given, &[2, 1], 3);
+        assert_eq!(done.recipes.len(), steps.iter().flatten().count());
+        given.insert(name.clone(), published(done));
+        tasks.insert(name, steps.into_iter().flatten().collect());
+    }
+    (given, tasks)
+}
+
+fn shards(steps: &[Vec<Task>]) -> Vec<Vec<&str>> {
+    steps
+        .iter()
+        .map(|step| step.iter().map(|task| task.shard.as_str()).collect())
+        .collect()
+}
+
+fn crawl(max_depth: u32) -> Stage {
+    let mut stage = pipeline().stages.remove(0);
+    if let Kind::Crawl(config) = &mut stage.kind {
+        config.max_depth = max_depth;
+    }
+    stage
+}
+
+#[test]
+fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
+    let (done, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 2);
+    let expected: [&[&str]; 7] = [
+        &["frontier-0"],
+        &["pages-0-00000"],
+        &["frontier-1"],
+        &["pages-1-00000", "pages-1-00001"],
+        &["frontier-2"],
+        &["image-frontier"],
+        &["images-00000", "images-00001"],
+    ];
+    assert_eq!(shards(&steps), expected);
+    let Given::Dataset {
+        dataset,
+        parts,
+        derived_from: None,
+    } = &done.given
+    else {
+        panic!("no dataset: {:?}", done.given)
+    };
+    assert_eq!(dataset.as_str(), "web");
+    let bases: Vec<_> = parts.iter().map(|part| part.base.digest).collect();
+    let names = [
+        "0 of images-00000",
+        "1 of images-00000",
+        "0 of images-00001",
+        "1 of images-00001",
+    ];
+    let expected = names.map(|name| Digest::of(format!("Base {name}").as_bytes()));
+    assert_eq!(bases, expected, "base files in the order of their shards");
+    assert_eq!(done.statistics["rows"], 40);
+    assert_eq!(done.statistics["found"], 2 * 9);
+    assert_eq!(done.statistics["rejected.robots"], 9);
+}
+
+#[test]
+fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
+    let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
+    let Work::Frontier {
+        wave: 2,
+        seen,
+        links,
+        ..
+    } = &steps[4][0].work
+    else {
+        panic!()
+    };
+    assert_eq!(seen.len(), 3, "pages of both waves");
+    assert_eq!(links.len(), 2, "links of the last wave alone");
+    assert!(links.iter().all(|file| file.kind == FileKind::PageLinks));
+    let Work::ImageFrontier { links, .. } = &steps[5][0].work else {
+        panic!()
+    };
+    assert_eq!(links.len(), 3, "pictures of every wave");
+    assert!(links.iter().all(|file| file.kind == FileKind::ImageLinks));
+}
+
+#[test]
+fn a_crawl_stops_at_its_depth() {
+    let (_, steps) = work_through(&crawl(0), 1, &BTreeMap::new(), &[1, 1, 1, 1], 0);
+    let expected: [&[&str]; 3] = [&["frontier-0"], &["pages-0-00000"], &["image-frontier"]];
+    assert_eq!(shards(&steps), expected);
+}
+
+#[test]
+fn overlays_pile_up_on_their_parts() {
+    let (given, tasks) = work_through_all(&pipeline(), 1);
+    let StageOutput::Dataset { version, parts } = &given[&StageName::from("kept")] else {
+        panic!()
+    };
+    assert_eq!(
+        version.dataset.as_str(),
+        "web",
+        "overlays stay with their dataset"
+    );
+    let kinds: Vec<_> = parts[0].overlays.iter().map(|file| file.kind).collect();
+    use FileKind::{Captions, Curation, Verdicts};
+    assert_eq!(kinds, [Curation, Curation, Captions, Verdicts]);
+    assert_eq!(parts.len(), 6);
+    let names: Vec<_> = tasks[&StageName::from("captions")]
+        .iter()
+        .map(|t| &t.shard.0)
+        .collect();
+    assert_eq!(
+        names,
+        ["00000", "00001", "00002", "00003", "00004", "00005"]
+    );
+    assert_eq!(tasks[&StageName::from("blip")][0].shard.as_str(), ALL);
+    assert_eq!(tasks[&StageName::from("blip")][0].work.world_size(), 2);
+}
+
+#[test]
+fn names_are_no_part_of_a_recipe() {
+    let renamed = PIPELINE.replace("\"crawl\"\nkind", "\"other\"\nkind");
+    let renamed = renamed.replace("from = \"crawl\"", "from = \"other\"");
+    let renamed = renamed
+        .replace("balanced", "evened")
+        .replace("\"web\"", "\"net\"");
+    let (_, ours) = work_through_all(&pipeline(), 1);
+    let (_, theirs) = work_through_all(&Pipeline::from_toml(&renamed, "x").unwrap(), 1);
+    let recipes = |tasks: &BTreeMap<_, Vec<Task>>| -> BTreeSet<_> {
+        tasks.values().flatten().map(|task| task.recipe).collect()
+    };
+    assert_eq!(recipes(&ours), recipes(&theirs));
+}
+
+#[test]
+fn a_seed_changes_the_stages_that_draw_and_those_after_them() {
+    let (_, one) = work_through_all(&pipeline(), 1);
+    let (_, two) = work_through_all(&pipeline(), 2);
+    let changed: Vec<&str> = one
+        .iter()
+        .filter(|(name, tasks)| {
+            let pairs = tasks.iter().zip(&two[*name]);
+            pairs.into_iter().any(|(a, b)| a.recipe != b.recipe)
+        })
+        .map(|(name, _)| name.as_str())
+        .collect();
+    // Outputs are named by stage in these tests, so stages after a draw do not change here.
+    assert_eq!(changed, ["balanced", "blip", "captions"]);
+}
+
+#[test]
+fn every_task_of_a_pipeline_has_a_recipe_of_its_own() {
+    let (_, tasks) = work_through_all(&pipeline(), 1);
+    let recipes: BTreeSet<_> = tasks.values().flatten().map(|task| task.recipe).collect();
+    assert_eq!(recipes.len(), tasks.values().flatten().count());
+}
+
+#[test]
+fn a_recipe_follows_settings_and_rows_but_no_file_digests() {
+    let stage = pipeline().stages.remove(2);
+    let recipe = |stage: &Stage, base: &File| {
+        let part = Part {
+            base: base.clone(),
+            overlays: Vec::new(),
+        };
+        let version = VersionRef {
+            dataset: "web".into(),
+            number: 7,
+        };
+        let inputs = [(
+            "crawl".into(),
+            StageOutput::Dataset {
+                version,
+                parts: vec![part],
+            },
+        )]
+        .into();
+        work_through(stage, 1, &inputs, &[], 0).0.recipes[0]
+    };
+    let base = file(FileKind::Base, "base");
+    let same_rows = File {
+        digest: Digest::of(b"written otherwise"),
+        ..base.clone()
+    };
+    let other_rows = File {
+        rows_digest: Digest::of(b"other rows"),
+        ..base.clone()
+    };
+    assert_eq!(recipe(&stage, &base), recipe(&stage, &same_rows));
+    assert_ne!(recipe(&stage, &base), recipe(&stage, &other_rows));
+    let mut stricter = stage.clone();
+    if let Kind::Curate(config) = &mut stricter.kind {
+        config.min_chars += 1;
+    }
+    assert_ne!(recipe(&stage, &base), recipe(&stricter, &base));
+}
+
+#[test]
+fn how_often_a_model_is_saved_shapes_nothing() {
+    let rare = PIPELINE.replace("steps = 1\n", "steps = 1\ncheckpoint_steps = 7\n");
+    let wide = PIPELINE.replace("steps = 1\n", "steps = 1\nworld_size = 1\n");
+    let recipe = |text: &str| {
+        let (_, tasks) = work_through_all(&Pipeline::from_toml(text, "x").unwrap(), 1);
+        tasks[&StageName::from("blip")][0].recipe
+    };
+    assert_eq!(recipe(PIPELINE), recipe(&rare));
+    assert_ne!(
+        recipe(PIPELINE),
+        recipe(&wide),
+        "the world size is part of it"
+    );
+}
+
+#[test]
+fn shards_that_were_given_up_are_left_out() {
+    let (given, _) = work_through_all(&pipeline(), 1);
+    let pipeline = pipeline();
+    let stage = pipeline.stage(&"curated".into()).unwrap();
+    let run = RunId::from("r");
+    let missing: BTreeSet<ShardId> = ["00002".into()].into();
+    let mut request = Request {
+        stage,
+        run: &run,
+        seed: 1,
+        inputs: &given,
+        commits: &[],
+        missing: &missing,
+    };
+    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
+        panic!()
+    };
+    assert_eq!(tasks.len(), 6, "given up or not");
+    let kept = tasks.iter().filter(|task| task.shard.as_str() != "00002");
+    let commits: Vec<_> = kept
+        .map(|task| commit(task, outputs(task, &[], 0)))
+        .collect();
+    request.commits = &commits;
+    let Expansion::Done(done) = expand(request).unwrap() else {
+        panic!()
+    };
+    let Given::Dataset { parts, .. } = done.given else {
+        panic!()
+    };
+    assert_eq!(parts.len(), 5);
+}
+
+#[test]
+fn a_stage_of_one_task_cannot_lose_it() {
+    let stage = pipeline().stages.remove(1);
+    let run = RunId::from("r");
+    let missing: BTreeSet<ShardId> = [ALL.into()].into();
+    let inputs = BTreeMap::new();
+    let request = Request {
+        stage: &stage,
+        run: &run,
+        seed: 1,
+        inputs: &inputs,
+        commits: &[],
+        missing: &missing,
+    };
+    assert!(matches!(expand(request), Err(Error::Missing { .. })));
+}
+
+#[test]
+fn inputs_and_commits_of_the_wrong_kind_are_named() {
+    let (given, tasks) = work_through_all(&pipeline(), 1);
+    let pipeline = pipeline();
+    let (run, missing) = (RunId::from("r"), BTreeSet::new());
+    let ask = |stage: &str, inputs: &BTreeMap<_, _>, commits: &[Commit]| {
+        let stage = pipeline.stage(&stage.into()).unwrap();
+        let request = Request {
+            stage,
+            run: &run,
+            seed: 1,
+            inputs,
+            commits,
+            missing: &missing,
+        };
+        expand(request).unwrap_err().to_string()
+    };
+    let text = ask("captions", &BTreeMap::new(), &[]);
+    assert_eq!(
+        text,
+        "stage captions reads a model of stage blip, which gave none"
+    );
+    let empty = commit(&tasks[&StageName::from("blip")][0], Outputs::default());
+    assert_eq!(
+        ask("blip", &given, &[empty]),
+        "commit blip/all names no model"
+    );
+    let few = commit(&tasks[&StageName::from("balanced")][0], Outputs::default());
+    let text = ask("balanced", &given, &[few]);
+    assert_eq!(text, "commit balanced/all names 0 overlays for 6 shards");
+    let mut foreign = tasks[&StageName::from("curated")]
+        .iter()
+        .map(|t| commit(t, outputs(t, &[], 0)))
+        .collect::<Vec<_>>();
+    foreign[3].outputs.files[0].base = None;
+    let text = ask("curated", &given, &foreign);
+    assert!(
+        text.starts_with("commit curated/00003 names an overlay of another base"),
+        "{text}"
+    );
+}
+
+proptest! {
+    /// Whatever the waves, commits in any order and one at a time lead to the same end.
+    #[test]
+    fn the_order_of_commits_decides_nothing(
+        waves in prop::collection::vec(0usize..4, 0..5),
+        images in 0usize..4,
+        picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
+    ) {
+        let stage = crawl(3);
+        let (whole, _) = work_through(&stage, 1, &BTreeMap::new(), &waves, images);
+        let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
+        let mut commits: Vec<Commit> = Vec::new();
+        let mut picks = picks.iter().cycle();
+        let piecemeal = loop {
+            let request =
+                Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &commits, missing: &missing };
+            match expand(request).unwrap() {
+                Expansion::Done(done) => break done,
+                Expansion::Tasks(tasks) => {
+                    let open: Vec<_> = tasks
+                        .iter()
+                        .filter(|task| commits.iter().all(|commit| commit.shard != task.shard))
+                        .collect();
+                    let task = picks.next().unwrap().get(&open);
+                    commits.push(commit(task, outputs(task, &waves, images)));
+                }
+            }
+        };
+        prop_assert_eq!(piecemeal, whole);
+    }
+}
