@@ -1,1 +1,37 @@
-//! placeholder
+//! A miniature web to crawl: rendered scenes on pages with honest and dishonest texts.
+//!
+//! What lives here: the world file, the scenes and their pictures, the texts, the pages of
+//! several hosts with everything that a crawler must refuse or survive, the server, its log, and
+//! the judge that knows what is true. Only the command line and tests know this room: no stage of
+//! a pipeline sees the truth. It calls none of our other rooms.
+//!
+//! ```text
+//! World (TOML) ──► Site::build(world, seed) ──► serve(site, listeners, shutdown) ──► a crawler
+//!                    │        │
+//!                    │        └► write_annotations(dir): human, evaluation, zero_shot
+//!                    └► expected(), scene(url), judge(scene, text), violations(log)
+//! ```
+
+mod annotations;
+mod draw;
+mod judge;
+mod log;
+mod picture;
+mod robots;
+mod scene;
+mod serve;
+mod site;
+mod wording;
+mod world;
+
+pub use annotations::AnnotationError;
+pub use judge::{Judge, Judgement, judge};
+pub use log::LogEntry;
+pub use picture::{encode_jpeg, encode_png, render};
+pub use scene::{Background, Colour, Key, Object, Relation, Scene, Size, Thing, Things};
+pub use serve::{ServeError, serve};
+pub use site::{Expected, Fate, Found, Site};
+pub use wording::TextKind;
+pub use world::{
+    Counts, Hosts, Noise, Planted, Scenes, Style, Words, World, WorldError,
+};

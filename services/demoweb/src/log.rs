@@ -1,0 +1,127 @@
+//! The log of every request, and what it shows of a crawler's manners.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::site::Site;
+
+/// Requests kept; later ones are counted alone.
+const MOST_ENTRIES: usize = 1_000_000;
+
+/// Two requests may reach the server this much closer than they were sent.
+const JITTER: Duration = Duration::from_millis(50);
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEntry {
+    /// When it came, since the site was built.
+    pub at: Duration,
+    /// The Host header, without a port.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+    /// The user agent header.
+    pub user_agent: String,
+    /// Status of the answer; 0 where none was given.
+    pub status: u16,
+}
+
+/// Every request since the start, in the order in which they came.
+#[derive(Debug)]
+pub(crate) struct RequestLog {
+    start: Instant,
+    entries: Mutex<Vec<LogEntry>>,
+}
+
+impl RequestLog {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            entries: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn record(&self, host: &str, path: &str, user_agent: &str, status: u16) {
+        // The lock is taken before the clock is read, so that times never fall.
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() < MOST_ENTRIES {
+            entries.push(LogEntry {
+                at: self.start.elapsed(),
+                host: host.to_owned(),
+                path: path.to_owned(),
+                user_agent: user_agent.to_owned(),
+                status,
+            });
+        }
+    }
+
+    pub(crate) fn entries(&self) -> Vec<LogEntry> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a crawler did that it had been asked not to do; see [`Site::violations`].
+pub(crate) fn violations(site: &Site, log: &[LogEntry], user_agent: &str) -> Vec<String> {
+    let agent = user_agent.to_ascii_lowercase();
+    let mut by_host: BTreeMap<&str, Vec<&LogEntry>> = BTreeMap::new();
+    for entry in log {
+        if entry.user_agent.to_ascii_lowercase().contains(&agent) {
+            by_host.entry(&entry.host).or_default().push(entry);
+        }
+    }
+    let mut found = Vec::new();
+    for (host, entries) in by_host {
+        robots_broken(site, host, &entries, &mut found);
+        opt_outs_broken(site, host, &entries, &mut found);
+        delay_broken(site, host, &entries, &mut found);
+    }
+    found
+}
+
+fn robots_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+    let Some(robots) = site.robots(host) else {
+        found.push(format!("{host}: no host of this web was asked for {}", entries[0].path));
+        return;
+    };
+    if entries[0].path != "/robots.txt" {
+        found.push(format!("http://{host}{} was asked for before robots.txt", entries[0].path));
+    }
+    for entry in entries {
+        if entry.path != "/robots.txt" && !robots.allows(&entry.path) {
+            found.push(format!("http://{host}{} is disallowed by robots.txt", entry.path));
+        }
+    }
+}
+
+fn opt_outs_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+    let mut seen = HashSet::new();
+    for entry in entries {
+        let url = format!("http://{host}{}", entry.path);
+        if site.page_opts_out(&url) {
+            found.push(format!("{url} was fetched though its page opts out"));
+        } else if site.picture_opts_out(&url) && !seen.insert(entry.path.as_str()) {
+            found.push(format!("{url} was fetched again after it had opted out"));
+        }
+    }
+}
+
+fn delay_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+    let Some(delay) = site.robots(host).and_then(|robots| robots.delay) else {
+        return;
+    };
+    // A crawler cannot know the delay before it has read robots.txt, so that request is free.
+    let paced: Vec<&&LogEntry> = entries.iter().filter(|entry| entry.path != "/robots.txt").collect();
+    for two in paced.windows(2) {
+        let gap = two[1].at.saturating_sub(two[0].at);
+        if gap + JITTER < delay {
+            found.push(format!(
+                "http://{host}{} came {} ms after the request before it, Crawl-delay is {} ms",
+                two[1].path,
+                gap.as_millis(),
+                delay.as_millis()
+            ));
+        }
+    }
+}
+

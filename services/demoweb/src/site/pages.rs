@@ -1,0 +1,505 @@
+//! Lays out the web: hosts, where every picture stands, and the pages that lead there.
+//!
+//! ```text
+//! /  ─►  /s0/  ─►  /s0/p0.html ─► /s0/p1.html ...      listing pages of a section
+//!    └►  /copies/, /artists/, /essays/                 duplicates, opt-outs, long texts
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::{Answer, Picture};
+use super::markup::{Entry, Form, PageHtml, Slot};
+use super::pairs::{Pair, pairs};
+use super::plant::HARMLESS;
+use super::{Fate, Found, Host, Site};
+use crate::draw::Draw;
+use crate::judge::Judge;
+use crate::log::RequestLog;
+use crate::robots::Robots;
+use crate::scene::draw_scene;
+use crate::wording::Writer;
+use crate::world::World;
+
+/// Pages of the host with a Crawl-delay, its root included.
+const QUIET_PAGES: usize = 10;
+
+/// Items of pictures that are no pairs start here, so that no draw is shared.
+const FIRST_EXTRA_ITEM: u64 = 1 << 32;
+
+const LAZY: [&str; 4] = ["data-src", "data-original", "data-lazy-src", "data-lazy"];
+
+/// A site in the making.
+pub(super) struct Builder<'w> {
+    pub(super) world: &'w World,
+    pub(super) seed: u64,
+    pub(super) site: Site,
+    /// Pictures to list, by page host.
+    lists: Vec<Vec<Entry>>,
+    /// Links of the root, by page host.
+    roots: Vec<Vec<(String, String)>>,
+    quiet: Vec<Entry>,
+    extra_items: u64,
+}
+
+/// Builds the whole web.
+pub(super) fn build(world: &World, seed: u64) -> Site {
+    let mut builder = Builder::new(world, seed);
+    let pairs = pairs(world, seed);
+    builder.place_pairs(&pairs);
+    builder.place_without_text();
+    builder.plant();
+    builder.lay_out_lists();
+    builder.bad_pages();
+    builder.roots();
+    builder.quiet_pages();
+    builder.site
+}
+
+impl<'w> Builder<'w> {
+    fn new(world: &'w World, seed: u64) -> Self {
+        let pages = world.hosts.pages.len();
+        let site = Site {
+            world: world.clone(),
+            seed,
+            hosts: BTreeMap::new(),
+            seeds: Vec::new(),
+            found: Vec::new(),
+            rejected_pages: BTreeMap::new(),
+            scenes: HashMap::new(),
+            kinds: HashMap::new(),
+            opted_out: HashSet::new(),
+            opted_out_by_page: HashSet::new(),
+            judge: Judge::new(world),
+            log: RequestLog::new(),
+        };
+        let mut builder = Self {
+            world,
+            seed,
+            site,
+            lists: vec![Vec::new(); pages],
+            roots: vec![Vec::new(); pages],
+            quiet: Vec::new(),
+            extra_items: 0,
+        };
+        builder.open_hosts();
+        builder
+    }
+
+    fn open_hosts(&mut self) {
+        let crawler = &self.world.hosts.crawler;
+        let closed_to_others = format!(
+            "User-agent: {crawler}\nDisallow: /*/raw/*.png$\n\nUser-agent: *\nDisallow: /\n\n\
+             # Groups of one crawler are one group.\nuser-agent: {crawler} # again\nDISALLOW : /members/\n"
+        );
+        let pictures = Robots::file(closed_to_others, &[(false, "/*/raw/*.png$"), (false, "/members/")]);
+        let first = Robots::file(
+            "User-agent: *\nDisallow: /private/\nAllow: /private/open/\n".to_owned(),
+            &[(false, "/private/"), (true, "/private/open/")],
+        );
+        let closed = Robots::file("User-agent: *\nDisallow: /\n".to_owned(), &[(false, "/")]);
+        let quiet = Robots {
+            delay: Some(Duration::from_secs(1)),
+            ..Robots::file("User-agent: *\nCrawl-delay: 1\nDisallow:\n".to_owned(), &[])
+        };
+        let mut hosts = vec![
+            (self.world.hosts.pictures.clone(), pictures),
+            ("closed".to_owned(), closed),
+            ("down".to_owned(), Robots::unavailable()),
+            ("slow".to_owned(), Robots::missing()),
+            ("quiet".to_owned(), quiet),
+        ];
+        for (index, name) in self.world.hosts.pages.iter().enumerate() {
+            hosts.push((name.clone(), if index == 0 { first.clone() } else { Robots::missing() }));
+        }
+        for (name, robots) in hosts {
+            let host = Host { robots, answers: HashMap::new() };
+            self.site.hosts.insert(self.name(&name), host);
+        }
+    }
+
+    fn name(&self, host: &str) -> String {
+        format!("{host}.{}", self.world.hosts.domain)
+    }
+
+    pub(super) fn url(&self, host: &str, path: &str) -> String {
+        format!("http://{}{path}", self.name(host))
+    }
+
+    /// The bulk hosts in turn.
+    pub(super) fn bulk(&self, n: usize) -> String {
+        let hosts = &self.world.hosts;
+        let at = n % (hosts.pages.len() + 1);
+        hosts.pages.get(at).unwrap_or(&hosts.pictures).clone()
+    }
+
+    /// Plans an answer and gives its URL.
+    pub(super) fn put(&mut self, host: &str, path: &str, answer: Answer) -> String {
+        let url = self.url(host, path);
+        if let Answer::Picture { picture, .. } | Answer::Flaky(picture) | Answer::Cut(picture) = &answer {
+            self.site.scenes.insert(url.clone(), picture.scene.clone());
+        }
+        let name = self.name(host);
+        let host = self.site.hosts.get_mut(&name).expect("only open hosts are named");
+        let earlier = host.answers.insert(path.to_owned(), answer);
+        assert!(earlier.is_none(), "{url} is planned twice");
+        url
+    }
+
+    /// A picture that is no pair.
+    pub(super) fn extra_picture(&mut self) -> Picture {
+        let item = FIRST_EXTRA_ITEM + self.extra_items;
+        self.extra_items += 1;
+        let scene = draw_scene(self.world, &mut Draw::new(self.seed, "extra scene", item));
+        Picture {
+            scene: Arc::new(scene),
+            item,
+            size_px: self.world.scenes.size_px,
+            is_jpeg: false,
+        }
+    }
+
+    /// A text for a picture that never becomes a row.
+    pub(super) fn extra_text(&mut self) -> String {
+        let item = FIRST_EXTRA_ITEM + self.extra_items;
+        self.extra_items += 1;
+        let draw = &mut Draw::new(self.seed, "extra text", item);
+        let scene = draw_scene(self.world, draw);
+        Writer::new(self.world).honest(&scene, draw)
+    }
+
+    pub(super) fn entries_so_far(&self) -> usize {
+        self.lists.iter().map(Vec::len).sum()
+    }
+
+    /// Puts a picture on a listing page of one of the page hosts.
+    pub(super) fn list(&mut self, n: usize, entry: Entry) {
+        let at = n % self.lists.len();
+        self.lists[at].push(entry);
+    }
+
+    fn place_pairs(&mut self, pairs: &[Pair]) {
+        let planted = self.world.planted.clone();
+        let order = Draw::new(self.seed, "special pairs", 0).permutation(pairs.len());
+        let mut special = vec![Special::None; pairs.len()];
+        let kinds = [
+            (Special::Quiet, planted.quiet),
+            (Special::Redirected, planted.redirected),
+            (Special::Flaky, planted.flaky),
+            (Special::Tagged, planted.harmless_tags),
+        ];
+        let drawn = kinds.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
+        for (item, kind) in order.iter().zip(drawn) {
+            special[*item] = kind;
+        }
+        for (item, pair) in pairs.iter().enumerate() {
+            self.place(item, pair, special[item]);
+        }
+        let single = |item: &&usize| special[**item] == Special::None && pairs[**item].texts.len() == 1;
+        let copied: Vec<usize> =
+            order.iter().rev().filter(single).take(planted.duplicates).copied().collect();
+        self.copies(&copied, pairs);
+    }
+
+    fn picture(&self, item: usize, pair: &Pair) -> Picture {
+        let is_jpeg = Draw::new(self.seed, "format", item as u64).percent(20.0);
+        Picture {
+            scene: pair.scene.clone(),
+            item: item as u64,
+            size_px: self.world.scenes.size_px,
+            is_jpeg,
+        }
+    }
+
+    /// Where a pair's picture is served: host and path.
+    fn home(&self, item: usize, picture: &Picture) -> (String, String) {
+        let host = self.bulk(item);
+        let extension = if picture.is_jpeg { "jpg" } else { "png" };
+        let is_first = host == self.world.hosts.pages[0];
+        let folder = if is_first && item % 40 == 0 { "private/open" } else { "img" };
+        (host, format!("/{folder}/p{item}.{extension}"))
+    }
+
+    fn place(&mut self, item: usize, pair: &Pair, special: Special) {
+        let picture = self.picture(item, pair);
+        let (host, path) = self.home(item, &picture);
+        let draw = &mut Draw::new(self.seed, "form", item as u64);
+        let (form, small) = match special {
+            Special::None => self.form(draw, &host, item, &picture),
+            _ => (Form::Plain, None),
+        };
+        let plain = Answer::Picture { picture: picture.clone(), tags: Vec::new() };
+        let url = match special {
+            Special::None => self.put(&host, &path, plain),
+            Special::Quiet => self.put("quiet", &path, plain),
+            Special::Flaky => self.put(&host, &path, Answer::Flaky(picture.clone())),
+            Special::Tagged => {
+                let tags = vec![HARMLESS[item % HARMLESS.len()].to_owned()];
+                self.put(&host, &path, Answer::Picture { picture: picture.clone(), tags })
+            }
+            Special::Redirected => {
+                let end = self.put(&self.bulk(item + 1), &path, plain);
+                let status = [301, 302, 303, 307, 308][item % 5];
+                let answer = Answer::Redirect { status, location: Some(end) };
+                self.put(&host, &format!("/go/p{item}"), answer)
+            }
+        };
+        self.site.scenes.insert(url.clone(), pair.scene.clone());
+        let texts: Vec<_> = pair.texts.iter().map(|(_, text, kind)| (text.clone(), *kind)).collect();
+        for (text, kind) in &texts {
+            self.site.kinds.insert((url.clone(), text.clone()), *kind);
+        }
+        let entry = Entry {
+            small,
+            form,
+            size_px: picture.size_px,
+            ..Entry::plain(url, slots(pair), Fate::Row(texts))
+        };
+        match special {
+            Special::Quiet => self.quiet.push(entry),
+            _ => self.list(self.page_host(item), entry),
+        }
+    }
+
+    /// Pictures stand on pages of their own host, those of the picture host on all in turn.
+    fn page_host(&self, item: usize) -> usize {
+        let pages = self.world.hosts.pages.len();
+        let at = item % (pages + 1);
+        if at < pages { at } else { (item / (pages + 1)) % pages }
+    }
+
+    fn form(&mut self, draw: &mut Draw, host: &str, item: usize, picture: &Picture) -> (Form, Option<String>) {
+        let form = match draw.below(10) {
+            0 => Form::Source,
+            1 => Form::Widths,
+            2 => Form::Densities,
+            3 => Form::Lazy(LAZY[draw.below(LAZY.len())]),
+            _ => Form::Plain,
+        };
+        if !form.has_small() {
+            return (form, None);
+        }
+        let picture = Picture { size_px: picture.size_px / 2, ..picture.clone() };
+        let answer = Answer::Picture { picture, tags: Vec::new() };
+        (form, Some(self.put(host, &format!("/img/small,{item}.png"), answer)))
+    }
+
+    /// Repeats pairs on pages of their own: half by the same URL, half as a copy of the bytes.
+    fn copies(&mut self, items: &[usize], pairs: &[Pair]) {
+        let entries: Vec<Entry> = items
+            .iter()
+            .enumerate()
+            .map(|(n, item)| {
+                let pair = &pairs[*item];
+                let picture = self.picture(*item, pair);
+                let (host, path) = self.home(*item, &picture);
+                let url = if n % 2 == 0 {
+                    self.url(&host, &path)
+                } else {
+                    let answer = Answer::Picture { picture, tags: Vec::new() };
+                    self.put(&self.bulk(item + 1), &format!("/img/copy-{n}.png"), answer)
+                };
+                let texts: Vec<_> = pair.texts.iter().map(|(_, text, kind)| (text.clone(), *kind)).collect();
+                for (text, kind) in &texts {
+                    self.site.kinds.insert((url.clone(), text.clone()), *kind);
+                }
+                Entry::plain(url, slots(pair), Fate::Duplicate(texts))
+            })
+            .collect();
+        for (page, entries) in entries.chunks(self.world.hosts.pictures_per_page).enumerate() {
+            let host = self.world.hosts.pages[page % self.lists.len()].clone();
+            self.special_page(&host, &format!("/copies/{page}.html"), "", Vec::new(), entries.to_vec());
+        }
+    }
+
+    fn place_without_text(&mut self) {
+        for n in 0..self.world.planted.without_text {
+            let picture = self.extra_picture();
+            let answer = Answer::Picture { picture, tags: Vec::new() };
+            let url = self.put(&self.bulk(n), &format!("/img/mute-{n}.png"), answer);
+            self.list(n, Entry::plain(url, Vec::new(), Fate::Row(Vec::new())));
+        }
+    }
+
+    /// A page that its host's root links to.
+    pub(super) fn special_page(
+        &mut self,
+        host: &str,
+        path: &str,
+        head: &str,
+        tags: Vec<String>,
+        entries: Vec<Entry>,
+    ) {
+        let at = self.world.hosts.pages.iter().position(|name| name == host).unwrap_or(0);
+        let mut page = PageHtml::new(format!("{host} {path}"));
+        head.clone_into(&mut page.head);
+        self.page(at, path, page, tags, &entries);
+        self.roots[at].push((path.to_owned(), format!("page {path}")));
+    }
+
+    /// Writes a page one level below the root, with its pictures, and records them as found.
+    fn page(&mut self, at: usize, path: &str, mut page: PageHtml, tags: Vec<String>, entries: &[Entry]) {
+        let host = self.world.hosts.pages[at].clone();
+        let own = self.url(&host, "");
+        if at % 3 == 1 {
+            page.head.push_str("<base href=\"/img/\">\n");
+        }
+        let refer = |url: &str| refer(url, &own, at);
+        for entry in entries {
+            page.body.push_str(&entry.html(&refer));
+        }
+        let html: Arc<str> = page.finish().into();
+        let page_url = self.put(&host, path, Answer::Page { html, tags });
+        for entry in entries {
+            self.site.found.push(Found {
+                image_url: entry.url.clone(),
+                page_url: page_url.clone(),
+                fate: entry.fate.clone(),
+            });
+        }
+    }
+
+    fn lay_out_lists(&mut self) {
+        let hosts = &self.world.hosts;
+        let (per_page, per_section) = (hosts.pictures_per_page, hosts.pages_per_section);
+        for (at, list) in std::mem::take(&mut self.lists).into_iter().enumerate() {
+            let order = Draw::new(self.seed, "listing", at as u64).permutation(list.len());
+            let list: Vec<Entry> = order.into_iter().map(|index| list[index].clone()).collect();
+            let pages: Vec<&[Entry]> = list.chunks(per_page).collect();
+            for (section, pages) in pages.chunks(per_section).enumerate() {
+                self.section(at, section, pages);
+            }
+        }
+    }
+
+    fn section(&mut self, at: usize, section: usize, pages: &[&[Entry]]) {
+        let host = self.world.hosts.pages[at].clone();
+        let mut index = PageHtml::new(format!("{host}, section {section}"));
+        for (number, entries) in pages.iter().enumerate() {
+            let path = format!("/s{section}/p{number}.html");
+            let mut page = PageHtml::new(format!("{host}, section {section}, page {number}"));
+            // Links of a page with a base must not be relative: it would move them, too.
+            page.link(&format!("/s{section}/"), "up");
+            if number + 1 < pages.len() {
+                page.link(&format!("/s{section}/p{}.html#top", number + 1), "next");
+            }
+            if let Some(shown) = entries.iter().find(|entry| matches!(entry.fate, Fate::Row(_))) {
+                let url = &shown.url;
+                page.head.push_str(&format!("<meta property=\"og:image\" content=\"{url}\">\n"));
+            }
+            self.page(at, &path, page, Vec::new(), entries);
+            if number + 1 == pages.len() {
+                // The last page is known by an old address as well as by its own.
+                let old = format!("/old/s{section}-p{number}.html");
+                self.put(&host, &old, Answer::Redirect { status: 301, location: Some(path) });
+                index.link(&format!("..{old}"), "last page");
+            } else {
+                index.link(&format!("p{number}.html"), &format!("page {number}"));
+            }
+        }
+        let html = index.finish().into();
+        self.put(&host, &format!("/s{section}/"), Answer::Page { html, tags: Vec::new() });
+        self.roots[at].push((format!("s{section}/"), format!("section {section}")));
+    }
+
+    /// Links that lead to no page.
+    fn bad_pages(&mut self) {
+        for n in 0..self.world.planted.bad_pages {
+            let at = n % self.roots.len();
+            let host = self.world.hosts.pages[at].clone();
+            let first = self.world.hosts.pages[0].clone();
+            let back = Answer::Redirect { status: 302, location: Some(format!("/round/{n}.html")) };
+            self.put(&host, &format!("/round/{n}-b.html"), back);
+            let forth = Answer::Redirect { status: 302, location: Some(format!("/round/{n}-b.html")) };
+            let turning = self.put(&host, &format!("/round/{n}.html"), forth);
+            for (code, url) in [
+                ("http_status", self.url(&host, &format!("/rooms/{n}.html"))),
+                ("robots", self.url(&first, &format!("/private/room-{n}.html"))),
+                ("redirects", turning),
+            ] {
+                self.roots[at].push((url, format!("room {n}")));
+                *self.site.rejected_pages.entry(code.to_owned()).or_default() += 1;
+            }
+        }
+        if self.world.planted.bad_pages > 0 {
+            let closed = self.url("closed", "/");
+            self.roots[0].push((closed, "a closed house".to_owned()));
+            *self.site.rejected_pages.entry("robots".to_owned()).or_default() += 1;
+        }
+    }
+
+    fn roots(&mut self) {
+        let hosts = self.world.hosts.pages.clone();
+        for (at, links) in std::mem::take(&mut self.roots).into_iter().enumerate() {
+            let mut root = PageHtml::new(format!("welcome to {}", hosts[at]));
+            for (target, label) in links {
+                root.link(&target, &label);
+            }
+            root.link("licence.html", "licence");
+            let neighbour = self.url(&hosts[(at + 1) % hosts.len()], "/");
+            root.link(&neighbour, "our neighbours");
+            let page = |page: &PageHtml| Answer::Page { html: page.finish().into(), tags: Vec::new() };
+            let url = self.put(&hosts[at], "/", page(&root));
+            self.site.seeds.push(url);
+            self.put(&hosts[at], "/licence.html", page(&PageHtml::new("all pictures are CC0")));
+        }
+    }
+
+    /// Ten pages on the host with a Crawl-delay, a few of them with a picture.
+    fn quiet_pages(&mut self) {
+        let mut root = PageHtml::new("a quiet place");
+        let entries = std::mem::take(&mut self.quiet);
+        for number in 1..QUIET_PAGES {
+            let path = format!("/{number}.html");
+            let mut page = PageHtml::new(format!("quiet page {number}"));
+            root.link(&path, &format!("page {number}"));
+            let own: Vec<&Entry> =
+                entries.iter().skip(number - 1).step_by(QUIET_PAGES - 1).collect();
+            for entry in &own {
+                page.body.push_str(&entry.html(&str::to_owned));
+            }
+            let html = page.finish().into();
+            let page_url = self.put("quiet", &path, Answer::Page { html, tags: Vec::new() });
+            self.site.found.extend(own.iter().map(|entry| Found {
+                image_url: entry.url.clone(),
+                page_url: page_url.clone(),
+                fate: entry.fate.clone(),
+            }));
+        }
+        root.body.push_str("<p>We have one slow machine: please wait a second between requests.</p>\n");
+        let html = root.finish().into();
+        let url = self.put("quiet", "/", Answer::Page { html, tags: Vec::new() });
+        self.site.seeds.push(url);
+    }
+}
+
+/// What is special about a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Special {
+    None,
+    Quiet,
+    Redirected,
+    Flaky,
+    Tagged,
+}
+
+fn slots(pair: &Pair) -> Vec<(Slot, String)> {
+    pair.texts.iter().map(|(slot, text, _)| (*slot, text.clone())).collect()
+}
+
+/// A URL as a page of the host `own` would write it: by its path, relative to the page's base,
+/// or relative to the page, which lies one level below the root.
+fn refer(url: &str, own: &str, way: usize) -> String {
+    let Some(path) = url.strip_prefix(own) else {
+        return match url.strip_prefix("http:") {
+            Some(rest) if url.len() % 2 == 0 && way % 3 != 0 => rest.to_owned(),
+            _ => url.to_owned(),
+        };
+    };
+    match way % 3 {
+        1 => path.strip_prefix("/img/").unwrap_or(path).to_owned(),
+        2 => format!("..{path}"),
+        _ => path.to_owned(),
+    }
+}
