@@ -12,6 +12,8 @@
 pub mod checkpoints;
 pub mod commits;
 pub mod compare;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod error;
 pub mod files;
 mod folders;
@@ -26,6 +28,9 @@ pub mod store;
 pub mod verify;
 pub mod versions;
 pub mod view;
+
+#[cfg(test)]
+mod tests;
 
 pub use error::{Error, Result};
 pub use folders::Entry;

@@ -13,6 +13,9 @@ use crate::store::Store;
 use crate::view::{View, ViewRow};
 use crate::{commits, versions};
 
+/// Versions that one goes back at most to find where its pairs came from.
+const MAX_LINEAGE: usize = 1000;
+
 /// Texts of one origin. `found = curated + dropped`; `curated = kept + refused + unjudged`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct TextStats {
@@ -123,8 +126,10 @@ fn add_text(stats: &mut Stats, row: &ViewRow, text: &Text, is_curated: bool) {
 /// Rejects by code of the stage that wrote the base files.
 async fn rejects(store: &Store, version: &VersionRef) -> Result<BTreeMap<RejectCode, u64>> {
     let mut root = versions::read(store, version).await?;
-    // Every step goes to an older version, so this ends.
-    while let Some(older) = &root.derived_from {
+    for _ in 0..MAX_LINEAGE {
+        let Some(older) = &root.derived_from else {
+            break;
+        };
         root = versions::read(store, older).await?;
     }
     let mut rejects = BTreeMap::new();
