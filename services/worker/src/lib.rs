@@ -1,1 +1,42 @@
-//! placeholder
+//! A worker: leases tasks and does crawl, curate, caption, filter and evaluate stages.
+//!
+//! This room is glue. It reads a task's inputs through `dataset`, calls the room whose trade the
+//! task is, writes the outputs through `dataset` and hands them to `lease`, which commits them.
+//! Nothing here knows how a picture is fetched or a text judged.
+//!
+//! ```text
+//! lease ─► Worker::execute ─► crawl | curate | tokenizer | caption | filter | evaluate
+//!                                 │ rows                 ▲ files, models
+//!                                 └────── dataset ───────┘
+//! ```
+
+mod compute;
+mod context;
+mod crawl;
+mod curate;
+mod error;
+mod executor;
+mod models;
+mod score;
+
+use std::sync::Arc;
+
+use capstan_dataset::Store;
+use tokio_util::sync::CancellationToken;
+
+pub use context::{Options, Turns};
+pub use error::Error;
+
+/// Works until `shutdown`.
+///
+/// # Errors
+/// [`capstan_lease::Error`] where the coordinator stays away or refuses this worker.
+pub async fn run(
+    options: Options,
+    store: Store,
+    shutdown: CancellationToken,
+) -> Result<(), capstan_lease::Error> {
+    let lease = options.lease.clone();
+    let worker = Arc::new(executor::Worker::new(options, store.clone()));
+    capstan_lease::serve(lease, store, worker, shutdown).await
+}

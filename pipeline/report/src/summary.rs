@@ -1,0 +1,266 @@
+//! `summary.json`: the figures of a run, and the sums that must close.
+//!
+//! Figures are in percent, CIDEr-D times 100. The same struct feeds the page.
+
+use std::collections::BTreeMap;
+
+use capstan_plan::results::{
+    CaptioningFigures, ModelFigures, RetrievalFigures, ZeroShotFigures,
+};
+use serde::{Deserialize, Serialize};
+
+/// Everything that `summary.json` says.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Summary {
+    /// Seed of the world and of every draw.
+    pub seed: u64,
+    /// By stage, in the order of the pipeline.
+    pub stages: Vec<StageFigures>,
+    /// Remaining seconds that were shown when 60 s had passed; absent where it took less.
+    pub remaining_shown_at_60s: Option<f64>,
+    /// Seconds that the run took after those 60 s; absent where it took less.
+    pub remaining_taken_at_60s: Option<f64>,
+    /// Seconds from the first lease to the last commit of this invocation.
+    pub wall_seconds: f64,
+    /// Pictures and texts, from the web to the training sets.
+    pub pairs: Pairs,
+    /// What the filter is worth.
+    pub filter: Filter,
+    /// By model, as its training stage is called.
+    pub models: BTreeMap<String, ModelFigures>,
+    /// The bootstrapped models on permuted pictures.
+    pub blind: BTreeMap<String, ModelFigures>,
+}
+
+/// What a stage took.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StageFigures {
+    /// Its name.
+    pub name: String,
+    /// From its first lease to its last commit; for a training without waiting for its turn.
+    pub wall_seconds: f64,
+    /// Over all threads and ranks.
+    pub cpu_seconds: f64,
+    /// Ranks of a training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub world_size: Option<usize>,
+    /// Bytes that each rank of a training sent through the ring.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_reduced: Option<u64>,
+}
+
+/// Pictures and texts. See [`Summary::check`] for the sums that close.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pairs {
+    /// Pictures met on pages.
+    pub found: u64,
+    /// Of these, fetched and stored.
+    pub fetched: u64,
+    /// Of these, refused, by code.
+    pub rejected: BTreeMap<String, u64>,
+    /// Fetched ones that curation dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Fetched ones that it kept.
+    pub curated: u64,
+    /// Web texts of the curated pictures.
+    pub curated_texts: u64,
+    /// Those by how they came about, where the web is known to us.
+    pub curated_texts_by_kind: BTreeMap<String, u64>,
+    /// Web texts that the filter kept.
+    pub kept_web: u64,
+    /// Web texts that it dropped.
+    pub dropped_web: u64,
+    /// Texts that the captioner wrote.
+    pub synthetic: u64,
+    /// Those that the filter kept.
+    pub kept_synthetic: u64,
+    /// Those that it dropped.
+    pub dropped_synthetic: u64,
+    /// Texts written by annotators.
+    pub human: u64,
+}
+
+/// What the filter is worth, on web and on synthetic texts.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// On web texts.
+    pub web: FilterFigures,
+    /// On synthetic texts.
+    pub synthetic: FilterFigures,
+}
+
+/// The filter against the judge. Vague texts stand outside precision and recall.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct FilterFigures {
+    /// Good ones among the kept that are not vague, in percent.
+    pub precision: f64,
+    /// Kept ones among the good, in percent.
+    pub recall: f64,
+    /// Good ones among all texts, in percent.
+    pub good_share_all: f64,
+    /// Good ones among the kept, in percent.
+    pub good_share_kept: f64,
+}
+
+/// What a judge said of the texts of one origin, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Judged {
+    /// Good texts that the filter kept, and that it dropped.
+    pub good: [u64; 2],
+    /// Vague ones, likewise.
+    pub vague: [u64; 2],
+    /// Bad ones, likewise.
+    pub bad: [u64; 2],
+}
+
+impl Judged {
+    /// The figures; 0 where there is nothing to divide by.
+    pub fn figures(&self) -> FilterFigures {
+        let percent = |part: u64, whole: u64| {
+            if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+        };
+        let kept = self.good[0] + self.vague[0] + self.bad[0];
+        let all = kept + self.good[1] + self.vague[1] + self.bad[1];
+        FilterFigures {
+            precision: percent(self.good[0], self.good[0] + self.bad[0]),
+            recall: percent(self.good[0], self.good[0] + self.good[1]),
+            good_share_all: percent(self.good[0] + self.good[1], all),
+            good_share_kept: percent(self.good[0], kept),
+        }
+    }
+}
+
+/// A sum that does not close: something was lost or counted twice.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {left} is not {right}; pictures or texts were lost or counted twice")]
+pub struct Unbalanced {
+    /// Which sum.
+    pub what: &'static str,
+    /// Its left side.
+    pub left: u64,
+    /// Its right side.
+    pub right: u64,
+}
+
+impl Summary {
+    /// Checks that every sum closes.
+    ///
+    /// # Errors
+    /// The first one that does not.
+    pub fn check(&self) -> Result<(), Unbalanced> {
+        let pairs = &self.pairs;
+        let total = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+        let sums = [
+            ("found = fetched + rejected", pairs.found, pairs.fetched + total(&pairs.rejected)),
+            ("fetched = curated + dropped", pairs.fetched, pairs.curated + total(&pairs.dropped)),
+            (
+                "curated_texts = kept_web + dropped_web",
+                pairs.curated_texts,
+                pairs.kept_web + pairs.dropped_web,
+            ),
+            (
+                "synthetic = kept_synthetic + dropped_synthetic",
+                pairs.synthetic,
+                pairs.kept_synthetic + pairs.dropped_synthetic,
+            ),
+            (
+                "curated_texts = its kinds",
+                pairs.curated_texts,
+                if pairs.curated_texts_by_kind.is_empty() {
+                    pairs.curated_texts
+                } else {
+                    total(&pairs.curated_texts_by_kind)
+                },
+            ),
+        ];
+        match sums.into_iter().find(|(_, left, right)| left != right) {
+            Some((what, left, right)) => Err(Unbalanced { what, left, right }),
+            None => Ok(()),
+        }
+    }
+
+    /// The figures of a model, if it was measured.
+    pub fn model(&self, name: &str) -> Option<&ModelFigures> {
+        self.models.get(name)
+    }
+}
+
+/// A figure by its column, for tables: title, and how it is read from a model's figures.
+pub type Column = (&'static str, fn(&ModelFigures) -> Option<f64>);
+
+/// The columns of the comparison table, in their order.
+pub const COLUMNS: &[Column] = &[
+    ("TR@1", |m| m.retrieval.map(|r: RetrievalFigures| r.tr_at_1)),
+    ("TR@5", |m| m.retrieval.map(|r| r.tr_at_5)),
+    ("IR@1", |m| m.retrieval.map(|r| r.ir_at_1)),
+    ("IR@5", |m| m.retrieval.map(|r| r.ir_at_5)),
+    ("R@1 mean", |m| m.retrieval.map(|r| r.mean_at_1())),
+    ("TR@1 re-ranked", |m| m.retrieval_reranked.map(|r| r.tr_at_1)),
+    ("IR@1 re-ranked", |m| m.retrieval_reranked.map(|r| r.ir_at_1)),
+    ("zero-shot", |m| m.zero_shot.map(|z: ZeroShotFigures| z.accuracy)),
+    ("CIDEr", |m| m.captioning.map(|c: CaptioningFigures| c.cider)),
+    ("BLEU-4", |m| m.captioning.map(|c| c.bleu4)),
+    ("CIDEr fine-tuned", |m| m.captioning_fine_tuned.map(|c| c.cider)),
+    ("BLEU-4 fine-tuned", |m| m.captioning_fine_tuned.map(|c| c.bleu4)),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closing() -> Summary {
+        let mut summary = Summary::default();
+        summary.pairs = Pairs {
+            found: 12,
+            fetched: 10,
+            rejected: BTreeMap::from([("robots".to_owned(), 2)]),
+            dropped: BTreeMap::from([("no_text".to_owned(), 3)]),
+            curated: 7,
+            curated_texts: 8,
+            curated_texts_by_kind: BTreeMap::from([("honest".to_owned(), 8)]),
+            kept_web: 5,
+            dropped_web: 3,
+            synthetic: 7,
+            kept_synthetic: 4,
+            dropped_synthetic: 3,
+            human: 2,
+        };
+        summary
+    }
+
+    #[test]
+    fn sums_that_close_pass_and_each_broken_one_is_named() {
+        closing().check().unwrap();
+        type Break = fn(&mut Pairs);
+        let breaks: [(&str, Break); 5] = [
+            ("found", |p| p.found += 1),
+            ("fetched = curated", |p| p.curated -= 1),
+            ("kept_web", |p| p.kept_web += 1),
+            ("synthetic", |p| p.dropped_synthetic = 0),
+            ("kinds", |p| {
+                p.curated_texts_by_kind.insert("vague".to_owned(), 1);
+            }),
+        ];
+        for (name, broken) in breaks {
+            let mut summary = closing();
+            broken(&mut summary.pairs);
+            let error = summary.check().unwrap_err();
+            assert!(error.what.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn vague_texts_stand_outside_precision_and_recall() {
+        let judged = Judged { good: [6, 4], vague: [100, 50], bad: [2, 8] };
+        let figures = judged.figures();
+        assert_eq!(figures.precision, 75.0);
+        assert_eq!(figures.recall, 60.0);
+        assert!((figures.good_share_kept - 100.0 * 6.0 / 108.0).abs() < 1e-9);
+        assert!((figures.good_share_all - 100.0 * 10.0 / 170.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_judged_gives_zeros_not_nan() {
+        assert_eq!(Judged::default().figures(), FilterFigures::default());
+    }
+}

@@ -1,0 +1,74 @@
+//! From a lease to a ring: the rendezvous through the coordinator.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use capstan_collective::{Ring, RingEpoch, RingPlan, Secret};
+use capstan_lease::Assignment;
+use capstan_proto::v1;
+use capstan_proto::v1::ring_client::RingClient;
+use tonic::transport::Channel;
+
+use crate::error::Error;
+
+/// Binds the ring's listener before anybody is told its address.
+pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let listen = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    Ok((listener, bound))
+}
+
+/// Asks the coordinator for this rank's place; answers when all ranks have joined.
+///
+/// - `advertised`: where the other ranks reach this one's listener.
+/// - `step`: steps applied so far (by the checkpoint).
+pub(crate) async fn rendezvous(
+    channel: Channel,
+    worker: &str,
+    assignment: &Assignment,
+    advertised: SocketAddr,
+    step: u64,
+    limit: Duration,
+) -> Result<RingPlan, Error> {
+    let request = v1::JoinRingRequest {
+        worker: worker.to_owned(),
+        lease: Some(assignment.lease.clone()),
+        address: advertised.to_string(),
+        last_applied_step: step.checked_sub(1),
+    };
+    let mut client = RingClient::new(channel);
+    let plan = tokio::time::timeout(limit, client.join_ring(request))
+        .await
+        .map_err(|_| Error::Rendezvous("not all ranks came in time".to_owned()))?
+        .map_err(|status| Error::Rendezvous(status.message().to_owned()))?
+        .into_inner();
+    plan_of(plan, assignment)
+}
+
+fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Error> {
+    let wrong = |what: &str| Error::Rendezvous(format!("the coordinator's plan has {what}"));
+    let epoch = plan.ring_epoch.ok_or_else(|| wrong("no epoch"))?;
+    let peers = plan.peers.iter().map(|peer| peer.parse::<SocketAddr>());
+    let peers = peers.collect::<Result<Vec<_>, _>>().map_err(|_| wrong("an address that is none"))?;
+    let secret: [u8; 32] =
+        plan.secret.as_slice().try_into().map_err(|_| wrong("a secret of another length"))?;
+    Ok(RingPlan {
+        run: format!("{}/{}", assignment.task.run, assignment.task.stage),
+        ring_epoch: RingEpoch { generation: epoch.generation, counter: epoch.counter },
+        rank: plan.rank as usize,
+        world_size: plan.world_size as usize,
+        peers,
+        secret: Secret(secret),
+    })
+}
+
+/// Forms the ring. Blocks, so it runs where computation does.
+pub(crate) fn connect(
+    plan: &RingPlan,
+    listener: &TcpListener,
+    step: u64,
+    limit: Duration,
+) -> Result<Ring, Error> {
+    Ok(Ring::connect(plan, listener, step, Instant::now() + limit)?)
+}

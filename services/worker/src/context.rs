@@ -1,0 +1,64 @@
+//! What every task of a worker may use.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use capstan_crawl::NetConfig;
+use capstan_dataset::Store;
+use capstan_model::device::DeviceSpec;
+use tokio::sync::Semaphore;
+
+/// Turns at the processor, for roles that share a machine: whoever computes for long takes one per
+/// thread first, so that a training gang and a worker do not slow one another down.
+#[derive(Debug, Clone)]
+pub struct Turns(Arc<Semaphore>);
+
+impl Turns {
+    /// As many turns as threads may compute at once.
+    pub fn new(threads: usize) -> Self {
+        Self(Arc::new(Semaphore::new(threads.max(1))))
+    }
+
+    /// As many as anybody may want: for a process that has the machine to itself.
+    pub fn unbounded() -> Self {
+        Self(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
+    }
+
+    /// The semaphore, for a role that waits by itself.
+    pub fn semaphore(&self) -> Arc<Semaphore> {
+        self.0.clone()
+    }
+}
+
+/// Everything that a worker must be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How it presents itself to the coordinator.
+    pub lease: capstan_lease::Options,
+    /// Names that the crawler resolves itself, and names that may be private.
+    pub net: NetConfig,
+    /// Folder under which relative sources of imports lie.
+    pub import_root: PathBuf,
+    /// Folder for local copies of models.
+    pub cache: PathBuf,
+    /// What models compute on.
+    pub device: DeviceSpec,
+    /// Threads that a model computes on.
+    pub threads: usize,
+    /// Turns at the processor.
+    pub turns: Turns,
+}
+
+/// What a stage of a worker is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) store: Store,
+    pub(crate) net: NetConfig,
+    pub(crate) import_root: PathBuf,
+    pub(crate) cache: PathBuf,
+    pub(crate) device: DeviceSpec,
+    pub(crate) threads: usize,
+    pub(crate) turns: Turns,
+    pub(crate) control: capstan_lease::Control,
+    pub(crate) seed: u64,
+}

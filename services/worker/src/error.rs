@@ -1,0 +1,64 @@
+//! Why a task of a worker failed.
+
+use std::path::PathBuf;
+
+use capstan_plan::FailureKind;
+
+/// Why a task failed. The message of a wrapped error is its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store, or a file in it.
+    #[error(transparent)]
+    Dataset(#[from] capstan_dataset::Error),
+    /// The web, or an import.
+    #[error(transparent)]
+    Crawl(#[from] capstan_crawl::Error),
+    /// Curation.
+    #[error(transparent)]
+    Curate(#[from] capstan_curate::Error),
+    /// Captions and verdicts.
+    #[error(transparent)]
+    Bootstrap(#[from] capstan_bootstrap::Error),
+    /// Figures.
+    #[error(transparent)]
+    Evaluate(#[from] capstan_evaluate::Error),
+    /// A model folder or tokenizer.
+    #[error(transparent)]
+    Model(#[from] capstan_model::Error),
+    /// A file of this machine.
+    #[error("{path}: {source}", path = path.display())]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The computing thread broke.
+    #[error("the computation broke: {0}")]
+    Broken(String),
+    /// The task was cancelled.
+    #[error("the task was cancelled")]
+    Cancelled,
+    /// A task for another role.
+    #[error("a worker does not {0}")]
+    Role(&'static str),
+}
+
+impl Error {
+    /// How the scheduler must treat it.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Dataset(error) => error.kind(),
+            Self::Crawl(error) => error.kind(),
+            Self::Curate(error) => error.kind(),
+            Self::Bootstrap(error) => error.kind(),
+            Self::Evaluate(error) => error.kind(),
+            Self::Model(_) => FailureKind::BadInput,
+            Self::Local { .. } => FailureKind::WorkerFault,
+            Self::Broken(_) => FailureKind::PoisonShard,
+            Self::Cancelled => FailureKind::Transient,
+            Self::Role(_) => FailureKind::Fatal,
+        }
+    }
+}
