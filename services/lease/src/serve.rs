@@ -140,7 +140,8 @@ impl Session {
             cached: Vec::new(),
             wait_ms: self.options.poll.as_millis() as u64,
         };
-        let answer = self.client.clone().lease(request);
+        let mut client = self.client.clone();
+        let answer = client.lease(request);
         let limit = self.options.poll + Duration::from_secs(10);
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => Ok(answer?.into_inner().assignments),

@@ -1,0 +1,102 @@
+//! `capstan demo`: the whole loop over the demo web, in one process, on loopback sockets.
+//!
+//! ```text
+//! world file + seed ─► demo web ─┐
+//! pipeline file ──► coordinator ◄┼─► two workers, two trainer ranks ─► store in DIR
+//!                        │ events
+//!                        ▼
+//!                   board (bars) ─► gather ─► summary.json, report.html, table
+//! ```
+
+mod board;
+mod estimate;
+mod folder;
+mod gather;
+mod inputs;
+mod samples;
+mod system;
+mod table;
+
+use std::sync::Arc;
+
+use capstan_dataset::Store;
+use capstan_demoweb::Site;
+use capstan_report::summary::Summary;
+
+use crate::args;
+use crate::error::{Exit, ExpectedError, OrExit};
+use folder::{Folder, write_whole};
+use inputs::Inputs;
+
+/// The shipped pipeline.
+pub const PIPELINE: &str = include_str!("pipeline.toml");
+
+/// What `--full` adds to it.
+pub const FULL: &str = include_str!("full.toml");
+
+/// Runs the demo.
+///
+/// # Errors
+/// See the exit codes of [`Exit`].
+pub fn run(args: &args::Demo) -> Result<(), ExpectedError> {
+    if args.print_world {
+        print!("{}", capstan_demoweb::World::shipped().to_toml());
+        return Ok(());
+    }
+    if args.print_pipeline {
+        print!("{}", inputs::pipeline_text(args)?);
+        return Ok(());
+    }
+    let inputs = Inputs::read(args)?;
+    let folder = Folder::open(&args.out, &inputs.marker)?;
+    crate::output::log_to_file(&folder.log())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .or_exit(Exit::RunFailed)?;
+    let site = Arc::new(Site::build(&inputs.world, args.seed));
+    runtime.block_on(whole(args, inputs, &folder, site))
+}
+
+/// Everything that needs the runtime.
+async fn whole(
+    args: &args::Demo,
+    inputs: Inputs,
+    folder: &Folder,
+    site: Arc<Site>,
+) -> Result<(), ExpectedError> {
+    if !folder.annotations().exists() {
+        inputs::lay_out_annotations(&site, folder)?;
+    }
+    let store_url = folder.store().display().to_string();
+    let store = Store::open(&store_url).or_exit(Exit::Unavailable)?;
+    let system = system::System::start(folder, &store, site.clone(), &inputs.device).await?;
+    let ended = system.run_pipeline(&inputs.pipeline, args.seed).await;
+    let stopped = system.stop().await;
+    let ended = ended?;
+    stopped?;
+    if ended.leased == 0 {
+        eprintln!("nothing was left to do: every task is committed");
+    }
+    let gathered = gather::gather(&store, &inputs, &ended, &site, args.seed).await?;
+    gathered.summary.check().or_exit(Exit::RunFailed)?;
+    inputs::lay_out_models(&store, &gathered.models, folder).await?;
+    let summary = serde_json::to_vec_pretty(&gathered.summary).or_exit(Exit::RunFailed)?;
+    write_whole(&folder.summary(), &summary)?;
+    let page = samples::run_report(&store, &gathered, &site).await?;
+    capstan_report::write(&folder.report(), &page).or_exit(Exit::RunFailed)?;
+    show(args, &gathered.summary, folder);
+    Ok(())
+}
+
+fn show(args: &args::Demo, summary: &Summary, folder: &Folder) {
+    if args.json {
+        let text = serde_json::to_string_pretty(summary).expect("plain data");
+        println!("{text}");
+    } else {
+        println!("{}", table::comparison(summary));
+        println!("{}", table::sentence(summary));
+    }
+    eprintln!("report: {}", folder.report().display());
+}

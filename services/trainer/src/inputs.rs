@@ -1,0 +1,94 @@
+//! What a training reads before its first step.
+
+use std::path::{Path, PathBuf};
+
+use capstan_dataset::{Store, index, models};
+use capstan_model::tokenizer::Tokenizer;
+use capstan_model::{Device, ImagePreprocess};
+use capstan_plan::id::{Digest, ModelDigest};
+use capstan_plan::stage;
+use capstan_plan::task::Data;
+use capstan_train::{Network, PictureRow, Sample, network, tokenised};
+
+use crate::error::Error;
+
+/// A training task, taken apart.
+pub(crate) struct Training {
+    pub(crate) config: stage::Train,
+    pub(crate) data: Vec<Data>,
+    pub(crate) tokenizer: ModelDigest,
+    pub(crate) init: Option<ModelDigest>,
+}
+
+/// Samples, pictures and vocabulary, ready to train on.
+pub(crate) struct Inputs {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) init: Option<PathBuf>,
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) parts: Vec<capstan_plan::commit::Part>,
+    pub(crate) rows: Vec<PictureRow>,
+}
+
+impl Training {
+    /// Reads the index, the vocabulary and the model to go on from.
+    pub(crate) async fn read(&self, store: &Store, cache: &Path) -> Result<Inputs, Error> {
+        let folder = models::fetch(store, &self.tokenizer, cache).await?;
+        let tokenizer = Tokenizer::load(&folder)?;
+        let init = match &self.init {
+            Some(model) => Some(models::fetch(store, model, cache).await?),
+            None => None,
+        };
+        let max_tokens = self.max_text_tokens(init.as_deref())?;
+        let index = index::samples(store, &self.data).await?;
+        if index.samples.is_empty() {
+            return Err(Error::NoSamples);
+        }
+        let (samples, rows) = tokenised(&index.samples, &tokenizer, max_tokens);
+        Ok(Inputs { tokenizer, init, samples, parts: index.parts, rows })
+    }
+
+    /// The longest text that the model takes: of the sizes given, or of the model gone on from.
+    fn max_text_tokens(&self, init: Option<&Path>) -> Result<usize, Error> {
+        match (&self.config.architecture, init) {
+            (Some(architecture), _) => Ok(architecture.max_text_tokens),
+            (None, Some(folder)) => {
+                let device = capstan_model::DeviceSpec::Cpu.open()?;
+                Ok(network::load(folder, &self.config.objectives, &device)?.max_text_tokens())
+            }
+            (None, None) => Err(Error::NoModel),
+        }
+    }
+
+    /// The network with its first weights: drawn, or those of the model gone on from.
+    pub(crate) fn network(
+        &self,
+        inputs: &Inputs,
+        seed: u64,
+        device: &Device,
+    ) -> Result<(Network, ImagePreprocess), Error> {
+        match (&self.config.architecture, &inputs.init) {
+            (Some(architecture), _) => {
+                let vocabulary = (inputs.tokenizer.len(), &inputs.tokenizer.special());
+                let objectives = &self.config.objectives;
+                let network = Network::drawn(architecture, objectives, vocabulary, seed, device)?;
+                Ok((network, ImagePreprocess::new(architecture.image_size)))
+            }
+            (None, Some(folder)) => {
+                let network = network::load(folder, &self.config.objectives, device)?;
+                Ok((network, ImagePreprocess::load(folder)?))
+            }
+            (None, None) => Err(Error::NoModel),
+        }
+    }
+
+    /// Digests of everything that was read, for the commit record.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        let parts = self.data.iter().flat_map(|data| &data.parts);
+        let files = parts.flat_map(|part| [&part.base].into_iter().chain(&part.overlays));
+        files
+            .map(|file| file.digest)
+            .chain([self.tokenizer.0])
+            .chain(self.init.map(|model| model.0))
+            .collect()
+    }
+}
