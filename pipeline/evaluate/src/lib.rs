@@ -1,1 +1,31 @@
-//! placeholder
+//! What a model is worth: retrieval, zero-shot classification, captioning.
+//!
+//! What lives here: the metrics as pure functions over numbers and words, and
+//! the runner that gets those numbers out of a model. It calls `plan`, `dataset`
+//! and `model`; it reads no store and knows no service.
+//!
+//! ```text
+//! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
+//!                      │        └─► candidates ─► ITM ─► rerank ─► retrieval
+//!                      ├─► classes x templates ─► zero_shot ─► accuracy
+//!                      └─► captions ─► words ─► cider, bleu
+//! ```
+//! The blind test permutes the pictures and asks for all of it again.
+
+pub mod bleu;
+pub mod blind;
+pub mod captioning;
+pub mod cider;
+mod error;
+mod ngrams;
+pub mod rerank;
+pub mod retrieval;
+mod scores;
+pub mod words;
+pub mod zero_shot;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::Error;
+pub use scores::Scores;

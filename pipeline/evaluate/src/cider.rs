@@ -1,0 +1,107 @@
+//! CIDEr-D (Vedantam et al. 2015, section 5).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ngrams::{MAX_N, Ngrams};
+
+/// Width of the Gaussian penalty on a difference in length.
+const SIGMA: f64 = 6.0;
+
+/// TF-IDF weights of one sentence.
+struct Weighted<'a> {
+    weights: [BTreeMap<&'a [String], f64>; MAX_N],
+    norms: [f64; MAX_N],
+    /// Number of bigrams: what the reference scorer takes for the length.
+    length: f64,
+}
+
+/// Inverse document frequencies over the references of a set.
+struct Frequencies<'a> {
+    documents: BTreeMap<&'a [String], f64>,
+    log_sets: f64,
+}
+
+impl<'a> Frequencies<'a> {
+    /// Counts, for every n-gram, the pictures that have it in any reference.
+    fn of(references: &'a [Vec<Vec<String>>]) -> Self {
+        let mut documents = BTreeMap::new();
+        for set in references {
+            let mut seen = BTreeSet::new();
+            for reference in set {
+                for n in 1..=MAX_N {
+                    seen.extend(reference.windows(n));
+                }
+            }
+            for gram in seen {
+                *documents.entry(gram).or_insert(0.0) += 1.0;
+            }
+        }
+        Self {
+            documents,
+            log_sets: (references.len() as f64).ln(),
+        }
+    }
+
+    fn weigh<'w>(&self, words: &'w [String]) -> Weighted<'w> {
+        let ngrams = Ngrams::of(words);
+        let weights = ngrams.counts.map(|counts| {
+            let weigh = |(gram, count): (&'w [String], usize)| {
+                let seen = self.documents.get(gram).copied().unwrap_or(0.0);
+                (gram, count as f64 * (self.log_sets - seen.max(1.0).ln()))
+            };
+            counts.into_iter().map(weigh).collect::<BTreeMap<_, _>>()
+        });
+        let norm = |of: &BTreeMap<_, f64>| of.values().map(|w| w * w).sum::<f64>().sqrt();
+        Weighted {
+            norms: std::array::from_fn(|n| norm(&weights[n])),
+            weights,
+            length: words.len().saturating_sub(1) as f64,
+        }
+    }
+}
+
+/// Similarity of a caption and one reference, mean over the lengths of n-grams:
+/// the caption's weights are clipped to the reference's.
+fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
+    let shift = caption.length - reference.length;
+    let penalty = (-shift * shift / (2.0 * SIGMA * SIGMA)).exp();
+    let total: f64 = (0..MAX_N)
+        .map(|n| {
+            let norms = caption.norms[n] * reference.norms[n];
+            if norms == 0.0 {
+                return 0.0;
+            }
+            let product = caption.weights[n].iter().filter_map(|(gram, &weight)| {
+                let theirs = *reference.weights[n].get(gram)?;
+                Some(weight.min(theirs) * theirs)
+            });
+            product.sum::<f64>() / norms * penalty
+        })
+        .sum();
+    total / MAX_N as f64
+}
+
+/// CIDEr-D of a set, 0 to 10.
+///
+/// n-grams of length 1 to 4, weighted by TF-IDF with the document frequency over
+/// the references given (so a set of one picture scores 0), clipped counts, a
+/// Gaussian length penalty of sigma 6, times 10; the mean over the references of
+/// a picture and over the pictures. Agrees with `pycocoevalcap.cider`.
+///
+/// - `captions`: the words of each caption.
+/// - `references`: the words of each reference of each caption, as many as captions.
+pub fn cider_d(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> f64 {
+    if captions.is_empty() {
+        return 0.0;
+    }
+    let frequencies = Frequencies::of(references);
+    let scores = captions.iter().zip(references).map(|(caption, set)| {
+        let caption = frequencies.weigh(caption);
+        let sum: f64 = set
+            .iter()
+            .map(|reference| similarity(&caption, &frequencies.weigh(reference)))
+            .sum();
+        10.0 * sum / set.len().max(1) as f64
+    });
+    scores.sum::<f64>() / captions.len() as f64
+}

@@ -1,0 +1,75 @@
+//! Retrieval: recall at k among pictures and texts.
+
+use capstan_plan::results::RetrievalFigures;
+
+use crate::scores::Scores;
+
+/// How many of `wrong` stand in the way of `own`: those whose score is not below it.
+///
+/// A tie counts against the right one, and so does a score that is no number:
+/// a model that gives the same score to everything retrieves nothing.
+fn ahead(own: f32, wrong: impl Iterator<Item = f32>) -> usize {
+    wrong
+        .filter(|score| score.partial_cmp(&own) != Some(std::cmp::Ordering::Less))
+        .count()
+}
+
+/// For every picture, the number of wrong texts that score at least as high as its best own one.
+///
+/// `owner[text]` is the picture that a text belongs to. A picture without texts
+/// has every text in its way.
+pub fn text_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
+    (0..scores.pictures())
+        .map(|picture| {
+            let row = scores.row(picture);
+            let of_owner = |own: bool| {
+                let places = row.iter().zip(owner);
+                places.filter_map(move |(&s, &o)| ((o == picture) == own).then_some(s))
+            };
+            match of_owner(true).reduce(f32::max) {
+                Some(best) => ahead(best, of_owner(false)),
+                None => usize::MAX,
+            }
+        })
+        .collect()
+}
+
+/// For every text, the number of wrong pictures that score at least as high as its own one.
+pub fn picture_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
+    owner
+        .iter()
+        .enumerate()
+        .map(|(text, &own)| {
+            let wrong = scores.column(text).enumerate();
+            let wrong = wrong.filter_map(|(picture, s)| (picture != own).then_some(s));
+            ahead(scores.at(own, text), wrong)
+        })
+        .collect()
+}
+
+/// Share of ranks below `k`, in percent; 0 of nothing.
+fn recall(ranks: &[usize], k: usize) -> f64 {
+    if ranks.is_empty() {
+        return 0.0;
+    }
+    let hits = ranks.iter().filter(|&&rank| rank < k).count();
+    100.0 * hits as f64 / ranks.len() as f64
+}
+
+/// R@1 and R@5 in both directions. A tie is a miss: R@k asks for at most `k - 1`
+/// wrong ones with a score that is not below the right one's.
+///
+/// - `of_texts`: `[pictures, texts]`, ranks the texts of a picture (TR; any of its own counts).
+/// - `of_pictures`: `[pictures, texts]`, ranks the pictures of a text (IR). By cosine the
+///   two are one matrix; re-ranking scores other candidates in each direction.
+/// - `owner`: `[texts]`, the picture of each text.
+pub fn figures(of_texts: &Scores, of_pictures: &Scores, owner: &[usize]) -> RetrievalFigures {
+    let texts = text_ranks(of_texts, owner);
+    let pictures = picture_ranks(of_pictures, owner);
+    RetrievalFigures {
+        tr_at_1: recall(&texts, 1),
+        tr_at_5: recall(&texts, 5),
+        ir_at_1: recall(&pictures, 1),
+        ir_at_5: recall(&pictures, 5),
+    }
+}
