@@ -8,7 +8,9 @@ const ROWS: u32 = 6;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
-    let path = arguments.next().ok_or("name the file to write, such as sheet.png")?;
+    let path = arguments
+        .next()
+        .ok_or("name the file to write, such as sheet.png")?;
     let seed = arguments.next().map_or(Ok(1), |seed| seed.parse())?;
     let site = Site::build(&World::shipped(), seed);
     let side = site.world().scenes.size_px;
@@ -25,7 +27,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         image::imageops::replace(&mut sheet, &picture, x.into(), y.into());
         for (text, kind) in texts {
             let worth = site.judge(scene, text);
-            println!("{index:2} {:11} {:5} {text}", kind.as_str(), format!("{worth:?}"));
+            println!(
+                "{index:2} {:11} {:5} {text}",
+                kind.as_str(),
+                format!("{worth:?}")
+            );
         }
     }
     let (width, height) = (sheet.width() * 2, sheet.height() * 2);

@@ -12,8 +12,8 @@ use crate::draw::Draw;
 use crate::picture::{encode_png, render};
 use crate::scene::{Scene, Things, draw_alike, draw_scene};
 use crate::site::Site;
-use crate::world::World;
 use crate::wording::Writer;
+use crate::world::World;
 
 /// An annotated set could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,10 @@ pub(crate) fn human(world: &World, seed: u64) -> Vec<Annotated> {
         .map(|item| {
             let scene = draw_scene(world, &mut Draw::new(seed, "human scene", item));
             let text = writer.human(&scene, &mut Draw::new(seed, "human text", item));
-            Annotated { scene, texts: vec![text] }
+            Annotated {
+                scene,
+                texts: vec![text],
+            }
         })
         .collect()
 }
@@ -61,7 +64,9 @@ pub(crate) fn evaluation(world: &World, seed: u64) -> Vec<Annotated> {
         }
         alike += usize::from(is_alike);
         let draw = &mut Draw::new(seed, "evaluation text", sets.len() as u64);
-        let texts = (0..counts.references).map(|_| writer.human(&scene, draw)).collect();
+        let texts = (0..counts.references)
+            .map(|_| writer.human(&scene, draw))
+            .collect();
         sets.push(Annotated { scene, texts });
     }
     sets
@@ -84,7 +89,10 @@ pub(crate) fn zero_shot(world: &World, seed: u64) -> Vec<Annotated> {
 
 /// A class as people say it: "red ball".
 pub(crate) fn class(world: &World, (colour, object): (crate::Colour, crate::Object)) -> String {
-    format!("{} {}", world.words.colours[&colour][0], world.words.objects[&object][0])
+    format!(
+        "{} {}",
+        world.words.colours[&colour][0], world.words.objects[&object][0]
+    )
 }
 
 /// Lays out `dir/{human,evaluation,zero_shot}`.
@@ -123,7 +131,10 @@ fn file_name(index: usize) -> String {
 }
 
 fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, AnnotationError> {
-    result.map_err(|source| AnnotationError { path: path.to_owned(), source })
+    result.map_err(|source| AnnotationError {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// COCO captions: ids count from 1, texts in the order of the pictures.
@@ -137,7 +148,8 @@ fn captions(name: &str, set: &[Annotated], size_px: u32) -> String {
         })
         .collect();
     let texts = set.iter().enumerate();
-    let texts = texts.flat_map(|(index, picture)| picture.texts.iter().map(move |text| (index, text)));
+    let texts =
+        texts.flat_map(|(index, picture)| picture.texts.iter().map(move |text| (index, text)));
     let annotations: Vec<_> = texts
         .enumerate()
         .map(|(id, (index, text))| json!({"id": id + 1, "image_id": index + 1, "caption": text}))

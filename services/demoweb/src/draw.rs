@@ -95,7 +95,10 @@ mod tests {
 
     #[test]
     fn shares_are_exact_and_add_up() {
-        assert_eq!(shares(100, &[40.0, 10.0, 8.0, 16.0, 12.0, 14.0]), [40, 10, 8, 16, 12, 14]);
+        assert_eq!(
+            shares(100, &[40.0, 10.0, 8.0, 16.0, 12.0, 14.0]),
+            [40, 10, 8, 16, 12, 14]
+        );
         assert_eq!(shares(10, &[1.0, 1.0, 1.0]), [4, 3, 3]);
         assert_eq!(shares(0, &[1.0, 2.0]), [0, 0]);
         assert_eq!(shares(7, &[0.0, 2.0]), [0, 7]);

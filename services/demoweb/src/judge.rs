@@ -53,7 +53,9 @@ pub fn judge(scene: &Scene, text: &str) -> Judgement {
 impl Judge {
     /// A judge that knows the words of this world.
     pub fn new(world: &World) -> Self {
-        Self { lexicon: Lexicon::new(&world.words) }
+        Self {
+            lexicon: Lexicon::new(&world.words),
+        }
     }
 
     /// What `text` is worth for `scene`.
@@ -62,7 +64,11 @@ impl Judge {
         if said.states_nothing() {
             return Judgement::Bad;
         }
-        if said.backgrounds.iter().any(|background| *background != scene.background) {
+        if said
+            .backgrounds
+            .iter()
+            .any(|background| *background != scene.background)
+        {
             return Judgement::Bad;
         }
         let things = scene.all();
@@ -79,7 +85,10 @@ impl Judge {
 }
 
 fn denials_hold(said: &Statements, things: &[Thing]) -> bool {
-    !said.denied.iter().any(|claim| things.iter().any(|thing| claim.fits(thing)))
+    !said
+        .denied
+        .iter()
+        .any(|claim| things.iter().any(|thing| claim.fits(thing)))
 }
 
 /// Deals things out to `said.claims[at..]` in every way; `best` becomes the best judgement.
@@ -96,8 +105,9 @@ fn deal(
         *best = (*best).min(verdict(scene, things, said, dealt, free));
         return;
     };
-    let fitting: Vec<usize> =
-        (0..things.len()).filter(|index| free[*index] && claim.fits(&things[*index])).collect();
+    let fitting: Vec<usize> = (0..things.len())
+        .filter(|index| free[*index] && claim.fits(&things[*index]))
+        .collect();
     for chosen in subsets(&fitting) {
         if !claim.count.admits(chosen.len()) {
             continue;
@@ -113,7 +123,10 @@ fn deal(
 fn subsets(of: &[usize]) -> Vec<Vec<usize>> {
     (0..1u32 << of.len())
         .map(|mask| {
-            let chosen = of.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1);
+            let chosen = of
+                .iter()
+                .enumerate()
+                .filter(|(bit, _)| mask >> bit & 1 == 1);
             chosen.map(|(_, index)| *index).collect()
         })
         .collect()
@@ -134,17 +147,26 @@ fn verdict(
     });
     if miscounted
         || !loose_hold(said, things)
-        || !said.relations.iter().all(|relation| relation_holds(scene, things, relation, dealt))
+        || !said
+            .relations
+            .iter()
+            .all(|relation| relation_holds(scene, things, relation, dealt))
     {
         return Judgement::Bad;
     }
     let complete = left.is_empty() && said.claims.iter().all(Claim::is_complete);
-    if complete { Judgement::Good } else { Judgement::Vague }
+    if complete {
+        Judgement::Good
+    } else {
+        Judgement::Vague
+    }
 }
 
 /// "Something red", "a big thing": true of at least one thing.
 fn loose_hold(said: &Statements, things: &[Thing]) -> bool {
-    said.loose.iter().all(|claim| things.iter().any(|thing| claim.fits(thing)))
+    said.loose
+        .iter()
+        .all(|claim| things.iter().any(|thing| claim.fits(thing)))
 }
 
 fn relation_holds(
@@ -165,10 +187,14 @@ fn relation_holds(
             let others = &dealt[other];
             !ones.is_empty()
                 && !others.is_empty()
-                && ones.iter().all(|one| others.iter().all(|other| holds(*one, *other)))
+                && ones
+                    .iter()
+                    .all(|one| others.iter().all(|other| holds(*one, *other)))
         }
         // "A ball to the left of it": of anything else on the picture.
-        None => ones.iter().all(|one| (0..things.len()).any(|other| holds(*one, other))),
+        None => ones
+            .iter()
+            .all(|one| (0..things.len()).any(|other| holds(*one, other))),
     }
 }
 
@@ -199,6 +225,7 @@ impl Count {
         match self {
             Self::Exactly(exact) => count == exact,
             Self::Several => count >= 2,
+            Self::AtLeastOne => count >= 1,
         }
     }
 }

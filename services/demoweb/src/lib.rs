@@ -32,6 +32,4 @@ pub use scene::{Background, Colour, Key, Object, Relation, Scene, Size, Thing, T
 pub use serve::{ServeError, serve};
 pub use site::{Expected, Fate, Found, Site};
 pub use wording::TextKind;
-pub use world::{
-    Counts, Hosts, Noise, Planted, Scenes, Style, Words, World, WorldError,
-};
+pub use world::{Counts, Hosts, Noise, Planted, Scenes, Style, Words, World, WorldError};

@@ -57,7 +57,10 @@ impl RequestLog {
     }
 
     pub(crate) fn entries(&self) -> Vec<LogEntry> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -81,15 +84,24 @@ pub(crate) fn violations(site: &Site, log: &[LogEntry], user_agent: &str) -> Vec
 
 fn robots_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
     let Some(robots) = site.robots(host) else {
-        found.push(format!("{host}: no host of this web was asked for {}", entries[0].path));
+        found.push(format!(
+            "{host}: no host of this web was asked for {}",
+            entries[0].path
+        ));
         return;
     };
     if entries[0].path != "/robots.txt" {
-        found.push(format!("http://{host}{} was asked for before robots.txt", entries[0].path));
+        found.push(format!(
+            "http://{host}{} was asked for before robots.txt",
+            entries[0].path
+        ));
     }
     for entry in entries {
         if entry.path != "/robots.txt" && !robots.allows(&entry.path) {
-            found.push(format!("http://{host}{} is disallowed by robots.txt", entry.path));
+            found.push(format!(
+                "http://{host}{} is disallowed by robots.txt",
+                entry.path
+            ));
         }
     }
 }
@@ -111,7 +123,10 @@ fn delay_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<
         return;
     };
     // A crawler cannot know the delay before it has read robots.txt, so that request is free.
-    let paced: Vec<&&LogEntry> = entries.iter().filter(|entry| entry.path != "/robots.txt").collect();
+    let paced: Vec<&&LogEntry> = entries
+        .iter()
+        .filter(|entry| entry.path != "/robots.txt")
+        .collect();
     for two in paced.windows(2) {
         let gap = two[1].at.saturating_sub(two[0].at);
         if gap + JITTER < delay {
@@ -124,4 +139,3 @@ fn delay_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<
         }
     }
 }
-

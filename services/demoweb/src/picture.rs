@@ -130,7 +130,10 @@ impl Canvas {
         match background {
             Background::Sand => {
                 for _ in 0..90 {
-                    let (x, y) = (draw.between(0.0, 256.0) * unit, draw.between(0.0, 256.0) * unit);
+                    let (x, y) = (
+                        draw.between(0.0, 256.0) * unit,
+                        draw.between(0.0, 256.0) * unit,
+                    );
                     path.push_circle(x as f32, y as f32, (2.3 * unit) as f32);
                 }
                 self.fill(path, dark);
@@ -147,8 +150,15 @@ impl Canvas {
                     let y = f64::from(row) * 22.0 - phase;
                     for column in 0..43 {
                         let x = f64::from(column) * 6.0;
-                        let at = ((x * unit) as f32, ((y + 6.0 * (x / 11.0 + phase).sin()) * unit) as f32);
-                        if column == 0 { path.move_to(at.0, at.1) } else { path.line_to(at.0, at.1) }
+                        let at = (
+                            (x * unit) as f32,
+                            ((y + 6.0 * (x / 11.0 + phase).sin()) * unit) as f32,
+                        );
+                        if column == 0 {
+                            path.move_to(at.0, at.1)
+                        } else {
+                            path.line_to(at.0, at.1)
+                        }
                     }
                 }
                 self.stroke(path, bright, 4.0 * unit);
@@ -158,7 +168,8 @@ impl Canvas {
                     let y = f64::from(row) * 24.0 - phase;
                     line(&mut path, unit, 0.0, y, 256.0, y);
                     for column in 0..7 {
-                        let x = f64::from(column) * 48.0 - phase + if row % 2 == 1 { 24.0 } else { 0.0 };
+                        let x = f64::from(column) * 48.0 - phase
+                            + if row % 2 == 1 { 24.0 } else { 0.0 };
                         line(&mut path, unit, x, y, x, y + 24.0);
                     }
                 }
@@ -183,7 +194,12 @@ impl Canvas {
         match thing.object {
             Object::Ball => {
                 self.circle(x, y, radius, colour);
-                self.circle(x - 0.325 * radius, y - 0.425 * radius, 0.275 * radius, light);
+                self.circle(
+                    x - 0.325 * radius,
+                    y - 0.425 * radius,
+                    0.275 * radius,
+                    light,
+                );
             }
             Object::Ring => {
                 let mut path = PathBuilder::new();
@@ -205,13 +221,26 @@ impl Canvas {
 
     fn striped_square(&mut self, x: f64, y: f64, radius: f64, colour: Rgb, dark: Rgb) {
         let half = 0.92 * radius;
-        let square = Rect::from_ltrb((x - half) as f32, (y - half) as f32, (x + half) as f32, (y + half) as f32);
+        let square = Rect::from_ltrb(
+            (x - half) as f32,
+            (y - half) as f32,
+            (x + half) as f32,
+            (y + half) as f32,
+        );
         if let Some(square) = square {
-            self.pixmap.fill_rect(square, &paint(colour), Transform::identity(), None);
+            self.pixmap
+                .fill_rect(square, &paint(colour), Transform::identity(), None);
         }
         let mut bars = PathBuilder::new();
         for at in [-0.92, -0.31, 0.31, 0.92] {
-            line(&mut bars, 1.0, x - half, y + at * radius, x + half, y + at * radius);
+            line(
+                &mut bars,
+                1.0,
+                x - half,
+                y + at * radius,
+                x + half,
+                y + at * radius,
+            );
         }
         self.stroke(bars, dark, 0.26 * radius);
     }
@@ -220,7 +249,10 @@ impl Canvas {
         let mut triangle = |from: f64, to: f64, colour: Rgb| {
             let mut path = PathBuilder::new();
             path.move_to(x as f32, (y - 1.05 * radius) as f32);
-            path.line_to((x + from * 1.05 * radius) as f32, (y + 0.85 * radius) as f32);
+            path.line_to(
+                (x + from * 1.05 * radius) as f32,
+                (y + 0.85 * radius) as f32,
+            );
             path.line_to((x + to * 1.05 * radius) as f32, (y + 0.85 * radius) as f32);
             path.close();
             self.fill(path, colour);
@@ -240,7 +272,8 @@ impl Canvas {
     fn fill(&mut self, path: PathBuilder, colour: Rgb) {
         if let Some(path) = path.finish() {
             let identity = Transform::identity();
-            self.pixmap.fill_path(&path, &paint(colour), FillRule::Winding, identity, None);
+            self.pixmap
+                .fill_path(&path, &paint(colour), FillRule::Winding, identity, None);
         }
     }
 
@@ -251,7 +284,8 @@ impl Canvas {
                 line_cap: LineCap::Butt,
                 ..Stroke::default()
             };
-            self.pixmap.stroke_path(&path, &paint(colour), &stroke, Transform::identity(), None);
+            self.pixmap
+                .stroke_path(&path, &paint(colour), &stroke, Transform::identity(), None);
         }
     }
 }
@@ -312,7 +346,11 @@ fn light(picture: &[f32], side: usize, draw: &mut Draw) -> Vec<u8> {
     let brightness = draw.between(0.8, 1.12) as f32;
     let slope = draw.between(0.0, 0.3) as f32;
     let (dx, dy) = (angle.cos() as f32 * slope, angle.sin() as f32 * slope);
-    let mut noise = Noise { draw, bits: 0, left: 0 };
+    let mut noise = Noise {
+        draw,
+        bits: 0,
+        left: 0,
+    };
     let mut out = Vec::with_capacity(picture.len());
     for y in 0..side {
         let down = y as f32 / side as f32 - 0.5;
@@ -342,7 +380,9 @@ impl Noise<'_> {
             self.left = 2;
         }
         self.left -= 1;
-        let sum: u32 = (0..4).map(|byte| (self.bits >> (8 * byte)) as u32 & 255).sum();
+        let sum: u32 = (0..4)
+            .map(|byte| (self.bits >> (8 * byte)) as u32 & 255)
+            .sum();
         self.bits >>= 32;
         // Mean 510; variance of a byte (256^2 - 1) / 12.
         (sum as f32 - 510.0) / 147.8
@@ -361,7 +401,11 @@ pub fn encode_png(rgb: &[u8], size_px: u32) -> Vec<u8> {
 /// Encodes RGB bytes of a square picture as JPEG of quality 95.
 pub fn encode_jpeg(rgb: &[u8], size_px: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(rgb.len());
-    encode(image::codecs::jpeg::JpegEncoder::new_with_quality(&mut out, 95), rgb, size_px);
+    encode(
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut out, 95),
+        rgb,
+        size_px,
+    );
     out
 }
 
@@ -393,9 +437,13 @@ mod tests {
         let world = World::shipped();
         let scene = draw_scene(&world, &mut Draw::new(1, "scene", 4));
         let rgb = render(&scene, 64, 1, 4);
-        let png = image::load_from_memory(&encode_png(&rgb, 64)).unwrap().to_rgb8();
+        let png = image::load_from_memory(&encode_png(&rgb, 64))
+            .unwrap()
+            .to_rgb8();
         assert_eq!(png.as_raw(), &rgb);
-        let jpeg = image::load_from_memory(&encode_jpeg(&rgb, 64)).unwrap().to_rgb8();
+        let jpeg = image::load_from_memory(&encode_jpeg(&rgb, 64))
+            .unwrap()
+            .to_rgb8();
         let error: f64 = (jpeg.as_raw().iter().zip(&rgb))
             .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs())
             .sum::<f64>()
@@ -408,14 +456,21 @@ mod tests {
         for (item, colour) in Colour::ALL.iter().enumerate() {
             let scene = Scene {
                 things: Things::Alike {
-                    thing: Thing { object: Object::Crate, colour: *colour, size: Size::Big },
+                    thing: Thing {
+                        object: Object::Crate,
+                        colour: *colour,
+                        size: Size::Big,
+                    },
                     cells: vec![0, 1, 2, 3],
                 },
                 background: Background::Paper,
             };
             let rgb = render(&scene, 64, 9, item as u64);
             let near = |pixel: &[u8]| {
-                let far = pixel.iter().zip(base_colour(*colour)).map(|(a, b)| (f64::from(*a) - b).powi(2));
+                let far = pixel
+                    .iter()
+                    .zip(base_colour(*colour))
+                    .map(|(a, b)| (f64::from(*a) - b).powi(2));
                 far.sum::<f64>().sqrt() < 90.0
             };
             let share = rgb.chunks(3).filter(|pixel| near(pixel)).count() as f64 / 4096.0;

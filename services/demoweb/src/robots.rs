@@ -19,7 +19,10 @@ pub(crate) struct Robots {
 impl Robots {
     /// A host without a robots.txt: all may be crawled.
     pub(crate) fn missing() -> Self {
-        Self { status: 404, ..Self::default() }
+        Self {
+            status: 404,
+            ..Self::default()
+        }
     }
 
     /// A host whose robots.txt cannot be had: nothing may be crawled.
@@ -36,14 +39,20 @@ impl Robots {
         Self {
             status: 200,
             text,
-            rules: rules.iter().map(|(allow, pattern)| (*allow, (*pattern).to_owned())).collect(),
+            rules: rules
+                .iter()
+                .map(|(allow, pattern)| (*allow, (*pattern).to_owned()))
+                .collect(),
             delay: None,
         }
     }
 
     /// Whether the world's crawler may fetch this path (with its query).
     pub(crate) fn allows(&self, path: &str) -> bool {
-        let matching = self.rules.iter().filter(|(_, pattern)| matches(pattern, path));
+        let matching = self
+            .rules
+            .iter()
+            .filter(|(_, pattern)| matches(pattern, path));
         matching
             .max_by_key(|(allow, pattern)| (pattern.len(), *allow))
             .is_none_or(|(allow, _)| *allow)
@@ -80,7 +89,13 @@ mod tests {
     fn the_longest_rule_decides_and_allow_wins_ties() {
         let robots = Robots::file(
             String::new(),
-            &[(false, "/private/"), (true, "/private/open/"), (false, "/*/raw/*.png$"), (false, "/x"), (true, "/x")],
+            &[
+                (false, "/private/"),
+                (true, "/private/open/"),
+                (false, "/*/raw/*.png$"),
+                (false, "/x"),
+                (true, "/x"),
+            ],
         );
         for (path, allowed) in [
             ("/", true),

@@ -224,7 +224,12 @@ pub(crate) fn draw_alike(
     draw: &mut Draw,
 ) -> Scene {
     let thing = draw_thing(world, name, draw);
-    let cells = draw.permutation(4).iter().take(count).map(|c| *c as u8).collect();
+    let cells = draw
+        .permutation(4)
+        .iter()
+        .take(count)
+        .map(|c| *c as u8)
+        .collect();
     Scene {
         things: Things::Alike { thing, cells },
         background: *draw.choose(&world.scenes.backgrounds),

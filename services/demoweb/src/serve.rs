@@ -70,17 +70,26 @@ pub async fn serve(
 
 async fn answer(State(server): State<Server>, request: Request) -> Response {
     let host = host_of(&request);
-    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let path = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |path| path.as_str())
+        .to_owned();
     let agent = text_of(request.headers(), header::USER_AGENT);
     // Logged when it comes in: the order and the gaps are those of the requests.
     let planned = server.plan(&host, &path, request.method());
-    server.site.request_log().record(&host, &path, &agent, planned.status());
+    server
+        .site
+        .request_log()
+        .record(&host, &path, &agent, planned.status());
     server.respond(planned).await
 }
 
 fn host_of(request: &Request) -> String {
     let named = text_of(request.headers(), header::HOST);
-    let name = named.split_once(':').map_or(named.as_str(), |(name, _)| name);
+    let name = named
+        .split_once(':')
+        .map_or(named.as_str(), |(name, _)| name);
     name.to_ascii_lowercase()
 }
 
@@ -130,7 +139,10 @@ impl Server {
                 if failed.insert(format!("{host}{path}")) {
                     Planned::Unavailable
                 } else {
-                    Planned::Planned(Answer::Picture { picture: picture.clone(), tags: Vec::new() })
+                    Planned::Planned(Answer::Picture {
+                        picture: picture.clone(),
+                        tags: Vec::new(),
+                    })
                 }
             }
             Some(answer) => Planned::Planned(answer.clone()),
@@ -139,12 +151,15 @@ impl Server {
 
     async fn respond(&self, planned: Planned) -> Response {
         match planned {
-            Planned::Robots(status, text) => {
-                with_status(with_type("text/plain; charset=utf-8", text.into_bytes()), status)
-            }
+            Planned::Robots(status, text) => with_status(
+                with_type("text/plain; charset=utf-8", text.into_bytes()),
+                status,
+            ),
             Planned::Unavailable => {
                 let mut response = status_alone(503);
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
                 response
             }
             Planned::Refused(status) => status_alone(status.as_u16()),
@@ -154,15 +169,17 @@ impl Server {
 
     async fn give(&self, answer: Answer) -> Response {
         match answer {
-            Answer::Page { html, tags } => {
-                tagged(with_type("text/html; charset=utf-8", html.as_bytes().to_vec()), &tags)
-            }
+            Answer::Page { html, tags } => tagged(
+                with_type("text/html; charset=utf-8", html.as_bytes().to_vec()),
+                &tags,
+            ),
             Answer::Picture { picture, tags } => tagged(self.picture(picture).await, &tags),
             Answer::Flaky(picture) => self.picture(picture).await,
             Answer::Redirect { status, location } => {
                 let mut response = status_alone(status);
                 if let Some(location) = location {
-                    let value = HeaderValue::from_str(&location).expect("planned locations are ASCII");
+                    let value =
+                        HeaderValue::from_str(&location).expect("planned locations are ASCII");
                     response.headers_mut().insert(header::LOCATION, value);
                 }
                 response
@@ -171,9 +188,15 @@ impl Server {
             Answer::Damaged { picture, damage } => {
                 let content_type = picture.content_type();
                 let seed = self.site.seed();
-                with_type(content_type, blocking(move || picture.damaged(damage, seed)).await)
+                with_type(
+                    content_type,
+                    blocking(move || picture.damaged(damage, seed)).await,
+                )
             }
-            Answer::Bytes { content_type, bytes } => with_type(content_type, bytes.to_vec()),
+            Answer::Bytes {
+                content_type,
+                bytes,
+            } => with_type(content_type, bytes.to_vec()),
             Answer::Endless { bytes, announced } => endless(bytes, announced),
             Answer::Hang => {
                 self.shutdown.cancelled().await;
@@ -199,7 +222,9 @@ impl Server {
         let (sender, receiver) = tokio::sync::mpsc::channel(2);
         // Two places and one receiver that is not yet dropped: neither can fail.
         let _ = sender.try_send(Ok(half));
-        let _ = sender.try_send(Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+        let _ = sender.try_send(Err(std::io::Error::from(
+            std::io::ErrorKind::ConnectionReset,
+        )));
         let mut response = Response::new(Body::from_stream(stream(receiver)));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -241,7 +266,9 @@ fn endless(bytes: u64, announced: bool) -> Response {
 
 /// Renders off the threads that serve.
 async fn blocking(render: impl FnOnce() -> Vec<u8> + Send + 'static) -> Vec<u8> {
-    tokio::task::spawn_blocking(render).await.expect("rendering a planned picture does not panic")
+    tokio::task::spawn_blocking(render)
+        .await
+        .expect("rendering a planned picture does not panic")
 }
 
 fn with_type(content_type: &'static str, bytes: Vec<u8>) -> Response {

@@ -129,7 +129,9 @@ impl Site {
 
     /// How a web text of the picture behind this URL came about.
     pub fn kind(&self, image_url: &str, text: &str) -> Option<TextKind> {
-        self.kinds.get(&(image_url.to_owned(), text.to_owned())).copied()
+        self.kinds
+            .get(&(image_url.to_owned(), text.to_owned()))
+            .copied()
     }
 
     /// What a text, of the web or synthetic, is worth for a scene, in the words of this world.
@@ -145,8 +147,10 @@ impl Site {
     /// The zero-shot classes, sorted.
     pub fn classes(&self) -> Vec<String> {
         let names = self.world.names();
-        let mut classes: Vec<String> =
-            names.iter().map(|name| annotations::class(&self.world, *name)).collect();
+        let mut classes: Vec<String> = names
+            .iter()
+            .map(|name| annotations::class(&self.world, *name))
+            .collect();
         classes.sort_unstable();
         classes
     }
@@ -162,16 +166,23 @@ impl Site {
 
     /// What a correct crawl comes to, counted from what was planted.
     pub fn expected(&self) -> Expected {
-        let pages = self.hosts.iter().flat_map(|(_, host)| host.answers.values());
+        let pages = self
+            .hosts
+            .iter()
+            .flat_map(|(_, host)| host.answers.values());
         let mut expected = Expected {
-            pages: pages.filter(|answer| matches!(answer, Answer::Page { .. })).count(),
+            pages: pages
+                .filter(|answer| matches!(answer, Answer::Page { .. }))
+                .count(),
             rejected_pages: self.rejected_pages.clone(),
             found: self.found.len(),
             ..Expected::default()
         };
         for found in &self.found {
             match &found.fate {
-                Fate::Reject(code) => *expected.rejected.entry((*code).to_owned()).or_default() += 1,
+                Fate::Reject(code) => {
+                    *expected.rejected.entry((*code).to_owned()).or_default() += 1
+                }
                 Fate::Duplicate(texts) => {
                     expected.duplicates += 1;
                     expected.texts += texts.len();

@@ -100,13 +100,25 @@ impl<'w> Writer<'w> {
         let (frames, be, things) = match &scene.things {
             Things::Alike { thing, cells } => {
                 let be = if cells.len() == 1 { "is" } else { "are" };
-                (&style.frames_alike, be, self.noun_phrase(style, thing, cells.len(), draw))
+                (
+                    &style.frames_alike,
+                    be,
+                    self.noun_phrase(style, thing, cells.len(), draw),
+                )
             }
-            Things::Pair { first, second, relation } => {
+            Things::Pair {
+                first,
+                second,
+                relation,
+            } => {
                 let between = self.between(style, *relation, draw);
                 let first = self.noun_phrase(style, first, 1, draw);
                 let second = self.noun_phrase(style, second, 1, draw);
-                (&style.frames_pair, "is", format!("{first} {between} {second}"))
+                (
+                    &style.frames_pair,
+                    "is",
+                    format!("{first} {between} {second}"),
+                )
             }
         };
         let place = if draw.percent(style.place_percent) {
@@ -142,7 +154,11 @@ impl<'w> Writer<'w> {
     fn noun_phrase(&self, style: &Style, thing: &Thing, count: usize, draw: &mut Draw) -> String {
         let words = &self.world.words;
         let mut word = |list: &'w [String]| {
-            if style.synonyms { draw.choose(list).as_str() } else { list[0].as_str() }
+            if style.synonyms {
+                draw.choose(list).as_str()
+            } else {
+                list[0].as_str()
+            }
         };
         let colour = word(&words.colours[&thing.colour]);
         let object = word(&words.objects[&thing.object]);
@@ -163,7 +179,10 @@ impl<'w> Writer<'w> {
         let noise = &self.world.noise;
         let way = draw.unit();
         if way < 0.3 {
-            joined(&[draw.choose(&noise.vague_places).as_str(), self.place(scene, draw)])
+            joined(&[
+                draw.choose(&noise.vague_places).as_str(),
+                self.place(scene, draw),
+            ])
         } else if way < 0.6 {
             let colour = draw.choose(&self.world.words.colours[&scene.all()[0].colour]);
             joined(&[draw.choose(&noise.vague_colours).as_str(), "in", colour])
@@ -192,7 +211,11 @@ impl<'w> Writer<'w> {
         let thing = match &mut scene.things {
             Things::Alike { thing, .. } => thing,
             Things::Pair { first, second, .. } => {
-                if draw.percent(50.0) { first } else { second }
+                if draw.percent(50.0) {
+                    first
+                } else {
+                    second
+                }
             }
         };
         if draw.percent(50.0) {
@@ -215,16 +238,25 @@ fn number(draw: &mut Draw) -> String {
 }
 
 fn joined(parts: &[&str]) -> String {
-    let words: Vec<&str> = parts.iter().flat_map(|part| part.split_whitespace()).collect();
+    let words: Vec<&str> = parts
+        .iter()
+        .flat_map(|part| part.split_whitespace())
+        .collect();
     words.join(" ")
 }
 
 fn article(phrase: &str) -> &'static str {
-    if phrase.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" }
+    if phrase.starts_with(['a', 'e', 'i', 'o']) {
+        "an"
+    } else {
+        "a"
+    }
 }
 
 /// The plural of a regular English noun.
 pub(crate) fn plural(noun: &str) -> String {
-    let sibilant = ["s", "x", "z", "ch", "sh"].iter().any(|end| noun.ends_with(end));
+    let sibilant = ["s", "x", "z", "ch", "sh"]
+        .iter()
+        .any(|end| noun.ends_with(end));
     format!("{noun}{}", if sibilant { "es" } else { "s" })
 }

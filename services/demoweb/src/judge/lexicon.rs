@@ -60,13 +60,15 @@ impl Lexicon {
             }
         }
         for (colour, list) in &words.colours {
-            list.iter().for_each(|word| add(word, Token::Colour(*colour)));
+            list.iter()
+                .for_each(|word| add(word, Token::Colour(*colour)));
         }
         for (size, list) in &words.sizes {
             list.iter().for_each(|word| add(word, Token::Size(*size)));
         }
         for (background, list) in words.places.iter().chain(&words.backgrounds) {
-            list.iter().for_each(|phrase| add(phrase, Token::Background(*background)));
+            list.iter()
+                .for_each(|phrase| add(phrase, Token::Background(*background)));
         }
         for (side, list) in [
             (Side::Left, &words.left_of),
@@ -74,7 +76,8 @@ impl Lexicon {
             (Side::Above, &words.above),
             (Side::Below, &words.below),
         ] {
-            list.iter().for_each(|phrase| add(phrase, Token::Side(side)));
+            list.iter()
+                .for_each(|phrase| add(phrase, Token::Side(side)));
         }
         for (number, word) in words.numbers.iter().enumerate() {
             add(word, Token::Number(number));
@@ -86,7 +89,10 @@ impl Lexicon {
             (&["no", "without"], Token::No),
             (&["and", "with", "next to", "beside", "&"], Token::Join),
             (&["in", "is", "are"], Token::Of),
-            (&[".", ":", ";", "!", "?", "|", "-", "(", ")", "#"], Token::Stop),
+            (
+                &[".", ":", ";", "!", "?", "|", "-", "(", ")", "#"],
+                Token::Stop,
+            ),
             (&[","], Token::Join),
         ] {
             list.iter().for_each(|phrase| add(phrase, token));
@@ -103,7 +109,10 @@ impl Lexicon {
         let mut tokens = Vec::new();
         let mut rest = &words[..];
         while !rest.is_empty() {
-            let known = self.phrases.iter().find(|(phrase, _)| rest.starts_with(phrase));
+            let known = self
+                .phrases
+                .iter()
+                .find(|(phrase, _)| rest.starts_with(phrase));
             let (length, token) = match known {
                 Some((phrase, token)) => (phrase.len(), *token),
                 None => (1, digits(&rest[0])),

@@ -12,6 +12,8 @@ pub(super) enum Count {
     Exactly(usize),
     /// A plural without a number.
     Several,
+    /// A share of a plural: "red and blue balls".
+    AtLeastOne,
 }
 
 /// Things that a text names.
@@ -166,7 +168,10 @@ impl Parser {
             self.settle();
         }
         let denied = self.phrase.denied;
-        self.phrase = Phrase { denied, ..Phrase::default() };
+        self.phrase = Phrase {
+            denied,
+            ..Phrase::default()
+        };
     }
 
     /// A join may share the noun that follows it.
@@ -182,13 +187,16 @@ impl Parser {
 
     fn noun(&mut self, object: Object, plural: bool) {
         let phrase = std::mem::take(&mut self.phrase);
-        for waiting in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        let shares_plural = plural && !waiting.is_empty() && !phrase.is_determined();
+        for waiting in waiting {
             // "A red and a blue ball", "red and blue balls" are two; "a red and blue ball" is
             // one of two colours, which no thing is.
-            if plural || phrase.is_determined() {
-                let plural = plural && waiting.number.is_none() && !waiting.article;
-                let count = waiting.count(plural);
-                self.claim(&waiting, object, count);
+            if shares_plural {
+                self.claim(&waiting, object, Count::AtLeastOne);
+            } else if phrase.is_determined() {
+                let plural = plural && !waiting.article;
+                self.claim(&waiting, object, waiting.count(plural));
             } else {
                 let impossible = Phrase {
                     colours: [waiting.colours.clone(), phrase.colours.clone()].concat(),
@@ -197,7 +205,11 @@ impl Parser {
                 self.claim(&impossible, object, Count::Exactly(1));
             }
         }
-        let count = phrase.count(plural);
+        let count = if shares_plural {
+            Count::AtLeastOne
+        } else {
+            phrase.count(plural)
+        };
         if phrase.denied {
             self.said.denied.push(phrase.claim(Some(object), count));
         } else if let Some(earlier) = self.referred(&phrase, object) {
@@ -216,10 +228,16 @@ impl Parser {
     fn referred(&self, phrase: &Phrase, object: Object) -> Option<usize> {
         let same = |claim: &Claim| {
             claim.object == Some(object)
-                && phrase.colours.iter().all(|colour| claim.colours.is_empty() || claim.colours.contains(colour))
+                && phrase
+                    .colours
+                    .iter()
+                    .all(|colour| claim.colours.is_empty() || claim.colours.contains(colour))
         };
         let claims = &self.said.claims;
-        phrase.definite.then(|| claims.iter().rposition(same)).flatten()
+        phrase
+            .definite
+            .then(|| claims.iter().rposition(same))
+            .flatten()
     }
 
     fn claim(&mut self, phrase: &Phrase, object: Object, count: Count) {
@@ -230,11 +248,19 @@ impl Parser {
     /// Closes an open relation with the claim that was just made or referred to.
     fn relate(&mut self, claim: usize) {
         if let Some((side, to)) = self.turned.take() {
-            self.said.relations.push(Stated { one: claim, side, other: Some(to) });
+            self.said.relations.push(Stated {
+                one: claim,
+                side,
+                other: Some(to),
+            });
         } else if let Some((side, first)) = self.open.take() {
             match first {
                 Some(first) => {
-                    self.said.relations.push(Stated { one: first, side, other: Some(claim) });
+                    self.said.relations.push(Stated {
+                        one: first,
+                        side,
+                        other: Some(claim),
+                    });
                 }
                 None => self.turned = Some((side, claim)),
             }
@@ -266,7 +292,11 @@ impl Parser {
     fn end_sentence(&mut self) {
         self.settle();
         if let Some((side, Some(one))) = self.open.take() {
-            self.said.relations.push(Stated { one, side, other: None });
+            self.said.relations.push(Stated {
+                one,
+                side,
+                other: None,
+            });
         }
         if let Some((side, to)) = self.turned.take() {
             // "Left of a ring": something lies there, so the ring lies on the other side of it.
@@ -276,7 +306,11 @@ impl Parser {
                 Side::Above => Side::Below,
                 Side::Below => Side::Above,
             };
-            self.said.relations.push(Stated { one: to, side, other: None });
+            self.said.relations.push(Stated {
+                one: to,
+                side,
+                other: None,
+            });
         }
         self.phrase = Phrase::default();
         self.last = None;

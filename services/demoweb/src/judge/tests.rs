@@ -9,7 +9,11 @@ use Judgement::{Bad, Good, Vague};
 use proptest::prelude::*;
 
 fn thing(colour: Colour, object: Object, size: Size) -> Thing {
-    Thing { object, colour, size }
+    Thing {
+        object,
+        colour,
+        size,
+    }
 }
 
 fn red_ball() -> Thing {
@@ -18,7 +22,10 @@ fn red_ball() -> Thing {
 
 fn one() -> Scene {
     Scene {
-        things: Things::Alike { thing: red_ball(), cells: vec![0] },
+        things: Things::Alike {
+            thing: red_ball(),
+            cells: vec![0],
+        },
         background: Background::Sand,
     }
 }
@@ -26,7 +33,10 @@ fn one() -> Scene {
 /// Two above each other: cells 0 and 2.
 fn two() -> Scene {
     Scene {
-        things: Things::Alike { thing: red_ball(), cells: vec![2, 0] },
+        things: Things::Alike {
+            thing: red_ball(),
+            cells: vec![2, 0],
+        },
         background: Background::Brick,
     }
 }
@@ -149,8 +159,14 @@ fn pairs_and_how_they_lie() {
             ("left of a blue crate is a red ball", Good),
             ("to the left of the blue box there is a red ball", Good),
             ("a red ball, a blue crate", Good),
-            ("a red ball and a blue crate. the ball is left of the crate", Good),
-            ("a red ball and a blue crate. the crate is left of the ball", Bad),
+            (
+                "a red ball and a blue crate. the ball is left of the crate",
+                Good,
+            ),
+            (
+                "a red ball and a blue crate. the crate is left of the ball",
+                Bad,
+            ),
             ("a blue crate left of a red ball", Bad),
             ("a red ball right of a blue crate", Bad),
             ("a red ball above a blue crate", Bad),
@@ -233,11 +249,20 @@ proptest! {
                 TextKind::Honest => worth == Good,
                 TextKind::Vague => worth != Good,
                 TextKind::Wrong => worth == Bad,
-                // Judged by content: good only where the pictures have the same things.
+                // Judged by content: good only where the pictures have the same things, vague
+                // only where this one has all of the other's.
                 TextKind::Other => {
+                    let (key, others) = (scene.key(), other.key());
+                    let has_all = others.iter().all(|name| {
+                        let count = |key: &[_]| key.iter().filter(|other| *other == name).count();
+                        count(&key) == count(&others)
+                    });
                     judge.judge(&other, &text) == Good
-                        && (worth != Good || scene.key() == other.key())
-                        && (worth == Bad || scene.key() == other.key())
+                        && match worth {
+                            Good => key == others,
+                            Vague => has_all && key != others,
+                            Bad => true,
+                        }
                 }
                 TextKind::File | TextKind::Boilerplate => worth == Bad,
             };

@@ -13,13 +13,19 @@ pub(crate) enum Answer {
     /// A rendered scene, with the values of its X-Robots-Tag headers.
     Picture { picture: Picture, tags: Vec<String> },
     /// A redirect; without a location it leads nowhere.
-    Redirect { status: u16, location: Option<String> },
+    Redirect {
+        status: u16,
+        location: Option<String>,
+    },
     /// A status and nothing else.
     Status(u16),
     /// A damaged picture.
     Damaged { picture: Picture, damage: Damage },
     /// These bytes under this content type.
-    Bytes { content_type: &'static str, bytes: Arc<[u8]> },
+    Bytes {
+        content_type: &'static str,
+        bytes: Arc<[u8]>,
+    },
     /// A picture's beginning and then zeros up to a length, which is announced or not.
     Endless { bytes: u64, announced: bool },
     /// No answer.
@@ -62,17 +68,27 @@ impl Picture {
     }
 
     pub(crate) fn content_type(&self) -> &'static str {
-        if self.is_jpeg { "image/jpeg" } else { "image/png" }
+        if self.is_jpeg {
+            "image/jpeg"
+        } else {
+            "image/png"
+        }
     }
 
     /// The encoded bytes, damaged.
     pub(crate) fn damaged(&self, damage: Damage, seed: u64) -> Vec<u8> {
         let is_jpeg = matches!(damage, Damage::HeaderOnly);
-        let mut bytes = Self { is_jpeg, ..self.clone() }.encode(seed);
+        let mut bytes = Self {
+            is_jpeg,
+            ..self.clone()
+        }
+        .encode(seed);
         let middle = bytes.len() / 2;
         match damage {
             Damage::Truncated => bytes.truncate(middle),
-            Damage::Corrupt => bytes[middle..middle + 64].iter_mut().for_each(|byte| *byte ^= 0x5a),
+            Damage::Corrupt => bytes[middle..middle + 64]
+                .iter_mut()
+                .for_each(|byte| *byte ^= 0x5a),
             Damage::HeaderOnly => {
                 // FF DA starts the first scan.
                 let scan = bytes.windows(2).position(|two| two == [0xff, 0xda]);
@@ -110,14 +126,22 @@ fn chunk(out: &mut Vec<u8>, kind: &[u8; 4], data: &[u8]) {
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }
+            if crc & 1 == 1 {
+                (crc >> 1) ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            }
         })
     })
 }
 
 /// A JPEG whose frame header claims 30,000 x 30,000 pixels.
 pub(crate) fn jpeg_bomb(picture: &Picture, seed: u64) -> Vec<u8> {
-    let mut bytes = Picture { is_jpeg: true, ..picture.clone() }.encode(seed);
+    let mut bytes = Picture {
+        is_jpeg: true,
+        ..picture.clone()
+    }
+    .encode(seed);
     // FF C0, two bytes of length, one of precision, then height and width.
     if let Some(frame) = bytes.windows(2).position(|two| two == [0xff, 0xc0]) {
         for at in [frame + 5, frame + 7] {
@@ -135,14 +159,23 @@ mod tests {
 
     fn picture() -> Picture {
         let scene = crate::scene::draw_scene(&World::shipped(), &mut Draw::new(1, "t", 1));
-        Picture { scene: Arc::new(scene), item: 1, size_px: 64, is_jpeg: false }
+        Picture {
+            scene: Arc::new(scene),
+            item: 1,
+            size_px: 64,
+            is_jpeg: false,
+        }
     }
 
     #[test]
     fn bombs_claim_what_they_should() {
         for bytes in [png_bomb(), jpeg_bomb(&picture(), 1)] {
             let reader = image::ImageReader::new(std::io::Cursor::new(&bytes));
-            let size = reader.with_guessed_format().unwrap().into_dimensions().unwrap();
+            let size = reader
+                .with_guessed_format()
+                .unwrap()
+                .into_dimensions()
+                .unwrap();
             assert_eq!(size, (30_000, 30_000));
         }
     }

@@ -52,17 +52,31 @@ pub(super) struct Entry {
 impl Entry {
     /// A picture in plain form.
     pub(super) fn plain(url: String, texts: Vec<(Slot, String)>, fate: Fate) -> Self {
-        Self { url, small: None, form: Form::Plain, texts, fate, size_px: 0 }
+        Self {
+            url,
+            small: None,
+            form: Form::Plain,
+            texts,
+            fate,
+            size_px: 0,
+        }
     }
 
     fn text(&self, slot: Slot) -> Option<&str> {
-        self.texts.iter().find(|(at, _)| *at == slot).map(|(_, text)| text.as_str())
+        self.texts
+            .iter()
+            .find(|(at, _)| *at == slot)
+            .map(|(_, text)| text.as_str())
     }
 
     /// The picture as HTML; `refer` writes a URL as the page would.
     pub(super) fn html(&self, refer: &dyn Fn(&str) -> String) -> String {
         let url = escape(&refer(&self.url));
-        let small = self.small.as_deref().map(|url| escape(&refer(url))).unwrap_or_default();
+        let small = self
+            .small
+            .as_deref()
+            .map(|url| escape(&refer(url)))
+            .unwrap_or_default();
         let words = self.attributes();
         let (size, half) = (self.size_px, self.size_px / 2);
         let image = match self.form {
@@ -74,7 +88,9 @@ impl Entry {
             Form::Widths => format!(
                 "<img src=\"{small}\" srcset=\"{url} {size}w,\n  {small} {half}w\" sizes=\"50vw\"{words}>"
             ),
-            Form::Densities => format!("<img srcset=\"{small} 1x, {url} 2x\" src=\"{small}\"{words}>"),
+            Form::Densities => {
+                format!("<img srcset=\"{small} 1x, {url} 2x\" src=\"{small}\"{words}>")
+            }
             Form::Lazy("data-src") => format!("<img data-src='{url}'{words} class=lazy>"),
             Form::Lazy(attribute) => format!(
                 "<img src=\"data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==\" \
@@ -115,11 +131,18 @@ pub(super) struct PageHtml {
 
 impl PageHtml {
     pub(super) fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), ..Self::default() }
+        Self {
+            title: title.into(),
+            ..Self::default()
+        }
     }
 
     pub(super) fn link(&mut self, target: &str, label: &str) {
-        self.body.push_str(&format!("<li><a href=\"{}\">{}</a>\n", escape(target), escape(label)));
+        self.body.push_str(&format!(
+            "<li><a href=\"{}\">{}</a>\n",
+            escape(target),
+            escape(label)
+        ));
     }
 
     pub(super) fn finish(&self) -> String {

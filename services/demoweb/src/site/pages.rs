@@ -93,7 +93,10 @@ impl<'w> Builder<'w> {
             "User-agent: {crawler}\nDisallow: /*/raw/*.png$\n\nUser-agent: *\nDisallow: /\n\n\
              # Groups of one crawler are one group.\nuser-agent: {crawler} # again\nDISALLOW : /members/\n"
         );
-        let pictures = Robots::file(closed_to_others, &[(false, "/*/raw/*.png$"), (false, "/members/")]);
+        let pictures = Robots::file(
+            closed_to_others,
+            &[(false, "/*/raw/*.png$"), (false, "/members/")],
+        );
         let first = Robots::file(
             "User-agent: *\nDisallow: /private/\nAllow: /private/open/\n".to_owned(),
             &[(false, "/private/"), (true, "/private/open/")],
@@ -111,10 +114,20 @@ impl<'w> Builder<'w> {
             ("quiet".to_owned(), quiet),
         ];
         for (index, name) in self.world.hosts.pages.iter().enumerate() {
-            hosts.push((name.clone(), if index == 0 { first.clone() } else { Robots::missing() }));
+            hosts.push((
+                name.clone(),
+                if index == 0 {
+                    first.clone()
+                } else {
+                    Robots::missing()
+                },
+            ));
         }
         for (name, robots) in hosts {
-            let host = Host { robots, answers: HashMap::new() };
+            let host = Host {
+                robots,
+                answers: HashMap::new(),
+            };
             self.site.hosts.insert(self.name(&name), host);
         }
     }
@@ -137,11 +150,17 @@ impl<'w> Builder<'w> {
     /// Plans an answer and gives its URL.
     pub(super) fn put(&mut self, host: &str, path: &str, answer: Answer) -> String {
         let url = self.url(host, path);
-        if let Answer::Picture { picture, .. } | Answer::Flaky(picture) | Answer::Cut(picture) = &answer {
+        if let Answer::Picture { picture, .. } | Answer::Flaky(picture) | Answer::Cut(picture) =
+            &answer
+        {
             self.site.scenes.insert(url.clone(), picture.scene.clone());
         }
         let name = self.name(host);
-        let host = self.site.hosts.get_mut(&name).expect("only open hosts are named");
+        let host = self
+            .site
+            .hosts
+            .get_mut(&name)
+            .expect("only open hosts are named");
         let earlier = host.answers.insert(path.to_owned(), answer);
         assert!(earlier.is_none(), "{url} is planned twice");
         url
@@ -189,16 +208,24 @@ impl<'w> Builder<'w> {
             (Special::Flaky, planted.flaky),
             (Special::Tagged, planted.harmless_tags),
         ];
-        let drawn = kinds.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
+        let drawn = kinds
+            .iter()
+            .flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
         for (item, kind) in order.iter().zip(drawn) {
             special[*item] = kind;
         }
         for (item, pair) in pairs.iter().enumerate() {
             self.place(item, pair, special[item]);
         }
-        let single = |item: &&usize| special[**item] == Special::None && pairs[**item].texts.len() == 1;
-        let copied: Vec<usize> =
-            order.iter().rev().filter(single).take(planted.duplicates).copied().collect();
+        let single =
+            |item: &&usize| special[**item] == Special::None && pairs[**item].texts.len() == 1;
+        let copied: Vec<usize> = order
+            .iter()
+            .rev()
+            .filter(single)
+            .take(planted.duplicates)
+            .copied()
+            .collect();
         self.copies(&copied, pairs);
     }
 
@@ -217,7 +244,11 @@ impl<'w> Builder<'w> {
         let host = self.bulk(item);
         let extension = if picture.is_jpeg { "jpg" } else { "png" };
         let is_first = host == self.world.hosts.pages[0];
-        let folder = if is_first && item % 40 == 0 { "private/open" } else { "img" };
+        let folder = if is_first && item % 40 == 0 {
+            "private/open"
+        } else {
+            "img"
+        };
         (host, format!("/{folder}/p{item}.{extension}"))
     }
 
@@ -229,24 +260,41 @@ impl<'w> Builder<'w> {
             Special::None => self.form(draw, &host, item, &picture),
             _ => (Form::Plain, None),
         };
-        let plain = Answer::Picture { picture: picture.clone(), tags: Vec::new() };
+        let plain = Answer::Picture {
+            picture: picture.clone(),
+            tags: Vec::new(),
+        };
         let url = match special {
             Special::None => self.put(&host, &path, plain),
             Special::Quiet => self.put("quiet", &path, plain),
             Special::Flaky => self.put(&host, &path, Answer::Flaky(picture.clone())),
             Special::Tagged => {
                 let tags = vec![HARMLESS[item % HARMLESS.len()].to_owned()];
-                self.put(&host, &path, Answer::Picture { picture: picture.clone(), tags })
+                self.put(
+                    &host,
+                    &path,
+                    Answer::Picture {
+                        picture: picture.clone(),
+                        tags,
+                    },
+                )
             }
             Special::Redirected => {
                 let end = self.put(&self.bulk(item + 1), &path, plain);
                 let status = [301, 302, 303, 307, 308][item % 5];
-                let answer = Answer::Redirect { status, location: Some(end) };
+                let answer = Answer::Redirect {
+                    status,
+                    location: Some(end),
+                };
                 self.put(&host, &format!("/go/p{item}"), answer)
             }
         };
         self.site.scenes.insert(url.clone(), pair.scene.clone());
-        let texts: Vec<_> = pair.texts.iter().map(|(_, text, kind)| (text.clone(), *kind)).collect();
+        let texts: Vec<_> = pair
+            .texts
+            .iter()
+            .map(|(_, text, kind)| (text.clone(), *kind))
+            .collect();
         for (text, kind) in &texts {
             self.site.kinds.insert((url.clone(), text.clone()), *kind);
         }
@@ -266,10 +314,20 @@ impl<'w> Builder<'w> {
     fn page_host(&self, item: usize) -> usize {
         let pages = self.world.hosts.pages.len();
         let at = item % (pages + 1);
-        if at < pages { at } else { (item / (pages + 1)) % pages }
+        if at < pages {
+            at
+        } else {
+            (item / (pages + 1)) % pages
+        }
     }
 
-    fn form(&mut self, draw: &mut Draw, host: &str, item: usize, picture: &Picture) -> (Form, Option<String>) {
+    fn form(
+        &mut self,
+        draw: &mut Draw,
+        host: &str,
+        item: usize,
+        picture: &Picture,
+    ) -> (Form, Option<String>) {
         let form = match draw.below(10) {
             0 => Form::Source,
             1 => Form::Widths,
@@ -280,9 +338,18 @@ impl<'w> Builder<'w> {
         if !form.has_small() {
             return (form, None);
         }
-        let picture = Picture { size_px: picture.size_px / 2, ..picture.clone() };
-        let answer = Answer::Picture { picture, tags: Vec::new() };
-        (form, Some(self.put(host, &format!("/img/small,{item}.png"), answer)))
+        let picture = Picture {
+            size_px: picture.size_px / 2,
+            ..picture.clone()
+        };
+        let answer = Answer::Picture {
+            picture,
+            tags: Vec::new(),
+        };
+        (
+            form,
+            Some(self.put(host, &format!("/img/small,{item}.png"), answer)),
+        )
     }
 
     /// Repeats pairs on pages of their own: half by the same URL, half as a copy of the bytes.
@@ -297,26 +364,45 @@ impl<'w> Builder<'w> {
                 let url = if n % 2 == 0 {
                     self.url(&host, &path)
                 } else {
-                    let answer = Answer::Picture { picture, tags: Vec::new() };
+                    let answer = Answer::Picture {
+                        picture,
+                        tags: Vec::new(),
+                    };
                     self.put(&self.bulk(item + 1), &format!("/img/copy-{n}.png"), answer)
                 };
-                let texts: Vec<_> = pair.texts.iter().map(|(_, text, kind)| (text.clone(), *kind)).collect();
+                let texts: Vec<_> = pair
+                    .texts
+                    .iter()
+                    .map(|(_, text, kind)| (text.clone(), *kind))
+                    .collect();
                 for (text, kind) in &texts {
                     self.site.kinds.insert((url.clone(), text.clone()), *kind);
                 }
                 Entry::plain(url, slots(pair), Fate::Duplicate(texts))
             })
             .collect();
-        for (page, entries) in entries.chunks(self.world.hosts.pictures_per_page).enumerate() {
+        for (page, entries) in entries
+            .chunks(self.world.hosts.pictures_per_page)
+            .enumerate()
+        {
             let host = self.world.hosts.pages[page % self.lists.len()].clone();
-            self.special_page(&host, &format!("/copies/{page}.html"), "", Vec::new(), entries.to_vec());
+            self.special_page(
+                &host,
+                &format!("/copies/{page}.html"),
+                "",
+                Vec::new(),
+                entries.to_vec(),
+            );
         }
     }
 
     fn place_without_text(&mut self) {
         for n in 0..self.world.planted.without_text {
             let picture = self.extra_picture();
-            let answer = Answer::Picture { picture, tags: Vec::new() };
+            let answer = Answer::Picture {
+                picture,
+                tags: Vec::new(),
+            };
             let url = self.put(&self.bulk(n), &format!("/img/mute-{n}.png"), answer);
             self.list(n, Entry::plain(url, Vec::new(), Fate::Row(Vec::new())));
         }
@@ -331,7 +417,13 @@ impl<'w> Builder<'w> {
         tags: Vec<String>,
         entries: Vec<Entry>,
     ) {
-        let at = self.world.hosts.pages.iter().position(|name| name == host).unwrap_or(0);
+        let at = self
+            .world
+            .hosts
+            .pages
+            .iter()
+            .position(|name| name == host)
+            .unwrap_or(0);
         let mut page = PageHtml::new(format!("{host} {path}"));
         head.clone_into(&mut page.head);
         self.page(at, path, page, tags, &entries);
@@ -339,7 +431,14 @@ impl<'w> Builder<'w> {
     }
 
     /// Writes a page one level below the root, with its pictures, and records them as found.
-    fn page(&mut self, at: usize, path: &str, mut page: PageHtml, tags: Vec<String>, entries: &[Entry]) {
+    fn page(
+        &mut self,
+        at: usize,
+        path: &str,
+        mut page: PageHtml,
+        tags: Vec<String>,
+        entries: &[Entry],
+    ) {
         let host = self.world.hosts.pages[at].clone();
         let own = self.url(&host, "");
         if at % 3 == 1 {
@@ -384,22 +483,40 @@ impl<'w> Builder<'w> {
             if number + 1 < pages.len() {
                 page.link(&format!("/s{section}/p{}.html#top", number + 1), "next");
             }
-            if let Some(shown) = entries.iter().find(|entry| matches!(entry.fate, Fate::Row(_))) {
+            if let Some(shown) = entries
+                .iter()
+                .find(|entry| matches!(entry.fate, Fate::Row(_)))
+            {
                 let url = &shown.url;
-                page.head.push_str(&format!("<meta property=\"og:image\" content=\"{url}\">\n"));
+                page.head
+                    .push_str(&format!("<meta property=\"og:image\" content=\"{url}\">\n"));
             }
             self.page(at, &path, page, Vec::new(), entries);
             if number + 1 == pages.len() {
                 // The last page is known by an old address as well as by its own.
                 let old = format!("/old/s{section}-p{number}.html");
-                self.put(&host, &old, Answer::Redirect { status: 301, location: Some(path) });
+                self.put(
+                    &host,
+                    &old,
+                    Answer::Redirect {
+                        status: 301,
+                        location: Some(path),
+                    },
+                );
                 index.link(&format!("..{old}"), "last page");
             } else {
                 index.link(&format!("p{number}.html"), &format!("page {number}"));
             }
         }
         let html = index.finish().into();
-        self.put(&host, &format!("/s{section}/"), Answer::Page { html, tags: Vec::new() });
+        self.put(
+            &host,
+            &format!("/s{section}/"),
+            Answer::Page {
+                html,
+                tags: Vec::new(),
+            },
+        );
         self.roots[at].push((format!("s{section}/"), format!("section {section}")));
     }
 
@@ -409,13 +526,22 @@ impl<'w> Builder<'w> {
             let at = n % self.roots.len();
             let host = self.world.hosts.pages[at].clone();
             let first = self.world.hosts.pages[0].clone();
-            let back = Answer::Redirect { status: 302, location: Some(format!("/round/{n}.html")) };
+            let back = Answer::Redirect {
+                status: 302,
+                location: Some(format!("/round/{n}.html")),
+            };
             self.put(&host, &format!("/round/{n}-b.html"), back);
-            let forth = Answer::Redirect { status: 302, location: Some(format!("/round/{n}-b.html")) };
+            let forth = Answer::Redirect {
+                status: 302,
+                location: Some(format!("/round/{n}-b.html")),
+            };
             let turning = self.put(&host, &format!("/round/{n}.html"), forth);
             for (code, url) in [
                 ("http_status", self.url(&host, &format!("/rooms/{n}.html"))),
-                ("robots", self.url(&first, &format!("/private/room-{n}.html"))),
+                (
+                    "robots",
+                    self.url(&first, &format!("/private/room-{n}.html")),
+                ),
                 ("redirects", turning),
             ] {
                 self.roots[at].push((url, format!("room {n}")));
@@ -425,7 +551,11 @@ impl<'w> Builder<'w> {
         if self.world.planted.bad_pages > 0 {
             let closed = self.url("closed", "/");
             self.roots[0].push((closed, "a closed house".to_owned()));
-            *self.site.rejected_pages.entry("robots".to_owned()).or_default() += 1;
+            *self
+                .site
+                .rejected_pages
+                .entry("robots".to_owned())
+                .or_default() += 1;
         }
     }
 
@@ -439,10 +569,17 @@ impl<'w> Builder<'w> {
             root.link("licence.html", "licence");
             let neighbour = self.url(&hosts[(at + 1) % hosts.len()], "/");
             root.link(&neighbour, "our neighbours");
-            let page = |page: &PageHtml| Answer::Page { html: page.finish().into(), tags: Vec::new() };
+            let page = |page: &PageHtml| Answer::Page {
+                html: page.finish().into(),
+                tags: Vec::new(),
+            };
             let url = self.put(&hosts[at], "/", page(&root));
             self.site.seeds.push(url);
-            self.put(&hosts[at], "/licence.html", page(&PageHtml::new("all pictures are CC0")));
+            self.put(
+                &hosts[at],
+                "/licence.html",
+                page(&PageHtml::new("all pictures are CC0")),
+            );
         }
     }
 
@@ -454,22 +591,40 @@ impl<'w> Builder<'w> {
             let path = format!("/{number}.html");
             let mut page = PageHtml::new(format!("quiet page {number}"));
             root.link(&path, &format!("page {number}"));
-            let own: Vec<&Entry> =
-                entries.iter().skip(number - 1).step_by(QUIET_PAGES - 1).collect();
+            let own: Vec<&Entry> = entries
+                .iter()
+                .skip(number - 1)
+                .step_by(QUIET_PAGES - 1)
+                .collect();
             for entry in &own {
                 page.body.push_str(&entry.html(&str::to_owned));
             }
             let html = page.finish().into();
-            let page_url = self.put("quiet", &path, Answer::Page { html, tags: Vec::new() });
+            let page_url = self.put(
+                "quiet",
+                &path,
+                Answer::Page {
+                    html,
+                    tags: Vec::new(),
+                },
+            );
             self.site.found.extend(own.iter().map(|entry| Found {
                 image_url: entry.url.clone(),
                 page_url: page_url.clone(),
                 fate: entry.fate.clone(),
             }));
         }
-        root.body.push_str("<p>We have one slow machine: please wait a second between requests.</p>\n");
+        root.body
+            .push_str("<p>We have one slow machine: please wait a second between requests.</p>\n");
         let html = root.finish().into();
-        let url = self.put("quiet", "/", Answer::Page { html, tags: Vec::new() });
+        let url = self.put(
+            "quiet",
+            "/",
+            Answer::Page {
+                html,
+                tags: Vec::new(),
+            },
+        );
         self.site.seeds.push(url);
     }
 }
@@ -485,7 +640,10 @@ enum Special {
 }
 
 fn slots(pair: &Pair) -> Vec<(Slot, String)> {
-    pair.texts.iter().map(|(slot, text, _)| (*slot, text.clone())).collect()
+    pair.texts
+        .iter()
+        .map(|(slot, text, _)| (*slot, text.clone()))
+        .collect()
 }
 
 /// A URL as a page of the host `own` would write it: by its path, relative to the page's base,

@@ -35,7 +35,10 @@ pub(super) fn pairs(world: &World, seed: u64) -> Vec<Pair> {
             let draw = &mut Draw::new(seed, "web text", item as u64);
             let other = &scenes[other_than(item, count, draw)];
             let text = writer.web(*kind, scene, other, draw);
-            Pair { scene: scene.clone(), texts: vec![(first_slot(draw), text, *kind)] }
+            Pair {
+                scene: scene.clone(),
+                texts: vec![(first_slot(draw), text, *kind)],
+            }
         })
         .collect();
     let owners = Draw::new(seed, "second texts", 0).permutation(count);

@@ -37,11 +37,17 @@ pub(super) const HARMLESS: [&str; 4] = [
 /// Meta tags of pages that refuse, and headers of such pages.
 const PAGE_REFUSALS: [(&str, Option<&str>); 6] = [
     ("<meta name=\"robots\" content=\"noai\">", None),
-    ("<META NAME=\"Robots\" CONTENT=\"NoArchive, NoImageAI\">", None),
+    (
+        "<META NAME=\"Robots\" CONTENT=\"NoArchive, NoImageAI\">",
+        None,
+    ),
     ("<meta name=\"robots\" content=\"none\">", None),
     ("<meta name='robots' content='noindex,nofollow'>", None),
     ("", Some("noimageai")),
-    ("", Some("noarchive, noai, unavailable_after: 25 Jun 2027 15:00:00 PST")),
+    (
+        "",
+        Some("noarchive, noai, unavailable_after: 25 Jun 2027 15:00:00 PST"),
+    ),
 ];
 
 /// Pictures on a page that refuses.
@@ -64,7 +70,12 @@ impl Builder<'_> {
         }
         for n in 0..planted.network {
             let picture = self.extra_picture();
-            self.plant_at("slow", &format!("/cut/{n}.png"), "network", Answer::Cut(picture));
+            self.plant_at(
+                "slow",
+                &format!("/cut/{n}.png"),
+                "network",
+                Answer::Cut(picture),
+            );
         }
         for n in 0..planted.bytes {
             let (bytes, announced) = (planted.too_many_bytes, n % 2 == 0);
@@ -82,12 +93,28 @@ impl Builder<'_> {
                 0 => ("image/png", png_bomb()),
                 _ => ("image/jpeg", jpeg_bomb(&picture, self.seed)),
             };
-            self.plant_answer("pixels", n, "poster", Answer::Bytes { content_type, bytes: bytes.into() });
+            self.plant_answer(
+                "pixels",
+                n,
+                "poster",
+                Answer::Bytes {
+                    content_type,
+                    bytes: bytes.into(),
+                },
+            );
         }
         for n in 0..planted.too_small {
             let mut picture = self.extra_picture();
             picture.size_px = [1, 2, 8, 16][n % 4];
-            self.plant_answer("too_small", n, "pixel", Answer::Picture { picture, tags: Vec::new() });
+            self.plant_answer(
+                "too_small",
+                n,
+                "pixel",
+                Answer::Picture {
+                    picture,
+                    tags: Vec::new(),
+                },
+            );
         }
         (0..planted.text_bytes).for_each(|n| self.plant_long_text(n));
         for n in 0..planted.url {
@@ -127,7 +154,15 @@ impl Builder<'_> {
             3 => ("down".to_owned(), format!("/img/{n}.png")),
             _ => (pictures_host, format!("/members/{n}.png")),
         };
-        self.plant_at(&host, &path, "robots", Answer::Picture { picture, tags: Vec::new() });
+        self.plant_at(
+            &host,
+            &path,
+            "robots",
+            Answer::Picture {
+                picture,
+                tags: Vec::new(),
+            },
+        );
     }
 
     /// Half of them refuse by themselves, half stand on pages that refuse.
@@ -155,7 +190,10 @@ impl Builder<'_> {
 
     fn refused_by_page(&mut self, n: usize) -> Entry {
         let picture = self.extra_picture();
-        let answer = Answer::Picture { picture, tags: Vec::new() };
+        let answer = Answer::Picture {
+            picture,
+            tags: Vec::new(),
+        };
         let url = self.put(&self.bulk(n), &format!("/img/artist-{n}.png"), answer);
         self.site.opted_out_by_page.insert(url.clone());
         let text = self.extra_text();
@@ -165,7 +203,10 @@ impl Builder<'_> {
     /// Loops of two, chains of twelve and redirects to nowhere.
     fn plant_redirect(&mut self, n: usize) {
         let host = self.bulk(n);
-        let to = |path: String| Answer::Redirect { status: 302, location: Some(path) };
+        let to = |path: String| Answer::Redirect {
+            status: 302,
+            location: Some(path),
+        };
         let start = format!("/go/{n}.png");
         match n % 3 {
             0 => {
@@ -178,12 +219,18 @@ impl Builder<'_> {
                     self.put(&host, &format!("/go/{n}-{hop}.png"), answer);
                 }
                 let picture = self.extra_picture();
-                let end = Answer::Picture { picture, tags: Vec::new() };
+                let end = Answer::Picture {
+                    picture,
+                    tags: Vec::new(),
+                };
                 self.put(&host, &format!("/go/{n}-12.png"), end);
                 self.plant_at(&host, &start, "redirects", to(format!("/go/{n}-1.png")));
             }
             _ => {
-                let nowhere = Answer::Redirect { status: 302, location: None };
+                let nowhere = Answer::Redirect {
+                    status: 302,
+                    location: None,
+                };
                 self.plant_at(&host, &start, "redirects", nowhere);
             }
         }
@@ -192,12 +239,21 @@ impl Builder<'_> {
     /// Addresses that no crawler may contact, half of them behind a redirect.
     fn plant_address(&mut self, n: usize) {
         const ADDRESSES: [&str; 8] = [
-            "10.0.0.7", "192.168.1.20", "169.254.169.254", "100.64.0.9", "127.0.0.1", "[::1]",
-            "172.16.5.4", "0.0.0.0",
+            "10.0.0.7",
+            "192.168.1.20",
+            "169.254.169.254",
+            "100.64.0.9",
+            "127.0.0.1",
+            "[::1]",
+            "172.16.5.4",
+            "0.0.0.0",
         ];
         let target = format!("http://{}/img/{n}.png", ADDRESSES[n % ADDRESSES.len()]);
         if n % 4 == 3 {
-            let answer = Answer::Redirect { status: 302, location: Some(target) };
+            let answer = Answer::Redirect {
+                status: 302,
+                location: Some(target),
+            };
             self.plant_answer("address", n, "inside", answer);
         } else {
             let page = self.entries_so_far();
@@ -215,20 +271,41 @@ impl Builder<'_> {
             _ => ("application/json", "{\"error\": \"no such picture\"}"),
         };
         let bytes: Arc<[u8]> = text.as_bytes().into();
-        self.plant_answer("not_image", n, "other", Answer::Bytes { content_type, bytes });
+        self.plant_answer(
+            "not_image",
+            n,
+            "other",
+            Answer::Bytes {
+                content_type,
+                bytes,
+            },
+        );
     }
 
     /// A page of its own, since it is as long as its text.
     fn plant_long_text(&mut self, n: usize) {
         let planted = &self.world.planted;
-        let bytes = if n == 0 { planted.longest_text_bytes } else { planted.long_text_bytes };
+        let bytes = if n == 0 {
+            planted.longest_text_bytes
+        } else {
+            planted.long_text_bytes
+        };
         let text = self.extra_text();
         let long = format!("{text} ").repeat(bytes.div_ceil(text.len() + 1));
         let picture = self.extra_picture();
-        let answer = Answer::Picture { picture, tags: Vec::new() };
+        let answer = Answer::Picture {
+            picture,
+            tags: Vec::new(),
+        };
         let url = self.put(&self.bulk(n), &format!("/img/essay-{n}.png"), answer);
         let entry = Entry::plain(url, vec![(Slot::Alt, long)], Fate::Reject("text_bytes"));
         let host = self.world.hosts.pages[n % self.world.hosts.pages.len()].clone();
-        self.special_page(&host, &format!("/essays/{n}.html"), "", Vec::new(), vec![entry]);
+        self.special_page(
+            &host,
+            &format!("/essays/{n}.html"),
+            "",
+            Vec::new(),
+            vec![entry],
+        );
     }
 }

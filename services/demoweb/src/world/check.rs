@@ -58,7 +58,10 @@ fn syntax(error: &toml::de::Error, text: &str, file_name: &str) -> WorldError {
         })
         .unwrap_or("")
         .to_owned();
-    let problem = error.message().replace('\n', ", ").replace("unknown variant", "unknown name");
+    let problem = error
+        .message()
+        .replace('\n', ", ")
+        .replace("unknown variant", "unknown name");
     WorldError::Syntax {
         file: file_name.to_owned(),
         line,
@@ -124,7 +127,10 @@ fn distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
 fn check_scenes(world: &World) -> Result<(), Refusal> {
     let scenes = &world.scenes;
     if !(32..=1024).contains(&scenes.size_px) {
-        return refuse("scenes.size_px", format!("{} is out of range; give 32 to 1024", scenes.size_px));
+        return refuse(
+            "scenes.size_px",
+            format!("{} is out of range; give 32 to 1024", scenes.size_px),
+        );
     }
     distinct("scenes.objects", &scenes.objects)?;
     distinct("scenes.colours", &scenes.colours)?;
@@ -133,11 +139,17 @@ fn check_scenes(world: &World) -> Result<(), Refusal> {
     distinct("scenes.relations", &scenes.relations)?;
     some("scenes.counts", &scenes.counts)?;
     if scenes.counts.iter().any(|count| !(1..=4).contains(count)) {
-        return refuse("scenes.counts", "a picture holds 1 to 4 things; give such counts");
+        return refuse(
+            "scenes.counts",
+            "a picture holds 1 to 4 things; give such counts",
+        );
     }
     percent("scenes.pair_percent", scenes.pair_percent)?;
     if world.names().len() < 2 {
-        return refuse("scenes.colours", "one object in one colour leaves nothing to tell apart; add a colour or an object");
+        return refuse(
+            "scenes.colours",
+            "one object in one colour leaves nothing to tell apart; add a colour or an object",
+        );
     }
     Ok(())
 }
@@ -145,7 +157,10 @@ fn check_scenes(world: &World) -> Result<(), Refusal> {
 fn check_counts(world: &World) -> Result<(), Refusal> {
     let counts = &world.counts;
     percent("counts.second_text_percent", counts.second_text_percent)?;
-    percent("counts.evaluation_alike_percent", counts.evaluation_alike_percent)?;
+    percent(
+        "counts.evaluation_alike_percent",
+        counts.evaluation_alike_percent,
+    )?;
     for (key, value, most) in [
         ("counts.pairs", counts.pairs, 1_000_000),
         ("counts.human", counts.human, 100_000),
@@ -158,15 +173,26 @@ fn check_counts(world: &World) -> Result<(), Refusal> {
         }
     }
     let names = world.names().len();
-    let pairs = if world.scenes.pair_percent > 0.0 { names * (names - 1) / 2 } else { 0 };
+    let pairs = if world.scenes.pair_percent > 0.0 {
+        names * (names - 1) / 2
+    } else {
+        0
+    };
     let per_name = world.scenes.counts.iter().collect::<BTreeSet<_>>().len();
-    let all_alike = if world.scenes.pair_percent < 100.0 { names * per_name } else { 0 };
+    let all_alike = if world.scenes.pair_percent < 100.0 {
+        names * per_name
+    } else {
+        0
+    };
     let wanted = (counts.evaluation as f64 * counts.evaluation_alike_percent / 100.0) as usize;
     let most = pairs + all_alike.min(wanted);
     if counts.evaluation > most {
         return refuse(
             "counts.evaluation",
-            format!("{} pictures cannot all differ in what a text can say; give at most {most}, or more objects or colours", counts.evaluation),
+            format!(
+                "{} pictures cannot all differ in what a text can say; give at most {most}, or more objects or colours",
+                counts.evaluation
+            ),
         );
     }
     Ok(())
@@ -194,15 +220,29 @@ fn check_words(world: &World) -> Result<(), Refusal> {
     lists("words.sizes", &words.sizes)?;
     lists("words.places", &words.places)?;
     lists("words.backgrounds", &words.backgrounds)?;
-    for list in words.objects.values().chain(words.colours.values()).chain(words.sizes.values()) {
-        if let Some(word) = list.iter().find(|word| !word.chars().all(char::is_alphabetic)) {
-            return refuse("words", format!("`{word}` is not one plain word; write letters only"));
+    for list in words
+        .objects
+        .values()
+        .chain(words.colours.values())
+        .chain(words.sizes.values())
+    {
+        if let Some(word) = list
+            .iter()
+            .find(|word| !word.chars().all(char::is_alphabetic))
+        {
+            return refuse(
+                "words",
+                format!("`{word}` is not one plain word; write letters only"),
+            );
         }
     }
     some("words.left_of", &words.left_of)?;
     some("words.above", &words.above)?;
     if words.numbers.len() < 5 {
-        return refuse("words.numbers", "a picture holds up to four things; give words from zero to four");
+        return refuse(
+            "words.numbers",
+            "a picture holds up to four things; give words from zero to four",
+        );
     }
     Ok(())
 }
@@ -216,19 +256,31 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
         ("suffixes", &style.suffixes),
     ] {
         if list.is_empty() {
-            return refuse(name, format!("{what} is empty; give at least one (\"\" is none)"));
-        }
-    }
-    for frame in style.frames_alike.iter().chain(&style.frames_pair) {
-        let rest = frame.replace("{things}", "").replace("{be}", "").replace("{place}", "");
-        if !frame.contains("{things}") || rest.contains(['{', '}']) {
             return refuse(
                 name,
-                format!("the frame `{frame}` must hold {{things}}, and of others only {{be}} and {{place}}"),
+                format!("{what} is empty; give at least one (\"\" is none)"),
             );
         }
     }
-    for value in [style.place_percent, style.relation_percent, style.size_percent] {
+    for frame in style.frames_alike.iter().chain(&style.frames_pair) {
+        let rest = frame
+            .replace("{things}", "")
+            .replace("{be}", "")
+            .replace("{place}", "");
+        if !frame.contains("{things}") || rest.contains(['{', '}']) {
+            return refuse(
+                name,
+                format!(
+                    "the frame `{frame}` must hold {{things}}, and of others only {{be}} and {{place}}"
+                ),
+            );
+        }
+    }
+    for value in [
+        style.place_percent,
+        style.relation_percent,
+        style.size_percent,
+    ] {
         percent(name, value)?;
     }
     Ok(())
@@ -242,7 +294,10 @@ fn check_noise(world: &World) -> Result<(), Refusal> {
     }
     let sum: f64 = shares.iter().sum();
     if (sum - 100.0).abs() > 1e-6 {
-        return refuse("noise", format!("the six shares add up to {sum}; make it 100"));
+        return refuse(
+            "noise",
+            format!("the six shares add up to {sum}; make it 100"),
+        );
     }
     some("noise.vague_places", &noise.vague_places)?;
     some("noise.vague_colours", &noise.vague_colours)?;
@@ -258,23 +313,50 @@ fn check_hosts(world: &World) -> Result<(), Refusal> {
     let label = |name: &str| {
         !name.is_empty()
             && name.len() <= 63
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
     if !hosts.domain.split('.').all(label) || !hosts.domain.contains('.') {
-        return refuse("hosts.domain", format!("`{}` is no domain; write one such as demo.test", hosts.domain));
+        return refuse(
+            "hosts.domain",
+            format!(
+                "`{}` is no domain; write one such as demo.test",
+                hosts.domain
+            ),
+        );
     }
     for name in hosts.pages.iter().chain([&hosts.pictures]) {
         if !label(name) || ["quiet", "closed", "down", "slow"].contains(&name.as_str()) {
-            return refuse("hosts.pages", format!("`{name}` cannot name a host here; use another lower-case name"));
+            return refuse(
+                "hosts.pages",
+                format!("`{name}` cannot name a host here; use another lower-case name"),
+            );
         }
     }
     if hosts.pages.contains(&hosts.pictures) {
-        return refuse("hosts.pictures", format!("`{}` is a host with pages, too; use another name", hosts.pictures));
+        return refuse(
+            "hosts.pictures",
+            format!(
+                "`{}` is a host with pages, too; use another name",
+                hosts.pictures
+            ),
+        );
     }
-    if !(1..=500).contains(&hosts.pictures_per_page) || !(1..=500).contains(&hosts.pages_per_section) {
-        return refuse("hosts.pictures_per_page", "this and pages_per_section must be 1 to 500");
+    if !(1..=500).contains(&hosts.pictures_per_page)
+        || !(1..=500).contains(&hosts.pages_per_section)
+    {
+        return refuse(
+            "hosts.pictures_per_page",
+            "this and pages_per_section must be 1 to 500",
+        );
     }
-    if hosts.crawler.is_empty() || !hosts.crawler.chars().all(|c| c.is_ascii_alphabetic() || c == '-' || c == '_') {
+    if hosts.crawler.is_empty()
+        || !hosts
+            .crawler
+            .chars()
+            .all(|c| c.is_ascii_alphabetic() || c == '-' || c == '_')
+    {
         return refuse("hosts.crawler", "a product token has letters, - and _ only");
     }
     Ok(())
@@ -286,14 +368,23 @@ fn check_planted(world: &World) -> Result<(), Refusal> {
     if special > world.counts.pairs {
         return refuse(
             "counts.pairs",
-            format!("{} pairs cannot hold planted.redirected, flaky, harmless_tags and quiet ({special}); give more pairs or plant fewer", world.counts.pairs),
+            format!(
+                "{} pairs cannot hold planted.redirected, flaky, harmless_tags and quiet ({special}); give more pairs or plant fewer",
+                world.counts.pairs
+            ),
         );
     }
     if planted.duplicates * 2 > world.counts.pairs {
-        return refuse("planted.duplicates", "at most half of the pairs can have a copy; plant fewer");
+        return refuse(
+            "planted.duplicates",
+            "at most half of the pairs can have a copy; plant fewer",
+        );
     }
     if planted.longest_text_bytes > 64 << 20 || planted.too_many_bytes > 1 << 30 {
-        return refuse("planted", "longest_text_bytes may be 64 MiB, too_many_bytes 1 GiB at most");
+        return refuse(
+            "planted",
+            "longest_text_bytes may be 64 MiB, too_many_bytes 1 GiB at most",
+        );
     }
     Ok(())
 }
@@ -316,7 +407,10 @@ mod tests {
     #[test]
     fn an_unknown_object_lists_those_that_can_be_drawn() {
         let line = error("[scenes]\nsize_px = 64\nobjects = [\"ball\",\n \"cube\"]\n");
-        assert!(line.starts_with("w.toml, line 4, `objects`: unknown name `cube`"), "{line}");
+        assert!(
+            line.starts_with("w.toml, line 4, `objects`: unknown name `cube`"),
+            "{line}"
+        );
         for object in crate::scene::Object::ALL {
             assert!(line.contains(object.as_str()), "{line}");
         }
@@ -325,15 +419,24 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let line = error("[counts]\npears = 3\n");
-        assert!(line.contains("line 2, `pears`: unknown field `pears`"), "{line}");
+        assert!(
+            line.contains("line 2, `pears`: unknown field `pears`"),
+            "{line}"
+        );
         assert!(error("[sizes]\n").contains("`[sizes]`"));
     }
 
     #[test]
     fn words_that_are_left_out_keep_the_shipped_ones() {
         let world = World::from_toml("[words.objects]\nball = [\"ball\", \"orb\"]\n", "w").unwrap();
-        assert_eq!(world.words.objects[&crate::scene::Object::Ball], ["ball", "orb"]);
-        assert_eq!(world.words.objects[&crate::scene::Object::Ring], ["ring", "hoop"]);
+        assert_eq!(
+            world.words.objects[&crate::scene::Object::Ball],
+            ["ball", "orb"]
+        );
+        assert_eq!(
+            world.words.objects[&crate::scene::Object::Ring],
+            ["ring", "hoop"]
+        );
     }
 
     #[test]
@@ -341,12 +444,21 @@ mod tests {
         for (text, key) in [
             ("[scenes]\nsize_px = 8\n", "scenes.size_px"),
             ("[scenes]\ncounts = [5]\n", "scenes.counts"),
-            ("[scenes]\nobjects = [\"ball\", \"ball\"]\n", "scenes.objects"),
-            ("[scenes]\nobjects = [\"ball\"]\ncolours = [\"red\"]\n", "scenes.colours"),
+            (
+                "[scenes]\nobjects = [\"ball\", \"ball\"]\n",
+                "scenes.objects",
+            ),
+            (
+                "[scenes]\nobjects = [\"ball\"]\ncolours = [\"red\"]\n",
+                "scenes.colours",
+            ),
             ("[counts]\nevaluation = 2000\n", "counts.evaluation"),
             ("[counts]\npairs = 10\n", "counts.pairs"),
             ("[noise]\nhonest_percent = 50.0\n", "noise"),
-            ("[words.colours]\nred = [\"red\", \"blue\"]\n", "words.colours"),
+            (
+                "[words.colours]\nred = [\"red\", \"blue\"]\n",
+                "words.colours",
+            ),
             ("[hosts]\ndomain = \"Demo\"\n", "hosts.domain"),
             ("[hosts]\npictures = \"shop\"\n", "hosts.pictures"),
         ] {

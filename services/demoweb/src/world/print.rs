@@ -15,40 +15,106 @@ const COMMENTS: &[(&str, &str)] = &[
     ("scenes", "What is drawn."),
     ("scenes.size_px", "Side of a picture in pixels, 32 to 1024."),
     ("scenes.objects", "Of: ball, crate, tent, ring, clock."),
-    ("scenes.colours", "Of: red, green, blue, yellow, purple, white, black."),
+    (
+        "scenes.colours",
+        "Of: red, green, blue, yellow, purple, white, black.",
+    ),
     ("scenes.sizes", "Of: small, big."),
-    ("scenes.backgrounds", "Of: sand, grass, water, brick, paper, wood."),
+    (
+        "scenes.backgrounds",
+        "Of: sand, grass, water, brick, paper, wood.",
+    ),
     ("scenes.relations", "Of: left_of, above."),
-    ("scenes.pair_percent", "Scenes with two different things; the others have one kind of thing."),
-    ("scenes.counts", "How many of it, 1 to 4; a count written twice is drawn twice as often."),
+    (
+        "scenes.pair_percent",
+        "Scenes with two different things; the others have one kind of thing.",
+    ),
+    (
+        "scenes.counts",
+        "How many of it, 1 to 4; a count written twice is drawn twice as often.",
+    ),
     ("counts", "How many pictures there are."),
     ("counts.pairs", "Web pictures with at least one text."),
-    ("counts.second_text_percent", "Of these, with a second text (title or caption)."),
-    ("counts.human", "Human-annotated pictures with one text each."),
-    ("counts.evaluation", "Held-out pictures, no two alike in what a text can say."),
+    (
+        "counts.second_text_percent",
+        "Of these, with a second text (title or caption).",
+    ),
+    (
+        "counts.human",
+        "Human-annotated pictures with one text each.",
+    ),
+    (
+        "counts.evaluation",
+        "Held-out pictures, no two alike in what a text can say.",
+    ),
     ("counts.references", "Texts of each of them."),
-    ("counts.evaluation_alike_percent", "Of them, with one kind of thing at most."),
-    ("counts.zero_shot", "Held-out pictures of one thing; the classes (colour, object) in turn."),
-    ("words", "Where two kinds of thing share no word, the judge can tell them apart.\n# Right-of and below are understood, but never written: people name the left or upper thing first."),
+    (
+        "counts.evaluation_alike_percent",
+        "Of them, with one kind of thing at most.",
+    ),
+    (
+        "counts.zero_shot",
+        "Held-out pictures of one thing; the classes (colour, object) in turn.",
+    ),
+    (
+        "words",
+        "Where two kinds of thing share no word, the judge can tell them apart.\n# Right-of and below are understood, but never written: people name the left or upper thing first.",
+    ),
     ("words.left_of", "How one thing may lie to another."),
     ("words.numbers", "From zero."),
-    ("words.objects", "Nouns, singular. Annotators use the first of a list, the web any of them."),
+    (
+        "words.objects",
+        "Nouns, singular. Annotators use the first of a list, the web any of them.",
+    ),
     ("words.colours", "Adjectives, likewise."),
-    ("words.sizes", "Adjectives; all of them are used by annotators, too."),
-    ("words.places", "Phrases that say where the things are; all of them are used by annotators, too."),
-    ("words.backgrounds", "Words by which the judge knows a background outside of these phrases."),
+    (
+        "words.sizes",
+        "Adjectives; all of them are used by annotators, too.",
+    ),
+    (
+        "words.places",
+        "Phrases that say where the things are; all of them are used by annotators, too.",
+    ),
+    (
+        "words.backgrounds",
+        "Words by which the judge knows a background outside of these phrases.",
+    ),
     ("human", "How annotators write."),
-    ("human.frames_alike", "Sentences about one kind of thing; {things}, {be} and {place} stand for words."),
-    ("human.frames_pair", "Sentences about two things. A frame written twice is used twice as often."),
-    ("human.joins", "Between two things, where the sentence does not state how they lie."),
-    ("human.place_percent", "Sentences that state the background."),
-    ("human.relation_percent", "Sentences about two things that state how they lie."),
+    (
+        "human.frames_alike",
+        "Sentences about one kind of thing; {things}, {be} and {place} stand for words.",
+    ),
+    (
+        "human.frames_pair",
+        "Sentences about two things. A frame written twice is used twice as often.",
+    ),
+    (
+        "human.joins",
+        "Between two things, where the sentence does not state how they lie.",
+    ),
+    (
+        "human.place_percent",
+        "Sentences that state the background.",
+    ),
+    (
+        "human.relation_percent",
+        "Sentences about two things that state how they lie.",
+    ),
     ("human.size_percent", "Things whose size is stated."),
-    ("human.synonyms", "Whether all words of a list are used, or only the first."),
+    (
+        "human.synonyms",
+        "Whether all words of a list are used, or only the first.",
+    ),
     ("human.prefixes", "Put before the sentence; \"\" is none."),
     ("human.suffixes", "Put after the sentence."),
-    ("web", "How honest people on the web write; the keys are those of [human]."),
-    ("noise", "Kinds of text on the web. The six shares add up to 100 and are met exactly."),
+    (
+        "web",
+        "How honest people on the web write; the keys are those of [human].",
+    ),
+    (
+        "noise",
+        "Kinds of text on the web. The six shares add up to 100 and are met exactly.",
+    ),
     ("noise.honest_percent", "True, and names everything."),
     ("noise.vague_percent", "True, but names little."),
     ("noise.wrong_percent", "Honest but for a colour or kind."),
@@ -56,47 +122,110 @@ const COMMENTS: &[(&str, &str)] = &[
     ("noise.file_percent", "A file name."),
     ("noise.boilerplate_percent", "The page's furniture."),
     ("noise.vague_places", "Vague texts: these, then a place ..."),
-    ("noise.vague_colours", "... or these, then `in` and a colour ..."),
+    (
+        "noise.vague_colours",
+        "... or these, then `in` and a colour ...",
+    ),
     ("noise.vague_plain", "... or these alone."),
     ("noise.files", "{n} stands for a number."),
     ("noise.boilerplate", "Furniture ..."),
-    ("noise.boilerplate_ends", "... and what sometimes follows it."),
-    ("hosts", "Who serves it. Beside these there are quiet, closed, down and slow under the same domain."),
+    (
+        "noise.boilerplate_ends",
+        "... and what sometimes follows it.",
+    ),
+    (
+        "hosts",
+        "Who serves it. Beside these there are quiet, closed, down and slow under the same domain.",
+    ),
     ("hosts.domain", "Every host is a name under it."),
     ("hosts.pages", "Hosts with pages and pictures."),
-    ("hosts.pictures", "Host with pictures alone; it has as many as each of the others."),
+    (
+        "hosts.pictures",
+        "Host with pictures alone; it has as many as each of the others.",
+    ),
     ("hosts.pictures_per_page", "Pictures on a listing page."),
     ("hosts.pages_per_section", "Listing pages of a section."),
-    ("hosts.crawler", "Product token of the crawler that robots rules and tags speak to."),
-    ("planted", "What a crawler must refuse, merge or survive: numbers of pictures."),
-    ("planted.robots", "Refused by robots.txt, or on a host whose robots.txt cannot be had."),
-    ("planted.opt_out", "Opted out of (noai, noimageai, noindex, noimageindex, none) by header or page."),
+    (
+        "hosts.crawler",
+        "Product token of the crawler that robots rules and tags speak to.",
+    ),
+    (
+        "planted",
+        "What a crawler must refuse, merge or survive: numbers of pictures.",
+    ),
+    (
+        "planted.robots",
+        "Refused by robots.txt, or on a host whose robots.txt cannot be had.",
+    ),
+    (
+        "planted.opt_out",
+        "Opted out of (noai, noimageai, noindex, noimageindex, none) by header or page.",
+    ),
     ("planted.http_status", "404, 410, 403, 500."),
-    ("planted.redirects", "Redirected in a loop, too often, or to nowhere."),
-    ("planted.address", "At addresses that a crawler must not contact."),
-    ("planted.timeout", "Never answered: each costs the crawler its time limit times its tries."),
+    (
+        "planted.redirects",
+        "Redirected in a loop, too often, or to nowhere.",
+    ),
+    (
+        "planted.address",
+        "At addresses that a crawler must not contact.",
+    ),
+    (
+        "planted.timeout",
+        "Never answered: each costs the crawler its time limit times its tries.",
+    ),
     ("planted.network", "Cut off in the middle."),
-    ("planted.bytes", "Longer than too_many_bytes, half of them without saying so."),
-    ("planted.not_image", "HTML, SVG and the like behind a picture's name."),
+    (
+        "planted.bytes",
+        "Longer than too_many_bytes, half of them without saying so.",
+    ),
+    (
+        "planted.not_image",
+        "HTML, SVG and the like behind a picture's name.",
+    ),
     ("planted.decode", "Corrupt or cut short."),
     ("planted.pixels", "A header that claims 900 million pixels."),
     ("planted.too_small", "Tracking pixels."),
-    ("planted.text_bytes", "With an alt text of long_text_bytes; the first has longest_text_bytes."),
+    (
+        "planted.text_bytes",
+        "With an alt text of long_text_bytes; the first has longest_text_bytes.",
+    ),
     ("planted.url", "At a URL of more than 2,000 characters."),
-    ("planted.too_many_bytes", "More than the crawler's max_image_bytes."),
+    (
+        "planted.too_many_bytes",
+        "More than the crawler's max_image_bytes.",
+    ),
     ("planted.long_text_bytes", "More than its max_text_bytes."),
-    ("planted.longest_text_bytes", "The same, less than its max_page_bytes."),
-    ("planted.bad_pages", "Pages that are missing, disallowed, or redirected in a loop: so many of each."),
-    ("planted.duplicates", "The same picture and text once more: half on another page, half under another URL."),
+    (
+        "planted.longest_text_bytes",
+        "The same, less than its max_page_bytes.",
+    ),
+    (
+        "planted.bad_pages",
+        "Pages that are missing, disallowed, or redirected in a loop: so many of each.",
+    ),
+    (
+        "planted.duplicates",
+        "The same picture and text once more: half on another page, half under another URL.",
+    ),
     ("planted.without_text", "Without any text."),
     ("planted.redirected", "Good pictures behind a redirect."),
     ("planted.flaky", "Good pictures that answer 503 at first."),
-    ("planted.harmless_tags", "Good pictures with an X-Robots-Tag that refuses nothing."),
-    ("planted.quiet", "Good pictures on the host with a Crawl-delay."),
+    (
+        "planted.harmless_tags",
+        "Good pictures with an X-Robots-Tag that refuses nothing.",
+    ),
+    (
+        "planted.quiet",
+        "Good pictures on the host with a Crawl-delay.",
+    ),
 ];
 
 fn comment(path: &str) -> Option<&'static str> {
-    COMMENTS.iter().find(|(key, _)| *key == path).map(|(_, text)| *text)
+    COMMENTS
+        .iter()
+        .find(|(key, _)| *key == path)
+        .map(|(_, text)| *text)
 }
 
 /// The world as a commented TOML file, keys in the order of the types.
@@ -105,7 +234,10 @@ pub(super) fn print(world: &World) -> String {
     let mut out = HEAD.to_owned();
     let mut section = String::new();
     for line in plain.lines() {
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        if let Some(name) = line
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+        {
             name.clone_into(&mut section);
             explain(&mut out, name);
         } else if let Some((key, _)) = line.split_once(" = ") {

@@ -12,7 +12,10 @@ fn list(words: &[&str]) -> Vec<String> {
 }
 
 fn lists<K: Ord + Copy>(entries: &[(K, &[&str])]) -> BTreeMap<K, Vec<String>> {
-    entries.iter().map(|(key, words)| (*key, list(words))).collect()
+    entries
+        .iter()
+        .map(|(key, words)| (*key, list(words)))
+        .collect()
 }
 
 impl Default for World {
@@ -144,12 +147,40 @@ fn web() -> Style {
         size_percent: 15.0,
         synonyms: true,
         prefixes: list(&[
-            "", "", "", "", "", "", "photo of", "picture of", "my", "vintage", "drawing of",
-            "for sale :", "look :", "cute", "hand made", "clip art :",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "photo of",
+            "picture of",
+            "my",
+            "vintage",
+            "drawing of",
+            "for sale :",
+            "look :",
+            "cute",
+            "hand made",
+            "clip art :",
         ]),
         suffixes: list(&[
-            "", "", "", "", "", "", "- art print", "| free clip art", "wallpaper", "for kids",
-            "( 2019 )", "by anna", ", low price", "- buy online", "# shapes", "poster",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "",
+            "- art print",
+            "| free clip art",
+            "wallpaper",
+            "for kids",
+            "( 2019 )",
+            "by anna",
+            ", low price",
+            "- buy online",
+            "# shapes",
+            "poster",
         ]),
     }
 }
