@@ -298,8 +298,7 @@ fn segments(range: Range<usize>) -> impl Iterator<Item = Range<usize>> {
 
 fn add(values: &mut [f32], bytes: &[u8]) {
     for (value, bytes) in values.iter_mut().zip(bytes.chunks_exact(4)) {
-        // What came from the ranks before, then this rank's own.
-        *value = f32_of(bytes) + *value;
+        *value += f32_of(bytes);
     }
 }
 

@@ -1,0 +1,85 @@
+//! What ranks tell each other before they can compute a loss of the global batch.
+
+use capstan_collective::RingError;
+
+use crate::link::Link;
+
+/// One rank's samples: features where the objective contrasts, and always the tokens.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Share {
+    /// Image features, `[samples, width]`, or empty.
+    pub(crate) images: Vec<f32>,
+    /// Text features, `[samples, width]`, or empty.
+    pub(crate) texts: Vec<f32>,
+    /// Token ids of each sample, unpadded.
+    pub(crate) tokens: Vec<Vec<u32>>,
+}
+
+impl Share {
+    /// The shares of all ranks, one after the other: the global batch.
+    pub(crate) fn gather(&self, link: &mut Link<'_>) -> Result<Share, RingError> {
+        let mut global = Share::default();
+        for (rank, bytes) in link.all_gather_bytes(&self.encode())?.iter().enumerate() {
+            let share = Share::decode(bytes).ok_or(RingError::Protocol {
+                rank,
+                detail: "its samples are not encoded as samples are",
+            })?;
+            global.images.extend(share.images);
+            global.texts.extend(share.texts);
+            global.tokens.extend(share.tokens);
+        }
+        Ok(global)
+    }
+
+    /// Counts, features, then the tokens row by row; all numbers little-endian u32 or f32.
+    fn encode(&self) -> Vec<u8> {
+        let mut words = vec![self.images.len() as u32, self.tokens.len() as u32];
+        words.extend(self.images.iter().chain(&self.texts).map(|value| value.to_bits()));
+        for row in &self.tokens {
+            words.push(row.len() as u32);
+            words.extend(row);
+        }
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (words, rest) = bytes.as_chunks::<4>();
+        let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+        let (counts, mut left) = words.split_at_checked(2)?;
+        let mut take = |len: usize| {
+            let (taken, rest) = left.split_at_checked(len)?;
+            left = rest;
+            Some(taken)
+        };
+        let (values, samples) = (counts[0] as usize, counts[1] as usize);
+        let floats = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect();
+        let images = floats(take(values)?);
+        let texts = floats(take(values)?);
+        let mut tokens = Vec::new();
+        for _ in 0..samples {
+            let len = take(1)?[0] as usize;
+            tokens.push(take(len)?.to_vec());
+        }
+        (rest.is_empty() && left.is_empty()).then_some(Self { images, texts, tokens })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_survive_the_wire_and_nonsense_does_not() {
+        let share = Share {
+            images: vec![1.0, -0.0, 3.5, f32::MIN_POSITIVE],
+            texts: vec![0.1; 4],
+            tokens: vec![vec![1, 2, 3], vec![], vec![7]],
+        };
+        let bytes = share.encode();
+        assert_eq!(Share::decode(&bytes), Some(share));
+        for cut in 0..bytes.len() {
+            assert_eq!(Share::decode(&bytes[..cut]), None, "cut at {cut}");
+        }
+        assert_eq!(Share::decode(&[bytes, vec![0; 4]].concat()), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Hard negatives of image-text matching, drawn over the global batch from the softmax of the
+//! contrastive logits.
+//!
+//! Every rank draws for the whole batch: the logits and the keys are the same everywhere, so all
+//! ranks know which picture a text was sent to, whatever the world size.
+
+use capstan_plan::draw::Draws;
+
+/// Added to every allowed weight, so that a peaked softmax still leaves a choice.
+const FLOOR: f64 = 1e-6;
+
+/// What is drawn for each sample of the global batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Negatives {
+    /// For each image the index of a text of another class; `None` where all texts are equal.
+    pub texts: Vec<Option<usize>>,
+    /// For each text the index of an image of another class.
+    pub images: Vec<Option<usize>>,
+}
+
+impl Negatives {
+    /// Draws by (seed, step, sample); `draws` holds the seed.
+    ///
+    /// - `logits`: `[batch, batch]`, images by texts.
+    /// - `classes`: equal for equal texts, which are no negatives of each other.
+    pub fn draw(draws: &Draws, step: u64, logits: &[f32], classes: &[usize]) -> Self {
+        let batch = classes.len();
+        let key = step.to_le_bytes();
+        let one = |sample: usize, side: u64, start: usize, stride: usize| {
+            let unit = draws.unit(&key, 2 * sample as u64 + side);
+            pick(unit, sample, classes, |other| logits[start + other * stride])
+        };
+        Self {
+            texts: (0..batch).map(|image| one(image, 0, image * batch, 1)).collect(),
+            images: (0..batch).map(|text| one(text, 1, text, batch)).collect(),
+        }
+    }
+
+    /// Pairs of the global batch: a positive for each sample, and the negatives.
+    pub fn pairs(&self) -> usize {
+        let drawn = self.texts.iter().chain(&self.images).flatten().count();
+        self.texts.len() + drawn
+    }
+}
+
+/// The sample of another class at `unit` of the cumulative softmax.
+fn pick(
+    unit: f64,
+    sample: usize,
+    classes: &[usize],
+    logit: impl Fn(usize) -> f32,
+) -> Option<usize> {
+    let batch = classes.len();
+    let top = (0..batch).map(&logit).fold(f32::NEG_INFINITY, f32::max);
+    let exps: Vec<f64> = (0..batch).map(|other| f64::from(logit(other) - top).exp()).collect();
+    let total: f64 = exps.iter().sum();
+    let allowed = |other: &usize| classes[*other] != classes[sample];
+    let weight = |other: usize| exps[other] / total + FLOOR;
+    let sum: f64 = (0..batch).filter(allowed).map(weight).sum();
+    let mut left = unit * sum;
+    let mut last = None;
+    for other in (0..batch).filter(allowed) {
+        last = Some(other);
+        left -= weight(other);
+        if left < 0.0 {
+            break;
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draws() -> Draws {
+        Draws::new(4, "itm")
+    }
+
+    #[test]
+    fn negatives_are_of_another_class() {
+        let logits: Vec<f32> = (0..64).map(|i| (i as f32 * 0.9).sin() * 3.0).collect();
+        let classes = [0, 1, 0, 3, 3, 5, 6, 0];
+        for step in 0..200 {
+            let drawn = Negatives::draw(&draws(), step, &logits, &classes);
+            for (sample, other) in drawn.texts.iter().chain(&drawn.images).enumerate() {
+                assert_ne!(classes[sample % 8], classes[other.unwrap()]);
+            }
+            assert_eq!(drawn.pairs(), 24);
+        }
+    }
+
+    #[test]
+    fn likelier_ones_are_drawn_more_often() {
+        // Image 0 has logits 0, 0, ln 3: of its two negatives the second has weight 3/4.
+        let logits = [0.0, 0.0, 3f32.ln(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let hits = (0..4000)
+            .filter(|s| Negatives::draw(&draws(), *s, &logits, &[0, 1, 2]).texts[0] == Some(2))
+            .count();
+        assert!((2900..3100).contains(&hits), "{hits} of 4000");
+    }
+
+    #[test]
+    fn a_batch_of_one_text_has_no_negatives() {
+        let drawn = Negatives::draw(&draws(), 0, &[1.0; 9], &[0, 0, 0]);
+        assert_eq!(drawn.texts, [None; 3]);
+        assert_eq!(drawn.pairs(), 3);
+    }
+
+    #[test]
+    fn small_errors_of_the_logits_change_no_draw() {
+        let logits: Vec<f32> = (0..144).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
+        let bent: Vec<f32> = logits.iter().map(|l| l * (1.0 + 1e-6)).collect();
+        let classes: Vec<usize> = (0..12).collect();
+        for step in 0..50 {
+            let a = Negatives::draw(&draws(), step, &logits, &classes);
+            assert_eq!(a, Negatives::draw(&draws(), step, &bent, &classes));
+        }
+    }
+}

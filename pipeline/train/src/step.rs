@@ -1,0 +1,303 @@
+//! The step loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
+use capstan_model::ImagePreprocess;
+use capstan_plan::results::{Training, TrainingStep};
+use capstan_plan::stage;
+
+use crate::objective::{Gradient, Objectives, Slice};
+use crate::{
+    AdamW, AdamWConfig, Augment, Curve, Link, Network, Pictures, RankPool, Sample, Schedule,
+    State, TrainError, clip_factor, global_norm,
+};
+
+/// What is trained on, and how.
+pub struct Job<'a> {
+    /// The stage's settings; `world_size` is the ring's to know.
+    pub config: &'a stage::Train,
+    /// Seed of order, augmentation and hard negatives.
+    pub seed: u64,
+    /// All samples, the same on every rank.
+    pub samples: &'a [Sample],
+    /// Their pictures.
+    pub pictures: &'a mut Pictures,
+    /// How the model takes pictures: its mean and standard deviation are used here.
+    pub preprocess: &'a ImagePreprocess,
+    /// Limit of one operation of the ring, the wait for slower ranks included.
+    pub ring_limit: Duration,
+}
+
+/// Where checkpoints go.
+pub trait Checkpoints: Send {
+    /// Saves `state`, visible only once it is whole. Called on rank 0 alone.
+    ///
+    /// # Errors
+    /// [`crate::SourceError`] with the kind of the failure.
+    fn save(&mut self, state: &State) -> Result<(), crate::SourceError>;
+}
+
+/// What looks on while a training runs.
+pub struct Watch<'a> {
+    /// Told of every step.
+    pub step: &'a mut (dyn FnMut(&TrainingStep) + Send),
+    /// Where checkpoints go; none are written where absent.
+    pub checkpoints: Option<&'a mut dyn Checkpoints>,
+    /// Set to stop before the next step.
+    pub cancel: &'a AtomicBool,
+}
+
+/// A training that is over; the network holds its parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// Figures for the commit.
+    pub training: Training,
+    /// CPU time of this rank's compute threads in this attempt.
+    pub cpu: Duration,
+}
+
+/// Trains `network` on this rank's part of every global batch.
+///
+/// Every rank calls it with equal arguments but for `ring`; all end with equal bits. Computes on
+/// a pool of `config.threads_per_rank` threads of its own.
+///
+/// - `resume`: the state to go on from, the same on every rank.
+///
+/// # Errors
+/// [`TrainError`]; [`TrainError::NotFinite`] names the step and the loss.
+pub fn train(
+    job: Job<'_>,
+    network: &mut Network,
+    ring: &mut dyn capstan_collective::Collective,
+    resume: Option<State>,
+    watch: Watch<'_>,
+) -> Result<Trained, TrainError> {
+    check(&job, network, ring.world_size())?;
+    let pool = RankPool::new(ring.rank(), job.config.threads_per_rank)?;
+    let link = Link::new(ring, job.ring_limit);
+    let training = pool.run(|| Loop::new(job, network, link, resume)?.run(watch))?;
+    Ok(Trained { training, cpu: pool.cpu_time() })
+}
+
+/// Refuses settings that contradict each other, the samples or the ring.
+fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), TrainError> {
+    let config = job.config;
+    let wrong = |field, problem: String| Err(TrainError::Settings { field, problem });
+    if config.objectives.is_empty() {
+        return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
+    }
+    if network.family() == stage::Family::Clip && config.objectives != [stage::Objective::Itc] {
+        return wrong("objectives", "CLIP is trained by itc alone: write [\"itc\"]".to_owned());
+    }
+    if config.global_batch < world_size {
+        let problem = format!("{} is less than a sample for each of {world_size} ranks", config.global_batch);
+        return wrong("global_batch", problem);
+    }
+    let longest = job.samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+    if longest > network.max_text_tokens() || job.samples.iter().any(|s| s.tokens.len() < 2) {
+        let problem = format!(
+            "texts of {longest} tokens at most do not fit: each must have 2 to {} tokens",
+            network.max_text_tokens()
+        );
+        return wrong("data", problem);
+    }
+    if job.samples.iter().any(|sample| sample.picture >= job.pictures.len()) {
+        return wrong("data", "a sample names a picture that is not there".to_owned());
+    }
+    Ok(())
+}
+
+/// Everything that lives from step to step.
+struct Loop<'a> {
+    job: Job<'a>,
+    network: &'a mut Network,
+    link: Link<'a>,
+    sampler: Sampler,
+    objectives: Objectives,
+    augment: Augment,
+    schedule: Schedule,
+    optimizer: AdamW,
+    params: Vec<f32>,
+    curve: Curve,
+    step: u64,
+    layout: String,
+}
+
+impl<'a> Loop<'a> {
+    fn new(
+        job: Job<'a>,
+        network: &'a mut Network,
+        link: Link<'a>,
+        resume: Option<State>,
+    ) -> Result<Self, TrainError> {
+        let config = job.config;
+        let key = |sample: &Sample| SampleKey {
+            text_id: sample.text_id,
+            length: sample.tokens.len() as u32,
+            shard: sample.shard,
+        };
+        let keys = job.samples.iter().map(key).collect();
+        let sampler = Sampler::new(keys, config.global_batch, config.length_bucket, job.seed)
+            .map_err(|error| TrainError::Settings { field: "data", problem: error.to_string() })?;
+        let objectives = Objectives::new(&config.objectives, config.label_smoothing, job.seed);
+        let adamw = AdamWConfig {
+            betas: config.betas,
+            epsilon: config.epsilon,
+            weight_decay: config.weight_decay,
+        };
+        let mut this = Self {
+            curve: Curve::new(config.steps, &objectives.names()),
+            optimizer: AdamW::new(adamw, &network.decays()),
+            augment: Augment::new(job.seed, config.shift_px, config.brightness_jitter),
+            schedule: Schedule::new(
+                config.learning_rate,
+                config.steps,
+                config.warmup,
+                config.final_rate,
+            ),
+            params: network.model().to_flat(),
+            layout: network.layout_digest(),
+            step: 0,
+            sampler,
+            objectives,
+            job,
+            network,
+            link,
+        };
+        if let Some(state) = resume {
+            this.resume(state)?;
+        }
+        Ok(this)
+    }
+
+    fn resume(&mut self, state: State) -> Result<(), TrainError> {
+        let foreign = |detail| Err(TrainError::ForeignState { step: state.step, detail });
+        if state.layout != self.layout || state.params.len() != self.params.len() {
+            return foreign("its parameters have other names or shapes");
+        }
+        if state.step > self.job.config.steps {
+            return foreign("it has done more steps than the stage asks for");
+        }
+        if !self.curve.restore(state.curve) {
+            return foreign("it was trained on other objectives");
+        }
+        self.optimizer.restore(&state.first, &state.second, state.updates);
+        self.step = state.step;
+        self.params = state.params;
+        self.network.model_mut().load_flat(&self.params);
+        Ok(())
+    }
+
+    fn run(mut self, mut watch: Watch<'_>) -> Result<Training, TrainError> {
+        while self.step < self.job.config.steps {
+            if watch.cancel.load(Ordering::Relaxed) {
+                return Err(TrainError::Cancelled { step: self.step });
+            }
+            let step = self.one()?;
+            self.curve.add(&step);
+            (watch.step)(&step);
+            self.step += 1;
+            let every = self.job.config.checkpoint_steps;
+            if every > 0 && self.step % every == 0 && self.step < self.job.config.steps {
+                self.save(&mut watch)?;
+            }
+        }
+        // No rank reports success before all have done the last step.
+        self.link.barrier().map_err(|source| TrainError::Ring { step: self.step, source })?;
+        Ok(Training {
+            world_size: self.link.world_size(),
+            bytes_reduced: self.link.bytes_reduced(),
+            samples: self.job.samples.len() as u64,
+            curve: self.curve.points(),
+        })
+    }
+
+    fn save(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        if self.link.rank() != 0 {
+            return Ok(());
+        }
+        let Some(checkpoints) = watch.checkpoints.as_deref_mut() else { return Ok(()) };
+        let (first, second) = self.optimizer.moments();
+        let state = State {
+            step: self.step,
+            updates: self.optimizer.updates(),
+            layout: self.layout.clone(),
+            params: self.params.clone(),
+            first: first.to_vec(),
+            second: second.to_vec(),
+            curve: self.curve.sums().to_vec(),
+        };
+        checkpoints.save(&state).map_err(|error| TrainError::Save {
+            step: self.step,
+            kind: error.kind,
+            source: error.source,
+        })
+    }
+
+    /// One step: gradient of the global batch, clipped update, the same on every rank.
+    fn one(&mut self) -> Result<TrainingStep, TrainError> {
+        let start = Instant::now();
+        let batch = self.sampler.batch(self.step);
+        let range = rank_slice(batch.samples.len(), self.link.rank(), self.link.world_size());
+        let slice = self.slice(&batch.samples[range.clone()], range, batch.data_epoch)?;
+        let step = self.step;
+        let gradient = self
+            .objectives
+            .gradient(self.network, &self.params, &slice, &mut self.link)
+            .map_err(|source| TrainError::Ring { step, source })?;
+        let norm = self.finite_norm(&gradient)?;
+        let learning_rate = self.schedule.learning_rate(step);
+        let factor = clip_factor(norm, self.job.config.clip_norm);
+        self.optimizer.update(&mut self.params, &gradient.flat, factor, learning_rate);
+        if let Some(at) = self.network.scale_at() {
+            self.params[at] = self.network.bounded_scale(self.params[at]);
+        }
+        self.network.model_mut().load_flat(&self.params);
+        Ok(TrainingStep {
+            step,
+            data_epoch: batch.data_epoch,
+            learning_rate,
+            loss: gradient.losses.values().sum(),
+            parts: gradient.losses.iter().map(|(n, l)| ((*n).to_owned(), *l)).collect(),
+            gradient_norm: norm,
+            step_seconds: start.elapsed().as_secs_f64(),
+            all_reduce_seconds: self.link.take_spent().as_secs_f64(),
+        })
+    }
+
+    /// This rank's pictures, augmented, and texts.
+    fn slice(
+        &mut self,
+        samples: &[usize],
+        range: std::ops::Range<usize>,
+        data_epoch: u64,
+    ) -> Result<Slice, TrainError> {
+        let all = self.job.samples;
+        let side = self.network.image_size();
+        let floats = 3 * side * side;
+        let mut pixels = vec![0.0; samples.len() * floats];
+        let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
+        let (augment, normalisation) = (&self.augment, (self.job.preprocess.mean, self.job.preprocess.std));
+        self.job.pictures.visit(&wanted, |place, bytes| {
+            let key = (data_epoch, &all[samples[place]].text_id);
+            let planes = &mut pixels[place * floats..(place + 1) * floats];
+            augment.apply(key, bytes, side, normalisation, planes);
+        })?;
+        let tokens = samples.iter().map(|sample| all[*sample].tokens.clone()).collect();
+        Ok(Slice { step: self.step, range, pixels, tokens })
+    }
+
+    /// The norm of a gradient that is a number, as are its losses.
+    fn finite_norm(&self, gradient: &Gradient) -> Result<f64, TrainError> {
+        let step = self.step;
+        for (name, loss) in &gradient.losses {
+            if !loss.is_finite() {
+                return Err(TrainError::NotFinite { step, loss: name });
+            }
+        }
+        let norm = global_norm(&gradient.flat);
+        if norm.is_finite() { Ok(norm) } else { Err(TrainError::NotFinite { step, loss: "gradient" }) }
+    }
+}
