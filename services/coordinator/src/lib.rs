@@ -1,1 +1,3 @@
-//! placeholder
+//! The coordinator: schedules the stages of runs over workers and trainers.
+
+pub mod machine;
