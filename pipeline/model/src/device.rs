@@ -1,0 +1,197 @@
+//! Where tensors live, and the threads that compute.
+
+use burn::tensor::Device;
+use std::fmt;
+use std::str::FromStr;
+
+/// A device as users name it: `auto`, `cpu`, `cuda` or `cuda:1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceSpec {
+    /// The first GPU where the program has CUDA and a driver is there, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this index.
+    Cuda(usize),
+}
+
+/// Why a device cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text names no device.
+    #[error("device `{0}` is unknown: use auto, cpu, cuda or cuda:N")]
+    Unknown(String),
+    /// The program lacks CUDA.
+    #[error("device cuda:{0} is not in this program: build it with `--features cuda`")]
+    NotCompiled(usize),
+    /// The machine has no such GPU.
+    #[error("device cuda:{0} is not on this machine (no driver, or no GPU of this index): use cpu")]
+    Absent(usize),
+    /// The pool of threads could not be started.
+    #[error("a pool of {threads} compute threads could not be started")]
+    Pool {
+        /// Threads asked for.
+        threads: usize,
+        /// What the system said.
+        #[source]
+        source: rayon::ThreadPoolBuildError,
+    },
+}
+
+impl FromStr for DeviceSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let unknown = || Error::Unknown(text.to_owned());
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let index = text.strip_prefix("cuda:").ok_or_else(unknown)?;
+                index.parse().map(Self::Cuda).map_err(|_| unknown())
+            }
+        }
+    }
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl DeviceSpec {
+    /// Opens the device, for inference; `.autodiff()` on the result is for training.
+    ///
+    /// # Errors
+    /// [`Error::NotCompiled`], [`Error::Absent`]. `auto` and `cpu` never fail.
+    pub fn open(self) -> Result<Device, Error> {
+        match self {
+            Self::Cpu => Ok(Device::flex()),
+            Self::Auto => Ok(cuda::open(0).unwrap_or_else(|_| Device::flex())),
+            Self::Cuda(index) => cuda::open(index),
+        }
+    }
+
+    /// The device that [`DeviceSpec::open`] opens, without `auto`.
+    ///
+    /// # Errors
+    /// As [`DeviceSpec::open`].
+    pub fn resolve(self) -> Result<Self, Error> {
+        match self {
+            Self::Auto => Ok(cuda::open(0).map_or(Self::Cpu, |_| Self::Cuda(0))),
+            Self::Cpu => Ok(self),
+            Self::Cuda(index) => cuda::open(index).map(|_| self),
+        }
+    }
+
+    /// The kind alone, `cpu` or `cuda`, as recipes name it (outputs agree within a kind).
+    ///
+    /// # Errors
+    /// As [`DeviceSpec::open`].
+    pub fn kind(self) -> Result<&'static str, Error> {
+        self.resolve().map(|spec| if spec == Self::Cpu { "cpu" } else { "cuda" })
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::{Device, Error};
+    use burn::tensor::DeviceType;
+
+    /// Opens a GPU after asking the driver for it: burn itself panics without one.
+    pub(super) fn open(index: usize) -> Result<Device, Error> {
+        // The driver library is loaded at run time, and its absence is a panic there.
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let found = std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_iter().count());
+        std::panic::set_hook(hook);
+        match found {
+            Ok(count) if index < count => Ok(Device::cuda(index)),
+            _ => Err(Error::Absent(index)),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    use super::{Device, Error};
+
+    pub(super) fn open(index: usize) -> Result<Device, Error> {
+        Err(Error::NotCompiled(index))
+    }
+}
+
+/// A pool of compute threads of stated size.
+///
+/// Everything numeric runs inside [`ComputePool::install`]: called from another
+/// thread, each matrix product hops into the library's global pool and back,
+/// which doubles a small step; and the number of threads is part of what makes a
+/// result reproducible.
+#[derive(Debug)]
+pub struct ComputePool {
+    pool: rayon::ThreadPool,
+}
+
+impl ComputePool {
+    /// A pool of `threads` threads (at least one).
+    ///
+    /// # Errors
+    /// [`Error::Pool`].
+    pub fn new(threads: usize) -> Result<Self, Error> {
+        let threads = threads.max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("compute-{index}"))
+            .build()
+            .map_err(|source| Error::Pool { threads, source })?;
+        Ok(Self { pool })
+    }
+
+    /// Runs `work` on the pool and waits for it.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for name in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            let spec: DeviceSpec = name.parse().expect("a device");
+            assert_eq!(spec.to_string(), name);
+        }
+        assert_eq!("cuda".parse::<DeviceSpec>().expect("a device"), DeviceSpec::Cuda(0));
+        for name in ["", "gpu", "cuda:", "cuda:x", "CPU"] {
+            assert!(name.parse::<DeviceSpec>().is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_missing_gpu_is_an_error_and_auto_falls_back() {
+        assert!(DeviceSpec::Cuda(99).open().is_err());
+        assert!(DeviceSpec::Auto.open().is_ok());
+        assert!(DeviceSpec::Cpu.open().is_ok());
+    }
+
+    #[test]
+    fn a_pool_has_the_stated_threads() {
+        let pool = ComputePool::new(2).expect("a pool");
+        assert_eq!(pool.install(rayon::current_num_threads), 2);
+        assert_eq!(ComputePool::new(0).expect("a pool").threads(), 1);
+    }
+}

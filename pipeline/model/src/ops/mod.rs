@@ -1,0 +1,132 @@
+//! The operations that networks are made of.
+//!
+//! Activations are matrices `[rows * tokens, width]`: no operation permutes or
+//! copies to split heads.
+
+pub(crate) mod plain;
+
+use burn::tensor::Tensor;
+
+use crate::config::Activation;
+use crate::weights::Weight;
+
+/// Which keys each query sees.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    /// Rows of queries.
+    pub rows: usize,
+    /// Queries of a row.
+    pub q_len: usize,
+    /// Keys of a block.
+    pub k_len: usize,
+    /// Keys that count in each row; all where absent.
+    pub lengths: Option<Vec<u32>>,
+    /// Whether query `i` sees keys `0..=i` alone.
+    pub causal: bool,
+    /// Block of keys of each row; row `i` has block `i` where absent.
+    pub index: Option<Vec<u32>>,
+}
+
+impl Keys {
+    /// Every query of a row sees every token of the row.
+    pub fn all(rows: usize, len: usize) -> Self {
+        Self { rows, q_len: len, k_len: len, lengths: None, causal: false, index: None }
+    }
+
+    /// Number of leading keys that this query sees.
+    pub fn visible(&self, row: usize, query: usize) -> usize {
+        let len = self.lengths.as_ref().map_or(self.k_len, |lengths| lengths[row] as usize);
+        if self.causal { len.min(query + 1) } else { len }
+    }
+}
+
+/// Classes to predict, one a row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Targets<'a> {
+    pub classes: &'a [u32],
+    /// Share of the target's weight that is spread over all classes.
+    pub smoothing: f64,
+}
+
+/// `x W^T + b`: `[rows, inputs]` to `[rows, outputs]`.
+pub(crate) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Weight>) -> Tensor<2> {
+    let [_, inputs] = x.dims();
+    plain::linear(x, weight.matrix(inputs), bias.map(Weight::tensor))
+}
+
+/// Layer norm of every row.
+pub(crate) fn layer_norm(x: Tensor<2>, gain: &Weight, bias: &Weight, epsilon: f64) -> Tensor<2> {
+    plain::layer_norm(x, gain.tensor(), bias.tensor(), epsilon)
+}
+
+/// Layer norm of every row of `x + y`.
+pub(crate) fn add_layer_norm(
+    x: Tensor<2>,
+    y: Tensor<2>,
+    gain: &Weight,
+    bias: &Weight,
+    epsilon: f64,
+) -> Tensor<2> {
+    plain::layer_norm(x + y, gain.tensor(), bias.tensor(), epsilon)
+}
+
+/// The activation of every value.
+pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
+    plain::activation(x, kind)
+}
+
+/// Attention of each row over itself: `qkv` is `[rows * len, 3 * width]`.
+pub(crate) fn self_attention(qkv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
+    let width = qkv.dims()[1] / 3;
+    let third = |i: usize| qkv.clone().narrow(1, i * width, width);
+    plain::attention(third(0), third(1), third(2), heads, keys)
+}
+
+/// Attention of `query` `[rows * q_len, width]` over `kv` `[blocks * k_len, 2 * width]`.
+pub(crate) fn cross_attention(query: Tensor<2>, kv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
+    let width = query.dims()[1];
+    let (key, value) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
+    plain::attention(query, key, value, heads, keys)
+}
+
+/// Patches of pictures `[batch, channels, side, side]` as rows
+/// `[batch * patches, channels * patch * patch]`, in the order of a convolution's weights.
+pub(crate) fn patches(pixels: Tensor<4>, patch: usize) -> Tensor<2> {
+    let [batch, channels, height, width] = pixels.dims();
+    let (down, across) = (height / patch, width / patch);
+    pixels
+        .reshape([batch, channels, down, patch, across, patch])
+        .permute([0, 2, 4, 1, 3, 5])
+        .reshape([batch * down * across, channels * patch * patch])
+}
+
+/// Puts the class token before the patches of each picture and adds the positions.
+pub(crate) fn picture_tokens(
+    patches: Tensor<2>,
+    class: &Weight,
+    positions: &Weight,
+    batch: usize,
+) -> Tensor<2> {
+    let [_, width] = patches.dims();
+    plain::picture_tokens(patches, class.tensor(), positions.matrix(width), batch)
+}
+
+/// Word and position embeddings of `ids`, whose positions are `at`.
+pub(crate) fn embed(ids: &[u32], words: &Weight, positions: &Weight, at: &[u32], width: usize) -> Tensor<2> {
+    plain::embed(ids, words.matrix(width), positions.matrix(width), at)
+}
+
+/// The rows of these numbers.
+pub(crate) fn select_rows(x: Tensor<2>, rows: &[u32]) -> Tensor<2> {
+    plain::select_rows(x, rows)
+}
+
+/// Every row divided by its length.
+pub(crate) fn normalise(x: Tensor<2>) -> Tensor<2> {
+    plain::normalise(x)
+}
+
+/// Sum over rows of the cross entropy, `[1]`.
+pub(crate) fn cross_entropy_sum(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
+    plain::cross_entropy_sum(logits, targets)
+}
