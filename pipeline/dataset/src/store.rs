@@ -91,11 +91,9 @@ impl Store {
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Url`] (no such bucket).
     pub async fn probe(&self) -> Result<()> {
         let prefix = self.location("runs")?;
-        self.retrying("runs", async || {
-            self.backend.list_with_delimiter(Some(&prefix)).await
-        })
-        .await
-        .map_err(|error| self.without_bucket(error))?;
+        self.retrying("runs", || self.backend.list_with_delimiter(Some(&prefix)))
+            .await
+            .map_err(|error| self.without_bucket(error))?;
         Ok(())
     }
 
@@ -172,7 +170,7 @@ impl Store {
 
     async fn get_from_store(&self, path: &str) -> Result<Bytes> {
         let location = self.location(path)?;
-        self.retrying(path, async || {
+        self.retrying(path, || async {
             self.backend.get(&location).await?.bytes().await
         })
         .await
@@ -204,10 +202,8 @@ impl Store {
             }
         }
         let location = self.location(path)?;
-        self.retrying(path, async || {
-            self.backend.get_range(&location, range.clone()).await
-        })
-        .await
+        self.retrying(path, || self.backend.get_range(&location, range.clone()))
+            .await
     }
 
     /// Size of an object, if it is there.
@@ -216,7 +212,7 @@ impl Store {
     /// Those of the store.
     pub async fn size(&self, path: &str) -> Result<Option<u64>> {
         let location = self.location(path)?;
-        let head = self.retrying(path, async || self.backend.head(&location).await);
+        let head = self.retrying(path, || self.backend.head(&location));
         Ok(absent(head.await)?.map(|meta| meta.size))
     }
 
@@ -228,9 +224,7 @@ impl Store {
     pub async fn list(&self, folder: &str) -> Result<Vec<Object>> {
         let prefix = self.location(folder)?;
         let listed: Vec<_> = self
-            .retrying(folder, async || {
-                self.backend.list(Some(&prefix)).try_collect().await
-            })
+            .retrying(folder, || self.backend.list(Some(&prefix)).try_collect())
             .await?;
         let mut objects: Vec<Object> = listed
             .into_iter()
@@ -252,9 +246,7 @@ impl Store {
     pub async fn folders(&self, folder: &str) -> Result<Vec<String>> {
         let prefix = self.location(folder)?;
         let listed = self
-            .retrying(folder, async || {
-                self.backend.list_with_delimiter(Some(&prefix)).await
-            })
+            .retrying(folder, || self.backend.list_with_delimiter(Some(&prefix)))
             .await?;
         let names = listed.common_prefixes.iter().filter_map(|p| p.filename());
         let mut names: Vec<String> = names.map(str::to_owned).collect();
@@ -269,11 +261,7 @@ impl Store {
     /// Those of the store.
     pub async fn delete(&self, path: &str) -> Result<()> {
         let location = self.location(path)?;
-        absent(
-            self.retrying(path, async || self.backend.delete(&location).await)
-                .await,
-        )
-        .map(|_| ())
+        absent(self.retrying(path, || self.backend.delete(&location)).await).map(|_| ())
     }
 
     /// Creates an object that holds `value` as indented JSON.
@@ -316,11 +304,10 @@ impl Store {
     }
 
     /// Runs an operation that may be repeated, until it gives something other than a transient failure.
-    async fn retrying<T>(
-        &self,
-        path: &str,
-        mut operation: impl AsyncFnMut() -> object_store::Result<T>,
-    ) -> Result<T> {
+    async fn retrying<T, F>(&self, path: &str, mut operation: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let mut attempt = 0;
         loop {
             let error = match operation().await {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use capstan_plan::commit::{File, FileKind, Part, VersionRef};
 use capstan_plan::id::{DatasetName, RecipeHash, RunId, ShardId, StageName};
-use futures::{StreamExt, TryStreamExt};
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::commits::READS;
@@ -141,12 +141,12 @@ async fn made_by(
     among: &[VersionRef],
     new: &NewVersion,
 ) -> Result<Option<VersionRef>> {
-    let mut versions = futures::stream::iter(among.iter().rev())
-        .map(|reference| read(store, reference))
-        .buffered(READS);
-    while let Some(version) = versions.try_next().await? {
-        if version.run == new.run && version.stage == new.stage {
-            return Ok(Some(version.reference()));
+    // Newest first: a publisher that comes again comes soon.
+    for newest in among.rchunks(READS) {
+        let versions = try_join_all(newest.iter().map(|version| read(store, version))).await?;
+        let is_made = |v: &&Version| v.run == new.run && v.stage == new.stage;
+        if let Some(made) = versions.iter().find(is_made) {
+            return Ok(Some(made.reference()));
         }
     }
     Ok(None)
