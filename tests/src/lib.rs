@@ -1,1 +1,3 @@
-//! placeholder
+//! What the tests share: servers that they start and stop.
+
+pub mod minio;

@@ -1,0 +1,204 @@
+//! MinIO for tests: the real server on a free port in a folder of its own, stopped on drop.
+//!
+//! `minio` from the path, else one that is built once with `go install` into
+//! `target/minio-bin`. Where there is neither, one line says so; in CI that is a failure.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use capstan_dataset::Store;
+
+/// Pinned: the last commit of the archived upstream.
+const MODULE: &str = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c";
+const USER: &str = "capstan-test";
+const PASSWORD: &str = "capstan-test-secret";
+/// Limit for a server to become ready.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Tries of a start: the port that was free may be taken meanwhile.
+const STARTS: u32 = 3;
+
+/// A running server with one bucket.
+pub struct Minio {
+    server: Child,
+    /// `http://127.0.0.1:<port>`.
+    endpoint: String,
+    bucket: String,
+    /// What it stores; removed on drop.
+    _folder: tempfile::TempDir,
+}
+
+impl Minio {
+    /// Starts a server and creates a bucket; `None`, after one line, where no
+    /// server can be had.
+    ///
+    /// # Errors
+    /// Where the server is there but does not start.
+    ///
+    /// # Panics
+    /// In CI (`CI` is set) where no server can be had.
+    pub async fn start() -> Result<Option<Self>> {
+        let binary = match tokio::task::spawn_blocking(binary).await? {
+            Ok(binary) => binary,
+            Err(reason) => {
+                let line = format!("no MinIO: {reason:#}; its tests are left out");
+                assert!(std::env::var_os("CI").is_none(), "{line}");
+                eprintln!("{line}");
+                return Ok(None);
+            }
+        };
+        let mut last = None;
+        for _ in 0..STARTS {
+            match Self::start_once(&binary).await {
+                Ok(minio) => return Ok(Some(minio)),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no start was tried")?)
+    }
+
+    async fn start_once(binary: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let bucket = "capstan".to_owned();
+        // A folder of the data folder is a bucket.
+        std::fs::create_dir_all(folder.path().join("data").join(&bucket))?;
+        let (api, console) = (free_port()?, free_port()?);
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        let server = Command::new(binary)
+            .args(["server", "--quiet", "--address"])
+            .arg(format!("127.0.0.1:{api}"))
+            .arg("--console-address")
+            .arg(format!("127.0.0.1:{console}"))
+            .arg(folder.path().join("data"))
+            .env("MINIO_ROOT_USER", USER)
+            .env("MINIO_ROOT_PASSWORD", PASSWORD)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} does not start", binary.display()))?;
+        let mut minio = Self {
+            server,
+            endpoint: format!("http://127.0.0.1:{api}"),
+            bucket,
+            _folder: folder,
+        };
+        minio.ready().await?;
+        Ok(minio)
+    }
+
+    async fn ready(&mut self) -> Result<()> {
+        let health = format!("{}/minio/health/live", self.endpoint);
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .build()?;
+        let started = Instant::now();
+        while started.elapsed() < START_TIMEOUT {
+            if let Some(status) = self.server.try_wait()? {
+                bail!("MinIO ended with {status}: {}", self.log());
+            }
+            if let Ok(answer) = client.get(&health).send().await
+                && answer.status().is_success()
+                && self.store("probe")?.probe().await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        bail!("MinIO is not ready after {START_TIMEOUT:?}: {}", self.log())
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self._folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// The server's address, such as `http://127.0.0.1:9000`.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// `s3://<bucket>/<prefix>`.
+    pub fn url(&self, prefix: &str) -> String {
+        format!("s3://{}/{prefix}", self.bucket)
+    }
+
+    /// What a process needs in its environment to open [`Minio::url`].
+    pub fn variables(&self) -> Vec<(String, String)> {
+        [
+            ("AWS_ACCESS_KEY_ID", USER),
+            ("AWS_SECRET_ACCESS_KEY", PASSWORD),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ENDPOINT_URL", &self.endpoint),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    /// A store under `prefix` of the bucket.
+    ///
+    /// # Errors
+    /// Those of [`Store::open_with`].
+    pub fn store(&self, prefix: &str) -> Result<Store> {
+        Ok(Store::open_with(&self.url(prefix), self.variables())?)
+    }
+}
+
+impl Drop for Minio {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// `minio` from the path or of an earlier build, else one built now.
+fn binary() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&path).map(|folder| folder.join("minio"));
+    if let Some(found) = installed.into_iter().find(|path| path.is_file()) {
+        return Ok(found);
+    }
+    let folder = target()?.join("minio-bin");
+    std::fs::create_dir_all(&folder)?;
+    // Tests run side by side; the first one builds and the others wait for it.
+    let lock = std::fs::File::create(folder.join("lock"))?;
+    lock.lock()?;
+    let built = folder.join("minio");
+    if !built.is_file() {
+        build(&folder)?;
+    }
+    ensure!(built.is_file(), "{} was not built", built.display());
+    Ok(built)
+}
+
+/// The workspace's `target`, whatever `CARGO_TARGET_DIR` says: a build is kept for all.
+fn target() -> Result<PathBuf> {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = tests.parent().context("the workspace is above `tests`")?;
+    Ok(workspace.join("target"))
+}
+
+fn build(folder: &Path) -> Result<()> {
+    eprintln!("building MinIO once, about three minutes: go install {MODULE}");
+    let built = Command::new("go")
+        .args(["install", MODULE])
+        .env("GOBIN", folder)
+        .stdin(Stdio::null())
+        .output()
+        .context("there is no `minio` on the path and no `go` to build it")?;
+    ensure!(
+        built.status.success(),
+        "`go install` failed: {}",
+        String::from_utf8_lossy(&built.stderr)
+            .lines()
+            .last()
+            .unwrap_or_default()
+    );
+    Ok(())
+}
