@@ -162,3 +162,23 @@ fn captions(name: &str, set: &[Annotated], size_px: u32) -> String {
     });
     format!("{file:#}\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluation_pictures_differ_in_what_a_text_can_say() {
+        let world = World::shipped();
+        for seed in 1..=3 {
+            let set = evaluation(&world, seed);
+            let keys: HashSet<_> = set.iter().map(|picture| picture.scene.key()).collect();
+            assert_eq!((set.len(), keys.len()), (250, 250));
+            let alike = set
+                .iter()
+                .filter(|picture| matches!(picture.scene.things, Things::Alike { .. }));
+            assert!(alike.count() <= 75);
+            assert!(set.iter().all(|picture| picture.texts.len() == 5));
+        }
+    }
+}

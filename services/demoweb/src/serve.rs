@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
+use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -219,13 +221,7 @@ impl Server {
         let bytes = blocking(move || picture.encode(seed)).await;
         let length = bytes.len() as u64;
         let half = Bytes::from(bytes).slice(..length as usize / 2);
-        let (sender, receiver) = tokio::sync::mpsc::channel(2);
-        // Two places and one receiver that is not yet dropped: neither can fail.
-        let _ = sender.try_send(Ok(half));
-        let _ = sender.try_send(Err(std::io::Error::from(
-            std::io::ErrorKind::ConnectionReset,
-        )));
-        let mut response = Response::new(Body::from_stream(stream(receiver)));
+        let mut response = Response::new(Body::from_stream(half_and_break(half)));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
@@ -235,9 +231,20 @@ impl Server {
 
 type Piece = Result<Bytes, std::io::Error>;
 
-fn stream(receiver: tokio::sync::mpsc::Receiver<Piece>) -> impl futures::Stream<Item = Piece> {
-    futures::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
+/// These bytes, then a failure. The pause lets the bytes out before the connection breaks.
+fn half_and_break(half: Bytes) -> impl futures::Stream<Item = Piece> {
+    let mut half = Some(half);
+    futures::stream::repeat(()).then(move |()| {
+        let half = half.take();
+        async move {
+            match half {
+                Some(half) => Ok(half),
+                None => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+                }
+            }
+        }
     })
 }
 
