@@ -134,11 +134,11 @@ fn settings(family: Family) -> stage::Train {
         Family::Blip => r#"["itc", "itm", "lm"]"#,
     };
     let text = format!(
-        "data = []\ntokenizer = \"t\"\nobjectives = {objectives}\nsteps = 50\n\
-         global_batch = {GLOBAL_BATCH}\nlearning_rate = 1e-3\nlabel_smoothing = 0.1\n\
-         shift_px = 2\nbrightness_jitter = 0.15\ncheckpoint_steps = 0\n"
+        r#"{{"data": [], "tokenizer": "t", "objectives": {objectives}, "steps": 50,
+        "global_batch": {GLOBAL_BATCH}, "learning_rate": 1e-3, "label_smoothing": 0.1,
+        "shift_px": 2, "brightness_jitter": 0.15, "checkpoint_steps": 0}}"#
     );
-    toml::from_str(&text).unwrap()
+    serde_json::from_str(&text).unwrap()
 }
 
 fn network(family: Family, objectives: &[Objective]) -> Network {
