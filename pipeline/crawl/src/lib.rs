@@ -13,13 +13,18 @@
 //!                                  plan_images ─► shards ─► fetch_images ─► pairs, rejects
 //! ```
 
+mod address;
 mod control;
 mod error;
 mod frontier;
 mod images;
 mod import;
 mod net;
+mod opt_out;
+mod page;
 mod pages;
+mod picture;
+mod robots;
 
 pub use control::{Control, Progress};
 pub use error::Error;
@@ -30,4 +35,9 @@ pub use net::{Net, NetConfig};
 pub use pages::{PagesFetched, fetch_pages};
 
 /// Version of the policy by which opt-out signals are read.
+///
+/// Version 1: `noai`, `noimageai`, `noindex`, `noimageindex` and `none`, for everybody or
+/// for our user agent, in `X-Robots-Tag` or a meta tag, refuse the pictures of a page or
+/// the picture itself; `nofollow` and `none` its links. All other signals are kept as
+/// columns and refuse nothing.
 pub const POLICY_VERSION: u32 = 1;

@@ -47,6 +47,8 @@ codes! {
     Bytes = "bytes",
     /// The bytes are of no supported picture format (HTML behind an image name, SVG ...).
     NotImage = "not_image",
+    /// What was linked to as a page is none (another content type, or nested beyond reading).
+    NotHtml = "not_html",
     /// The header is a picture's, but the data is corrupt or cut short.
     Decode = "decode",
     /// The header claims more pixels, or a longer side, than the limit. Decided before decoding.

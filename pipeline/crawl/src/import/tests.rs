@@ -1,0 +1,127 @@
+//! Imports of good, damaged and foreign folders.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+fn config() -> Import {
+    serde_json::from_value(serde_json::json!({
+        "dataset": "human",
+        "format": "coco_captions",
+        "source": "x",
+        "max_text_bytes": 100,
+        "max_image_bytes": 50_000,
+        "storing": {"min_side_px": 16},
+    }))
+    .unwrap()
+}
+
+async fn import(folder: &Path) -> Result<(Vec<Pair>, Vec<Reject>), Error> {
+    let control = Control::new(CancellationToken::new(), |_| {}, || 7);
+    let (sender, mut receiver) = mpsc::channel(2);
+    let collect = async {
+        let mut pairs = Vec::new();
+        while let Some(pair) = receiver.recv().await {
+            pairs.push(pair);
+        }
+        pairs
+    };
+    let config = config();
+    let (rejects, pairs) = tokio::join!(import_coco(&config, folder, &control, sender), collect);
+    Ok((pairs, rejects?))
+}
+
+fn save(folder: &Path, name: &str, side: u32) {
+    let picture = image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8 * 3, y as u8, 9]));
+    picture.save(folder.join("images").join(name)).unwrap();
+}
+
+#[tokio::test]
+async fn good_records_become_pairs_and_bad_ones_rejects() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir(at.join("images")).unwrap();
+    for name in ["a.png", "b.jpg", "mute.png", "long.png"] {
+        save(at, name, 32);
+    }
+    save(at, "small.png", 8);
+    fs::write(at.join("images/fat.png"), vec![0; 50_001]).unwrap();
+    fs::write(at.join("images/text.png"), "hello").unwrap();
+    let whole = fs::read(at.join("images/a.png")).unwrap();
+    fs::write(at.join("images/cut.png"), &whole[..whole.len() / 2]).unwrap();
+    let names = ["a.png", "b.jpg", "mute.png", "long.png", "small.png", "fat.png", "text.png", "cut.png", "gone.png", "../captions.json", "/etc/passwd", "a.png"];
+    let mut images: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(id, name)| serde_json::json!({"id": id, "file_name": name, "license": 1, "width": 1}))
+        .collect();
+    images.push(serde_json::json!({"id": 0, "file_name": "again.png"}));
+    images.push(serde_json::json!({"id": "x"}));
+    let mut annotations: Vec<_> = (0..names.len())
+        .filter(|id| *id != 2)
+        .map(|id| serde_json::json!({"id": id, "image_id": id, "caption": format!(" a  red\nball {id} ")}))
+        .collect();
+    annotations.push(serde_json::json!({"image_id": 0, "caption": "another"}));
+    annotations.push(serde_json::json!({"image_id": 0, "caption": "another"}));
+    annotations.push(serde_json::json!({"image_id": 3, "caption": "x".repeat(101)}));
+    annotations.push(serde_json::json!({"image_id": 99, "caption": "whose"}));
+    annotations.push(serde_json::json!({"image_id": 1, "caption": null}));
+    let file = serde_json::json!({
+        "info": {"year": 2026},
+        "licenses": [{"id": 1, "url": "http://l.test/by", "name": "by"}],
+        "images": images,
+        "annotations": annotations,
+    });
+    fs::write(at.join("captions.json"), file.to_string()).unwrap();
+
+    let (pairs, rejects) = import(at).await.unwrap();
+    let urls: Vec<&str> = pairs.iter().map(|pair| pair.image_url.as_str()).collect();
+    assert_eq!(urls, ["file:human/a.png", "file:human/b.jpg"]);
+    let texts: Vec<(&str, Origin)> =
+        pairs[0].texts.iter().map(|text| (text.text.as_str(), text.origin)).collect();
+    assert_eq!(texts, [("a red ball 0", Origin::Human), ("another", Origin::Human)]);
+    assert_eq!(pairs[0].licence.as_deref(), Some("http://l.test/by"));
+    assert_eq!((pairs[0].fetched_at_ms, pairs[0].page_url.as_str()), (7, "captions.json"));
+
+    let mut codes: BTreeMap<(RejectCode, bool), usize> = BTreeMap::new();
+    for reject in &rejects {
+        *codes.entry((reject.code, reject.is_image)).or_default() += 1;
+    }
+    let expected = [
+        ((RejectCode::Bytes, true), 1),
+        ((RejectCode::NotImage, true), 1),
+        ((RejectCode::Decode, true), 1),
+        ((RejectCode::TooSmall, true), 1),
+        ((RejectCode::TextBytes, true), 1),
+        // Of annotations: nobody's, and one without text.
+        ((RejectCode::Record, false), 2),
+        // mute, gone, two outside, a.png again, two bad image records.
+        ((RejectCode::Record, true), 7),
+    ];
+    assert_eq!(codes, expected.into());
+    assert_eq!(import(at).await.unwrap(), (pairs, rejects));
+}
+
+#[tokio::test]
+async fn a_foreign_file_is_named_with_the_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = import(folder.path()).await.unwrap_err();
+    assert!(matches!(error, Error::Read { .. }));
+    assert_eq!(error.kind(), capstan_plan::FailureKind::BadInput);
+    for (text, field) in [
+        ("{\"images\": []}", "annotations"),
+        ("{\"annotations\": []}", "images"),
+        ("[]", "line 1"),
+        ("{\"images\": {}", "line 1"),
+        ("", "line 1"),
+    ] {
+        fs::write(folder.path().join("captions.json"), text).unwrap();
+        let error = import(folder.path()).await.unwrap_err();
+        let shown = error.to_string();
+        assert!(matches!(error, Error::Format { .. }), "{text}");
+        assert!(shown.contains("captions.json") && shown.contains(field), "{shown}");
+    }
+}
