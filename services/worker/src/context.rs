@@ -61,4 +61,6 @@ pub(crate) struct Context {
     pub(crate) turns: Turns,
     pub(crate) control: capstan_lease::Control,
     pub(crate) seed: u64,
+    /// Names folders of this attempt.
+    pub(crate) attempt: String,
 }

@@ -21,18 +21,19 @@ impl Worker {
         Self { options, store }
     }
 
-    fn context(&self, control: Control, seed: u64) -> Context {
+    fn context(&self, control: Control, assignment: &Assignment) -> Context {
         let options = &self.options;
         Context {
             store: self.store.clone(),
             net: options.net.clone(),
             import_root: options.import_root.clone(),
             cache: options.cache.clone(),
-            device: options.device.clone(),
+            device: options.device,
             threads: options.threads,
             turns: options.turns.clone(),
             control,
-            seed,
+            seed: assignment.task.seed,
+            attempt: assignment.lease.attempt.clone(),
         }
     }
 }
@@ -44,7 +45,7 @@ impl Executor for Worker {
         assignment: Assignment,
         control: Control,
     ) -> Result<Option<Done>, Failure> {
-        let context = self.context(control, assignment.task.seed);
+        let context = self.context(control, &assignment);
         let began = Instant::now();
         let done = dispatch(&context, assignment.task).await;
         let mut done = done.map_err(|error| Failure::new(error.kind(), &error))?;
