@@ -1,10 +1,10 @@
 //! Computation away from the async runtime: on a blocking thread, in a pool of stated size, with
 //! a turn at the processor.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use capstan_model::device::ComputePool;
+use capstan_model::ComputePool;
+use cpu_time::ThreadTime;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
@@ -27,12 +27,15 @@ pub(crate) async fn compute<T: Send + 'static>(
     let joined = tokio::task::spawn_blocking(move || {
         let _turn = turn;
         let began = Instant::now();
-        let pool = Arc::new(ComputePool::new(threads)?);
+        let own = ThreadTime::now();
+        let pool = ComputePool::new(threads)?;
+        let before = cpu_of_threads(&pool);
         let value = work(&pool)?;
+        let cpu = cpu_of_threads(&pool).saturating_sub(before) + own.elapsed();
         Ok(Computed {
             value,
             wall_seconds: began.elapsed().as_secs_f64(),
-            cpu_seconds: pool.cpu_seconds(),
+            cpu_seconds: cpu.as_secs_f64(),
         })
     });
     joined.await.unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))
@@ -46,4 +49,10 @@ async fn turn(context: &Context, threads: usize) -> Result<OwnedSemaphorePermit,
             turn.map_err(|_| Error::Cancelled)
         }
     }
+}
+
+/// CPU time of a pool's threads since they began.
+fn cpu_of_threads(pool: &ComputePool) -> Duration {
+    let times = pool.install(|| rayon::broadcast(|_| ThreadTime::now().as_duration()));
+    times.into_iter().sum()
 }

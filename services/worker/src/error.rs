@@ -22,9 +22,12 @@ pub enum Error {
     /// Figures.
     #[error(transparent)]
     Evaluate(#[from] capstan_evaluate::Error),
-    /// A model folder or tokenizer.
+    /// A vocabulary.
     #[error(transparent)]
-    Model(#[from] capstan_model::Error),
+    Tokenizer(#[from] capstan_model::tokenizer::Error),
+    /// The device or its threads.
+    #[error(transparent)]
+    Device(#[from] capstan_model::device::Error),
     /// A file of this machine.
     #[error("{path}: {source}", path = path.display())]
     Local {
@@ -54,8 +57,8 @@ impl Error {
             Self::Curate(error) => error.kind(),
             Self::Bootstrap(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),
-            Self::Model(_) => FailureKind::BadInput,
-            Self::Local { .. } => FailureKind::WorkerFault,
+            Self::Tokenizer(_) => FailureKind::BadInput,
+            Self::Device(_) | Self::Local { .. } => FailureKind::WorkerFault,
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
             Self::Role(_) => FailureKind::Fatal,
