@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing};
 use capstan_dataset::sampler::rank_slice;
-use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_model::config::SpecialIds;
 use capstan_model::weights::ParamSlice;
+use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::stage::{self, Architecture, Family, Objective};
 use capstan_train::objective::{Gradient, Objectives, Slice};
@@ -23,7 +23,14 @@ const GLOBAL_BATCH: usize = 12;
 const SIDE: usize = 32;
 const PROJECTION: usize = 16;
 const VOCABULARY: usize = 40;
-const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 3, sep: 4, dec: 5, enc: 6 };
+const SPECIAL: SpecialIds = SpecialIds {
+    pad: 0,
+    unk: 1,
+    cls: 3,
+    sep: 4,
+    dec: 5,
+    enc: 6,
+};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// What is deliberately done wrong by a ring.
@@ -67,7 +74,9 @@ impl<C: Collective> Collective for Faulty<C> {
             _ => 0,
         };
         let world_size = self.world_size() as f32;
-        values[..averaged].iter_mut().for_each(|value| *value /= world_size);
+        values[..averaged]
+            .iter_mut()
+            .for_each(|value| *value /= world_size);
         Ok(())
     }
 
@@ -94,15 +103,13 @@ impl<C: Collective> Collective for Faulty<C> {
 }
 
 /// Runs `work` on every rank of a real ring of threads; answers in rank order.
-fn on_ranks<T: Send>(
-    world_size: usize,
-    work: impl Fn(&mut dyn Collective) -> T + Sync,
-) -> Vec<T> {
+fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&mut dyn Collective) -> T + Sync) -> Vec<T> {
     if world_size == 1 {
         return vec![work(&mut SoloRing)];
     }
-    let listeners: Vec<TcpListener> =
-        (0..world_size).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let listeners: Vec<TcpListener> = (0..world_size)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
     let peers: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
     std::thread::scope(|scope| {
         let ranks: Vec<_> = listeners
@@ -111,7 +118,10 @@ fn on_ranks<T: Send>(
             .map(|(rank, listener)| {
                 let plan = RingPlan {
                     run: "ranks".to_owned(),
-                    ring_epoch: RingEpoch { generation: 1, counter: 1 },
+                    ring_epoch: RingEpoch {
+                        generation: 1,
+                        counter: 1,
+                    },
                     rank,
                     world_size,
                     peers: peers.clone(),
@@ -154,11 +164,21 @@ fn network(family: Family, objectives: &[Objective]) -> Network {
         max_text_tokens: 12,
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
-    Network::drawn(&architecture, objectives, (VOCABULARY, &SPECIAL), 5, &device).unwrap()
+    Network::drawn(
+        &architecture,
+        objectives,
+        (VOCABULARY, &SPECIAL),
+        5,
+        &device,
+    )
+    .unwrap()
 }
 
 fn byte(of: usize, place: usize) -> u8 {
-    ((of + 1).wrapping_mul(2_654_435_761).wrapping_add(place * 40_503) >> 7) as u8
+    ((of + 1)
+        .wrapping_mul(2_654_435_761)
+        .wrapping_add(place * 40_503)
+        >> 7) as u8
 }
 
 /// Texts of 3 to 12 tokens; every seventh sample has the text of the one before.
@@ -166,7 +186,11 @@ fn samples(count: usize) -> Vec<Sample> {
     let text = |of: usize| -> Vec<u32> {
         let words = 1 + (of * of + of / 3) % 10;
         let word = |place| 7 + u32::from(byte(of, 1000 + place)) % (VOCABULARY as u32 - 7);
-        [SPECIAL.cls].into_iter().chain((0..words).map(word)).chain([SPECIAL.sep]).collect()
+        [SPECIAL.cls]
+            .into_iter()
+            .chain((0..words).map(word))
+            .chain([SPECIAL.sep])
+            .collect()
     };
     (0..count)
         .map(|index| Sample {
@@ -195,21 +219,32 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
         let network = network(family, &settings.objectives);
         let params = network.model().to_flat();
         let (rank, world_size) = (ring.rank(), ring.world_size());
-        let mut ring = Faulty { ring: Borrowed(ring), fault, params: params.len() };
+        let mut ring = Faulty {
+            ring: Borrowed(ring),
+            fault,
+            params: params.len(),
+        };
         let range = rank_slice(GLOBAL_BATCH, rank, world_size);
         let slice = Slice {
             step: 0,
             pixels: range
                 .clone()
-                .flat_map(|of| (0..3 * SIDE * SIDE).map(move |at| f32::from(byte(of, at)) / 128.0 - 1.0))
+                .flat_map(|of| {
+                    (0..3 * SIDE * SIDE).map(move |at| f32::from(byte(of, at)) / 128.0 - 1.0)
+                })
                 .collect(),
-            tokens: samples[range.clone()].iter().map(|sample| sample.tokens.clone()).collect(),
+            tokens: samples[range.clone()]
+                .iter()
+                .map(|sample| sample.tokens.clone())
+                .collect(),
             range,
         };
         let objectives = Objectives::new(&settings.objectives, settings.label_smoothing, 3);
         RankPool::new(rank, 1).unwrap().run(|| {
             let mut link = Link::new(&mut ring, LIMIT);
-            objectives.gradient(&network, &params, &slice, &mut link).unwrap()
+            objectives
+                .gradient(&network, &params, &slice, &mut link)
+                .unwrap()
         })
     });
     let layout = network(family, &settings.objectives).model().layout();
@@ -269,9 +304,16 @@ fn disagreements(layout: &[ParamSlice], want: &Gradient, got: &Gradient) -> Vec<
     assert!(global > 0.0 && global.is_finite());
     let mut out = Vec::new();
     for slice in layout {
-        let (want, got) = (&want.flat[slice.range.clone()], &got.flat[slice.range.clone()]);
+        let (want, got) = (
+            &want.flat[slice.range.clone()],
+            &got.flat[slice.range.clone()],
+        );
         let own = norm(want.iter().map(|x| f64::from(*x)));
-        let difference = norm(want.iter().zip(got).map(|(w, g)| f64::from(*w) - f64::from(*g)));
+        let difference = norm(
+            want.iter()
+                .zip(got)
+                .map(|(w, g)| f64::from(*w) - f64::from(*g)),
+        );
         if difference.is_nan() || difference > 1e-4 * own + 1e-6 * global {
             out.push(format!("{}: {difference:e} of {own:e}", slice.name));
         }
@@ -287,7 +329,10 @@ fn check_gradients(family: Family) {
         assert!(wrong.is_empty(), "world size {world_size}: {wrong:#?}");
         for (name, loss) in &alone.losses {
             let other = got.losses[name];
-            assert!((loss - other).abs() <= 1e-5 * loss.abs(), "{name}: {loss} and {other}");
+            assert!(
+                (loss - other).abs() <= 1e-5 * loss.abs(),
+                "{name}: {loss} and {other}"
+            );
         }
     }
 }
@@ -298,7 +343,10 @@ fn check_fault(family: Family, fault: Fault) {
         let (got, _) = first_gradient(family, world_size, fault);
         let wrong = disagreements(&layout, &alone, &got);
         let encoders = wrong.iter().filter(|line| line.contains("layer")).count();
-        assert!(encoders > 0, "{family:?}, world size {world_size}: {fault:?} went unnoticed");
+        assert!(
+            encoders > 0,
+            "{family:?}, world size {world_size}: {fault:?} went unnoticed"
+        );
     }
 }
 
@@ -315,7 +363,10 @@ fn first_gradients_of_blip_agree() {
 #[test]
 fn every_objective_of_blip_takes_part() {
     let (gradient, layout) = first_gradient(Family::Blip, 2, Fault::None);
-    assert_eq!(gradient.losses.keys().copied().collect::<Vec<_>>(), ["itc", "itm", "lm"]);
+    assert_eq!(
+        gradient.losses.keys().copied().collect::<Vec<_>>(),
+        ["itc", "itm", "lm"]
+    );
     let idle: Vec<&str> = layout
         .iter()
         .filter(|slice| gradient.flat[slice.range.clone()].iter().all(|x| *x == 0.0))
@@ -367,7 +418,10 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
         losses
     });
     let first = all.remove(0);
-    assert!(all.iter().all(|other| *other == first), "ranks report different losses");
+    assert!(
+        all.iter().all(|other| *other == first),
+        "ranks report different losses"
+    );
     assert_eq!(first.len(), 50);
     first
 }
@@ -378,7 +432,10 @@ fn check_losses(family: Family) {
     for world_size in [2, 3] {
         for (step, (want, got)) in alone.iter().zip(losses(family, world_size)).enumerate() {
             let apart = (want - got).abs() / want;
-            assert!(apart <= 1e-3, "world size {world_size}, step {step}: {got} instead of {want}");
+            assert!(
+                apart <= 1e-3,
+                "world size {world_size}, step {step}: {got} instead of {want}"
+            );
         }
     }
 }

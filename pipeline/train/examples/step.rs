@@ -8,14 +8,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use capstan_collective::{Collective, Ring, RingEpoch, RingPlan, Secret, SoloRing};
-use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_model::config::SpecialIds;
+use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::TrainingStep;
 use capstan_plan::stage::{self, Architecture, Family};
-use capstan_train::{
-    Job, Network, PictureSource, Pictures, Sample, SourceError, Watch, train,
-};
+use capstan_train::{Job, Network, PictureSource, Pictures, Sample, SourceError, Watch, train};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,12 +27,18 @@ const LIMIT: Duration = Duration::from_secs(120);
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 fn main() -> Result<(), Error> {
-    let mut numbers = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
+    let mut numbers = std::env::args()
+        .skip(1)
+        .map(|argument| argument.parse::<usize>());
     let mut number = |default| numbers.next().unwrap_or(Ok(default));
     let (steps, world_size) = (number(100)?, number(2)?);
     let arms = [
         ("CLIP", Family::Clip, r#"["itc"]"#),
-        ("BLIP itc + itm + lm", Family::Blip, r#"["itc", "itm", "lm"]"#),
+        (
+            "BLIP itc + itm + lm",
+            Family::Blip,
+            r#"["itc", "itm", "lm"]"#,
+        ),
         ("BLIP lm", Family::Blip, r#"["lm"]"#),
         ("BLIP itc + itm", Family::Blip, r#"["itc", "itm"]"#),
     ];
@@ -73,10 +77,13 @@ fn time(
     if world_size == 1 {
         return rank(config, family, &mut SoloRing);
     }
-    let listeners: Vec<TcpListener> =
-        (0..world_size).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    let peers: Vec<SocketAddr> =
-        listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+    let listeners: Vec<TcpListener> = (0..world_size)
+        .map(|_| TcpListener::bind("127.0.0.1:0"))
+        .collect::<Result<_, _>>()?;
+    let peers: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<Result<_, _>>()?;
     std::thread::scope(|scope| {
         let ranks: Vec<_> = listeners
             .iter()
@@ -96,7 +103,9 @@ fn time(
                 })
             })
             .collect();
-        let mut results = ranks.into_iter().map(|rank| rank.join().expect("no rank panics"));
+        let mut results = ranks
+            .into_iter()
+            .map(|rank| rank.join().expect("no rank panics"));
         results.next().expect("there is a rank 0")
     })
 }
@@ -117,7 +126,14 @@ fn rank(
         projection: 64,
         max_text_tokens: 20,
     };
-    let special = SpecialIds { pad: 0, unk: 1, cls: 3, sep: 4, dec: 5, enc: 6 };
+    let special = SpecialIds {
+        pad: 0,
+        unk: 1,
+        cls: 3,
+        sep: 4,
+        dec: 5,
+        enc: 6,
+    };
     let device = DeviceSpec::Cpu.open()?.autodiff();
     let vocabulary = (VOCABULARY, &special);
     let mut network = Network::drawn(&architecture, &config.objectives, vocabulary, 0, &device)?;
@@ -142,7 +158,8 @@ fn rank(
 }
 
 fn noise(of: u32, place: u32) -> u32 {
-    ((of + 1).wrapping_mul(2_654_435_761) ^ place.wrapping_mul(40_503_001)).wrapping_mul(747_796_405)
+    ((of + 1).wrapping_mul(2_654_435_761) ^ place.wrapping_mul(40_503_001))
+        .wrapping_mul(747_796_405)
         >> 16
 }
 
@@ -161,7 +178,11 @@ struct Noise;
 
 impl PictureSource for Noise {
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError> {
-        let picture = |of: u32| (0..3 * (SIDE * SIDE) as u32).map(|at| noise(of, at) as u8).collect();
+        let picture = |of: u32| {
+            (0..3 * (SIDE * SIDE) as u32)
+                .map(|at| noise(of, at) as u8)
+                .collect()
+        };
         Ok(pictures.iter().map(|of| picture(*of as u32)).collect())
     }
 }

@@ -26,7 +26,11 @@ impl Augment {
     /// - `shift_px`: shift in pixels at most, each way.
     /// - `jitter`: brightness factor `1 +- jitter`, offset `+- jitter / 2`.
     pub fn new(seed: u64, shift_px: u32, jitter: f32) -> Self {
-        Self { draws: Draws::new(seed, "augment"), shift_px, jitter }
+        Self {
+            draws: Draws::new(seed, "augment"),
+            shift_px,
+            jitter,
+        }
     }
 
     fn draw(&self, data_epoch: u64, text_id: &TextId) -> Drawn {
@@ -67,9 +71,8 @@ impl Augment {
                 ((value as f32 / 255.0) * drawn.factor + drawn.offset - mean[c]) / std[c]
             })
         });
-        let inside = |place: usize, shift: i64| {
-            (place as i64 + shift).clamp(0, side as i64 - 1) as usize
-        };
+        let inside =
+            |place: usize, shift: i64| (place as i64 + shift).clamp(0, side as i64 - 1) as usize;
         let (red, rest) = planes.split_at_mut(side * side);
         let (green, blue) = rest.split_at_mut(side * side);
         for y in 0..side {
@@ -130,7 +133,10 @@ mod tests {
             let got = planes(&augment, (0, &id(byte)));
             for y in 0..8i64 {
                 for x in 0..8i64 {
-                    let (sy, sx) = ((y + drawn.rows).clamp(0, 7), (x + drawn.columns).clamp(0, 7));
+                    let (sy, sx) = (
+                        (y + drawn.rows).clamp(0, 7),
+                        (x + drawn.columns).clamp(0, 7),
+                    );
                     let want = f32::from(picture(8)[(3 * (sy * 8 + sx)) as usize]) / 255.0;
                     assert_eq!(got[(y * 8 + x) as usize], want);
                 }

@@ -21,8 +21,16 @@ pub struct Curve {
 impl Curve {
     /// A curve of `steps` steps and the loss parts `parts`.
     pub fn new(steps: u64, parts: &[&str]) -> Self {
-        let names = ["loss"].iter().chain(parts).map(|name| (*name).to_owned()).collect();
-        Self { steps_per_point: steps.div_ceil(MAX_POINTS).max(1), names, sums: Vec::new() }
+        let names = ["loss"]
+            .iter()
+            .chain(parts)
+            .map(|name| (*name).to_owned())
+            .collect();
+        Self {
+            steps_per_point: steps.div_ceil(MAX_POINTS).max(1),
+            names,
+            sums: Vec::new(),
+        }
     }
 
     fn stride(&self) -> usize {
@@ -34,11 +42,16 @@ impl Curve {
         let point = (step.step / self.steps_per_point) as usize;
         let stride = self.stride();
         self.sums.resize((point + 1) * stride, 0.0);
-        let (counted, sums) =
-            self.sums[point * stride..].split_first_mut().expect("a point was just made");
+        let (counted, sums) = self.sums[point * stride..]
+            .split_first_mut()
+            .expect("a point was just made");
         *counted += 1.0;
         for (sum, name) in sums.iter_mut().zip(&self.names) {
-            *sum += if name == "loss" { step.loss } else { step.parts.get(name).copied().unwrap_or(0.0) };
+            *sum += if name == "loss" {
+                step.loss
+            } else {
+                step.parts.get(name).copied().unwrap_or(0.0)
+            };
         }
     }
 
@@ -49,7 +62,7 @@ impl Curve {
 
     /// Goes on from the sums of a checkpoint; `false` where they are of another curve.
     pub fn restore(&mut self, sums: Vec<f64>) -> bool {
-        let fits = sums.len() % self.stride() == 0;
+        let fits = sums.len().is_multiple_of(self.stride());
         if fits {
             self.sums = sums;
         }
@@ -67,7 +80,10 @@ impl Curve {
                 .zip(&point[1..])
                 .map(|(name, sum)| (name.clone(), sum / point[0].max(1.0)))
                 .collect();
-            CurvePoint { step: (last as u64).saturating_sub(1), means }
+            CurvePoint {
+                step: (last as u64).saturating_sub(1),
+                means,
+            }
         });
         points.collect()
     }

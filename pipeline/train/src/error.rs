@@ -11,7 +11,9 @@ use crate::StateError;
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss or the gradient is no number: the training has diverged.
-    #[error("step {step}: `{loss}` is no finite number; lower the learning rate or look at the data")]
+    #[error(
+        "step {step}: `{loss}` is no finite number; lower the learning rate or look at the data"
+    )]
     NotFinite {
         /// The step.
         step: u64,

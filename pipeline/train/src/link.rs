@@ -14,7 +14,11 @@ pub struct Link<'a> {
 impl<'a> Link<'a> {
     /// - `limit`: for one operation; it covers the wait for the slowest rank's compute.
     pub fn new(ring: &'a mut dyn Collective, limit: Duration) -> Self {
-        Self { ring, limit, spent: Duration::ZERO }
+        Self {
+            ring,
+            limit,
+            spent: Duration::ZERO,
+        }
     }
 
     /// This rank.

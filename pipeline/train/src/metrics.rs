@@ -19,12 +19,18 @@ impl Metrics {
     /// # Errors
     /// What the file system says.
     pub fn open(path: &Path, step: u64) -> io::Result<Self> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)?;
         let keep = length_before(&file, step)?;
         file.set_len(keep)?;
         file.seek(SeekFrom::Start(keep))?;
-        Ok(Self { out: BufWriter::new(file) })
+        Ok(Self {
+            out: BufWriter::new(file),
+        })
     }
 
     /// Appends one line.
@@ -86,7 +92,12 @@ mod tests {
         (0..7).for_each(|s| metrics.write(&step(s)).unwrap());
         metrics.flush().unwrap();
         drop(metrics);
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":7").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .write_all(b"{\"step\":7")
+            .unwrap();
 
         let mut metrics = Metrics::open(&path, 4).unwrap();
         (4..10).for_each(|s| metrics.write(&step(s)).unwrap());

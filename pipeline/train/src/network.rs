@@ -17,6 +17,10 @@ const MAX_LOGIT_SCALE: f32 = 100.0;
 
 /// A CLIP or BLIP network on an autodiff device.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a process holds a network or two, never a list of them"
+)]
 pub enum Network {
     /// Two encoders.
     Clip(Clip),
@@ -153,7 +157,10 @@ impl Network {
             Self::Blip(_) => "temperature",
         };
         let layout = self.model().layout();
-        layout.iter().find(|slice| slice.name == name).map(|slice| slice.range.start)
+        layout
+            .iter()
+            .find(|slice| slice.name == name)
+            .map(|slice| slice.range.start)
     }
 
     /// The scale that follows from its parameter.
@@ -161,12 +168,18 @@ impl Network {
         match self {
             Self::Clip(_) => {
                 let factor = parameter.exp().min(MAX_LOGIT_SCALE);
-                Scale { factor, slope: f64::from(factor) }
+                Scale {
+                    factor,
+                    slope: f64::from(factor),
+                }
             }
             Self::Blip(_) => {
                 let temperature = parameter.clamp(TEMPERATURE.0, TEMPERATURE.1);
                 let factor = 1.0 / temperature;
-                Scale { factor, slope: -f64::from(factor).powi(2) }
+                Scale {
+                    factor,
+                    slope: -f64::from(factor).powi(2),
+                }
             }
         }
     }
@@ -191,7 +204,10 @@ impl Network {
     /// Which of the flat parameters decay.
     pub fn decays(&self) -> Vec<bool> {
         let layout = self.model().layout();
-        layout.iter().flat_map(|slice| slice.range.clone().map(|_| slice.decay)).collect()
+        layout
+            .iter()
+            .flat_map(|slice| slice.range.clone().map(|_| slice.decay))
+            .collect()
     }
 }
 
@@ -222,7 +238,10 @@ fn family_of(folder: &Path) -> Result<Family, TrainError> {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     };
     let config = read(&path);
-    match config.as_ref().and_then(|config| config["model_type"].as_str()) {
+    match config
+        .as_ref()
+        .and_then(|config| config["model_type"].as_str())
+    {
         Some("clip") => Ok(Family::Clip),
         Some("blip") => Ok(Family::Blip),
         _ => Err(TrainError::Init { path }),

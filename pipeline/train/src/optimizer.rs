@@ -36,7 +36,13 @@ impl AdamW {
     pub fn new(config: AdamWConfig, decays: &[bool]) -> Self {
         let len = decays.len();
         let decays = decays.iter().map(|d| f32::from(u8::from(*d))).collect();
-        Self { config, decays, first: vec![0.0; len], second: vec![0.0; len], updates: 0 }
+        Self {
+            config,
+            decays,
+            first: vec![0.0; len],
+            second: vec![0.0; len],
+            updates: 0,
+        }
     }
 
     /// The first and second moments.
@@ -82,8 +88,7 @@ impl AdamW {
         let (b1, b2, epsilon) = (beta1 as f32, beta2 as f32, self.config.epsilon as f32);
         let moments = self.first.iter_mut().zip(self.second.iter_mut());
         let inputs = grads.iter().zip(self.decays.iter());
-        for ((param, (first, second)), (grad, decays)) in
-            params.iter_mut().zip(moments).zip(inputs)
+        for ((param, (first, second)), (grad, decays)) in params.iter_mut().zip(moments).zip(inputs)
         {
             let grad = grad * grad_factor;
             *first = b1 * *first + (1.0 - b1) * grad;
@@ -103,7 +108,11 @@ pub fn global_norm(grads: &[f32]) -> f64 {
             *lane += f64::from(*grad) * f64::from(*grad);
         }
     }
-    let rest: f64 = blocks.remainder().iter().map(|g| f64::from(*g) * f64::from(*g)).sum();
+    let rest: f64 = blocks
+        .remainder()
+        .iter()
+        .map(|g| f64::from(*g) * f64::from(*g))
+        .sum();
     (lanes.iter().sum::<f64>() + rest).sqrt()
 }
 
@@ -116,8 +125,11 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f32 {
 mod tests {
     use super::*;
 
-    const CONFIG: AdamWConfig =
-        AdamWConfig { betas: [0.9, 0.98], epsilon: 1e-8, weight_decay: 0.05 };
+    const CONFIG: AdamWConfig = AdamWConfig {
+        betas: [0.9, 0.98],
+        epsilon: 1e-8,
+        weight_decay: 0.05,
+    };
 
     /// The textbook form in f64.
     fn reference(grads: &[f64], lr: f64, decays: bool) -> f64 {
@@ -152,7 +164,9 @@ mod tests {
     fn a_restored_optimizer_goes_on_bit_by_bit() {
         let decays = [true; 100];
         let grads = |t: u64| -> Vec<f32> {
-            (0..100).map(|i| ((i + t * 13) as f32 * 0.37).cos()).collect()
+            (0..100)
+                .map(|i| ((i + t * 13) as f32 * 0.37).cos())
+                .collect()
         };
         let mut undisturbed = AdamW::new(CONFIG, &decays);
         let mut params = vec![0.5; 100];

@@ -50,9 +50,13 @@ where
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError> {
         let encoded = (self.fetch)(pictures)?;
         let decode = |bytes: &B| {
-            self.preprocess.decode(bytes.as_ref()).map(|picture| picture.rgb).map_err(|error| {
-                SourceError { kind: FailureKind::PoisonShard, source: Box::new(error) }
-            })
+            self.preprocess
+                .decode(bytes.as_ref())
+                .map(|picture| picture.rgb)
+                .map_err(|error| SourceError {
+                    kind: FailureKind::PoisonShard,
+                    source: Box::new(error),
+                })
         };
         encoded.par_iter().map(decode).collect()
     }
@@ -72,7 +76,11 @@ impl Pictures {
     /// - `pictures`: how many there are.
     /// - `budget_bytes`: decoded bytes that may be kept.
     pub fn new(source: Box<dyn PictureSource>, pictures: usize, budget_bytes: u64) -> Self {
-        Self { source, kept: vec![None; pictures], left_bytes: budget_bytes }
+        Self {
+            source,
+            kept: vec![None; pictures],
+            left_bytes: budget_bytes,
+        }
     }
 
     /// How many there are.
@@ -94,8 +102,11 @@ impl Pictures {
         wanted: &[usize],
         mut each: impl FnMut(usize, &[u8]),
     ) -> Result<(), TrainError> {
-        let missing: BTreeSet<usize> =
-            wanted.iter().copied().filter(|picture| self.kept[*picture].is_none()).collect();
+        let missing: BTreeSet<usize> = wanted
+            .iter()
+            .copied()
+            .filter(|picture| self.kept[*picture].is_none())
+            .collect();
         let missing: Vec<usize> = missing.into_iter().collect();
         for (place, picture) in wanted.iter().enumerate() {
             if let Some(bytes) = &self.kept[*picture] {
@@ -105,11 +116,14 @@ impl Pictures {
         if missing.is_empty() {
             return Ok(());
         }
-        let decoded = self.source.decoded(&missing).map_err(|error| TrainError::Picture {
-            picture: missing[0],
-            kind: error.kind,
-            source: error.source,
-        })?;
+        let decoded = self
+            .source
+            .decoded(&missing)
+            .map_err(|error| TrainError::Picture {
+                picture: missing[0],
+                kind: error.kind,
+                source: error.source,
+            })?;
         for (picture, bytes) in missing.iter().zip(decoded) {
             for (place, _) in wanted.iter().enumerate().filter(|(_, w)| *w == picture) {
                 each(place, &bytes);
@@ -144,7 +158,9 @@ mod tests {
         let wanted = [2, 0, 2, 3];
         for _ in 0..3 {
             let mut seen = vec![None; 4];
-            pictures.visit(&wanted, |place, bytes| seen[place] = Some(bytes.to_vec())).unwrap();
+            pictures
+                .visit(&wanted, |place, bytes| seen[place] = Some(bytes.to_vec()))
+                .unwrap();
             let want: Vec<_> = wanted.iter().map(|p| Some(vec![*p as u8; 12])).collect();
             assert_eq!(seen, want);
         }

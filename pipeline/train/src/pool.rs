@@ -39,7 +39,10 @@ impl RankPool {
     /// CPU time that the pool's threads have taken so far.
     pub fn cpu_time(&self) -> Duration {
         // The threads are the pool's own, so all of their time is its.
-        self.pool.broadcast(|_| ThreadTime::now().as_duration()).iter().sum()
+        self.pool
+            .broadcast(|_| ThreadTime::now().as_duration())
+            .iter()
+            .sum()
     }
 }
 

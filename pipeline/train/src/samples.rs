@@ -39,7 +39,10 @@ pub fn tokenised(
 ) -> (Vec<Sample>, Vec<PictureRow>) {
     let (mut rows, mut places) = (Vec::new(), HashMap::new());
     let tokenised = samples.iter().map(|sample| {
-        let row = PictureRow { shard: sample.shard, row: sample.row };
+        let row = PictureRow {
+            shard: sample.shard,
+            row: sample.row,
+        };
         let picture = *places.entry(row).or_insert_with(|| {
             rows.push(row);
             rows.len() - 1

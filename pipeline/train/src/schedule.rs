@@ -20,7 +20,12 @@ impl Schedule {
     /// - `final_rate`: learning rate at the end, as a share of the peak.
     pub fn new(peak: f64, steps: u64, warmup: f64, final_rate: f64) -> Self {
         let warmup_steps = ((steps as f64 * warmup) as u64).max(MIN_WARMUP_STEPS);
-        Self { peak, steps, warmup_steps, final_rate }
+        Self {
+            peak,
+            steps,
+            warmup_steps,
+            final_rate,
+        }
     }
 
     /// The learning rate of `step`, from 0: the lower one of the rising line and the falling cosine.

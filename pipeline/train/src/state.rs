@@ -90,12 +90,19 @@ impl State {
         let floats = |values: &[f32]| Flat {
             dtype: Dtype::F32,
             shape: [values.len()],
-            bytes: values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            bytes: values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
         };
         let curve = Flat {
             dtype: Dtype::F64,
             shape: [self.curve.len()],
-            bytes: self.curve.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            bytes: self
+                .curve
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect(),
         };
         let tensors = [
             ("params", floats(&self.params)),
@@ -109,11 +116,17 @@ impl State {
             layout: self.layout.clone(),
             params: self.params.len(),
             curve: self.curve.len(),
-            weight_map: tensors.iter().map(|(n, _)| ((*n).to_owned(), TENSORS.to_owned())).collect(),
+            weight_map: tensors
+                .iter()
+                .map(|(n, _)| ((*n).to_owned(), TENSORS.to_owned()))
+                .collect(),
         };
         let index = serde_json::to_vec_pretty(&index).map_err(StateError::Index)?;
         let tensors = safetensors::serialize(tensors, None).map_err(StateError::Tensors)?;
-        Ok(vec![(TENSORS.to_owned(), tensors), (INDEX.to_owned(), index)])
+        Ok(vec![
+            (TENSORS.to_owned(), tensors),
+            (INDEX.to_owned(), index),
+        ])
     }
 
     /// Reads the files of a checkpoint; every length is checked.
@@ -123,14 +136,20 @@ impl State {
     pub fn from_files(files: &[(String, Vec<u8>)]) -> Result<Self, StateError> {
         let file = |name: &'static str| {
             let found = files.iter().find(|(n, _)| n == name);
-            found.map(|(_, bytes)| bytes.as_slice()).ok_or(StateError::Missing { name })
+            found
+                .map(|(_, bytes)| bytes.as_slice())
+                .ok_or(StateError::Missing { name })
         };
         let index: Index = serde_json::from_slice(file(INDEX)?).map_err(StateError::Index)?;
         let tensors = SafeTensors::deserialize(file(TENSORS)?).map_err(StateError::Tensors)?;
         let bytes = |name: &'static str, expected: usize, dtype: Dtype| {
             let tensor = tensors.tensor(name).map_err(StateError::Tensors)?;
             if tensor.dtype() != dtype || tensor.shape() != [expected] {
-                return Err(StateError::Tensor { name, expected, dtype });
+                return Err(StateError::Tensor {
+                    name,
+                    expected,
+                    dtype,
+                });
             }
             Ok(tensor.data())
         };
@@ -146,7 +165,10 @@ impl State {
             params: floats("params")?,
             first: floats("adamw.first")?,
             second: floats("adamw.second")?,
-            curve: bytes("curve", index.curve, Dtype::F64)?.chunks_exact(8).map(of).collect(),
+            curve: bytes("curve", index.curve, Dtype::F64)?
+                .chunks_exact(8)
+                .map(of)
+                .collect(),
             layout: index.layout,
         })
     }
@@ -229,7 +251,10 @@ mod tests {
         assert_eq!(read, state());
         assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(State::read(folder.path()), Err(StateError::File { .. })));
+        assert!(matches!(
+            State::read(folder.path()),
+            Err(StateError::File { .. })
+        ));
         state().write(folder.path()).unwrap();
         assert_eq!(State::read(folder.path()).unwrap(), state());
     }
@@ -237,13 +262,22 @@ mod tests {
     #[test]
     fn broken_files_are_refused() {
         let files = state().to_files().unwrap();
-        assert!(matches!(State::from_files(&files[..1]), Err(StateError::Missing { .. })));
+        assert!(matches!(
+            State::from_files(&files[..1]),
+            Err(StateError::Missing { .. })
+        ));
         let mut cut = files.clone();
         cut[0].1.truncate(100);
-        assert!(matches!(State::from_files(&cut), Err(StateError::Tensors(_))));
+        assert!(matches!(
+            State::from_files(&cut),
+            Err(StateError::Tensors(_))
+        ));
         let mut short = files;
         let index = String::from_utf8(short[1].1.clone()).unwrap();
         short[1].1 = index.replace("\"params\": 4", "\"params\": 5").into_bytes();
-        assert!(matches!(State::from_files(&short), Err(StateError::Tensor { .. })));
+        assert!(matches!(
+            State::from_files(&short),
+            Err(StateError::Tensor { .. })
+        ));
     }
 }

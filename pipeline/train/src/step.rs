@@ -10,8 +10,8 @@ use capstan_plan::stage;
 
 use crate::objective::{Gradient, Objectives, Slice};
 use crate::{
-    AdamW, AdamWConfig, Augment, Curve, Link, Network, Pictures, RankPool, Sample, Schedule,
-    State, TrainError, clip_factor, global_norm,
+    AdamW, AdamWConfig, Augment, Curve, Link, Network, Pictures, RankPool, Sample, Schedule, State,
+    TrainError, clip_factor, global_norm,
 };
 
 /// What is trained on, and how.
@@ -78,7 +78,10 @@ pub fn train(
     let pool = RankPool::new(ring.rank(), job.config.threads_per_rank)?;
     let link = Link::new(ring, job.ring_limit);
     let training = pool.run(|| Loop::new(job, network, link, resume)?.run(watch))?;
-    Ok(Trained { training, cpu: pool.cpu_time() })
+    Ok(Trained {
+        training,
+        cpu: pool.cpu_time(),
+    })
 }
 
 /// Refuses settings that contradict each other, the samples or the ring.
@@ -89,13 +92,24 @@ fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), Trai
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
     if network.family() == stage::Family::Clip && config.objectives != [stage::Objective::Itc] {
-        return wrong("objectives", "CLIP is trained by itc alone: write [\"itc\"]".to_owned());
+        return wrong(
+            "objectives",
+            "CLIP is trained by itc alone: write [\"itc\"]".to_owned(),
+        );
     }
     if config.global_batch < world_size {
-        let problem = format!("{} is less than a sample for each of {world_size} ranks", config.global_batch);
+        let problem = format!(
+            "{} is less than a sample for each of {world_size} ranks",
+            config.global_batch
+        );
         return wrong("global_batch", problem);
     }
-    let longest = job.samples.iter().map(|sample| sample.tokens.len()).max().unwrap_or(0);
+    let longest = job
+        .samples
+        .iter()
+        .map(|sample| sample.tokens.len())
+        .max()
+        .unwrap_or(0);
     if longest > network.max_text_tokens() || job.samples.iter().any(|s| s.tokens.len() < 2) {
         let problem = format!(
             "texts of {longest} tokens at most do not fit: each must have 2 to {} tokens",
@@ -103,8 +117,15 @@ fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), Trai
         );
         return wrong("data", problem);
     }
-    if job.samples.iter().any(|sample| sample.picture >= job.pictures.len()) {
-        return wrong("data", "a sample names a picture that is not there".to_owned());
+    if job
+        .samples
+        .iter()
+        .any(|sample| sample.picture >= job.pictures.len())
+    {
+        return wrong(
+            "data",
+            "a sample names a picture that is not there".to_owned(),
+        );
     }
     Ok(())
 }
@@ -140,7 +161,10 @@ impl<'a> Loop<'a> {
         };
         let keys = job.samples.iter().map(key).collect();
         let sampler = Sampler::new(keys, config.global_batch, config.length_bucket, job.seed)
-            .map_err(|error| TrainError::Settings { field: "data", problem: error.to_string() })?;
+            .map_err(|error| TrainError::Settings {
+                field: "data",
+                problem: error.to_string(),
+            })?;
         let objectives = Objectives::new(&config.objectives, config.label_smoothing, job.seed);
         let adamw = AdamWConfig {
             betas: config.betas,
@@ -173,7 +197,12 @@ impl<'a> Loop<'a> {
     }
 
     fn resume(&mut self, state: State) -> Result<(), TrainError> {
-        let foreign = |detail| Err(TrainError::ForeignState { step: state.step, detail });
+        let foreign = |detail| {
+            Err(TrainError::ForeignState {
+                step: state.step,
+                detail,
+            })
+        };
         if state.layout != self.layout || state.params.len() != self.params.len() {
             return foreign("its parameters have other names or shapes");
         }
@@ -183,7 +212,8 @@ impl<'a> Loop<'a> {
         if !self.curve.restore(state.curve) {
             return foreign("it was trained on other objectives");
         }
-        self.optimizer.restore(&state.first, &state.second, state.updates);
+        self.optimizer
+            .restore(&state.first, &state.second, state.updates);
         self.step = state.step;
         self.params = state.params;
         self.network.model_mut().load_flat(&self.params);
@@ -200,12 +230,15 @@ impl<'a> Loop<'a> {
             (watch.step)(&step);
             self.step += 1;
             let every = self.job.config.checkpoint_steps;
-            if every > 0 && self.step % every == 0 && self.step < self.job.config.steps {
+            if every > 0 && self.step.is_multiple_of(every) && self.step < self.job.config.steps {
                 self.save(&mut watch)?;
             }
         }
         // No rank reports success before all have done the last step.
-        self.link.barrier().map_err(|source| TrainError::Ring { step: self.step, source })?;
+        self.link.barrier().map_err(|source| TrainError::Ring {
+            step: self.step,
+            source,
+        })?;
         Ok(Training {
             world_size: self.link.world_size(),
             bytes_reduced: self.link.bytes_reduced(),
@@ -218,7 +251,9 @@ impl<'a> Loop<'a> {
         if self.link.rank() != 0 {
             return Ok(());
         }
-        let Some(checkpoints) = watch.checkpoints.as_deref_mut() else { return Ok(()) };
+        let Some(checkpoints) = watch.checkpoints.as_deref_mut() else {
+            return Ok(());
+        };
         let (first, second) = self.optimizer.moments();
         let state = State {
             step: self.step,
@@ -240,7 +275,11 @@ impl<'a> Loop<'a> {
     fn one(&mut self) -> Result<TrainingStep, TrainError> {
         let start = Instant::now();
         let batch = self.sampler.batch(self.step);
-        let range = rank_slice(batch.samples.len(), self.link.rank(), self.link.world_size());
+        let range = rank_slice(
+            batch.samples.len(),
+            self.link.rank(),
+            self.link.world_size(),
+        );
         let slice = self.slice(&batch.samples[range.clone()], range, batch.data_epoch)?;
         let step = self.step;
         let gradient = self
@@ -250,7 +289,8 @@ impl<'a> Loop<'a> {
         let norm = self.finite_norm(&gradient)?;
         let learning_rate = self.schedule.learning_rate(step);
         let factor = clip_factor(norm, self.job.config.clip_norm);
-        self.optimizer.update(&mut self.params, &gradient.flat, factor, learning_rate);
+        self.optimizer
+            .update(&mut self.params, &gradient.flat, factor, learning_rate);
         if let Some(at) = self.network.scale_at() {
             self.params[at] = self.network.bounded_scale(self.params[at]);
         }
@@ -260,7 +300,11 @@ impl<'a> Loop<'a> {
             data_epoch: batch.data_epoch,
             learning_rate,
             loss: gradient.losses.values().sum(),
-            parts: gradient.losses.iter().map(|(n, l)| ((*n).to_owned(), *l)).collect(),
+            parts: gradient
+                .losses
+                .iter()
+                .map(|(n, l)| ((*n).to_owned(), *l))
+                .collect(),
             gradient_norm: norm,
             step_seconds: start.elapsed().as_secs_f64(),
             all_reduce_seconds: self.link.take_spent().as_secs_f64(),
@@ -279,14 +323,25 @@ impl<'a> Loop<'a> {
         let floats = 3 * side * side;
         let mut pixels = vec![0.0; samples.len() * floats];
         let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
-        let (augment, normalisation) = (&self.augment, (self.job.preprocess.mean, self.job.preprocess.std));
+        let (augment, normalisation) = (
+            &self.augment,
+            (self.job.preprocess.mean, self.job.preprocess.std),
+        );
         self.job.pictures.visit(&wanted, |place, bytes| {
             let key = (data_epoch, &all[samples[place]].text_id);
             let planes = &mut pixels[place * floats..(place + 1) * floats];
             augment.apply(key, bytes, side, normalisation, planes);
         })?;
-        let tokens = samples.iter().map(|sample| all[*sample].tokens.clone()).collect();
-        Ok(Slice { step: self.step, range, pixels, tokens })
+        let tokens = samples
+            .iter()
+            .map(|sample| all[*sample].tokens.clone())
+            .collect();
+        Ok(Slice {
+            step: self.step,
+            range,
+            pixels,
+            tokens,
+        })
     }
 
     /// The norm of a gradient that is a number, as are its losses.
@@ -298,6 +353,13 @@ impl<'a> Loop<'a> {
             }
         }
         let norm = global_norm(&gradient.flat);
-        if norm.is_finite() { Ok(norm) } else { Err(TrainError::NotFinite { step, loss: "gradient" }) }
+        if norm.is_finite() {
+            Ok(norm)
+        } else {
+            Err(TrainError::NotFinite {
+                step,
+                loss: "gradient",
+            })
+        }
     }
 }

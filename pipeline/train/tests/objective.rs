@@ -26,7 +26,14 @@ fn network(family: Family, objectives: &[Objective]) -> Network {
         projection: 8,
         max_text_tokens: 8,
     };
-    let special = SpecialIds { pad: 0, unk: 1, cls: 3, sep: 4, dec: 5, enc: 6 };
+    let special = SpecialIds {
+        pad: 0,
+        unk: 1,
+        cls: 3,
+        sep: 4,
+        dec: 5,
+        enc: 6,
+    };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
     Network::drawn(&architecture, objectives, (20, &special), 2, &device).unwrap()
 }
@@ -36,8 +43,13 @@ fn slice() -> Slice {
     Slice {
         step: 3,
         range: 0..BATCH,
-        pixels: (0..BATCH * 3 * SIDE * SIDE).map(|i| (i as f32 * 0.013).sin()).collect(),
-        tokens: tokens.iter().map(|words| [&[3], *words, &[4]].concat()).collect(),
+        pixels: (0..BATCH * 3 * SIDE * SIDE)
+            .map(|i| (i as f32 * 0.013).sin())
+            .collect(),
+        tokens: tokens
+            .iter()
+            .map(|words| [&[3], *words, &[4]].concat())
+            .collect(),
     }
 }
 
@@ -65,12 +77,21 @@ fn check(network: &Network, reference: Tensor<1>, objectives: &[Objective]) {
         .gradient(network, &params, &slice(), &mut link)
         .unwrap();
     let loss: f64 = got.losses.values().sum();
-    assert!((loss - f64::from(want_loss)).abs() < 1e-5, "{loss} instead of {want_loss}");
+    assert!(
+        (loss - f64::from(want_loss)).abs() < 1e-5,
+        "{loss} instead of {want_loss}"
+    );
     let scale = want.iter().map(|x| x.abs()).fold(0f32, f32::max);
     for slice in network.model().layout() {
         for at in slice.range {
             let apart = (want[at] - got.flat[at]).abs();
-            assert!(apart < 2e-5 * scale, "{}: {} and {}", slice.name, want[at], got.flat[at]);
+            assert!(
+                apart < 2e-5 * scale,
+                "{}: {} and {}",
+                slice.name,
+                want[at],
+                got.flat[at]
+            );
         }
     }
 }
@@ -78,7 +99,9 @@ fn check(network: &Network, reference: Tensor<1>, objectives: &[Objective]) {
 #[test]
 fn clip_follows_the_formula() {
     let network = network(Family::Clip, &[Objective::Itc]);
-    let Network::Clip(clip) = &network else { panic!("a CLIP was asked for") };
+    let Network::Clip(clip) = &network else {
+        panic!("a CLIP was asked for")
+    };
     let slice = slice();
     let images = clip.image_features(pixels(&network, &slice));
     let texts = clip.text_features(&TokenBatch::new(&slice.tokens, 0));
@@ -91,7 +114,9 @@ fn clip_follows_the_formula() {
 #[test]
 fn blip_contrasts_with_soft_targets_for_equal_texts() {
     let network = network(Family::Blip, &[Objective::Itc]);
-    let Network::Blip(med) = &network else { panic!("a BLIP was asked for") };
+    let Network::Blip(med) = &network else {
+        panic!("a BLIP was asked for")
+    };
     let slice = slice();
     let images = med.image_features(&med.image_embeds(pixels(&network, &slice)));
     let texts = med.text_features(&TokenBatch::new(&slice.tokens, 0));
@@ -102,14 +127,18 @@ fn blip_contrasts_with_soft_targets_for_equal_texts() {
         _ if i == j => 1.0,
         _ => 0.0,
     };
-    let targets = (0..BATCH).flat_map(|i| (0..BATCH).map(move |j| target(i, j))).collect();
+    let targets = (0..BATCH)
+        .flat_map(|i| (0..BATCH).map(move |j| target(i, j)))
+        .collect();
     check(&network, symmetric(logits, targets), &[Objective::Itc]);
 }
 
 #[test]
 fn blip_models_language_over_all_tokens() {
     let network = network(Family::Blip, &[Objective::Lm]);
-    let Network::Blip(med) = &network else { panic!("a BLIP was asked for") };
+    let Network::Blip(med) = &network else {
+        panic!("a BLIP was asked for")
+    };
     let slice = slice();
     let memory = med.memory(&med.image_embeds(pixels(&network, &slice)));
     let texts = TokenBatch::new(&slice.tokens, 0);

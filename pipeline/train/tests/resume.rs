@@ -54,7 +54,14 @@ fn network() -> Network {
         projection: 8,
         max_text_tokens: 8,
     };
-    let special = SpecialIds { pad: 0, unk: 1, cls: 3, sep: 4, dec: 5, enc: 6 };
+    let special = SpecialIds {
+        pad: 0,
+        unk: 1,
+        cls: 3,
+        sep: 4,
+        dec: 5,
+        enc: 6,
+    };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
     let objectives = [Objective::Itc, Objective::Itm, Objective::Lm];
     Network::drawn(&architecture, &objectives, (30, &special), 2, &device).unwrap()
@@ -65,7 +72,11 @@ fn samples() -> Vec<Sample> {
         text_id: TextId(Digest::of(&index.to_le_bytes())),
         shard: index / 10,
         picture: index as usize / 2,
-        tokens: [3].into_iter().chain((0..=index % 5).map(|w| 7 + (index * 3 + w) % 23)).chain([4]).collect(),
+        tokens: [3]
+            .into_iter()
+            .chain((0..=index % 5).map(|w| 7 + (index * 3 + w) % 23))
+            .chain([4])
+            .collect(),
     };
     (0..20).map(sample).collect()
 }
@@ -76,7 +87,8 @@ struct Kept(Vec<State>);
 impl Checkpoints for Kept {
     fn save(&mut self, state: &State) -> Result<(), SourceError> {
         // Through the files, as a store would keep it.
-        self.0.push(State::from_files(&state.to_files().unwrap()).unwrap());
+        self.0
+            .push(State::from_files(&state.to_files().unwrap()).unwrap());
         Ok(())
     }
 }
@@ -109,7 +121,12 @@ fn run(config: &stage::Train, resume: Option<State>, stop_at: Option<u64>) -> Ou
         cancel: &cancel,
     };
     let result = train(job, &mut network, &mut SoloRing, resume, watch);
-    Outcome { result, params: network.model().to_flat(), steps, kept }
+    Outcome {
+        result,
+        params: network.model().to_flat(),
+        steps,
+        kept,
+    }
 }
 
 #[test]
@@ -117,12 +134,18 @@ fn a_resumed_training_is_the_undisturbed_one() {
     let config = settings(1e-2);
     let whole = run(&config, None, None);
     let training = whole.result.unwrap().training;
-    assert_eq!(whole.kept.0.iter().map(|s| s.step).collect::<Vec<_>>(), [5, 10]);
+    assert_eq!(
+        whole.kept.0.iter().map(|s| s.step).collect::<Vec<_>>(),
+        [5, 10]
+    );
     assert_eq!(whole.steps.len(), 12);
     assert_eq!(training.samples, 20);
 
     let stopped = run(&config, None, Some(7));
-    assert!(matches!(stopped.result, Err(TrainError::Cancelled { step: 8 })));
+    assert!(matches!(
+        stopped.result,
+        Err(TrainError::Cancelled { step: 8 })
+    ));
     let state = stopped.kept.0.into_iter().next_back().unwrap();
     assert_eq!(state.step, 5);
     let resumed = run(&config, Some(state), None);
@@ -138,8 +161,13 @@ fn a_resumed_training_is_the_undisturbed_one() {
 fn a_loss_that_is_no_number_stops_with_its_name() {
     let outcome = run(&settings(1e30), None, None);
     let error = outcome.result.unwrap_err();
-    let TrainError::NotFinite { step, loss } = &error else { panic!("{error}") };
-    assert!(*step > 0 && ["itc", "itm", "lm", "gradient"].contains(loss), "{error}");
+    let TrainError::NotFinite { step, loss } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        *step > 0 && ["itc", "itm", "lm", "gradient"].contains(loss),
+        "{error}"
+    );
     assert_eq!(error.kind(), FailureKind::BadInput);
 }
 
@@ -148,13 +176,25 @@ fn foreign_states_are_refused() {
     let config = settings(1e-2);
     let state = run(&config, None, Some(6)).kept.0.remove(0);
     let foreign = [
-        State { layout: "another".to_owned(), ..state.clone() },
-        State { step: 13, ..state.clone() },
-        State { curve: vec![0.0; 3], ..state },
+        State {
+            layout: "another".to_owned(),
+            ..state.clone()
+        },
+        State {
+            step: 13,
+            ..state.clone()
+        },
+        State {
+            curve: vec![0.0; 3],
+            ..state
+        },
     ];
     for state in foreign {
         let result = run(&config, Some(state), None).result;
-        assert!(matches!(result, Err(TrainError::ForeignState { .. })), "{result:?}");
+        assert!(
+            matches!(result, Err(TrainError::ForeignState { .. })),
+            "{result:?}"
+        );
     }
 }
 
@@ -164,6 +204,18 @@ fn settings_that_contradict_are_refused_by_name() {
         Err(TrainError::Settings { field, .. }) => field,
         other => panic!("{other:?}"),
     };
-    assert_eq!(refused(&stage::Train { objectives: vec![], ..settings(1e-3) }), "objectives");
-    assert_eq!(refused(&stage::Train { global_batch: 0, ..settings(1e-3) }), "global_batch");
+    assert_eq!(
+        refused(&stage::Train {
+            objectives: vec![],
+            ..settings(1e-3)
+        }),
+        "objectives"
+    );
+    assert_eq!(
+        refused(&stage::Train {
+            global_batch: 0,
+            ..settings(1e-3)
+        }),
+        "global_batch"
+    );
 }

@@ -32,7 +32,9 @@ impl Gathered<'_> {
     pub fn logits(&self) -> Vec<f32> {
         let texts = || self.texts.chunks_exact(self.width);
         let images = self.images.chunks_exact(self.width);
-        images.flat_map(|a| texts().map(move |b| self.scale * dot(a, b))).collect()
+        images
+            .flat_map(|a| texts().map(move |b| self.scale * dot(a, b)))
+            .collect()
     }
 }
 
@@ -68,9 +70,15 @@ pub fn contrast(
         // Text given image: along row `row`. Image given text: along column `row`.
         for (start, stride) in [(row * batch, 1), (row, batch)] {
             let line = |other: usize| start + other * stride;
-            loss += line_loss(batch, classes, row, |other| logits[line(other)], |other, slope| {
-                slopes[line(other)] += slope;
-            });
+            loss += line_loss(
+                batch,
+                classes,
+                row,
+                |other| logits[line(other)],
+                |other, slope| {
+                    slopes[line(other)] += slope;
+                },
+            );
         }
     }
     let mut out = Contrast {
@@ -86,9 +94,20 @@ pub fn contrast(
             if slope == 0.0 {
                 continue;
             }
-            let (i, t) = (image * width..(image + 1) * width, text * width..(text + 1) * width);
-            add_scaled(&mut out.images[i.clone()], slope * gathered.scale, &gathered.texts[t.clone()]);
-            add_scaled(&mut out.texts[t], slope * gathered.scale, &gathered.images[i]);
+            let (i, t) = (
+                image * width..(image + 1) * width,
+                text * width..(text + 1) * width,
+            );
+            add_scaled(
+                &mut out.images[i.clone()],
+                slope * gathered.scale,
+                &gathered.texts[t.clone()],
+            );
+            add_scaled(
+                &mut out.texts[t],
+                slope * gathered.scale,
+                &gathered.images[i],
+            );
             out.scale += f64::from(slope * logits[image * batch + text] / gathered.scale);
         }
     }
@@ -103,13 +122,22 @@ fn line_loss(
     logit: impl Fn(usize) -> f32,
     mut slope: impl FnMut(usize, f32),
 ) -> f64 {
-    let twins = classes.iter().filter(|class| **class == classes[row]).count() as f64;
+    let twins = classes
+        .iter()
+        .filter(|class| **class == classes[row])
+        .count() as f64;
     let top = (0..batch).map(&logit).fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = (0..batch).map(|other| f64::from(logit(other) - top).exp()).sum();
+    let total: f64 = (0..batch)
+        .map(|other| f64::from(logit(other) - top).exp())
+        .sum();
     let mut loss = 0.0;
     for other in 0..batch {
         let log_probability = f64::from(logit(other) - top) - total.ln();
-        let target = if classes[other] == classes[row] { 1.0 / twins } else { 0.0 };
+        let target = if classes[other] == classes[row] {
+            1.0 / twins
+        } else {
+            0.0
+        };
         if target > 0.0 {
             loss -= target * log_probability;
         }
@@ -121,7 +149,11 @@ fn line_loss(
 /// A number for each text such that equal texts have equal numbers.
 pub fn classes_of<T: Eq + std::hash::Hash>(texts: &[T]) -> Vec<usize> {
     let mut seen = std::collections::HashMap::new();
-    texts.iter().enumerate().map(|(index, text)| *seen.entry(text).or_insert(index)).collect()
+    texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| *seen.entry(text).or_insert(index))
+        .collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -149,8 +181,9 @@ mod tests {
     const WIDTH: usize = 19;
 
     fn features(batch: usize, phase: f32) -> Vec<f32> {
-        let raw: Vec<f32> =
-            (0..batch * WIDTH).map(|i| ((i * i) as f32 * 0.37 + phase).sin()).collect();
+        let raw: Vec<f32> = (0..batch * WIDTH)
+            .map(|i| ((i * i) as f32 * 0.37 + phase).sin())
+            .collect();
         raw.chunks(WIDTH)
             .flat_map(|row| {
                 let norm = dot(row, row).sqrt();
@@ -160,7 +193,12 @@ mod tests {
     }
 
     fn whole(images: &[f32], texts: &[f32], scale: f32, classes: &[usize]) -> Contrast {
-        let gathered = Gathered { images, texts, width: WIDTH, scale };
+        let gathered = Gathered {
+            images,
+            texts,
+            width: WIDTH,
+            scale,
+        };
         contrast(&gathered, &gathered.logits(), classes, 0..classes.len())
     }
 
@@ -174,12 +212,27 @@ mod tests {
         for at in (0..images.len()).step_by(7) {
             let bent = |h: f32, of_images: bool| {
                 let (mut images, mut texts) = (images.clone(), texts.clone());
-                if of_images { images[at] += h } else { texts[at] += h }
+                if of_images {
+                    images[at] += h
+                } else {
+                    texts[at] += h
+                }
                 whole(&images, &texts, scale, &classes).loss
             };
-            let (di, dt) = (slope(bent(h, true), bent(-h, true)), slope(bent(h, false), bent(-h, false)));
-            assert!((di - f64::from(exact.images[at])).abs() < 2e-3, "{di} {}", exact.images[at]);
-            assert!((dt - f64::from(exact.texts[at])).abs() < 2e-3, "{dt} {}", exact.texts[at]);
+            let (di, dt) = (
+                slope(bent(h, true), bent(-h, true)),
+                slope(bent(h, false), bent(-h, false)),
+            );
+            assert!(
+                (di - f64::from(exact.images[at])).abs() < 2e-3,
+                "{di} {}",
+                exact.images[at]
+            );
+            assert!(
+                (dt - f64::from(exact.texts[at])).abs() < 2e-3,
+                "{dt} {}",
+                exact.texts[at]
+            );
         }
         let loss = |scale| whole(&images, &texts, scale, &classes).loss;
         assert!((slope(loss(scale + h), loss(scale - h)) - exact.scale).abs() < 1e-4);
@@ -189,7 +242,12 @@ mod tests {
     fn parts_sum_to_the_whole() {
         let (images, texts) = (features(12, 0.3), features(12, 0.7));
         let classes = [0, 1, 2, 3, 4, 5, 1, 7, 8, 9, 10, 11];
-        let gathered = Gathered { images: &images, texts: &texts, width: WIDTH, scale: 14.0 };
+        let gathered = Gathered {
+            images: &images,
+            texts: &texts,
+            width: WIDTH,
+            scale: 14.0,
+        };
         let logits = gathered.logits();
         let all = contrast(&gathered, &logits, &classes, 0..12);
         for world_size in [2, 3, 4] {

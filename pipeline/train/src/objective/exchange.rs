@@ -34,7 +34,12 @@ impl Share {
     /// Counts, features, then the tokens row by row; all numbers little-endian u32 or f32.
     fn encode(&self) -> Vec<u8> {
         let mut words = vec![self.images.len() as u32, self.tokens.len() as u32];
-        words.extend(self.images.iter().chain(&self.texts).map(|value| value.to_bits()));
+        words.extend(
+            self.images
+                .iter()
+                .chain(&self.texts)
+                .map(|value| value.to_bits()),
+        );
         for row in &self.tokens {
             words.push(row.len() as u32);
             words.extend(row);
@@ -60,7 +65,11 @@ impl Share {
             let len = take(1)?[0] as usize;
             tokens.push(take(len)?.to_vec());
         }
-        (rest.is_empty() && left.is_empty()).then_some(Self { images, texts, tokens })
+        (rest.is_empty() && left.is_empty()).then_some(Self {
+            images,
+            texts,
+            tokens,
+        })
     }
 }
 

@@ -140,7 +140,11 @@ impl Objectives {
         flat.extend(self.names().iter().map(|name| part.losses[name] as f32));
         link.all_reduce_sum(&mut flat)?;
         let losses = flat.split_off(params.len());
-        let losses = self.names().into_iter().zip(losses.into_iter().map(f64::from)).collect();
+        let losses = self
+            .names()
+            .into_iter()
+            .zip(losses.into_iter().map(f64::from))
+            .collect();
         Ok(Gradient { flat, losses })
     }
 
@@ -184,13 +188,20 @@ impl Objectives {
             images: med.image_features(&images),
             texts: med.text_features(&texts),
         });
-        let tokens_alone = || Share { tokens: slice.tokens.clone(), ..Share::default() };
-        let global = own.as_ref().map_or_else(tokens_alone, |own| own.share(slice)).gather(link)?;
+        let tokens_alone = || Share {
+            tokens: slice.tokens.clone(),
+            ..Share::default()
+        };
+        let global = own
+            .as_ref()
+            .map_or_else(tokens_alone, |own| own.share(slice))
+            .gather(link)?;
         let memory = (matches || self.has(Objective::Lm)).then(|| med.memory(&images));
         let mut part = Part::default();
         if let Some(own) = &own {
             let classes = classes_of(&global.tokens);
-            let scale = network.scale(params[network.scale_at().expect("a filter has a temperature")]);
+            let scale =
+                network.scale(params[network.scale_at().expect("a filter has a temperature")]);
             let gathered = own.gathered(&global, scale.factor);
             let logits = gathered.logits();
             if contrasts {
@@ -199,7 +210,13 @@ impl Objectives {
             }
             if let Some(memory) = memory.as_ref().filter(|_| matches) {
                 let drawn = Negatives::draw(&self.negatives, slice.step, &logits, &classes);
-                itm(med, memory, (slice, &global, &drawn), network.pad(), &mut part);
+                itm(
+                    med,
+                    memory,
+                    (slice, &global, &drawn),
+                    network.pad(),
+                    &mut part,
+                );
             }
         }
         if let Some(memory) = memory.as_ref().filter(|_| self.has(Objective::Lm)) {
@@ -265,7 +282,12 @@ impl Own {
 
     fn gathered<'a>(&self, global: &'a Share, scale: f32) -> Gathered<'a> {
         let width = self.images.dims()[1];
-        Gathered { images: &global.images, texts: &global.texts, width, scale }
+        Gathered {
+            images: &global.images,
+            texts: &global.texts,
+            width,
+            scale,
+        }
     }
 
     /// Adds this rank's rows of the contrast, and to the surrogate what all ranks ask of the
@@ -300,7 +322,10 @@ impl Own {
 fn pixels(network: &Network, slice: &Slice) -> Tensor<4> {
     let side = network.image_size();
     let shape = [slice.range.len(), 3, side, side];
-    Tensor::from_data(TensorData::new(slice.pixels.clone(), shape), network.model().device())
+    Tensor::from_data(
+        TensorData::new(slice.pixels.clone(), shape),
+        network.model().device(),
+    )
 }
 
 fn values(tensor: &Tensor<2>) -> Vec<f32> {
@@ -308,5 +333,10 @@ fn values(tensor: &Tensor<2>) -> Vec<f32> {
 }
 
 fn scalar(tensor: &Tensor<1>) -> f64 {
-    f64::from(tensor.to_data().try_to_vec::<f32>().expect("losses are f32")[0])
+    f64::from(
+        tensor
+            .to_data()
+            .try_to_vec::<f32>()
+            .expect("losses are f32")[0],
+    )
 }

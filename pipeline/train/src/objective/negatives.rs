@@ -28,10 +28,14 @@ impl Negatives {
         let key = step.to_le_bytes();
         let one = |sample: usize, side: u64, start: usize, stride: usize| {
             let unit = draws.unit(&key, 2 * sample as u64 + side);
-            pick(unit, sample, classes, |other| logits[start + other * stride])
+            pick(unit, sample, classes, |other| {
+                logits[start + other * stride]
+            })
         };
         Self {
-            texts: (0..batch).map(|image| one(image, 0, image * batch, 1)).collect(),
+            texts: (0..batch)
+                .map(|image| one(image, 0, image * batch, 1))
+                .collect(),
             images: (0..batch).map(|text| one(text, 1, text, batch)).collect(),
         }
     }
@@ -52,7 +56,9 @@ fn pick(
 ) -> Option<usize> {
     let batch = classes.len();
     let top = (0..batch).map(&logit).fold(f32::NEG_INFINITY, f32::max);
-    let exps: Vec<f64> = (0..batch).map(|other| f64::from(logit(other) - top).exp()).collect();
+    let exps: Vec<f64> = (0..batch)
+        .map(|other| f64::from(logit(other) - top).exp())
+        .collect();
     let total: f64 = exps.iter().sum();
     let allowed = |other: &usize| classes[*other] != classes[sample];
     let weight = |other: usize| exps[other] / total + FLOOR;
