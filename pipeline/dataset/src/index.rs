@@ -118,3 +118,6 @@ fn texts(row: &ViewRow, web: Use, synthetic: Use, has_verdicts: bool) -> Option<
 pub async fn pictures(store: &Store, part: &Part, rows: &[u32]) -> Result<Vec<Bytes>> {
     files::pictures(store, &part.base, rows).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -327,3 +327,6 @@ fn staged(folder: &std::path::Path) -> Result<Vec<String>> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests;

@@ -223,3 +223,6 @@ fn narrow(row: &mut ViewRow, curation: &Curation) {
 pub(crate) fn is_human(origin: Origin) -> bool {
     origin == Origin::Human
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, RecordBatch,
-    StringArray, StructArray,
+    StringArray, StringBuilder, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Fields};
@@ -38,7 +38,12 @@ pub(super) fn maybe_digests<'a>(digests: impl Iterator<Item = Option<&'a Digest>
 }
 
 pub(super) fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
-    Arc::new(StringArray::from_iter_values(texts))
+    // `from_iter_values` wants to know how many there are, and a flattened iterator cannot tell.
+    let mut builder = StringBuilder::new();
+    for text in texts {
+        builder.append_value(text);
+    }
+    Arc::new(builder.finish())
 }
 
 pub(super) fn maybe_strings<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {

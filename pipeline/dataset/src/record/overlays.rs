@@ -157,8 +157,8 @@ impl Record for Verdicts {
             verdict_fields(),
             vec![
                 digests(all().map(|verdict| &verdict.text_id.0)),
-                Arc::new(Float32Array::from_iter_values(all().map(|v| v.itc))),
-                Arc::new(Float32Array::from_iter_values(all().map(|v| v.itm))),
+                Arc::new(Float32Array::from(all().map(|v| v.itc).collect::<Vec<_>>())),
+                Arc::new(Float32Array::from(all().map(|v| v.itm).collect::<Vec<_>>())),
                 Arc::new(BooleanArray::from_iter(all().map(|v| Some(v.kept)))),
                 strings(all().map(|verdict| verdict.reason.as_str())),
             ],

@@ -76,10 +76,13 @@ impl Store {
             .canonicalize()
             .map_err(|error| Error::local(folder, error))?;
         let url = folder.display().to_string();
-        let backend = LocalFileSystem::new_with_prefix(&folder).map_err(|error| Error::Url {
-            url: url.clone(),
-            reason: one_line(&error.to_string()),
-        })?;
+        let backend = LocalFileSystem::new_with_prefix(&folder)
+            .map_err(|error| Error::Url {
+                url: url.clone(),
+                reason: one_line(&error.to_string()),
+            })?
+            // A folder without objects is no folder on S3; here neither.
+            .with_automatic_cleanup(true);
         let mut store = Self::over(Arc::new(backend), Path::default(), &url);
         store.folder = Some(folder.into());
         Ok(store)
