@@ -1,0 +1,10 @@
+//! The program as its users run it: real processes, real sockets, real files.
+//!
+//! A target of the crate `capstan`, so that cargo builds the binary first. Runs use the small
+//! world and pipeline of `tests/small`; they assert structure, digests and counts, never gains.
+
+mod bad_input;
+mod crawl_truth;
+mod demo;
+mod harness;
+mod resume;
