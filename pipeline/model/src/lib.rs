@@ -26,6 +26,7 @@ pub mod init;
 mod layers;
 mod ops;
 pub mod preprocess;
+mod resample;
 pub mod tokenizer;
 mod tokens;
 pub mod weights;

@@ -1,13 +1,12 @@
 //! From encoded pictures to the pixels that a network takes.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use fast_image_resize::images::Image;
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::path::Path;
 
 use crate::folder;
+pub use crate::resample::{resize, shortest_edge};
 
 /// File of the preparation in a model folder.
 pub const FILE: &str = "preprocessor_config.json";
@@ -25,9 +24,16 @@ pub enum Error {
     /// Its container is unknown.
     #[error("the picture cannot be read")]
     Read(#[from] std::io::Error),
-    /// The resampler refused it.
-    #[error("the picture cannot be resized: {0}")]
-    Resize(String),
+    /// The bytes are not those of a picture of these sides.
+    #[error("{bytes} bytes are no picture of {width} x {height} pixels")]
+    Bytes {
+        /// Bytes given.
+        bytes: usize,
+        /// Width in pixels.
+        width: usize,
+        /// Height in pixels.
+        height: usize,
+    },
 }
 
 /// How a picture is brought to the side that a network takes.
@@ -36,8 +42,11 @@ pub enum Error {
 pub enum Fit {
     /// Both sides are resized to it (BLIP).
     Square,
-    /// The shorter side is resized to it and the middle cut out (CLIP).
+    /// The shorter side is resized to it and the middle cut out; of an odd surplus the
+    /// smaller half goes first (Hugging Face's CLIP).
     Crop,
+    /// The same, half of an odd surplus rounded to even (torchvision, open_clip).
+    CropHalfEven,
 }
 
 /// Preparation of pictures for one network.
@@ -117,7 +126,7 @@ impl ImagePreprocess {
     /// [`folder::Error::Write`].
     pub fn save(&self, path: &Path) -> Result<(), folder::Error> {
         let square = || Size::Square { height: self.side, width: self.side };
-        let crop = self.fit == Fit::Crop;
+        let crop = self.fit != Fit::Square;
         let file = File {
             image_processor_type: if crop { "CLIPImageProcessor" } else { "BlipImageProcessor" }.to_owned(),
             do_convert_rgb: true,
@@ -155,16 +164,18 @@ impl ImagePreprocess {
     /// Brings `rgb` `[height, width, 3]` to the network's side.
     ///
     /// # Errors
-    /// [`Error::Resize`]: the bytes do not fit the sides.
+    /// [`Error::Bytes`]: the bytes do not fit the sides.
     pub fn fit(&self, width: usize, height: usize, rgb: Vec<u8>) -> Result<Picture, Error> {
         let side = self.side;
+        if rgb.len() != 3 * width * height || rgb.is_empty() {
+            return Err(Error::Bytes { bytes: rgb.len(), width, height });
+        }
         let rgb = match self.fit {
-            Fit::Square => resize(rgb, [width, height], [side, side])?,
-            Fit::Crop => {
-                let short = width.min(height).max(1);
-                // The longer side is cut, not rounded, as the reference does.
-                let [w, h] = [width, height].map(|edge| if edge == short { side } else { side * edge / short });
-                crop(&resize(rgb, [width, height], [w, h])?, [w, h], side)
+            Fit::Square => resize(rgb, [width, height], [side, side]),
+            Fit::Crop | Fit::CropHalfEven => {
+                let to = shortest_edge([width, height], side);
+                let [left, top] = to.map(|edge| surplus(edge - side, self.fit));
+                crop(&resize(rgb, [width, height], to), to[0], [left, top], side)
             }
         };
         Ok(Picture { side, rgb })
@@ -204,23 +215,15 @@ impl ImagePreprocess {
     }
 }
 
-/// Pillow's bicubic resampling (a = -0.5, support widened when shrinking, rounded to
-/// 8 bits after each pass).
-fn resize(rgb: Vec<u8>, from: [usize; 2], to: [usize; 2]) -> Result<Vec<u8>, Error> {
-    if from == to {
-        return Ok(rgb);
-    }
-    let fail = |error: &dyn std::fmt::Display| Error::Resize(error.to_string());
-    let source = Image::from_vec_u8(from[0] as u32, from[1] as u32, rgb, PixelType::U8x3).map_err(|e| fail(&e))?;
-    let mut target = Image::new(to[0] as u32, to[1] as u32, PixelType::U8x3);
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
-    Resizer::new().resize(&source, &mut target, &options).map_err(|e| fail(&e))?;
-    Ok(target.into_vec())
+/// How much of a surplus goes before the middle.
+fn surplus(surplus: usize, fit: Fit) -> usize {
+    let half = surplus / 2;
+    let odd = !surplus.is_multiple_of(2);
+    if fit == Fit::CropHalfEven && odd { half + half % 2 } else { half }
 }
 
-/// The middle `side` x `side` of a picture; of an odd surplus the smaller half goes first.
-fn crop(rgb: &[u8], [width, height]: [usize; 2], side: usize) -> Vec<u8> {
-    let (left, top) = ((width - side) / 2, (height - side) / 2);
+/// `side` x `side` of a picture of this width from `left` and `top` on.
+fn crop(rgb: &[u8], width: usize, [left, top]: [usize; 2], side: usize) -> Vec<u8> {
     rgb.chunks_exact(3 * width)
         .skip(top)
         .take(side)

@@ -272,18 +272,34 @@ impl Med {
         pictures: &[usize],
         label_smoothing: f64,
     ) -> LmLoss {
+        self.lm_loss_of(memory, texts, pictures, label_smoothing, &|_, _| true)
+    }
+
+    /// [`Med::lm_loss`] of the tokens for which `counts(row, position)` holds: a prompt
+    /// is read but not learned.
+    ///
+    /// # Panics
+    /// As [`Med::lm_logits`]; when no token counts.
+    pub fn lm_loss_of(
+        &self,
+        memory: &Memory,
+        texts: &TokenBatch,
+        pictures: &[usize],
+        label_smoothing: f64,
+        counts: &dyn Fn(usize, usize) -> bool,
+    ) -> LmLoss {
         let decoder = texts.with_first(self.config.text_config.bos_token_id);
         let hidden = self.hidden(&decoder, Use::Decoder, Some((memory, pictures)));
         let len = texts.padded_len();
         let mut positions = Vec::new();
         let mut classes = Vec::new();
         for (row, length) in texts.lengths().iter().enumerate() {
-            for position in 1..*length as usize {
+            for position in (1..*length as usize).filter(|position| counts(row, *position)) {
                 positions.push((row * len + position - 1) as u32);
                 classes.push(texts.row(row)[position]);
             }
         }
-        assert!(!classes.is_empty(), "a text of a loss has two tokens");
+        assert!(!classes.is_empty(), "a loss needs a token to predict");
         // Positions without a target are dropped before the widest product.
         let logits = self.vocabulary_logits(ops::select_rows(hidden, &positions));
         let targets = Targets { classes: &classes, smoothing: label_smoothing };
