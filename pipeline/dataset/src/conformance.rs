@@ -326,6 +326,8 @@ async fn recipes_are_adopted(store: &Store) {
     let mut done = sample_commit("first", "all", "attempt");
     let file = files::write(store, FileKind::Rejects, rows::rejects(5)).await;
     done.outputs.files = vec![file.unwrap()];
+    let codes = rows::rejects(5).into_iter().map(|reject| (reject.code, 1));
+    done.outputs.rejects = codes.collect();
     assert_eq!(recipes::adopt(store, &done.recipe).await.unwrap(), None);
     recipes::publish(store, &done).await.unwrap();
     let adopted = recipes::adopt(store, &done.recipe).await.unwrap();

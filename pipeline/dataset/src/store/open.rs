@@ -57,6 +57,9 @@ impl Store {
                 Self::open_folder(&folder.map_err(|()| fail("it names no folder".to_owned()))?)
             }
             "memory" => Ok(Self::memory()),
+            "s3" | "s3a" if parsed.host_str().is_none_or(str::is_empty) => {
+                Err(fail("it names no bucket".to_owned()))
+            }
             "s3" | "s3a" => Self::open_s3(&parsed, variables).map_err(|error| match error {
                 object_store::Error::Generic { source, .. } => fail(one_line(&source.to_string())),
                 other => fail(one_line(&other.to_string())),

@@ -134,7 +134,7 @@ fn flaky(faults: &[Fault]) -> Store {
     Store::over(Arc::new(backend), Path::from("under"), "flaky://")
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_lost_answer_is_read_back() {
     let store = flaky(&[Fault::AnswerLost]);
     let created = store.create("a", &b"mine"[..]).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_lost_answer_is_read_back() {
     assert_eq!(store.get("a").await.unwrap(), &b"rival"[..]);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_conflict_that_nobody_won_is_tried_again() {
     let store = flaky(&[Fault::ConflictWithoutWinner; 3]);
     let created = store.create("a", &b"mine"[..]).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_conflict_that_nobody_won_is_tried_again() {
     assert_eq!(error.kind(), FailureKind::Transient);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_full_disk_is_said_at_once() {
     let store = flaky(&[Fault::Full]);
     let error = store.create("data/x", &b"mine"[..]).await.unwrap_err();
