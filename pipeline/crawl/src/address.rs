@@ -66,18 +66,30 @@ mod tests {
             ("/été x", "http://a.test/%C3%A9t%C3%A9%20x"),
             ("http://bücher.test/", "http://xn--bcher-kva.test/"),
         ] {
-            assert_eq!(canonical(Some(&base), reference).unwrap().as_str(), expected);
+            assert_eq!(
+                canonical(Some(&base), reference).unwrap().as_str(),
+                expected
+            );
         }
     }
 
     #[test]
     fn what_cannot_be_fetched_is_no_url() {
         let base = Url::parse("http://a.test/").unwrap();
-        for reference in ["mailto:a@b", "javascript:void(0)", "ftp://a/", "http://[", "http://a b/"] {
+        for reference in [
+            "mailto:a@b",
+            "javascript:void(0)",
+            "ftp://a/",
+            "http://[",
+            "http://a b/",
+        ] {
             assert!(canonical(Some(&base), reference).is_err(), "{reference}");
         }
         // "http://a.test/" is 14 characters.
         assert!(canonical(Some(&base), &"x".repeat(1986)).is_ok());
-        assert_eq!(canonical(Some(&base), &"x".repeat(1987)), Err(UrlError::Length(2001)));
+        assert_eq!(
+            canonical(Some(&base), &"x".repeat(1987)),
+            Err(UrlError::Length(2001))
+        );
     }
 }

@@ -104,7 +104,11 @@ pub fn plan_images(config: &Crawl, links: Vec<ImageLink>) -> Vec<Vec<ImageLink>>
 /// others, and the pages of a picture stand together, so that it is fetched once.
 pub(crate) fn in_fetching_order(rows: &mut [ImageLink]) {
     rows.sort_by_cached_key(|row| {
-        (Digest::of(row.image_url.as_bytes()), row.image_url.clone(), row.page_url.clone())
+        (
+            Digest::of(row.image_url.as_bytes()),
+            row.image_url.clone(),
+            row.page_url.clone(),
+        )
     });
 }
 
@@ -117,8 +121,13 @@ fn joined(mut links: Vec<ImageLink>) -> Vec<ImageLink> {
     links.sort_by(|a, b| {
         let key = |link: &ImageLink| (link.image_url.clone(), link.page_url.clone());
         key(a).cmp(&key(b)).then_with(|| {
-            (&a.texts, &a.opt_out, &a.licence, &a.attribution, &a.raw_url)
-                .cmp(&(&b.texts, &b.opt_out, &b.licence, &b.attribution, &b.raw_url))
+            (&a.texts, &a.opt_out, &a.licence, &a.attribution, &a.raw_url).cmp(&(
+                &b.texts,
+                &b.opt_out,
+                &b.licence,
+                &b.attribution,
+                &b.raw_url,
+            ))
         })
     });
     let mut rows: BTreeMap<(String, String), ImageLink> = BTreeMap::new();
@@ -182,7 +191,11 @@ mod tests {
 
     #[test]
     fn later_waves_are_what_is_new_and_within_the_budgets() {
-        let config = Crawl { max_depth: 2, max_pages: 3, ..config() };
+        let config = Crawl {
+            max_depth: 2,
+            max_pages: 3,
+            ..config()
+        };
         let seen = [page("http://a.test/", 0)];
         let links = [
             page("http://a.test/", 1),
@@ -190,8 +203,13 @@ mod tests {
             page("http://a.test/1#x", 1),
             page("http://a.test/deep", 3),
         ];
-        assert_eq!(plan_pages(&config, 1, &seen, &links), [[page("http://a.test/1", 1)]]);
-        let many: Vec<PageLink> = (0..9).map(|n| page(&format!("http://a.test/{n}"), 1)).collect();
+        assert_eq!(
+            plan_pages(&config, 1, &seen, &links),
+            [[page("http://a.test/1", 1)]]
+        );
+        let many: Vec<PageLink> = (0..9)
+            .map(|n| page(&format!("http://a.test/{n}"), 1))
+            .collect();
         let plan = plan_pages(&config, 1, &seen, &many);
         assert_eq!(plan.iter().flatten().count(), 2);
         assert!(plan_pages(&config, 2, &many, &[page("http://a.test/x", 1)]).is_empty());
@@ -200,19 +218,32 @@ mod tests {
 
     #[test]
     fn pictures_are_joined_balanced_and_kept_by_host() {
-        let config = Crawl { shards: 3, ..config() };
+        let config = Crawl {
+            shards: 3,
+            ..config()
+        };
         let mut links: Vec<ImageLink> = Vec::new();
         for (host, count) in [("a", 50), ("b", 30), ("c", 20), ("d", 5)] {
             links.extend((0..count).map(|n| {
-                image(&format!("http://{host}.test/{n}.png"), "http://p.test/", "x")
+                image(
+                    &format!("http://{host}.test/{n}.png"),
+                    "http://p.test/",
+                    "x",
+                )
             }));
         }
         links.push(image("http://a.test/0.png", "http://p.test/", "y"));
         let plan = plan_images(&config, links);
         assert_eq!(plan.iter().map(Vec::len).collect::<Vec<_>>(), [50, 30, 25]);
-        let first = plan[0].iter().find(|row| row.image_url.ends_with("/0.png")).unwrap();
+        let first = plan[0]
+            .iter()
+            .find(|row| row.image_url.ends_with("/0.png"))
+            .unwrap();
         assert_eq!(first.texts.len(), 2);
-        let few = Crawl { max_images: 7, ..config };
+        let few = Crawl {
+            max_images: 7,
+            ..config
+        };
         assert_eq!(plan_images(&few, plan.concat()).concat().len(), 7);
     }
 

@@ -108,7 +108,11 @@ async fn fetch_one(
         Err(error) => return Ok(Err(Refusal::new(RejectCode::Url, error.to_string()))),
     };
     let (headers, body, permit) = match session.get(&url, Want::Image).await {
-        Ok(Answer::Full { headers, body, permit }) => (headers, body, permit),
+        Ok(Answer::Full {
+            headers,
+            body,
+            permit,
+        }) => (headers, body, permit),
         Ok(Answer::Moved(_)) => unreachable!("only pages are told to have moved"),
         Err(refusal) => return Ok(Err(refusal)),
     };
@@ -152,7 +156,9 @@ fn pair(link: ImageLink, fetched: &Fetched) -> Pair {
         policy_version: POLICY_VERSION,
         licence: link.licence,
         attribution: link.attribution,
-        texts: texts.map(|(origin, text)| Text::new(&pair_id, origin, text)).collect(),
+        texts: texts
+            .map(|(origin, text)| Text::new(&pair_id, origin, text))
+            .collect(),
     }
 }
 

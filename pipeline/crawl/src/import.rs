@@ -150,9 +150,15 @@ async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Refusal> {
     }
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Vec::new();
-    file.take(cap + 1).read_to_end(&mut bytes).await.map_err(unreadable)?;
+    file.take(cap + 1)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(unreadable)?;
     if bytes.len() as u64 > cap {
-        return Err(Refusal::new(RejectCode::Bytes, format!("more than {cap} bytes")));
+        return Err(Refusal::new(
+            RejectCode::Bytes,
+            format!("more than {cap} bytes"),
+        ));
     }
     Ok(bytes)
 }
@@ -178,7 +184,9 @@ fn pair(config: &Import, record: Record, picture: Picture, fetched_at_ms: i64) -
         policy_version: POLICY_VERSION,
         licence: record.licence,
         attribution: None,
-        texts: captions.map(|text| Text::new(&pair_id, Origin::Human, text)).collect(),
+        texts: captions
+            .map(|text| Text::new(&pair_id, Origin::Human, text))
+            .collect(),
     }
 }
 

@@ -69,7 +69,8 @@ fn check(crawl: &Crawl) -> Result<(), Error> {
     let token = &crawl.user_agent;
     let is_token = |c: char| c.is_ascii_alphabetic() || c == '-' || c == '_';
     if token.is_empty() || !token.chars().all(is_token) {
-        let problem = format!("`{token}` is no product token: use letters, `-` and `_` (RFC 9309, 2.2.1)");
+        let problem =
+            format!("`{token}` is no product token: use letters, `-` and `_` (RFC 9309, 2.2.1)");
         return setting("user_agent", problem);
     }
     for (field, value) in [

@@ -116,7 +116,8 @@ impl Signals {
     fn keep(&mut self, source: &str, value: &str) {
         if self.all.len() < MAX_SIGNALS {
             let signal = format!("{source}={}", value.trim());
-            self.all.insert(signal.chars().take(MAX_SIGNAL_CHARS).collect());
+            self.all
+                .insert(signal.chars().take(MAX_SIGNAL_CHARS).collect());
         }
     }
 }
@@ -128,7 +129,9 @@ fn is_agent(name: &str) -> bool {
     name == "*"
         || (name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.chars().all(is_name)
-            && !VALUED.iter().any(|valued| valued.eq_ignore_ascii_case(name)))
+            && !VALUED
+                .iter()
+                .any(|valued| valued.eq_ignore_ascii_case(name)))
 }
 
 #[cfg(test)]
@@ -168,7 +171,10 @@ mod tests {
             (&["nofollow, mybot: noarchive, noai"], true),
             (&["noai, unavailable_after: 25 Jun 2027 15:00:00 PST"], true),
             (&["unavailable_after: 25 Jun 2027 15:00:00 PST, noai"], true),
-            (&["unavailable_after: Friday, 25-Jun-27 15:00:00 UTC, noimageai"], true),
+            (
+                &["unavailable_after: Friday, 25-Jun-27 15:00:00 UTC, noimageai"],
+                true,
+            ),
             (&["max-snippet: 20, noai"], true),
             (&["max-image-preview:large, noindex"], true),
             (&["otherbot: noai"], false),
@@ -202,7 +208,13 @@ mod tests {
 
     #[test]
     fn meta_tags_count_by_their_name() {
-        for (name, refused) in [("robots", true), ("ROBOTS", true), ("mybot", true), ("otherbot", false), ("description", false)] {
+        for (name, refused) in [
+            ("robots", true),
+            ("ROBOTS", true),
+            ("mybot", true),
+            ("otherbot", false),
+            ("description", false),
+        ] {
             let mut signals = Signals::default();
             signals.add_meta(name, "noai, follow", "mybot");
             assert_eq!(signals.refusal().is_some(), refused, "{name}");
@@ -211,10 +223,16 @@ mod tests {
 
     #[test]
     fn what_does_not_refuse_is_kept() {
-        let signals = of(&["noarchive, unavailable_after: 25 Jun 2027 15:00:00 PST", "noarchive"]);
+        let signals = of(&[
+            "noarchive, unavailable_after: 25 Jun 2027 15:00:00 PST",
+            "noarchive",
+        ]);
         assert_eq!(
             signals.all(),
-            ["x-robots-tag=noarchive", "x-robots-tag=unavailable_after: 25 jun 2027 15:00:00 pst"]
+            [
+                "x-robots-tag=noarchive",
+                "x-robots-tag=unavailable_after: 25 jun 2027 15:00:00 pst"
+            ]
         );
         let many: Vec<String> = (0..1000).map(|n| format!("x{n}")).collect();
         assert_eq!(of(&[&many.join(",")]).all().len(), MAX_SIGNALS);

@@ -147,9 +147,15 @@ fn text_of(element: ElementRef<'_>) -> String {
     let texts = element.descendants().filter_map(|node| {
         let parent = node.parent().and_then(ElementRef::wrap);
         let hidden = parent.is_some_and(|parent| {
-            matches!(parent.value().name(), "script" | "style" | "noscript" | "template")
+            matches!(
+                parent.value().name(),
+                "script" | "style" | "noscript" | "template"
+            )
         });
-        node.value().as_text().filter(|_| !hidden).map(|text| &**text)
+        node.value()
+            .as_text()
+            .filter(|_| !hidden)
+            .map(|text| &**text)
     });
     collapse(texts)
 }

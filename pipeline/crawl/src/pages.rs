@@ -89,7 +89,11 @@ async fn fetch(
         }
     };
     let (headers, body, permit) = match session.get(&url, Want::Page).await {
-        Ok(Answer::Full { headers, body, permit }) => (headers, body, permit),
+        Ok(Answer::Full {
+            headers,
+            body,
+            permit,
+        }) => (headers, body, permit),
         Ok(Answer::Moved(to)) => return Ok((link, Outcome::Moved(to))),
         Err(refusal) => return Ok((link, Outcome::Refused(refusal))),
     };
@@ -142,7 +146,9 @@ impl<'a> Gathered<'a> {
             }
             Outcome::Moved(to) => self.add_link(to.into(), link.depth),
             Outcome::Refused(refusal) => {
-                self.fetched.rejects.push(reject(refusal, &link.url, "", false));
+                self.fetched
+                    .rejects
+                    .push(reject(refusal, &link.url, "", false));
             }
         }
     }

@@ -101,9 +101,14 @@ struct Header {
 
 /// Reads the header and holds it against the limits, before anything is decoded.
 fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, Refusal> {
-    let format = image::guess_format(bytes).ok().filter(|format| FORMATS.contains(format));
+    let format = image::guess_format(bytes)
+        .ok()
+        .filter(|format| FORMATS.contains(format));
     let format = format.ok_or_else(|| {
-        Refusal::new(RejectCode::NotImage, "neither JPEG, PNG, WebP nor GIF by its first bytes")
+        Refusal::new(
+            RejectCode::NotImage,
+            "neither JPEG, PNG, WebP nor GIF by its first bytes",
+        )
     })?;
     let decoder = decoder(bytes, format, storing).map_err(undecodable)?;
     let (width, height) = decoder.dimensions();
@@ -118,7 +123,10 @@ fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, Refusal> {
         return Err(Refusal::new(RejectCode::TooSmall, detail));
     }
     let decoded_bytes = decoder.total_bytes();
-    Ok(Header { format, decoded_bytes })
+    Ok(Header {
+        format,
+        decoded_bytes,
+    })
 }
 
 /// A decoder that allocates no more than the limits allow. Width and height are held
@@ -130,7 +138,12 @@ fn decoder<'a>(
 ) -> image::ImageResult<impl ImageDecoder + 'a> {
     let mut limits = Limits::no_limits();
     // 16 bits in four channels, and as much again for what decoders keep beside.
-    limits.max_alloc = Some(storing.max_pixels.saturating_mul(16).saturating_add(1 << 24));
+    limits.max_alloc = Some(
+        storing
+            .max_pixels
+            .saturating_mul(16)
+            .saturating_add(1 << 24),
+    );
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     reader.into_decoder()
@@ -138,7 +151,10 @@ fn decoder<'a>(
 
 fn make(bytes: &[u8], header: Header, storing: &Storing) -> Result<Picture, Refusal> {
     if header.format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
-        return Err(Refusal::new(RejectCode::Decode, "the JPEG ends before its end marker"));
+        return Err(Refusal::new(
+            RejectCode::Decode,
+            "the JPEG ends before its end marker",
+        ));
     }
     let mut decoder = decoder(bytes, header.format, storing).map_err(undecodable)?;
     let orientation = decoder.orientation().map_err(undecodable)?;
@@ -204,9 +220,12 @@ fn shrink(rgb: RgbImage, max_side_px: u32) -> RgbImage {
     target.into_rgb8()
 }
 
-/// 64 bits: low frequencies of a DCT against their mean (pHash).
+/// 64 bits: low frequencies of a DCT against their median (pHash).
 fn phash(rgb: &RgbImage) -> u64 {
-    let config = HasherConfig::new().hash_size(8, 8).hash_alg(HashAlg::Mean).preproc_dct();
+    let config = HasherConfig::new()
+        .hash_size(8, 8)
+        .hash_alg(HashAlg::Median)
+        .preproc_dct();
     let hash = config.to_hasher().hash_image(rgb);
     let bytes = hash.as_bytes().first_chunk().expect("8 x 8 bits");
     u64::from_be_bytes(*bytes)

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
+use capstan_plan::reject::RejectCode;
 use url::Url;
+
+use crate::net::Refusal;
 
 /// Bytes of a file that are read (RFC 9309, 2.5: at least 500 KiB).
 pub(crate) const MAX_ROBOTS_BYTES: usize = 500 << 10;
@@ -16,7 +19,7 @@ pub(crate) enum Robots {
     /// The rules that bind us.
     Rules(Rules),
     /// The file could not be had: nothing may be fetched.
-    Unreachable(String),
+    Unreachable(Refusal),
 }
 
 /// The rules of the groups that bind us.
@@ -38,8 +41,14 @@ impl Robots {
         Self::Rules(Rules::default())
     }
 
-    pub(crate) fn unreachable(why: &str) -> Self {
-        Self::Unreachable(format!("robots.txt cannot be had: {why}"))
+    /// A host at an address that we do not go to is refused as such, all else as `robots`.
+    pub(crate) fn unreachable(why: Refusal) -> Self {
+        let code = match why.code {
+            RejectCode::Address => RejectCode::Address,
+            _ => RejectCode::Robots,
+        };
+        let detail = format!("robots.txt cannot be had: {}", why.detail);
+        Self::Unreachable(Refusal { code, detail })
     }
 
     /// Reads the rules for `user_agent`, a product token.
@@ -55,10 +64,13 @@ impl Robots {
     }
 
     /// Whether `url` may be fetched; if not, why.
-    pub(crate) fn check(&self, url: &Url) -> Result<(), String> {
+    pub(crate) fn check(&self, url: &Url) -> Result<(), Refusal> {
         match self {
             Self::Unreachable(why) => Err(why.clone()),
-            Self::Rules(rules) => rules.check(url),
+            Self::Rules(rules) => {
+                let checked = rules.check(url);
+                checked.map_err(|why| Refusal::new(RejectCode::Robots, why))
+            }
         }
     }
 }
@@ -73,7 +85,10 @@ impl Rules {
             return Ok(());
         }
         let path = normalise(path.as_bytes());
-        let matching = self.rules.iter().filter(|rule| matches(&rule.pattern, &path));
+        let matching = self
+            .rules
+            .iter()
+            .filter(|rule| matches(&rule.pattern, &path));
         // The longest wins, Allow among equals (2.2.2).
         match matching.max_by_key(|rule| (rule.pattern.len(), rule.allow)) {
             Some(rule) if !rule.allow => Err(format!("robots.txt: Disallow: {}", rule.pattern)),
@@ -95,6 +110,10 @@ fn parse(file: &[u8], user_agent: &str) -> Rules {
     let mut is_named = false;
     let mut bound = Bound::default();
     let mut rules_begun = false;
+    // Crawl-delay is no rule of the RFC and ends no group of rules; but agents that
+    // follow one do not share it.
+    let mut delay_bound = Bound::default();
+    let mut delay_begun = false;
     for line in file.split(|byte| matches!(byte, b'\n' | b'\r')) {
         let Some((key, value)) = split_line(line) else {
             continue;
@@ -106,22 +125,32 @@ fn parse(file: &[u8], user_agent: &str) -> Rules {
                     bound = Bound::default();
                     rules_begun = false;
                 }
-                bound.everyone |= is_star(value);
+                if delay_begun {
+                    delay_bound = Bound::default();
+                    delay_begun = false;
+                }
                 let named = product_token(value).eq_ignore_ascii_case(user_agent.as_bytes());
-                bound.ours |= named;
+                for bound in [&mut bound, &mut delay_bound] {
+                    bound.everyone |= is_star(value);
+                    bound.ours |= named;
+                }
                 is_named |= named;
             }
             "allow" | "disallow" | "dissallow" | "disalow" => {
                 rules_begun = true;
+                delay_begun = true;
                 if !value.is_empty() {
                     let (allow, pattern) = (key == "allow", normalise(value));
                     let rule = Rule { allow, pattern };
-                    bound.each(&mut ours, &mut everyone, |group| group.rules.push(rule.clone()));
+                    bound.each(&mut ours, &mut everyone, |group| {
+                        group.rules.push(rule.clone())
+                    });
                 }
             }
             "crawl-delay" => {
+                delay_begun = true;
                 let delay = seconds(value);
-                bound.each(&mut ours, &mut everyone, |group| {
+                delay_bound.each(&mut ours, &mut everyone, |group| {
                     group.crawl_delay = group.crawl_delay.max(delay);
                 });
             }
@@ -177,7 +206,7 @@ fn product_token(value: &[u8]) -> &[u8] {
 
 fn seconds(value: &[u8]) -> Option<Duration> {
     let seconds: f64 = std::str::from_utf8(value).ok()?.parse().ok()?;
-    if seconds <= 0.0 {
+    if seconds.is_nan() || seconds <= 0.0 {
         return None;
     }
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))

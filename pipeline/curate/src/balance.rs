@@ -61,7 +61,9 @@ impl BalanceRow {
         let queries: BTreeSet<&String> = queries.iter().collect();
         let queries: Vec<String> = queries.into_iter().cloned().collect();
         let unique: BTreeSet<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-        let parts = [&sha256[..]].into_iter().chain(unique.into_iter().map(str::as_bytes));
+        let parts = [&sha256[..]]
+            .into_iter()
+            .chain(unique.into_iter().map(str::as_bytes));
         let content = Digest::of_parts(parts);
         let texts = texts.iter().map(|text| {
             let spaced = spaced(&text.text);
@@ -174,7 +176,10 @@ fn choose_hard(cap: u64, seed: u64, rows: &[&BalanceRow], unique: &[bool]) -> Ve
     for (index, pair_id, candidate) in candidates(rows, unique) {
         for query in &candidate.queries {
             let rank = draws.u64(&draw_item(pair_id, query), 0);
-            ranked.entry(query).or_default().push((rank, pair_id, index));
+            ranked
+                .entry(query)
+                .or_default()
+                .push((rank, pair_id, index));
         }
     }
     let cap = usize::try_from(cap).unwrap_or(usize::MAX);

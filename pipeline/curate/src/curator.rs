@@ -44,7 +44,10 @@ impl Curator {
         }
         if config.max_aspect.is_nan() || config.max_aspect < 1.0 {
             let aspect = config.max_aspect;
-            return setting("max_aspect", format!("{aspect} is under 1, which no picture meets"));
+            return setting(
+                "max_aspect",
+                format!("{aspect} is under 1, which no picture meets"),
+            );
         }
         Ok(Self {
             config: config.clone(),
@@ -189,7 +192,11 @@ mod tests {
         let row = row(
             64,
             64,
-            &[(Origin::Alt, "blue crate"), (Origin::Title, "x"), (Origin::Caption, "crates")],
+            &[
+                (Origin::Alt, "blue crate"),
+                (Origin::Title, "x"),
+                (Origin::Caption, "crates"),
+            ],
         );
         assert_eq!(reason(&row).as_deref(), Some("no_query"));
     }

@@ -6,10 +6,14 @@ use capstan_plan::FailureKind;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The query list is empty, so that every text would be dropped.
-    #[error("curate setting `queries` is empty: every text would be dropped; list at least one query")]
+    #[error(
+        "curate setting `queries` is empty: every text would be dropped; list at least one query"
+    )]
     NoQueries,
     /// A query that no text can match.
-    #[error("curate setting `queries[{index}]` is {query:?}: a query holds at least one visible character and neither begins nor ends with a space")]
+    #[error(
+        "curate setting `queries[{index}]` is {query:?}: a query holds at least one visible character and neither begins nor ends with a space"
+    )]
     Query {
         /// Its position in the list.
         index: usize,

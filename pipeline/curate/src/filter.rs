@@ -85,10 +85,25 @@ mod tests {
 
     #[test]
     fn printable_is_what_a_person_can_read() {
-        for text in ["a red ball, 3 €", "été 中文 ข้อความ", "👩\u{200d}🚀 \u{200c}می"] {
+        for text in [
+            "a red ball, 3 €",
+            "été 中文 ข้อความ",
+            "👩\u{200d}🚀 \u{200c}می",
+        ] {
             assert!(text.chars().all(is_printable), "{text:?}");
         }
-        for c in ['\0', '\u{1b}', '\n', '\u{7f}', '\u{85}', '\u{fffd}', '\u{feff}', '\u{202e}', '\u{e000}', '\u{1fffe}'] {
+        for c in [
+            '\0',
+            '\u{1b}',
+            '\n',
+            '\u{7f}',
+            '\u{85}',
+            '\u{fffd}',
+            '\u{feff}',
+            '\u{202e}',
+            '\u{e000}',
+            '\u{1fffe}',
+        ] {
             assert!(!is_printable(c), "{c:?}");
         }
     }

@@ -131,7 +131,11 @@ mod tests {
             (&["red", "ball"][..], "red ball", &["ball", "red"][..]),
             // Neighbours share a space, and a longer query does not hide a shorter one.
             (&["a", "b"], "a b a", &["a", "b"]),
-            (&["red ball", "ball", "ball on"], "red ball on", &["ball", "ball on", "red ball"]),
+            (
+                &["red ball", "ball", "ball on"],
+                "red ball on",
+                &["ball", "ball on", "red ball"],
+            ),
             (&["ball"], "balloon", &[]),
             (&["ball"], "Ball", &[]),
             (&["ball"], "a ball.", &["ball"]),

@@ -76,9 +76,15 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
     let captions = serde_json::from_reader(BufReader::new(file)).map_err(|error| {
         let path = path.to_owned();
         if error.is_io() {
-            return Error::Read { path, source: error.into() };
+            return Error::Read {
+                path,
+                source: error.into(),
+            };
         }
-        Error::Format { path, problem: error.to_string() }
+        Error::Format {
+            path,
+            problem: error.to_string(),
+        }
     })?;
     Ok(join(captions))
 }
@@ -91,7 +97,11 @@ fn join(captions: Captions) -> (Vec<Record>, Vec<Refused>) {
     for (index, image) in captions.images.into_iter().enumerate() {
         let what = format!("captions.json#images[{index}]");
         let Lenient::Good(image) = image else {
-            refused.push(refuse(what, true, "a number `id` and a text `file_name` are needed"));
+            refused.push(refuse(
+                what,
+                true,
+                "a number `id` and a text `file_name` are needed",
+            ));
             continue;
         };
         if by_id.contains_key(&image.id) {
@@ -136,5 +146,9 @@ fn licences(licences: Vec<Lenient<License>>) -> HashMap<u64, String> {
 
 fn refuse(what: String, is_image: bool, detail: &str) -> Refused {
     let refusal = Refusal::new(RejectCode::Record, detail);
-    Refused { what, is_image, refusal }
+    Refused {
+        what,
+        is_image,
+        refusal,
+    }
 }

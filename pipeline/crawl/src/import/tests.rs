@@ -35,7 +35,8 @@ async fn import(folder: &Path) -> Result<(Vec<Pair>, Vec<Reject>), Error> {
 }
 
 fn save(folder: &Path, name: &str, side: u32) {
-    let picture = image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8 * 3, y as u8, 9]));
+    let picture =
+        image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8 * 3, y as u8, 9]));
     picture.save(folder.join("images").join(name)).unwrap();
 }
 
@@ -52,11 +53,26 @@ async fn good_records_become_pairs_and_bad_ones_rejects() {
     fs::write(at.join("images/text.png"), "hello").unwrap();
     let whole = fs::read(at.join("images/a.png")).unwrap();
     fs::write(at.join("images/cut.png"), &whole[..whole.len() / 2]).unwrap();
-    let names = ["a.png", "b.jpg", "mute.png", "long.png", "small.png", "fat.png", "text.png", "cut.png", "gone.png", "../captions.json", "/etc/passwd", "a.png"];
+    let names = [
+        "a.png",
+        "b.jpg",
+        "mute.png",
+        "long.png",
+        "small.png",
+        "fat.png",
+        "text.png",
+        "cut.png",
+        "gone.png",
+        "../captions.json",
+        "/etc/passwd",
+        "a.png",
+    ];
     let mut images: Vec<_> = names
         .iter()
         .enumerate()
-        .map(|(id, name)| serde_json::json!({"id": id, "file_name": name, "license": 1, "width": 1}))
+        .map(
+            |(id, name)| serde_json::json!({"id": id, "file_name": name, "license": 1, "width": 1}),
+        )
         .collect();
     images.push(serde_json::json!({"id": 0, "file_name": "again.png"}));
     images.push(serde_json::json!({"id": "x"}));
@@ -80,11 +96,20 @@ async fn good_records_become_pairs_and_bad_ones_rejects() {
     let (pairs, rejects) = import(at).await.unwrap();
     let urls: Vec<&str> = pairs.iter().map(|pair| pair.image_url.as_str()).collect();
     assert_eq!(urls, ["file:human/a.png", "file:human/b.jpg"]);
-    let texts: Vec<(&str, Origin)> =
-        pairs[0].texts.iter().map(|text| (text.text.as_str(), text.origin)).collect();
-    assert_eq!(texts, [("a red ball 0", Origin::Human), ("another", Origin::Human)]);
+    let texts: Vec<(&str, Origin)> = pairs[0]
+        .texts
+        .iter()
+        .map(|text| (text.text.as_str(), text.origin))
+        .collect();
+    assert_eq!(
+        texts,
+        [("a red ball 0", Origin::Human), ("another", Origin::Human)]
+    );
     assert_eq!(pairs[0].licence.as_deref(), Some("http://l.test/by"));
-    assert_eq!((pairs[0].fetched_at_ms, pairs[0].page_url.as_str()), (7, "captions.json"));
+    assert_eq!(
+        (pairs[0].fetched_at_ms, pairs[0].page_url.as_str()),
+        (7, "captions.json")
+    );
 
     let mut codes: BTreeMap<(RejectCode, bool), usize> = BTreeMap::new();
     for reject in &rejects {
@@ -122,6 +147,9 @@ async fn a_foreign_file_is_named_with_the_field() {
         let error = import(folder.path()).await.unwrap_err();
         let shown = error.to_string();
         assert!(matches!(error, Error::Format { .. }), "{text}");
-        assert!(shown.contains("captions.json") && shown.contains(field), "{shown}");
+        assert!(
+            shown.contains("captions.json") && shown.contains(field),
+            "{shown}"
+        );
     }
 }

@@ -105,9 +105,9 @@ impl Names {
 
     fn check_port(&self, name: &str, port: Option<u16>) -> Result<(), String> {
         match (self.mapped(name), port) {
-            (Some(at), Some(port)) if at.port() != port => {
-                Err(format!("port {port} of the mapped host {name} is not open to crawling"))
-            }
+            (Some(at), Some(port)) if at.port() != port => Err(format!(
+                "port {port} of the mapped host {name} is not open to crawling"
+            )),
             _ => Ok(()),
         }
     }
@@ -166,7 +166,9 @@ mod tests {
     #[test]
     fn urls_are_checked_in_every_spelling_of_an_address() {
         let mut config = NetConfig::default();
-        config.hosts.insert("a.test".into(), "127.0.0.1:4000".parse().unwrap());
+        config
+            .hosts
+            .insert("a.test".into(), "127.0.0.1:4000".parse().unwrap());
         config.allow_private.push("inside.test".into());
         let names = Names::new(config);
         for (url, fine) in [
@@ -184,7 +186,11 @@ mod tests {
             ("ftp://8.8.8.8/", false),
             ("file:///etc/passwd", false),
         ] {
-            assert_eq!(names.check(&Url::parse(url).unwrap()).is_ok(), fine, "{url}");
+            assert_eq!(
+                names.check(&Url::parse(url).unwrap()).is_ok(),
+                fine,
+                "{url}"
+            );
         }
         assert!(names.may_be_at("Inside.test", "10.0.0.1".parse().unwrap()));
         assert!(!names.may_be_at("inside.test", "127.0.0.1".parse().unwrap()));

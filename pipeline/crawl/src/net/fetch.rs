@@ -147,33 +147,38 @@ impl Session {
         let mut url = start.clone();
         let mut met = HashSet::from([url.clone()]);
         for _ in 0..=self.config.max_redirects {
-            self.net.names.check(&url).map_err(|problem| {
-                Failure::last(Refusal::new(RejectCode::Address, problem))
-            })?;
+            self.check_address(&url)?;
             self.obey_robots(&url).await.map_err(Failure::last)?;
             let location = match self.hop(&url, want, &mut left).await? {
                 Hop::Full(..) if want == Want::Page && url != *start => {
                     return Ok(Answer::Moved(url));
                 }
                 Hop::Full(headers, body, permit) => {
-                    return Ok(Answer::Full { headers, body, permit });
+                    return Ok(Answer::Full {
+                        headers,
+                        body,
+                        permit,
+                    });
                 }
                 Hop::Redirect(location) => location,
             };
-            let next = location.as_deref().and_then(|to| canonical(Some(&url), to).ok());
+            let next = location
+                .as_deref()
+                .and_then(|to| canonical(Some(&url), to).ok());
             let Some(next) = next else {
                 let to = location.unwrap_or_default();
                 let detail = format!("{url} redirects to `{to}`, which is no http(s) url");
-                return Err(Failure::last(Refusal::new(redirect_code(&url, &to), detail)));
+                return Err(Failure::last(Refusal::new(
+                    redirect_code(&url, &to),
+                    detail,
+                )));
             };
             if !met.insert(next.clone()) {
                 let detail = format!("redirects come back to {next}");
                 return Err(Failure::last(Refusal::new(RejectCode::Redirects, detail)));
             }
             if want == Want::Page && authority(&next) != authority(start) {
-                self.net.names.check(&next).map_err(|problem| {
-                    Failure::last(Refusal::new(RejectCode::Address, problem))
-                })?;
+                self.check_address(&next)?;
                 return Ok(Answer::Moved(next));
             }
             url = next;
@@ -231,7 +236,10 @@ impl Session {
             host.pause(after);
         }
         Failure {
-            refusal: Refusal::new(RejectCode::HttpStatus, format!("status {}", status.as_u16())),
+            refusal: Refusal::new(
+                RejectCode::HttpStatus,
+                format!("status {}", status.as_u16()),
+            ),
             retry,
             status: Some(status),
         }
@@ -249,11 +257,17 @@ impl Session {
                 robots
             })
             .await;
-        if robots.crawl_delay().is_some_and(|delay| delay > MAX_CRAWL_DELAY) {
+        if robots
+            .crawl_delay()
+            .is_some_and(|delay| delay > MAX_CRAWL_DELAY)
+        {
             let limit = MAX_CRAWL_DELAY.as_secs();
-            return Err(Refusal::new(RejectCode::Robots, format!("Crawl-delay over {limit} s")));
+            return Err(Refusal::new(
+                RejectCode::Robots,
+                format!("Crawl-delay over {limit} s"),
+            ));
         }
-        robots.check(url).map_err(|why| Refusal::new(RejectCode::Robots, why))
+        robots.check(url)
     }
 
     /// RFC 9309, 2.3.1: 4xx and too many redirects are leave to crawl; 5xx, 429 and
@@ -276,7 +290,7 @@ impl Session {
                 return Robots::allow_all();
             }
             if !failure.retry || attempt >= self.config.tries {
-                return Robots::unreachable(&failure.refusal.detail);
+                return Robots::unreachable(failure.refusal);
             }
             tokio::time::sleep(backoff(attempt)).await;
             attempt += 1;
@@ -287,10 +301,15 @@ impl Session {
         let mut left = Duration::from_millis(self.config.timeout_ms);
         let mut url = start.clone();
         for _ in 0..=ROBOTS_REDIRECTS {
-            self.net.names.check(&url).map_err(|problem| {
-                Failure::last(Refusal::new(RejectCode::Address, problem))
-            })?;
-            match self.robots_hop(&url, &mut left).await? {
+            let elsewhere = |mut failure: Failure| {
+                // Where the file is sought says nothing of the host itself.
+                if url != *start {
+                    failure.refusal.code = RejectCode::Robots;
+                }
+                failure
+            };
+            self.check_address(&url).map_err(elsewhere)?;
+            match self.robots_hop(&url, &mut left).await.map_err(elsewhere)? {
                 Hop::Full(_, body, _) => return Ok(Some(body)),
                 Hop::Redirect(to) => match to.and_then(|to| canonical(Some(&url), &to).ok()) {
                     Some(next) => url = next,
@@ -329,12 +348,17 @@ impl Session {
         })
     }
 
+    fn check_address(&self, url: &Url) -> Result<(), Failure> {
+        let checked = self.net.names.check(url);
+        checked.map_err(|problem| Failure::last(Refusal::new(RejectCode::Address, problem)))
+    }
+
     fn host(&self, url: &Url) -> Arc<Host> {
         let interval = Duration::from_millis(self.config.host_interval_ms);
         let mut hosts = self.lock();
-        let host = hosts.entry(authority(url)).or_insert_with(|| {
-            Arc::new(Host::new(interval, self.config.concurrency_per_host))
-        });
+        let host = hosts
+            .entry(authority(url))
+            .or_insert_with(|| Arc::new(Host::new(interval, self.config.concurrency_per_host)));
         host.clone()
     }
 
@@ -360,7 +384,10 @@ fn expect_html(headers: &HeaderMap) -> Result<(), Refusal> {
     if matches!(essence, "text/html" | "application/xhtml+xml") {
         return Ok(());
     }
-    Err(Refusal::new(RejectCode::NotHtml, format!("content type `{essence}`")))
+    Err(Refusal::new(
+        RejectCode::NotHtml,
+        format!("content type `{essence}`"),
+    ))
 }
 
 /// Reads a body of at most `cap` bytes, counted after decompression.
@@ -422,7 +449,13 @@ fn broken(error: reqwest::Error) -> Failure {
 
 /// Seconds of a Retry-After header, bounded. Dates are not read: the backoff applies.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
     Some(Duration::from_secs(seconds).min(MAX_BACKOFF))
 }
 

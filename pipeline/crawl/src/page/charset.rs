@@ -46,7 +46,11 @@ mod tests {
     #[test]
     fn charsets_are_found_where_they_stand() {
         for (body, header, expected) in [
-            (&b"\xe9t\xe9"[..], Some("text/html; charset=iso-8859-1"), "été"),
+            (
+                &b"\xe9t\xe9"[..],
+                Some("text/html; charset=iso-8859-1"),
+                "été",
+            ),
             (b"<meta charset=latin1>\xe9", None, "<meta charset=latin1>é"),
             ("été".as_bytes(), None, "été"),
             (b"\xe9", None, "é"),

@@ -38,7 +38,13 @@ const LAZY: [&str; 10] = [
 const LAZY_SRCSET: [&str; 2] = ["data-srcset", "data-lazy-srcset"];
 
 /// Types of a `source` that we can decode.
-const TYPES: [&str; 5] = ["image/jpeg", "image/jpg", "image/png", "image/webp", "image/gif"];
+const TYPES: [&str; 5] = [
+    "image/jpeg",
+    "image/jpg",
+    "image/png",
+    "image/webp",
+    "image/gif",
+];
 
 selector!(IMG, "img");
 selector!(IMG_OR_HIDDEN, "img, noscript");
@@ -53,13 +59,19 @@ pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<Found> {
         if list.found.len() >= MAX_IMAGES {
             break;
         }
+        if is_inert(element) {
+            continue;
+        }
         if element.value().name() == "img" {
             let figure = figures.around(element, base);
             list.add_img(element, &figure, wanted_px);
             continue;
         }
         // Markup within noscript is text to the parser where scripts would run.
-        let inner: String = element.children().filter_map(|c| c.value().as_text().map(|t| &**t)).collect();
+        let inner: String = element
+            .children()
+            .filter_map(|c| c.value().as_text().map(|t| &**t))
+            .collect();
         if inner.contains("<img") {
             let figure = figures.around(element, base);
             for img in Html::parse_fragment(&inner).select(&IMG) {
@@ -69,6 +81,15 @@ pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<Found> {
     }
     list.add_og_image(html);
     list.found
+}
+
+/// Whether an element waits in a template for a script to use it.
+fn is_inert(element: ElementRef<'_>) -> bool {
+    let mut above = element
+        .ancestors()
+        .take(MAX_ANCESTORS)
+        .filter_map(ElementRef::wrap);
+    above.any(|e| e.value().name() == "template")
 }
 
 /// What a figure says of its pictures.
@@ -86,7 +107,10 @@ struct Figures {
 
 impl Figures {
     fn around(&mut self, element: ElementRef<'_>, base: &Url) -> Figure {
-        let above = element.ancestors().take(MAX_ANCESTORS).filter_map(ElementRef::wrap);
+        let above = element
+            .ancestors()
+            .take(MAX_ANCESTORS)
+            .filter_map(ElementRef::wrap);
         let Some(figure) = above.into_iter().find(|e| e.value().name() == "figure") else {
             return Figure::default();
         };
@@ -114,7 +138,10 @@ fn within(figure: ElementRef<'_>) -> impl Iterator<Item = ElementRef<'_>> {
 }
 
 fn nearest_figure(element: ElementRef<'_>) -> Option<ego_tree::NodeId> {
-    let mut above = element.ancestors().take(MAX_ANCESTORS).filter_map(ElementRef::wrap);
+    let mut above = element
+        .ancestors()
+        .take(MAX_ANCESTORS)
+        .filter_map(ElementRef::wrap);
     above.find(|e| e.value().name() == "figure").map(|e| e.id())
 }
 
@@ -178,8 +205,8 @@ impl<'a> List<'a> {
         let Some(raw) = content(&names).filter(|raw| !raw.is_empty()) else {
             return;
         };
-        let is_shown = canonical(Some(self.base), &raw)
-            .is_ok_and(|url| self.index.contains_key(url.as_str()));
+        let is_shown =
+            canonical(Some(self.base), &raw).is_ok_and(|url| self.index.contains_key(url.as_str()));
         if !is_shown && !is_inline(&raw) {
             let alt = content(&["og:image:alt"]).map(|text| (Origin::Alt, collapse([&*text])));
             let licence = self.licence.clone();
@@ -205,7 +232,10 @@ impl<'a> List<'a> {
         }
         let known = &mut self.found[index].texts;
         for (origin, text) in texts {
-            if known.len() < MAX_TEXTS && !text.is_empty() && !known.iter().any(|(_, other)| *other == text) {
+            if known.len() < MAX_TEXTS
+                && !text.is_empty()
+                && !known.iter().any(|(_, other)| *other == text)
+            {
                 known.push((origin, text));
             }
         }
@@ -225,9 +255,13 @@ fn reference<'a>(img: ElementRef<'a>, wanted_px: u32) -> Option<&'a str> {
         }
     }
     add_candidates(img, &mut candidates);
-    let lazy = LAZY.iter().find_map(|name| img.attr(name).filter(|v| is_reference(v)));
+    let lazy = LAZY
+        .iter()
+        .find_map(|name| img.attr(name).filter(|v| is_reference(v)));
     let src = img.attr("src").filter(|value| is_reference(value));
-    let has_widths = candidates.iter().any(|c| matches!(c.size, srcset::Size::Width(_)));
+    let has_widths = candidates
+        .iter()
+        .any(|c| matches!(c.size, srcset::Size::Width(_)));
     if let (Some(src), None, false, false) = (src, lazy, has_widths, candidates.is_empty()) {
         // `src` stands for density 1 (HTML, "update the source set").
         let size = srcset::Size::Density(1.0);
@@ -245,7 +279,9 @@ fn add_candidates<'a>(element: ElementRef<'a>, candidates: &mut Vec<Candidate<'a
 }
 
 fn is_decodable(source: &ElementRef<'_>) -> bool {
-    let kind = source.attr("type").map(|kind| kind.trim().to_ascii_lowercase());
+    let kind = source
+        .attr("type")
+        .map(|kind| kind.trim().to_ascii_lowercase());
     kind.is_none_or(|kind| kind.is_empty() || TYPES.contains(&kind.as_str()))
 }
 

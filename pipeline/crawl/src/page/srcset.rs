@@ -34,7 +34,10 @@ pub(super) fn parse(attribute: &str) -> Vec<Candidate<'_>> {
         if url.ends_with(',') {
             // A comma right after the URL ends the candidate; commas within belong to it.
             let url = url.trim_end_matches(',');
-            candidates.push(Candidate { url, size: Size::Density(1.0) });
+            candidates.push(Candidate {
+                url,
+                size: Size::Density(1.0),
+            });
             continue;
         }
         let (descriptors, after) = split_descriptors(rest);
@@ -198,7 +201,11 @@ mod tests {
             ("a 9x, b 10w", "b"),
             ("a", "a"),
         ] {
-            assert_eq!(choose(&parse(attribute), 384), Some(expected), "{attribute}");
+            assert_eq!(
+                choose(&parse(attribute), 384),
+                Some(expected),
+                "{attribute}"
+            );
         }
         assert_eq!(choose(&[], 384), None);
     }

@@ -12,7 +12,11 @@ fn table(cases: &[(&str, &[(&str, bool)])]) {
     for (file, paths) in cases {
         for (path, expected) in *paths {
             let url = format!("http://foo.bar{path}");
-            assert_eq!(allowed(file, "FooBot", &url), *expected, "{path} under\n{file}");
+            assert_eq!(
+                allowed(file, "FooBot", &url),
+                *expected,
+                "{path} under\n{file}"
+            );
         }
     }
 }
@@ -24,15 +28,30 @@ fn lines_are_read_forgivingly() {
         ("foo: FooBot\nbar: /\n", &[("/x/y", true)]),
         ("user-agent FooBot\ndisallow /\n", &[("/x/y", false)]),
         ("", &[("/x/y", true)]),
-        ("\u{feff}User-Agent: foobot\nDisallow: /x\n", &[("/x", false), ("/y", true)]),
-        ("USER-AGENT : FooBot # us\r\nDISALLOW : /x # not\rAllow: /x/y\n", &[("/x", false), ("/x/y", true)]),
-        ("User-agent: FooBot\n\n\n   Disallow:\t/x   \n", &[("/x", false)]),
-        ("Disallow: /\nUser-agent: FooBot\nDisallow: /x\n", &[("/", true), ("/x", false)]),
+        (
+            "\u{feff}User-Agent: foobot\nDisallow: /x\n",
+            &[("/x", false), ("/y", true)],
+        ),
+        (
+            "USER-AGENT : FooBot # us\r\nDISALLOW : /x # not\rAllow: /x/y\n",
+            &[("/x", false), ("/x/y", true)],
+        ),
+        (
+            "User-agent: FooBot\n\n\n   Disallow:\t/x   \n",
+            &[("/x", false)],
+        ),
+        (
+            "Disallow: /\nUser-agent: FooBot\nDisallow: /x\n",
+            &[("/", true), ("/x", false)],
+        ),
         ("User-agent: FooBot\nDissallow: /x\n", &[("/x", false)]),
         ("User-agent: FooBot\nDisallow:\n", &[("/", true)]),
         ("User-agent: FooBot\nAllow:\nDisallow: /\n", &[("/", false)]),
         ("User-agent: FooBot\nDisallow: x\n", &[("/x", true)]),
-        ("\0\u{1}garbage\nUser-agent: FooBot\nDisallow: /x", &[("/x", false)]),
+        (
+            "\0\u{1}garbage\nUser-agent: FooBot\nDisallow: /x",
+            &[("/x", false)],
+        ),
     ]);
 }
 
@@ -43,11 +62,26 @@ fn groups_merge_and_the_star_is_a_fallback() {
             "allow: /foo/bar/\n\nuser-agent: FooBot\ndisallow: /\nallow: /x/\nuser-agent: BarBot\n\
              disallow: /\nallow: /y/\n\n\nallow: /w/\nuser-agent: BazBot\n\nuser-agent: FooBot\n\
              allow: /z/\ndisallow: /\n",
-            &[("/x/b", true), ("/z/d", true), ("/y/c", false), ("/w/a", false), ("/foo/bar/", false)],
+            &[
+                ("/x/b", true),
+                ("/z/d", true),
+                ("/y/c", false),
+                ("/w/a", false),
+                ("/foo/bar/", false),
+            ],
         ),
-        ("User-agent: *\nDisallow: /\nUser-agent: FooBot\nDisallow: /x\n", &[("/y", true), ("/x", false)]),
-        ("User-agent: FooBot\nDisallow: /x\nUser-agent: *\nDisallow: /y\n", &[("/y", true), ("/x", false)]),
-        ("User-agent: FooBot\n\nUser-agent: *\nDisallow: /\n", &[("/x", false)]),
+        (
+            "User-agent: *\nDisallow: /\nUser-agent: FooBot\nDisallow: /x\n",
+            &[("/y", true), ("/x", false)],
+        ),
+        (
+            "User-agent: FooBot\nDisallow: /x\nUser-agent: *\nDisallow: /y\n",
+            &[("/y", true), ("/x", false)],
+        ),
+        (
+            "User-agent: FooBot\n\nUser-agent: *\nDisallow: /\n",
+            &[("/x", false)],
+        ),
         ("User-agent: *\nDisallow: /\n", &[("/x", false)]),
         ("User-agent: * baz\nDisallow: /\n", &[("/x", false)]),
         ("User-agent: *baz\nDisallow: /\n", &[("/x", true)]),
@@ -56,12 +90,28 @@ fn groups_merge_and_the_star_is_a_fallback() {
         ("User-agent: Foo\nDisallow: /\n", &[("/x", true)]),
         ("User-agent: FooBotNews\nDisallow: /\n", &[("/x", true)]),
         ("User-agent: BarBot\nDisallow: /\n", &[("/x", true)]),
-        ("User-agent: FooBot\nUser-agent: BarBot\nDisallow: /x\n", &[("/x", false)]),
+        (
+            "User-agent: FooBot\nUser-agent: BarBot\nDisallow: /x\n",
+            &[("/x", false)],
+        ),
         // What is unknown does not end a group (RFC 9309, 2.2.4).
-        ("User-agent: BarBot\nSitemap: https://foo.bar/s\nUser-agent: *\nDisallow: /\n", &[("/x", false)]),
-        ("User-agent: FooBot\nInvalid: x\nUser-agent: BarBot\nDisallow: /\n", &[("/x", false)]),
+        (
+            "User-agent: BarBot\nSitemap: https://foo.bar/s\nUser-agent: *\nDisallow: /\n",
+            &[("/x", false)],
+        ),
+        (
+            "User-agent: FooBot\nInvalid: x\nUser-agent: BarBot\nDisallow: /\n",
+            &[("/x", false)],
+        ),
+        (
+            "User-agent: FooBot\nCrawl-delay: 1\nUser-agent: BarBot\nDisallow: /\n",
+            &[("/x", false)],
+        ),
         // A group of ours without rules leaves us free.
-        ("User-agent: FooBot\nDisallow:\nUser-agent: *\nDisallow: /\n", &[("/x", true)]),
+        (
+            "User-agent: FooBot\nDisallow:\nUser-agent: *\nDisallow: /\n",
+            &[("/x", true)],
+        ),
     ]);
 }
 
@@ -124,14 +174,22 @@ fn patterns_know_stars_and_the_end() {
         ("*$", "/q", true),
         ("/?a", "/?a=b", true),
     ] {
-        assert_eq!(matches(&normalise(pattern.as_bytes()), &normalise(path.as_bytes())), expected, "{pattern} {path}");
+        assert_eq!(
+            matches(&normalise(pattern.as_bytes()), &normalise(path.as_bytes())),
+            expected,
+            "{pattern} {path}"
+        );
     }
 }
 
 #[test]
 fn percent_encoding_makes_no_difference() {
     for (pattern, path, blocked) in [
-        ("/foo/bar?qux=taz&baz=http://foo.bar?tar&par", "/foo/bar?qux=taz&baz=http://foo.bar?tar&par", true),
+        (
+            "/foo/bar?qux=taz&baz=http://foo.bar?tar&par",
+            "/foo/bar?qux=taz&baz=http://foo.bar?tar&par",
+            true,
+        ),
         ("/foo/bar/ツ", "/foo/bar/%E3%83%84", true),
         ("/foo/bar/%E3%83%84", "/foo/bar/ツ", true),
         ("/foo/bar/%e3%83%84", "/foo/bar/%E3%83%84", true),
@@ -141,8 +199,16 @@ fn percent_encoding_makes_no_difference() {
         // Reserved characters stay what they are.
         ("/a%2Fb", "/a/b", false),
         ("/a%2fb", "/a%2Fb", true),
-        ("/path/file-with-a-%2A.html", "/path/file-with-a-x.html", false),
-        ("/path/file-with-a-%2A.html", "/path/file-with-a-%2a.html", true),
+        (
+            "/path/file-with-a-%2A.html",
+            "/path/file-with-a-x.html",
+            false,
+        ),
+        (
+            "/path/file-with-a-%2A.html",
+            "/path/file-with-a-%2a.html",
+            true,
+        ),
         ("/a%24", "/a", false),
         ("/100%", "/100%", true),
     ] {
@@ -156,8 +222,19 @@ fn percent_encoding_makes_no_difference() {
 fn crawl_delay_binds_its_group() {
     for (file, expected) in [
         ("User-agent: *\nCrawl-delay: 1\nDisallow:\n", Some(1.0)),
-        ("User-agent: FooBot\nCrawl-delay: 0.5\nUser-agent: *\nCrawl-delay: 9\n", Some(0.5)),
+        (
+            "User-agent: FooBot\nCrawl-delay: 0.5\nUser-agent: *\nCrawl-delay: 9\n",
+            Some(0.5),
+        ),
         ("User-agent: BarBot\nCrawl-delay: 9\n", None),
+        (
+            "User-agent: BarBot\nUser-agent: FooBot\nCrawl-delay: 3\n",
+            Some(3.0),
+        ),
+        (
+            "User-agent: BarBot\nDisallow: /x\nUser-agent: FooBot\nDisallow:\nCrawl-delay: 3\n",
+            Some(3.0),
+        ),
         ("User-agent: *\nCrawl-delay: x\n", None),
         ("User-agent: *\nCrawl-delay: -1\n", None),
         ("User-agent: *\nCrawl-delay: NaN\n", None),
@@ -172,10 +249,21 @@ fn crawl_delay_binds_its_group() {
 
 #[test]
 fn a_file_that_cannot_be_had_forbids_everything() {
-    let robots = Robots::unreachable("status 503");
-    let why = robots.check(&Url::parse("http://foo.bar/").unwrap()).unwrap_err();
-    assert!(why.contains("503"));
-    assert!(Robots::allow_all().check(&Url::parse("http://foo.bar/").unwrap()).is_ok());
+    let url = Url::parse("http://foo.bar/").unwrap();
+    for (cause, code) in [
+        (RejectCode::HttpStatus, RejectCode::Robots),
+        (RejectCode::Network, RejectCode::Robots),
+        (RejectCode::Address, RejectCode::Address),
+    ] {
+        let robots = Robots::unreachable(Refusal::new(cause, "status 503"));
+        let why = robots.check(&url).unwrap_err();
+        assert!(why.code == code && why.detail.contains("503"));
+    }
+    assert!(
+        Robots::allow_all()
+            .check(&Url::parse("http://foo.bar/").unwrap())
+            .is_ok()
+    );
 }
 
 #[test]

@@ -43,11 +43,14 @@ fn of_equal_pictures_with_equal_texts_one_stays() {
 
 #[test]
 fn texts_are_a_set_whatever_their_order_and_origin() {
-    let rows = [["a b", "c"], ["c", "a b"]].iter().enumerate().map(|(n, texts)| {
-        let pair_id = PairId::new(&n.to_string(), "p");
-        let texts = texts.map(|text| Text::new(&pair_id, Origin::Alt, text));
-        BalanceRow::kept(pair_id, [1; 32], &texts, &["c".to_owned()])
-    });
+    let rows = [["a b", "c"], ["c", "a b"]]
+        .iter()
+        .enumerate()
+        .map(|(n, texts)| {
+            let pair_id = PairId::new(&n.to_string(), "p");
+            let texts = texts.map(|text| Text::new(&pair_id, Origin::Alt, text));
+            BalanceRow::kept(pair_id, [1; 32], &texts, &["c".to_owned()])
+        });
     let out = balance(&config(BalanceMode::Wit, 9), 1, &[rows.collect()]);
     assert_eq!(out[0].iter().filter(|c| c.keep).count(), 1);
 }
@@ -59,7 +62,8 @@ fn wit_caps_exactly_and_keeps_pairs_of_rare_queries() {
     let out = balance(&config(BalanceMode::Wit, 10), 3, &[rows]);
     let named = |query: &str| {
         let rows = out[0].iter().filter(|c| c.keep);
-        rows.filter(|c| c.queries.iter().any(|q| q == query)).count()
+        rows.filter(|c| c.queries.iter().any(|q| q == query))
+            .count()
     };
     assert_eq!(named("ball"), 10);
     assert_eq!(named("ring"), 3);
@@ -87,7 +91,11 @@ fn metaclip_keeps_texts_with_the_stated_probability() {
     // 2,000 texts of `ball` against t = 500, half of them with the rarer `red` (1,000).
     let rows: Vec<BalanceRow> = (0..2000u32)
         .map(|n| {
-            let queries: &[&str] = if n % 2 == 0 { &["ball"] } else { &["ball", "red"] };
+            let queries: &[&str] = if n % 2 == 0 {
+                &["ball"]
+            } else {
+                &["ball", "red"]
+            };
             let pair_id = PairId::new(&n.to_string(), "p");
             let text = Text::new(&pair_id, Origin::Alt, queries.join(" "));
             let queries: Vec<String> = queries.iter().map(|q| q.to_string()).collect();
@@ -103,7 +111,11 @@ fn metaclip_keeps_texts_with_the_stated_probability() {
     assert!((share(0) - 0.25).abs() < 0.05, "{}", share(0));
     // 1 - (1 - 0.25)(1 - 0.5)
     assert!((share(1) - 0.625).abs() < 0.05, "{}", share(1));
-    let all = balance(&config(BalanceMode::Metaclip, 2000), 5, &[vec![row(1, 1, &["ball"])]]);
+    let all = balance(
+        &config(BalanceMode::Metaclip, 2000),
+        5,
+        &[vec![row(1, 1, &["ball"])]],
+    );
     assert!(all[0][0].keep);
 }
 
