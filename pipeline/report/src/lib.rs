@@ -10,8 +10,13 @@
 //! Pure but for [`write`](fn@write). May call `plan` and `dataset`; reads no store, knows no
 //! gRPC, and fetches nothing: pictures are handed in as bytes.
 
+mod arm;
+mod number;
 mod page;
+mod picture;
+mod plot;
 mod run_report;
+mod section;
 pub mod summary;
 mod write;
 

@@ -1,0 +1,31 @@
+//! The sections of the page, a module each.
+
+pub mod blind;
+pub mod comparison;
+pub mod curves;
+pub mod filter;
+pub mod flow;
+pub mod headline;
+pub mod limits;
+pub mod rejects;
+pub mod samples;
+pub mod tiles;
+pub mod times;
+
+use maud::{Markup, html};
+
+/// A section with its heading and one sentence of what is seen.
+pub fn section(id: &str, heading: &str, lead: &Markup, body: &Markup) -> Markup {
+    html! {
+        section id=(id) {
+            h2 { (heading) }
+            p class="lead" { (lead) }
+            (body)
+        }
+    }
+}
+
+/// What stands where a run has nothing to show.
+pub fn missing(text: &str) -> Markup {
+    html! { p class="missing" { (text) } }
+}

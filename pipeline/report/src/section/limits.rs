@@ -1,0 +1,52 @@
+//! What the run does not prove.
+
+use maud::{Markup, html};
+
+use super::section;
+
+const LIMITS: &[(&str, &str)] = &[
+    (
+        "The world is tiny and synthetic.",
+        "A few kinds of things in a few colours on drawn backgrounds, and noise that we chose. The \
+         real web is wider in every way; what holds here need not hold there.",
+    ),
+    (
+        "Training and evaluation share combinations.",
+        "No picture of the evaluation set stands on the web, but the few hundred combinations of \
+         things and colours are the same. This measures recognition, not the grasp of new combinations.",
+    ),
+    (
+        "The models are small.",
+        "Well under a million parameters, trained from scratch for minutes. Gains at this size \
+         say little of gains at scale.",
+    ),
+    (
+        "Seeds move R@1 by 5 to 10 points.",
+        "Only gaps well beyond that mean something, and only over several seeds.",
+    ),
+    (
+        "Human style flatters raw CIDEr.",
+        "The bootstrapped model has read more texts in the style of the references. Compare \
+         captions after the same fine-tuning on the human pairs (“CIDEr fine-tuned”).",
+    ),
+    (
+        "Human pairs are a rival.",
+        "With enough annotated pairs a model trained on them alone does as well. The arm stands \
+         beside the others for that reason.",
+    ),
+    (
+        "The filter knows less than the judge.",
+        "It keeps texts that are wrong and throws away true ones; the samples show both.",
+    ),
+];
+
+/// The section.
+pub fn limits() -> Markup {
+    let lead = html! { "Read this before you quote a number from above." };
+    let body = html! {
+        ol class="limits" {
+            @for (claim, why) in LIMITS { li { strong { (claim) } " " (why) } }
+        }
+    };
+    section("limits", "What this does not prove", &lead, &body)
+}
