@@ -168,7 +168,7 @@ impl Tally {
         for text in row.curated_texts().filter(|text| text.origin.is_web()) {
             pairs.curated_texts += 1;
             let kind = site.kind(url, &text.text);
-            let kind = kind.map_or_else(|| "unknown".to_owned(), |kind| kind.to_string());
+            let kind = kind.map_or("unknown", capstan_demoweb::TextKind::as_str).to_owned();
             *pairs.curated_texts_by_kind.entry(kind).or_default() += 1;
             let kept = kept(text);
             *(if kept { &mut pairs.kept_web } else { &mut pairs.dropped_web }) += 1;

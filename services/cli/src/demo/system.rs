@@ -75,14 +75,13 @@ impl System {
         let listener = bind().await?;
         let address = format!("http://{}", listener.local_addr().or_exit(Exit::Unavailable)?);
         let config = config(folder, &address);
-        roles.spawn({
-            let (config, store, shutdown) =
-                (config.clone(), store.clone(), shutdown.child_token());
-            async move {
-                let run = capstan_coordinator::run(&config, listener, store, shutdown);
-                run.await.or_exit(Exit::RunFailed)
-            }
-        });
+        let coordinate = capstan_coordinator::run(
+            config.coordinator.clone(),
+            listener,
+            store.clone(),
+            shutdown.child_token(),
+        );
+        roles.spawn(async move { coordinate.await.or_exit(Exit::RunFailed) });
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let turns = Turns::new(threads.max(WORKERS));
         for ordinal in 0..WORKERS {
