@@ -1,7 +1,7 @@
 //! Times the training step of the demo's sizes: two ranks of this process, a thread each, random
 //! pictures and texts.
 //!
-//! `cargo run --release -p capstan-train --example step -- [STEPS] [RANKS]`
+//! `cargo run --release -p capstan-train --example train_step -- [STEPS] [RANKS]`
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
