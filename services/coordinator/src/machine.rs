@@ -274,14 +274,9 @@ impl Machine {
         self.open.retain(|_, key| &key.run != run);
     }
 
-    /// Changes since they were taken last.
-    pub fn changes(&self) -> &[Change] {
-        &self.outbox
-    }
-
-    /// Drops the first `count` changes: they are written down.
-    pub fn changes_written(&mut self, count: usize) {
-        self.outbox.drain(..count);
+    /// Takes the changes since they were taken last, in order.
+    pub fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.outbox)
     }
 
     /// The rank that a claim names, where it is its own.

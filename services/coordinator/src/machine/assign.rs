@@ -1,5 +1,6 @@
 //! Who gets what: offers of workers against tasks that wait.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 
 use capstan_plan::FailureKind;
@@ -47,12 +48,13 @@ impl Machine {
     /// Serves offers, the oldest first, with tasks, the oldest first.
     ///
     /// A gang's task is granted to all of its ranks or not at all, each to another worker.
-    pub fn assign(&mut self, offers: &[Offer], now: Now) -> Vec<Grant> {
-        for offer in offers {
+    pub fn assign(&mut self, offers: &[impl Borrow<Offer>], now: Now) -> Vec<Grant> {
+        let offers: Vec<&Offer> = offers.iter().map(Borrow::borrow).collect();
+        for offer in &offers {
             self.see(&offer.worker, Some(&offer.roles), now);
         }
         let mut slots: Vec<usize> = offers.iter().map(|offer| offer.slots).collect();
-        let mut grants = self.assign_gangs(offers, &mut slots, now);
+        let mut grants = self.assign_gangs(&offers, &mut slots, now);
         for (index, offer) in offers.iter().enumerate() {
             while slots[index] > 0 {
                 let Some(key) = self.pick(offer, now) else {
@@ -65,7 +67,7 @@ impl Machine {
         grants
     }
 
-    fn assign_gangs(&mut self, offers: &[Offer], slots: &mut [usize], now: Now) -> Vec<Grant> {
+    fn assign_gangs(&mut self, offers: &[&Offer], slots: &mut [usize], now: Now) -> Vec<Grant> {
         let gangs: Vec<Key> = self
             .ready()
             .filter(|(_, t)| t.spec.world_size > 1)

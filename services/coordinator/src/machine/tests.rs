@@ -245,7 +245,7 @@ fn bad_input_and_poison_are_given_up_at_once() {
             .fail(&claim, kind, "no such column", seconds(0))
             .unwrap();
         assert_eq!(state(&machine, "0"), State::Quarantined);
-        let last = machine.changes().last().unwrap();
+        let last = machine.take_changes().pop().unwrap();
         assert_eq!(last.message, "no such column");
         assert_eq!(last.task.last_worker, Some("w".into()));
     }
@@ -652,10 +652,9 @@ proptest! {
             if is_restart {
                 continue;
             }
-            for change in trial.machine.changes() {
-                written.insert(change.key.clone(), change.task.clone());
+            for change in trial.machine.take_changes() {
+                written.insert(change.key, change.task);
             }
-            trial.machine.changes_written(trial.machine.changes().len());
             for key in &trial.added {
                 let task = trial.machine.task(key).unwrap();
                 prop_assert_eq!(task.attempts, written[key].attempts);

@@ -1,0 +1,84 @@
+-- Runs, stages, tasks, attempts and leases. One set of statements for SQLite and PostgreSQL.
+-- All of it can be made anew from run.json and the commits of the store.
+
+CREATE TABLE runs (
+    run TEXT NOT NULL PRIMARY KEY,
+    pipeline TEXT NOT NULL,
+    pipeline_json TEXT NOT NULL,
+    -- An unsigned 64-bit number, which no portable column type holds.
+    seed TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    submitted_unix_ms BIGINT NOT NULL,
+    -- 0 while it goes on.
+    ended_unix_ms BIGINT NOT NULL,
+    leased BIGINT NOT NULL
+);
+
+CREATE TABLE stages (
+    run TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    -- Place in an order in which every stage comes after those that it reads.
+    position BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    tasks BIGINT NOT NULL,
+    committed BIGINT NOT NULL,
+    adopted BIGINT NOT NULL,
+    -- JSON: shard to what it said.
+    quarantined TEXT NOT NULL,
+    started_unix_ms BIGINT NOT NULL,
+    ended_unix_ms BIGINT NOT NULL,
+    output_json TEXT NOT NULL,
+    PRIMARY KEY (run, stage)
+);
+
+CREATE TABLE tasks (
+    run TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    shard TEXT NOT NULL,
+    -- Place in the order of adding within the run.
+    position BIGINT NOT NULL,
+    role TEXT NOT NULL,
+    world_size BIGINT NOT NULL,
+    -- The base file that it reads, in hexadecimal; empty where it is not one.
+    base TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts BIGINT NOT NULL,
+    -- JSON: workers that failed it.
+    failed_on TEXT NOT NULL,
+    last_worker TEXT NOT NULL,
+    message TEXT NOT NULL,
+    task_json TEXT NOT NULL,
+    PRIMARY KEY (run, stage, shard)
+);
+
+CREATE TABLE leases (
+    run TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    shard TEXT NOT NULL,
+    rank BIGINT NOT NULL,
+    worker TEXT NOT NULL,
+    attempt TEXT NOT NULL,
+    generation BIGINT NOT NULL,
+    counter BIGINT NOT NULL,
+    finished BIGINT NOT NULL,
+    PRIMARY KEY (run, stage, shard, rank)
+);
+
+CREATE TABLE attempts (
+    run TEXT NOT NULL,
+    stage TEXT NOT NULL,
+    shard TEXT NOT NULL,
+    attempt TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    -- Who held it; for a gang rank 0.
+    worker TEXT NOT NULL,
+    started_unix_ms BIGINT NOT NULL,
+    -- 0 while it goes on.
+    ended_unix_ms BIGINT NOT NULL,
+    -- What the task became when it ended.
+    outcome TEXT NOT NULL,
+    message TEXT NOT NULL,
+    PRIMARY KEY (run, stage, shard, attempt)
+);

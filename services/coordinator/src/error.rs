@@ -1,0 +1,119 @@
+//! Why the coordinator cannot do what it is asked, and how that crosses gRPC.
+
+use capstan_plan::FailureKind;
+use capstan_plan::id::RunId;
+use tonic::{Code, Status};
+
+use crate::machine::Key;
+use crate::state;
+
+/// Why the coordinator cannot do what it is asked. Every text is one line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database fails.
+    #[error(transparent)]
+    Database(#[from] state::Error),
+    /// The store fails.
+    #[error(transparent)]
+    Store(#[from] capstan_dataset::Error),
+    /// There is no such run.
+    #[error("there is no run {run}")]
+    UnknownRun {
+        /// As it was asked for.
+        run: RunId,
+    },
+    /// The pipeline cannot be used.
+    #[error("{reason}")]
+    Pipeline {
+        /// What is wrong, with file and stage.
+        reason: String,
+    },
+    /// A run id that cannot name a folder.
+    #[error("`{run}` cannot name a run: lower-case letters, digits and -, at most 100 of them")]
+    RunId {
+        /// As it was given.
+        run: RunId,
+    },
+    /// Another pipeline, or the same with another seed, runs under this id.
+    #[error("run {run} is of another pipeline or seed: give another id, or the pipeline it had")]
+    OtherPipeline {
+        /// The run.
+        run: RunId,
+    },
+    /// A request that lacks what it needs.
+    #[error("the request {reason}")]
+    Request {
+        /// What it lacks.
+        reason: &'static str,
+    },
+    /// The lease is no longer the caller's.
+    #[error("lease of {key} is stale: it expired, or its run has ended")]
+    Stale {
+        /// The task.
+        key: Key,
+    },
+    /// A completion without a commit record.
+    #[error("{key} has no commit record: commit to the store first")]
+    NoCommit {
+        /// The task.
+        key: Key,
+    },
+    /// Not every rank of a gang came.
+    #[error("{joined} of {world_size} ranks of {key} joined within {seconds} s")]
+    Ring {
+        /// The task.
+        key: Key,
+        /// Ranks that came.
+        joined: usize,
+        /// Ranks of the gang.
+        world_size: usize,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The coordinator is going down.
+    #[error("the coordinator is going down")]
+    Closing,
+    /// The listener or the server on it fails.
+    #[error("the coordinator cannot serve: {0}")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+impl Error {
+    /// How a task that met it is to be treated.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Database(_) | Self::Ring { .. } | Self::Closing | Self::Serve(_) => {
+                FailureKind::Transient
+            }
+            Self::UnknownRun { .. }
+            | Self::Pipeline { .. }
+            | Self::RunId { .. }
+            | Self::OtherPipeline { .. }
+            | Self::Request { .. }
+            | Self::Stale { .. }
+            | Self::NoCommit { .. } => FailureKind::BadInput,
+        }
+    }
+
+    fn code(&self) -> Code {
+        match self {
+            Self::UnknownRun { .. } => Code::NotFound,
+            Self::Pipeline { .. } | Self::RunId { .. } | Self::Request { .. } => {
+                Code::InvalidArgument
+            }
+            Self::OtherPipeline { .. } => Code::AlreadyExists,
+            Self::Stale { .. } | Self::NoCommit { .. } => Code::FailedPrecondition,
+            Self::Ring { .. } => Code::DeadlineExceeded,
+            Self::Database(_) | Self::Closing | Self::Serve(_) => Code::Unavailable,
+            Self::Store(error) if error.kind() == FailureKind::Transient => Code::Unavailable,
+            Self::Store(_) => Code::Internal,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        Status::new(error.code(), error.to_string())
+    }
+}

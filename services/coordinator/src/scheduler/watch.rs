@@ -1,0 +1,98 @@
+//! Watching: a snapshot, then events; whoever lags gets a snapshot again.
+
+use std::collections::VecDeque;
+
+use capstan_plan::id::RunId;
+use capstan_proto::v1;
+use futures::Stream;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Handle;
+use crate::error::Error;
+use crate::view::RunView;
+
+struct Watching {
+    handle: Handle,
+    run: RunId,
+    first: VecDeque<v1::Event>,
+    events: Option<broadcast::Receiver<v1::Event>>,
+}
+
+impl Handle {
+    /// Events of a run, until it ends; `RunEnded` is the last. Ends early where the coordinator
+    /// goes down.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRun`], [`Error::Database`].
+    pub async fn watch(
+        &self,
+        run: RunId,
+    ) -> Result<impl Stream<Item = v1::Event> + Send + use<>, Error> {
+        let core = self.inner.core.lock().await;
+        let receiver = core.runs.get(&run).map(|active| active.events.subscribe());
+        let view = core.runs.get(&run).map(|active| active.view.clone());
+        drop(core);
+        let view = match view {
+            Some(view) => view,
+            None => self.run(&run).await?,
+        };
+        let watching = Watching {
+            first: self.snapshot(&view).into(),
+            events: receiver.filter(|_| view.state == v1::RunState::Running),
+            handle: self.clone(),
+            run,
+        };
+        Ok(futures::stream::unfold(watching, Watching::next))
+    }
+
+    /// The run as it is; of one that has ended also its end.
+    fn snapshot(&self, view: &RunView) -> Vec<v1::Event> {
+        let event = |what| v1::Event {
+            run: view.run.to_string(),
+            at_unix_ms: self.inner.clock.unix_ms(),
+            what: Some(what),
+        };
+        let mut events = vec![event(v1::event::What::Snapshot(view.to_message(true)))];
+        if view.state != v1::RunState::Running {
+            events.push(event(v1::event::What::RunEnded(v1::RunEnded {
+                state: view.state as i32,
+                reason: view.reason.clone(),
+                leased: view.leased,
+            })));
+        }
+        events
+    }
+}
+
+impl Watching {
+    async fn next(mut self) -> Option<(v1::Event, Self)> {
+        loop {
+            if let Some(event) = self.first.pop_front() {
+                return Some((event, self));
+            }
+            let shutdown = self.handle.inner.shutdown.clone();
+            let received = tokio::select! {
+                biased;
+                received = self.events.as_mut()?.recv() => received,
+                () = shutdown.cancelled() => return None,
+            };
+            match received {
+                Ok(event) => {
+                    if matches!(event.what, Some(v1::event::What::RunEnded(_))) {
+                        self.events = None;
+                    }
+                    return Some((event, self));
+                }
+                Err(RecvError::Closed) => return None,
+                Err(RecvError::Lagged(_)) => {
+                    let view = self.handle.run(&self.run).await.ok()?;
+                    self.first = self.handle.snapshot(&view).into();
+                    if view.state != v1::RunState::Running {
+                        self.events = None;
+                    }
+                }
+            }
+        }
+    }
+}

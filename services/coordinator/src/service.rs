@@ -1,0 +1,228 @@
+//! The gRPC services: messages in, calls of the handle, messages out.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::time::Duration;
+
+use capstan_plan::Pipeline;
+use capstan_plan::id::{Digest, RunId};
+use capstan_proto::v1;
+use capstan_proto::v1::coordinator_server::Coordinator;
+use capstan_proto::v1::ring_server::Ring;
+use capstan_proto::v1::submit_run_request::Pipeline as Given;
+use futures::{Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use crate::convert;
+use crate::error::Error;
+use crate::machine::{Claim, Offer};
+use crate::scheduler::Handle;
+use crate::view::Progress;
+
+/// Tasks that one worker gets at a time at most.
+const SLOTS: u32 = 64;
+/// Cached base files that one request may name; further ones are not read.
+const CACHED: usize = 1_000;
+/// Leases that one heartbeat may name.
+const LEASES: usize = 4_096;
+/// Bytes of a failure's message that are kept.
+const MESSAGE: usize = 2_000;
+/// Runs that a list shows where it is not said how many.
+const LISTED: u32 = 100;
+
+type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Coordinator for Handle {
+    async fn submit_run(
+        &self,
+        request: Request<v1::SubmitRunRequest>,
+    ) -> Result<Response<v1::SubmitRunResponse>, Status> {
+        let request = request.into_inner();
+        let pipeline = read_pipeline(request.pipeline, &request.file_name)?;
+        let run = (!request.run.is_empty()).then(|| RunId(request.run));
+        let submitted = self.submit(pipeline, request.seed, run).await?;
+        Ok(Response::new(v1::SubmitRunResponse {
+            run: submitted.run.to_string(),
+            resumed: submitted.resumed,
+        }))
+    }
+
+    async fn lease(
+        &self,
+        request: Request<v1::LeaseRequest>,
+    ) -> Result<Response<v1::LeaseResponse>, Status> {
+        let request = request.into_inner();
+        let longest = Duration::from_secs(self.inner.settings.poll_seconds);
+        let wait = Duration::from_millis(request.wait_ms).min(longest);
+        let assignments = self.lease(offer(request)?, wait).await?;
+        Ok(Response::new(v1::LeaseResponse { assignments }))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let request = request.into_inner();
+        if request.leases.len() > LEASES {
+            return Err(Error::Request {
+                reason: "names more leases than a worker holds",
+            }
+            .into());
+        }
+        let worker = &request.worker;
+        let claims = request.leases.into_iter().map(|lease| {
+            let progress = Progress {
+                done: lease.done,
+                total: lease.total,
+                unit: lease.unit,
+            };
+            (convert::claim(worker, lease.lease), progress)
+        });
+        let verdicts = self.heartbeat(claims.collect()).await?;
+        let verdicts = verdicts.into_iter().map(|verdict| verdict as i32).collect();
+        Ok(Response::new(v1::HeartbeatResponse { verdicts }))
+    }
+
+    async fn complete(
+        &self,
+        request: Request<v1::CompleteRequest>,
+    ) -> Result<Response<v1::CompleteResponse>, Status> {
+        let request = request.into_inner();
+        let mine = self
+            .complete(claim(&request.worker, request.lease)?)
+            .await?;
+        Ok(Response::new(v1::CompleteResponse { mine }))
+    }
+
+    async fn fail(
+        &self,
+        request: Request<v1::FailRequest>,
+    ) -> Result<Response<v1::FailResponse>, Status> {
+        let request = request.into_inner();
+        let kind = convert::failure_kind(request.kind);
+        let message = one_line(&request.message);
+        let state = self
+            .fail(claim(&request.worker, request.lease)?, kind, &message)
+            .await?;
+        Ok(Response::new(v1::FailResponse {
+            state: state as i32,
+        }))
+    }
+
+    type WatchStream = Events;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Events>, Status> {
+        let events = self.watch(request.into_inner().run.into()).await?;
+        Ok(Response::new(Box::pin(events.map(Ok))))
+    }
+
+    async fn list_runs(
+        &self,
+        request: Request<v1::ListRunsRequest>,
+    ) -> Result<Response<v1::ListRunsResponse>, Status> {
+        let limit = match request.into_inner().limit {
+            0 => LISTED,
+            limit => limit,
+        };
+        let runs = self.runs(limit).await?;
+        Ok(Response::new(v1::ListRunsResponse { runs }))
+    }
+
+    async fn get_run(
+        &self,
+        request: Request<v1::GetRunRequest>,
+    ) -> Result<Response<v1::GetRunResponse>, Status> {
+        let view = self.run(&request.into_inner().run.into()).await?;
+        Ok(Response::new(v1::GetRunResponse {
+            status: Some(view.to_message(true)),
+            pipeline_json: view.pipeline_json,
+        }))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let state = self.cancel(&request.into_inner().run.into()).await?;
+        Ok(Response::new(v1::CancelRunResponse {
+            state: state as i32,
+        }))
+    }
+}
+
+#[tonic::async_trait]
+impl Ring for Handle {
+    async fn join_ring(
+        &self,
+        request: Request<v1::JoinRingRequest>,
+    ) -> Result<Response<v1::RingPlan>, Status> {
+        let request = request.into_inner();
+        let claim = claim(&request.worker, request.lease)?;
+        let plan = self
+            .join_ring(claim, request.address, request.last_applied_step)
+            .await?;
+        Ok(Response::new(plan))
+    }
+}
+
+fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Error> {
+    let file = if file_name.is_empty() {
+        "pipeline"
+    } else {
+        file_name
+    };
+    let read = match given {
+        Some(Given::Toml(text)) => Pipeline::from_toml(&text, file).map_err(|e| e.to_string()),
+        Some(Given::Json(text)) => {
+            serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
+        }
+        None => Err("the request holds no pipeline".to_owned()),
+    };
+    read.map_err(|reason| Error::Pipeline {
+        reason: one_line(&reason),
+    })
+}
+
+fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
+    if request.worker.is_empty() {
+        return Err(Error::Request {
+            reason: "names no worker",
+        });
+    }
+    let roles: BTreeSet<_> = request
+        .roles
+        .into_iter()
+        .filter_map(convert::role)
+        .collect();
+    if roles.is_empty() {
+        return Err(Error::Request {
+            reason: "names no role",
+        });
+    }
+    let cached = request.cached.iter().take(CACHED);
+    Ok(Offer {
+        worker: request.worker.into(),
+        roles,
+        slots: request.slots.clamp(1, SLOTS) as usize,
+        cached: cached
+            .filter_map(|digest| Digest::from_hex(digest))
+            .collect(),
+    })
+}
+
+fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
+    convert::claim(worker, lease).ok_or(Error::Request {
+        reason: "names no lease with an epoch",
+    })
+}
+
+/// One line of bounded length, cut between characters.
+fn one_line(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let end = (0..=MESSAGE.min(line.len()))
+        .rev()
+        .find(|end| line.is_char_boundary(*end));
+    line.truncate(end.unwrap_or(0));
+    line
+}
