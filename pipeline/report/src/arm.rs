@@ -7,8 +7,16 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("web", "Web", "curated web texts + human pairs"),
     ("human", "Human only", "human pairs alone"),
     ("filter_only", "Filter only", "kept web texts + human pairs"),
-    ("captioner_only", "Captioner only", "web texts + synthetic texts + human pairs"),
-    ("bootstrapped", "Bootstrapped", "kept web + kept synthetic texts + human pairs"),
+    (
+        "captioner_only",
+        "Captioner only",
+        "web texts + synthetic texts + human pairs",
+    ),
+    (
+        "bootstrapped",
+        "Bootstrapped",
+        "kept web + kept synthetic texts + human pairs",
+    ),
 ];
 
 /// A model's place in the comparison, read from its name: `clip_bootstrapped`.
@@ -100,12 +108,18 @@ pub fn families(summary: &Summary) -> Vec<Family<'_>> {
     let place = |arm: &Arm<'_>| arm.place().unwrap_or(KINDS.len());
     arms.sort_by_key(|arm| (family_place(arm.family), arm.family, place(arm), arm.name));
     arms.chunk_by(|left, right| left.family == right.family)
-        .map(|arms| Family { name: arms[0].family, arms: arms.to_vec() })
+        .map(|arms| Family {
+            name: arms[0].family,
+            arms: arms.to_vec(),
+        })
         .collect()
 }
 
 fn family_place(family: &str) -> usize {
-    ["clip", "blip"].iter().position(|known| *known == family).unwrap_or(2)
+    ["clip", "blip"]
+        .iter()
+        .position(|known| *known == family)
+        .unwrap_or(2)
 }
 
 #[cfg(test)]
@@ -115,7 +129,13 @@ mod tests {
     #[test]
     fn models_are_grouped_and_ordered() {
         let mut summary = Summary::default();
-        for name in ["blip_bootstrapped", "blip_web", "clip_human", "clip_filter_only", "zebra"] {
+        for name in [
+            "blip_bootstrapped",
+            "blip_web",
+            "clip_human",
+            "clip_filter_only",
+            "zebra",
+        ] {
             summary.models.insert(name.to_owned(), Default::default());
         }
         let names: Vec<Vec<&str>> = families(&summary)

@@ -22,7 +22,11 @@ pub fn decimal(number: f64) -> String {
         return NONE.to_owned();
     }
     let text = format!("{number:.1}");
-    if text == "-0.0" { "0.0".to_owned() } else { text.replace('-', "\u{2212}") }
+    if text == "-0.0" {
+        "0.0".to_owned()
+    } else {
+        text.replace('-', "\u{2212}")
+    }
 }
 
 /// One decimal, or a dash.
@@ -33,7 +37,11 @@ pub fn figure(number: Option<f64>) -> String {
 /// A difference with its sign: `+37.1`, `−2.3`, `0.0`.
 pub fn points(difference: f64) -> String {
     let text = decimal(difference);
-    if difference > 0.0 && text != "0.0" && text != NONE { format!("+{text}") } else { text }
+    if difference > 0.0 && text != "0.0" && text != NONE {
+        format!("+{text}")
+    } else {
+        text
+    }
 }
 
 /// A length of time: `0.42 s`, `41.2 s`, `5 min 12 s`.

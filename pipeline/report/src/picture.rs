@@ -9,10 +9,19 @@ use image::ImageFormat;
 /// `None` where they are of none that the crawl stores: nothing else is put on the page.
 pub fn data_uri(bytes: &[u8]) -> Option<String> {
     let format = image::guess_format(bytes).ok()?;
-    let known = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif];
-    known
-        .contains(&format)
-        .then(|| format!("data:{};base64,{}", format.to_mime_type(), STANDARD.encode(bytes)))
+    let known = [
+        ImageFormat::Jpeg,
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+    ];
+    known.contains(&format).then(|| {
+        format!(
+            "data:{};base64,{}",
+            format.to_mime_type(),
+            STANDARD.encode(bytes)
+        )
+    })
 }
 
 #[cfg(test)]
@@ -25,7 +34,11 @@ mod tests {
             data_uri(&[0xff, 0xd8, 0xff, 0xe0]).as_deref(),
             Some("data:image/jpeg;base64,/9j/4A==")
         );
-        assert!(data_uri(b"\x89PNG\r\n\x1a\n").unwrap().starts_with("data:image/png;"));
+        assert!(
+            data_uri(b"\x89PNG\r\n\x1a\n")
+                .unwrap()
+                .starts_with("data:image/png;")
+        );
         assert_eq!(data_uri(b"<svg onload=alert(1)>"), None);
         assert_eq!(data_uri(b""), None);
     }

@@ -4,9 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::results::{
-    CaptioningFigures, ModelFigures, RetrievalFigures, ZeroShotFigures,
-};
+use capstan_plan::results::{CaptioningFigures, ModelFigures, RetrievalFigures, ZeroShotFigures};
 use serde::{Deserialize, Serialize};
 
 /// Everything that `summary.json` says.
@@ -117,7 +115,11 @@ impl Judged {
     /// The figures; 0 where there is nothing to divide by.
     pub fn figures(&self) -> FilterFigures {
         let percent = |part: u64, whole: u64| {
-            if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+            if whole == 0 {
+                0.0
+            } else {
+                100.0 * part as f64 / whole as f64
+            }
         };
         let kept = self.good[0] + self.vague[0] + self.bad[0];
         let all = kept + self.good[1] + self.vague[1] + self.bad[1];
@@ -151,8 +153,16 @@ impl Summary {
         let pairs = &self.pairs;
         let total = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
         let sums = [
-            ("found = fetched + rejected", pairs.found, pairs.fetched + total(&pairs.rejected)),
-            ("fetched = curated + dropped", pairs.fetched, pairs.curated + total(&pairs.dropped)),
+            (
+                "found = fetched + rejected",
+                pairs.found,
+                pairs.fetched + total(&pairs.rejected),
+            ),
+            (
+                "fetched = curated + dropped",
+                pairs.fetched,
+                pairs.curated + total(&pairs.dropped),
+            ),
             (
                 "curated_texts = kept_web + dropped_web",
                 pairs.curated_texts,
@@ -195,13 +205,25 @@ pub const COLUMNS: &[Column] = &[
     ("IR@1", |m| m.retrieval.map(|r| r.ir_at_1)),
     ("IR@5", |m| m.retrieval.map(|r| r.ir_at_5)),
     ("R@1 mean", |m| m.retrieval.map(|r| r.mean_at_1())),
-    ("TR@1 re-ranked", |m| m.retrieval_reranked.map(|r| r.tr_at_1)),
-    ("IR@1 re-ranked", |m| m.retrieval_reranked.map(|r| r.ir_at_1)),
-    ("zero-shot", |m| m.zero_shot.map(|z: ZeroShotFigures| z.accuracy)),
-    ("CIDEr", |m| m.captioning.map(|c: CaptioningFigures| c.cider)),
+    ("TR@1 re-ranked", |m| {
+        m.retrieval_reranked.map(|r| r.tr_at_1)
+    }),
+    ("IR@1 re-ranked", |m| {
+        m.retrieval_reranked.map(|r| r.ir_at_1)
+    }),
+    ("zero-shot", |m| {
+        m.zero_shot.map(|z: ZeroShotFigures| z.accuracy)
+    }),
+    ("CIDEr", |m| {
+        m.captioning.map(|c: CaptioningFigures| c.cider)
+    }),
     ("BLEU-4", |m| m.captioning.map(|c| c.bleu4)),
-    ("CIDEr fine-tuned", |m| m.captioning_fine_tuned.map(|c| c.cider)),
-    ("BLEU-4 fine-tuned", |m| m.captioning_fine_tuned.map(|c| c.bleu4)),
+    ("CIDEr fine-tuned", |m| {
+        m.captioning_fine_tuned.map(|c| c.cider)
+    }),
+    ("BLEU-4 fine-tuned", |m| {
+        m.captioning_fine_tuned.map(|c| c.bleu4)
+    }),
 ];
 
 #[cfg(test)]
@@ -251,7 +273,11 @@ mod tests {
 
     #[test]
     fn vague_texts_stand_outside_precision_and_recall() {
-        let judged = Judged { good: [6, 4], vague: [100, 50], bad: [2, 8] };
+        let judged = Judged {
+            good: [6, 4],
+            vague: [100, 50],
+            bad: [2, 8],
+        };
         let figures = judged.figures();
         assert_eq!(figures.precision, 75.0);
         assert_eq!(figures.recall, 60.0);

@@ -42,7 +42,10 @@ pub fn write(path: &Path, report: &RunReport) -> Result<(), Error> {
     written.map_err(|source| {
         // Best effort: the error that counts is the one above.
         let _ = fs::remove_file(&beside);
-        Error::Write { path: path.to_owned(), source }
+        Error::Write {
+            path: path.to_owned(),
+            source,
+        }
     })
 }
 

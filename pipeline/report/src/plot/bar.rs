@@ -27,7 +27,11 @@ pub fn row(label: &Markup, value: f64, end: f64, class: &str, number: &str) -> M
 /// Width in percent of the track, two decimals.
 fn width(value: f64, end: f64) -> String {
     let share = value / end;
-    let percent = if share.is_finite() { 100.0 * share.clamp(0.0, 1.0) } else { 0.0 };
+    let percent = if share.is_finite() {
+        100.0 * share.clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
     format!("{percent:.2}")
 }
 

@@ -23,12 +23,20 @@ pub struct Line<'a> {
 
 /// Lines over common axes that both start at 0; `label` says in words what is drawn.
 pub fn chart(lines: &[Line<'_>], label: &str) -> Markup {
-    let points = || lines.iter().flat_map(|line| &line.points).filter(|point| is_finite(point));
+    let points = || {
+        lines
+            .iter()
+            .flat_map(|line| &line.points)
+            .filter(|point| is_finite(point))
+    };
     let x = Range::holding(points().map(|(x, _)| *x), 4);
     let y = Range::holding(points().map(|(_, y)| *y), 4);
     // The curve fills the width; only ticks are round.
     let x_end = points().map(|(x, _)| *x).fold(0.0, f64::max).max(1e-9);
-    let axes = Axes { x_end, y_end: y.end };
+    let axes = Axes {
+        x_end,
+        y_end: y.end,
+    };
     html! {
         svg class="lines" viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(label) {
             @for tick in y.ticks() {
@@ -105,7 +113,13 @@ mod tests {
 
     #[test]
     fn points_that_are_no_numbers_break_the_line_and_nothing_else() {
-        let svg = svg(vec![(0.0, 4.0), (1.0, 3.0), (2.0, f64::NAN), (3.0, 2.0), (4.0, f64::INFINITY)]);
+        let svg = svg(vec![
+            (0.0, 4.0),
+            (1.0, 3.0),
+            (2.0, f64::NAN),
+            (3.0, 2.0),
+            (4.0, f64::INFINITY),
+        ]);
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         assert_eq!(svg.matches("<path").count(), 1);
         assert_eq!(svg.matches("<circle").count(), 1, "a lone point is a dot");
@@ -120,7 +134,13 @@ mod tests {
     #[test]
     fn the_greatest_value_lies_within_the_panel() {
         let svg = svg(vec![(0.0, 0.0), (10.0, 7.3)]);
-        let path = svg.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
+        let path = svg
+            .split(" d=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap();
         assert_eq!(path, "M34.0 166.0L332.0 23.7");
     }
 }

@@ -15,7 +15,10 @@ impl Range {
         let finite = values.into_iter().filter(|value| value.is_finite());
         let greatest = finite.fold(0.0, f64::max);
         if greatest < 1e-9 {
-            return Self { end: 1.0, step: 0.5 };
+            return Self {
+                end: 1.0,
+                step: 0.5,
+            };
         }
         let rough = greatest / f64::from(ticks.max(1));
         let magnitude = 10f64.powf(rough.log10().floor());
@@ -24,14 +27,19 @@ impl Range {
             .into_iter()
             .find(|step| *step >= rough * (1.0 - 1e-9))
             .unwrap_or(10.0 * magnitude);
-        Self { end: (greatest / step - 1e-9).ceil() * step, step }
+        Self {
+            end: (greatest / step - 1e-9).ceil() * step,
+            step,
+        }
     }
 
     /// The ticks from 0 to the end.
     pub fn ticks(&self) -> Vec<f64> {
         // Never many: `holding` makes the step a fixed share of the end.
         let count = (self.end / self.step).round() as u32;
-        (0..=count).map(|index| f64::from(index) * self.step).collect()
+        (0..=count)
+            .map(|index| f64::from(index) * self.step)
+            .collect()
     }
 }
 
@@ -50,9 +58,24 @@ mod tests {
 
     #[test]
     fn axes_end_round_and_hold_their_values() {
-        assert_eq!(Range::holding([53.2, 14.0], 5), Range { end: 60.0, step: 20.0 });
-        assert_eq!(Range::holding([50.0], 5), Range { end: 50.0, step: 10.0 });
-        assert_eq!(Range::holding([f64::NAN, 1399.0], 3).ticks(), [0.0, 500.0, 1000.0, 1500.0]);
+        assert_eq!(
+            Range::holding([53.2, 14.0], 5),
+            Range {
+                end: 60.0,
+                step: 20.0
+            }
+        );
+        assert_eq!(
+            Range::holding([50.0], 5),
+            Range {
+                end: 50.0,
+                step: 10.0
+            }
+        );
+        assert_eq!(
+            Range::holding([f64::NAN, 1399.0], 3).ticks(),
+            [0.0, 500.0, 1000.0, 1500.0]
+        );
         assert_eq!(Range::holding([], 4).end, 1.0);
         assert_eq!(Range::holding([f64::INFINITY, -3.0], 4).end, 1.0);
     }

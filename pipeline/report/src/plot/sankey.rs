@@ -76,7 +76,12 @@ impl Places {
     fn of(columns: &[Column]) -> Self {
         let total = |column: &Column| column.nodes.iter().map(|node| node.count).sum::<u64>();
         let gaps = |column: &Column| {
-            GAP * column.nodes.iter().filter(|node| node.count > 0).count().saturating_sub(1) as f64
+            GAP * column
+                .nodes
+                .iter()
+                .filter(|node| node.count > 0)
+                .count()
+                .saturating_sub(1) as f64
         };
         let room = HEIGHT - TOP - 16.0;
         let scales = columns
@@ -84,7 +89,11 @@ impl Places {
             .filter(|column| total(column) > 0)
             .map(|column| (room - gaps(column)) / total(column) as f64);
         let scale = scales.fold(f64::INFINITY, f64::min);
-        let scale = if scale.is_finite() { scale.max(0.0) } else { 0.0 };
+        let scale = if scale.is_finite() {
+            scale.max(0.0)
+        } else {
+            0.0
+        };
         let tops = columns.iter().map(|column| {
             let height = gaps(column) + scale * total(column) as f64;
             let mut y = TOP + (room - height) / 2.0;
@@ -97,7 +106,10 @@ impl Places {
             };
             column.nodes.iter().map(top).collect()
         });
-        Self { scale, tops: tops.collect() }
+        Self {
+            scale,
+            tops: tops.collect(),
+        }
     }
 
     fn x(&self, column: usize) -> f64 {
@@ -126,17 +138,26 @@ impl Places {
         let mut right = left.clone();
         let draw = |ribbon: &Ribbon| {
             let (from, to) = (ribbon.from, ribbon.to);
-            let heights =
-                (self.scale * ribbon.counts.0 as f64, self.scale * ribbon.counts.1 as f64);
+            let heights = (
+                self.scale * ribbon.counts.0 as f64,
+                self.scale * ribbon.counts.1 as f64,
+            );
             let start = self.tops[from.0][from.1] + right[from.0][from.1];
             let end = self.tops[to.0][to.1] + left[to.0][to.1];
             right[from.0][from.1] += heights.0;
             left[to.0][to.1] += heights.1;
             let (x0, x1) = (self.x(from.0) + NODE, self.x(to.0));
-            let d = band((x0, start, heights.0.max(1.0)), (x1, end, heights.1.max(1.0)));
+            let d = band(
+                (x0, start, heights.0.max(1.0)),
+                (x1, end, heights.1.max(1.0)),
+            );
             html! { path class={ "ribbon " (ribbon.class) } d=(d) {} }
         };
-        ribbons.iter().filter(|ribbon| ribbon.counts.0.min(ribbon.counts.1) > 0).map(draw).collect()
+        ribbons
+            .iter()
+            .filter(|ribbon| ribbon.counts.0.min(ribbon.counts.1) > 0)
+            .map(draw)
+            .collect()
     }
 }
 
@@ -147,7 +168,9 @@ fn band(from: (f64, f64, f64), to: (f64, f64, f64)) -> String {
     let middle = px((x0 + x1) / 2.0);
     let (left, right) = (px(x0), px(x1));
     let (a, b, c, d) = (px(y0), px(y1), px(y1 + h1), px(y0 + h0));
-    format!("M{left} {a}C{middle} {a} {middle} {b} {right} {b}V{c}C{middle} {c} {middle} {d} {left} {d}Z")
+    format!(
+        "M{left} {a}C{middle} {a} {middle} {b} {right} {b}V{c}C{middle} {c} {middle} {d} {left} {d}Z"
+    )
 }
 
 #[cfg(test)]
@@ -155,14 +178,24 @@ mod tests {
     use super::*;
 
     fn node(label: &'static str, count: u64) -> Node {
-        Node { label, count, class: "c" }
+        Node {
+            label,
+            count,
+            class: "c",
+        }
     }
 
     #[test]
     fn nodes_share_one_scale_and_ribbons_fill_their_edges() {
         let columns = [
-            Column { head: "a", nodes: vec![node("all", 100)] },
-            Column { head: "b", nodes: vec![node("most", 75), node("rest", 25), node("none", 0)] },
+            Column {
+                head: "a",
+                nodes: vec![node("all", 100)],
+            },
+            Column {
+                head: "b",
+                nodes: vec![node("most", 75), node("rest", 25), node("none", 0)],
+            },
         ];
         let places = Places::of(&columns);
         assert!((places.height(75) - 3.0 * places.height(25)).abs() < 1e-9);
@@ -180,7 +213,15 @@ mod tests {
 
     #[test]
     fn nothing_at_all_gives_no_nan() {
-        let svg = diagram(&[Column { head: "a", nodes: vec![node("x", 0)] }], &[], "flow").into_string();
+        let svg = diagram(
+            &[Column {
+                head: "a",
+                nodes: vec![node("x", 0)],
+            }],
+            &[],
+            "flow",
+        )
+        .into_string();
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
     }
 }

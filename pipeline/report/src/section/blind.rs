@@ -14,10 +14,14 @@ type Figure = (&'static str, fn(&ModelFigures) -> Option<f64>);
 
 const FIGURES: &[Figure] = &[
     ("Mean R@1", |m| m.retrieval.map(|r| r.mean_at_1())),
-    ("Mean R@5", |m| m.retrieval.map(|r| (r.tr_at_5 + r.ir_at_5) / 2.0)),
+    ("Mean R@5", |m| {
+        m.retrieval.map(|r| (r.tr_at_5 + r.ir_at_5) / 2.0)
+    }),
     ("Zero-shot", |m| m.zero_shot.map(|z| z.accuracy)),
     ("CIDEr", |m| m.captioning.map(|c| c.cider)),
-    ("CIDEr fine-tuned", |m| m.captioning_fine_tuned.map(|c| c.cider)),
+    ("CIDEr fine-tuned", |m| {
+        m.captioning_fine_tuned.map(|c| c.cider)
+    }),
 ];
 
 /// The section.
@@ -31,11 +35,18 @@ pub fn blind(summary: &Summary) -> Markup {
             (missing("No model was tested blind."))
         } @else {
             div class="panels" {
-                @for (name, blind) in &summary.blind { (panel(name, summary.model(name), blind)) }
+                @for (name, blind) in ordered(summary) { (panel(name, summary.model(name), blind)) }
             }
         }
     };
     section("blind", "The blind test", &lead, &body)
+}
+
+/// CLIP before BLIP, as everywhere on the page.
+fn ordered(summary: &Summary) -> Vec<(&String, &ModelFigures)> {
+    let mut blind: Vec<_> = summary.blind.iter().collect();
+    blind.sort_by_key(|(name, _)| !name.starts_with("clip"));
+    blind
 }
 
 fn panel(name: &str, sighted: Option<&ModelFigures>, blind: &ModelFigures) -> Markup {

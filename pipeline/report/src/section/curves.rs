@@ -38,8 +38,11 @@ pub fn curves(report: &RunReport) -> Markup {
 }
 
 fn panel(name: &str, training: &Training) -> Markup {
-    let parts: BTreeSet<&str> =
-        training.curve.iter().flat_map(|point| point.means.keys().map(String::as_str)).collect();
+    let parts: BTreeSet<&str> = training
+        .curve
+        .iter()
+        .flat_map(|point| point.means.keys().map(String::as_str))
+        .collect();
     // A single part is the sum: one line says it.
     let lines: Vec<Line<'_>> = parts
         .iter()
@@ -53,7 +56,11 @@ fn panel(name: &str, training: &Training) -> Markup {
                 .collect(),
         })
         .collect();
-    let last = training.curve.iter().rev().find_map(|point| point.means.get("loss"));
+    let last = training
+        .curve
+        .iter()
+        .rev()
+        .find_map(|point| point.means.get("loss"));
     html! {
         figure class="panel curve" {
             figcaption {
@@ -73,7 +80,10 @@ fn panel(name: &str, training: &Training) -> Markup {
 }
 
 fn details(training: &Training) -> String {
-    let steps = training.curve.last().map(|point| format!("{} steps · ", number::count(point.step + 1)));
+    let steps = training
+        .curve
+        .last()
+        .map(|point| format!("{} steps · ", number::count(point.step + 1)));
     format!(
         "{}{} samples · {} rank{}",
         steps.unwrap_or_default(),

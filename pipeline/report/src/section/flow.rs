@@ -10,7 +10,8 @@ use crate::summary::{Pairs, Summary};
 /// The section.
 pub fn flow(summary: &Summary) -> Markup {
     let pairs = &summary.pairs;
-    let lead = html! { "Every picture that was found and every text that was judged is accounted for." };
+    let lead =
+        html! { "Every picture that was found and every text that was judged is accounted for." };
     let body = html! {
         @if pairs.found + pairs.curated_texts + pairs.synthetic + pairs.human == 0 {
             (missing("No picture was crawled and no text was judged."))
@@ -27,10 +28,17 @@ pub fn flow(summary: &Summary) -> Markup {
 }
 
 fn columns(pairs: &Pairs) -> Vec<Column> {
-    let node = |label, count, class| Node { label, count, class };
+    let node = |label, count, class| Node {
+        label,
+        count,
+        class,
+    };
     let total = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
     vec![
-        Column { head: "Crawl", nodes: vec![node("pictures found", pairs.found, "n-main")] },
+        Column {
+            head: "Crawl",
+            nodes: vec![node("pictures found", pairs.found, "n-main")],
+        },
         Column {
             head: "Fetch",
             nodes: vec![
@@ -62,7 +70,10 @@ fn columns(pairs: &Pairs) -> Vec<Column> {
                 node("synthetic, dropped", pairs.dropped_synthetic, "n-drop"),
             ],
         },
-        Column { head: "Train", nodes: vec![node("texts to train on", bootstrapped(pairs), "n-boot")] },
+        Column {
+            head: "Train",
+            nodes: vec![node("texts to train on", bootstrapped(pairs), "n-boot")],
+        },
     ]
 }
 
@@ -73,13 +84,21 @@ fn bootstrapped(pairs: &Pairs) -> u64 {
 
 fn ribbons(pairs: &Pairs) -> Vec<Ribbon> {
     let total = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
-    let same = |from, to, count, class| Ribbon { from, to, counts: (count, count), class };
+    let same = |from, to, count, class| Ribbon {
+        from,
+        to,
+        counts: (count, count),
+        class,
+    };
     // Pictures become texts here: the edge of `curated` is shared out as the texts are.
     let texts = (pairs.curated_texts + pairs.synthetic).max(1);
-    let carrying = |count: u64| {
-        (pairs.curated as f64 * count as f64 / texts as f64).round() as u64
+    let carrying = |count: u64| (pairs.curated as f64 * count as f64 / texts as f64).round() as u64;
+    let carry = |to, count, class| Ribbon {
+        from: (2, 0),
+        to,
+        counts: (carrying(count), count),
+        class,
     };
-    let carry = |to, count, class| Ribbon { from: (2, 0), to, counts: (carrying(count), count), class };
     vec![
         same((0, 0), (1, 0), pairs.fetched, "r-main"),
         same((0, 0), (1, 1), total(&pairs.rejected), "r-drop"),

@@ -42,40 +42,41 @@ fn verdict(summary: &Summary) -> String {
     };
     match (clause("web"), clause("human")) {
         (Some(web), Some(human)) => format!(
-            "Against the raw web, bootstrapping {web} of mean R@1; against human pairs alone it {human}."
+            "Against the raw web, bootstrapping {web}; against human pairs alone it {human}."
         ),
-        (Some(web), None) => {
-            format!("Against the raw web, bootstrapping {web} of mean R@1.")
-        }
-        (None, Some(human)) => {
-            format!("Against human pairs alone, bootstrapping {human} of mean R@1.")
-        }
+        (Some(web), None) => format!("Against the raw web, bootstrapping {web}."),
+        (None, Some(human)) => format!("Against human pairs alone, bootstrapping {human}."),
         (None, None) => "This run measured no bootstrapped model beside another, so it says \
                          nothing of what bootstrapping gains."
             .to_owned(),
     }
 }
 
-/// `gains 37.1 points for CLIP and 28.9 for BLIP`; `loses 2.0 points for CLIP but gains 3.0 for BLIP`.
+/// `gains 37.1 points of mean R@1 for CLIP and 28.9 for BLIP`;
+/// `loses 2.0 points of mean R@1 for CLIP but gains 3.0 for BLIP`.
 fn phrase(gains: &[(String, f64)]) -> String {
     let mut text = String::new();
     let mut before = None;
     for (family, gain) in gains {
         let amount = number::decimal(gain.abs());
-        let verb = match number::points(*gain) {
-            zero if zero == "0.0" => "neither gains nor loses",
-            _ if *gain > 0.0 => "gains",
+        let verb = match gain {
+            _ if amount == "0.0" => "changes nothing",
+            gain if *gain > 0.0 => "gains",
             _ => "loses",
         };
+        let amount = match (amount.as_str(), before) {
+            ("0.0", _) => String::new(),
+            (_, None) => format!(" {amount} points of mean R@1"),
+            _ => format!(" {amount}"),
+        };
         match before {
-            None => text = format!("{verb} {amount} points for {family}"),
-            Some(same) if same == verb => text.push_str(&format!(" and {amount} for {family}")),
-            Some(_) => text.push_str(&format!(" but {verb} {amount} for {family}")),
+            None => text = format!("{verb}{amount} for {family}"),
+            Some(same) if same == verb => text.push_str(&format!(" and{amount} for {family}")),
+            Some(_) => text.push_str(&format!(" but {verb}{amount} for {family}")),
         }
         before = Some(verb);
     }
-    text.replace("neither gains nor loses 0.0 points", "neither gains nor loses a point")
-        .replace("neither gains nor loses 0.0", "neither gains nor loses")
+    text
 }
 
 /// Names the differences that one seed cannot carry.
@@ -87,8 +88,13 @@ fn caution(summary: &Summary) -> Option<String> {
         .flat_map(|family| named.map(|(kind, title)| (family, kind, title)))
         .filter_map(|(family, kind, title)| {
             let gain = family.gain_over(summary, kind)?;
-            (gain.abs() < SEED_MOVES_POINTS)
-                .then(|| format!("{} against {title} ({})", family.title(), number::points(gain)))
+            (gain.abs() < SEED_MOVES_POINTS).then(|| {
+                format!(
+                    "{} against {title} ({})",
+                    family.title(),
+                    number::points(gain)
+                )
+            })
         })
         .collect();
     (!small.is_empty()).then(|| {
@@ -103,9 +109,17 @@ fn caution(summary: &Summary) -> Option<String> {
 fn chart(summary: &Summary) -> Markup {
     let families: Vec<Family<'_>> = families(summary)
         .into_iter()
-        .filter(|family| family.arms.iter().any(|arm| mean_at_1(summary, arm.name).is_some()))
+        .filter(|family| {
+            family
+                .arms
+                .iter()
+                .any(|arm| mean_at_1(summary, arm.name).is_some())
+        })
         .collect();
-    let means = summary.models.keys().filter_map(|name| mean_at_1(summary, name));
+    let means = summary
+        .models
+        .keys()
+        .filter_map(|name| mean_at_1(summary, name));
     let range = Range::holding(means, 5);
     html! {
         @if !families.is_empty() {
@@ -126,7 +140,7 @@ fn chart(summary: &Summary) -> Markup {
                 }
             }
             p class="note" {
-                "Mean R@1: how often the right text of 1 picture, or the right picture of 1 text, "
+                "Mean R@1: how often the right text of a picture, or the right picture of a text, "
                 "comes first by cosine; the mean of both directions. Same initial weights, batch and "
                 "steps for every arm of a family; all bars end at " (number::decimal(range.end)) " %."
             }
@@ -164,7 +178,10 @@ mod tests {
             ..ModelFigures::default()
         };
         Summary {
-            models: models.iter().map(|(name, mean)| ((*name).to_owned(), figures(*mean))).collect(),
+            models: models
+                .iter()
+                .map(|(name, mean)| ((*name).to_owned(), figures(*mean)))
+                .collect(),
             ..Summary::default()
         }
     }
@@ -180,8 +197,8 @@ mod tests {
         ];
         assert_eq!(
             verdict(&summary(&all)),
-            "Against the raw web, bootstrapping gains 37.2 points for CLIP and 28.0 for BLIP of \
-             mean R@1; against human pairs alone it gains 11.2 points for CLIP."
+            "Against the raw web, bootstrapping gains 37.2 points of mean R@1 for CLIP and 28.0 for \
+             BLIP; against human pairs alone it gains 11.2 points of mean R@1 for CLIP."
         );
         assert_eq!(caution(&summary(&all)), None);
     }
@@ -196,17 +213,20 @@ mod tests {
         ];
         assert_eq!(
             verdict(&summary(&mixed)),
-            "Against the raw web, bootstrapping loses 2.0 points for CLIP but gains 3.0 for BLIP \
-             of mean R@1."
+            "Against the raw web, bootstrapping loses 2.0 points of mean R@1 for CLIP but gains 3.0 \
+             for BLIP."
         );
         let caution = caution(&summary(&mixed)).unwrap();
-        assert!(caution.contains("CLIP against the web (\u{2212}2.0)"), "{caution}");
+        assert!(
+            caution.contains("CLIP against the web (\u{2212}2.0)"),
+            "{caution}"
+        );
     }
 
     #[test]
     fn no_difference_is_neither() {
         let equal = [("clip_web", 14.0), ("clip_bootstrapped", 14.0)];
-        assert!(verdict(&summary(&equal)).contains("neither gains nor loses a point for CLIP"));
+        assert!(verdict(&summary(&equal)).contains("changes nothing for CLIP"));
     }
 
     #[test]

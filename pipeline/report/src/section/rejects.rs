@@ -20,12 +20,17 @@ pub fn rejects(summary: &Summary) -> Markup {
     };
     let body = html! {
         div class="panels three" {
-            (list("Pictures refused, by code", &pairs.rejected, "c-drop", reject_hint, "No picture was refused."))
-            (list("Pictures dropped by curation, by rule", &pairs.dropped, "c-drop", |_| "", "Curation dropped nothing."))
+            (list("Refused, by code", &pairs.rejected, "c-drop", reject_hint, "No picture was refused."))
+            (list("Dropped by curation, by rule", &pairs.dropped, "c-drop", |_| "", "Curation dropped nothing."))
             (list("Curated web texts, by kind", &pairs.curated_texts_by_kind, "c-web", kind_hint, "The kinds of the web texts are not known."))
         }
     };
-    section("rejects", "Refused, dropped, and what remained", &lead, &body)
+    section(
+        "rejects",
+        "Refused, dropped, and what remained",
+        &lead,
+        &body,
+    )
 }
 
 /// A bar list by falling count.
@@ -37,14 +42,21 @@ fn list(
     none: &str,
 ) -> Markup {
     let total: u64 = counts.values().sum();
-    let mut rows: Vec<(&str, u64)> = counts.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+    let mut rows: Vec<(&str, u64)> = counts
+        .iter()
+        .map(|(name, count)| (name.as_str(), *count))
+        .collect();
     rows.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
     let rest: u64 = rows.iter().skip(MOST_BARS).map(|(_, count)| count).sum();
     rows.truncate(MOST_BARS);
     if rest > 0 {
         rows.push(("all others", rest));
     }
-    let greatest = rows.iter().map(|(_, count)| *count).max().unwrap_or_default();
+    let greatest = rows
+        .iter()
+        .map(|(_, count)| *count)
+        .max()
+        .unwrap_or_default();
     html! {
         figure class="panel" {
             figcaption { strong { (title) } @if total > 0 { span class="total" { (number::count(total)) } } }

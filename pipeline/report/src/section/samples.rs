@@ -34,8 +34,11 @@ pub fn samples(report: &RunReport) -> Markup {
         "cosine of picture and text, ITM the probability that they match, both by the filter; the "
         "judge’s word is shown beside and was never seen by a stage."
     };
-    let cards: Vec<(&SampleCard, Vec<&'static str>)> =
-        report.samples.iter().map(|card| (card, tags(card))).collect();
+    let cards: Vec<(&SampleCard, Vec<&'static str>)> = report
+        .samples
+        .iter()
+        .map(|card| (card, tags(card)))
+        .collect();
     let body = html! {
         @if cards.is_empty() {
             (missing("No samples were taken."))
@@ -57,7 +60,10 @@ fn tags(card: &SampleCard) -> Vec<&'static str> {
         "mistaken" => card.texts.iter().any(is_mistaken),
         _ => card.texts.iter().any(|text| verdict_tag(text) == Some(tag)),
     };
-    TAGS.iter().map(|(tag, _)| *tag).filter(|tag| has(tag)).collect()
+    TAGS.iter()
+        .map(|(tag, _)| *tag)
+        .filter(|tag| has(tag))
+        .collect()
 }
 
 fn verdict_tag(text: &TextLine) -> Option<&'static str> {

@@ -51,12 +51,21 @@ fn gains(summary: &Summary) -> Vec<Tile> {
 }
 
 fn zero_shot(summary: &Summary) -> Option<Tile> {
-    let of = |name: &str| summary.model(name)?.zero_shot.map(|zero_shot| zero_shot.accuracy);
+    let of = |name: &str| {
+        summary
+            .model(name)?
+            .zero_shot
+            .map(|zero_shot| zero_shot.accuracy)
+    };
     let (from, to) = (of("clip_web")?, of("clip_bootstrapped")?);
     Some(Tile {
         number: format!("{} %", number::decimal(to)),
         title: "CLIP zero-shot".to_owned(),
-        detail: format!("web: {} % ({} points)", number::decimal(from), number::points(to - from)),
+        detail: format!(
+            "web: {} % ({} points)",
+            number::decimal(from),
+            number::points(to - from)
+        ),
     })
 }
 
@@ -93,7 +102,10 @@ fn filter(summary: &Summary) -> Option<Tile> {
     (summary.pairs.kept_web > 0).then(|| Tile {
         number: format!("{} %", number::decimal(web.precision)),
         title: "Filter precision, web texts".to_owned(),
-        detail: format!("it finds {} % of the good ones", number::decimal(web.recall)),
+        detail: format!(
+            "it finds {} % of the good ones",
+            number::decimal(web.recall)
+        ),
     })
 }
 
@@ -113,6 +125,10 @@ fn time(summary: &Summary) -> Option<Tile> {
     (summary.wall_seconds > 0.0).then(|| Tile {
         number: number::seconds(summary.wall_seconds),
         title: "The whole loop".to_owned(),
-        detail: format!("{} of CPU over {} stages", number::seconds(cpu), summary.stages.len()),
+        detail: format!(
+            "{} of CPU over {} stages",
+            number::seconds(cpu),
+            summary.stages.len()
+        ),
     })
 }

@@ -63,7 +63,9 @@ fn row(stage: &StageFigures, longest: f64) -> Markup {
 
 /// How good the remaining time was that the terminal showed.
 fn estimate(summary: &Summary) -> Markup {
-    let both = summary.remaining_shown_at_60s.zip(summary.remaining_taken_at_60s);
+    let both = summary
+        .remaining_shown_at_60s
+        .zip(summary.remaining_taken_at_60s);
     let off = both.map(|(shown, taken)| 100.0 * (shown - taken) / taken);
     html! {
         @if let (Some((shown, taken)), Some(off)) = (both, off.filter(|off| off.is_finite())) {
