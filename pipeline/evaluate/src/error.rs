@@ -2,31 +2,69 @@
 
 use std::path::PathBuf;
 
+use capstan_model::{device, folder, generate, preprocess, tokenizer};
 use capstan_plan::FailureKind;
 use capstan_plan::id::PairId;
 
 /// Why a model cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder holds no model that can be read, or one of another kind.
-    #[error("model folder {path}: {reason}", path = path.display())]
+    /// The folder holds no model that can be read.
+    #[error("model folder {folder} cannot be measured: {source}{cause}", folder = folder.display(), cause = cause(source))]
     Model {
         /// The folder.
-        path: PathBuf,
+        folder: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        source: folder::Error,
+    },
+    /// The model has no vocabulary beside it.
+    #[error("model folder {folder} has no usable tokenizer: {source}", folder = folder.display())]
+    Tokenizer {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: tokenizer::Error,
+    },
+    /// Network and vocabulary do not belong together.
+    #[error("model folder {folder}: the vocabulary has {tokens} tokens, the network {rows}", folder = folder.display())]
+    Vocabulary {
+        /// The folder.
+        folder: PathBuf,
+        /// Tokens of `vocab.txt`.
+        tokens: usize,
+        /// Rows of the embedding table.
+        rows: usize,
     },
     /// The model cannot do what the stage asks for.
-    #[error("the stage asks for {what}, but {path} is a CLIP model: only BLIP can", path = path.display())]
-    NotBlip {
-        /// What was asked for.
-        what: &'static str,
+    #[error("the stage asks for {asked}, but the model in {folder} has no {part}", folder = folder.display())]
+    Lacks {
         /// The folder.
-        path: PathBuf,
+        folder: PathBuf,
+        /// What was asked for.
+        asked: &'static str,
+        /// What that needs.
+        part: &'static str,
     },
-    /// A set without a picture.
+    /// The device cannot be had here.
+    #[error(transparent)]
+    Device(#[from] device::Error),
+    /// The decoding settings do not fit the model.
+    #[error("decoding cannot be used with this model: {0}")]
+    Decoding(#[source] generate::Error),
+    /// A fine-tuned captioner is given, but nothing says how it should write.
+    #[error("the stage names a captioner but has no [captioning] to measure it by")]
+    NoCaptioning,
+    /// A set that is asked for holds no picture.
     #[error("the {set} set holds no picture")]
     EmptySet {
+        /// Which set.
+        set: &'static str,
+    },
+    /// One picture cannot change places.
+    #[error("the {set} set holds one picture; the blind test needs two")]
+    Blind {
         /// Which set.
         set: &'static str,
     },
@@ -38,7 +76,7 @@ pub enum Error {
         /// The picture.
         pair: PairId,
     },
-    /// A picture of the zero-shot set with several texts: its class is not known.
+    /// A picture of the zero-shot set without exactly one text.
     #[error("pair {pair} of the zero-shot set has {texts} texts; its one text names its class")]
     Class {
         /// The picture.
@@ -47,40 +85,53 @@ pub enum Error {
         texts: usize,
     },
     /// Zero-shot classification without a template, or with one that leaves the class out.
-    #[error("the templates of zero_shot must each hold `{{}}`, and there must be one")]
+    #[error("zero_shot.templates needs a template, and each must hold `{{}}` for the class")]
     Templates,
-    /// A set too small for the blind test.
-    #[error("the {set} set holds one picture; the blind test needs two")]
-    Blind {
-        /// Which set.
-        set: &'static str,
-    },
-    /// Captions asked for without a decoding that the model knows.
-    #[error("decoding cannot be used: {reason}")]
-    Decoding {
-        /// What is wrong with it.
-        reason: String,
-    },
     /// A stored picture that cannot be decoded.
-    #[error("the stored picture of pair {pair} cannot be read: {reason}")]
+    #[error("the stored picture of pair {pair} cannot be read: {source}")]
     Picture {
         /// The picture.
         pair: PairId,
         /// What is wrong with it.
-        reason: String,
+        #[source]
+        source: preprocess::Error,
     },
     /// The caller asked to stop.
     #[error("the evaluation was cancelled")]
     Cancelled,
 }
 
+/// What the system said of a file that could not be read.
+fn cause(error: &folder::Error) -> String {
+    match error {
+        folder::Error::Read { source, .. } => format!(": {source}"),
+        _ => String::new(),
+    }
+}
+
 impl Error {
     /// How a task that met it is to be treated.
     pub fn kind(&self) -> FailureKind {
         match self {
+            Self::Model { source: folder::Error::Read { source, .. }, .. }
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                FailureKind::WorkerFault
+            }
+            Self::Device(_) => FailureKind::WorkerFault,
             Self::Picture { .. } => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
-            _ => FailureKind::BadInput,
+            Self::Model { .. }
+            | Self::Tokenizer { .. }
+            | Self::Vocabulary { .. }
+            | Self::Lacks { .. }
+            | Self::Decoding(_)
+            | Self::NoCaptioning
+            | Self::EmptySet { .. }
+            | Self::Blind { .. }
+            | Self::NoText { .. }
+            | Self::Class { .. }
+            | Self::Templates => FailureKind::BadInput,
         }
     }
 }

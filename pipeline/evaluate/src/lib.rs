@@ -1,8 +1,8 @@
 //! What a model is worth: retrieval, zero-shot classification, captioning.
 //!
 //! What lives here: the metrics as pure functions over numbers and words, and
-//! the runner that gets those numbers out of a model. It calls `plan`, `dataset`
-//! and `model`; it reads no store and knows no service.
+//! the runner that gets those numbers out of a model. It calls `plan` and
+//! `model`; sets are handed in, so it reads no store and knows no service.
 //!
 //! ```text
 //! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
@@ -17,15 +17,22 @@ pub mod blind;
 pub mod captioning;
 pub mod cider;
 mod error;
+mod measurement;
 mod ngrams;
+mod progress;
 pub mod rerank;
 pub mod retrieval;
+mod runner;
 mod scores;
+mod session;
 pub mod words;
 pub mod zero_shot;
 
 #[cfg(test)]
+mod runner_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::Error;
+pub use runner::{Models, Sets, evaluate};
 pub use scores::Scores;

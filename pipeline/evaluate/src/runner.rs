@@ -1,0 +1,292 @@
+//! From model folders and sets to figures.
+
+use std::path::Path;
+
+use capstan_model::{ComputePool, DeviceSpec};
+use capstan_plan::draw::Draws;
+use capstan_plan::results::Evaluation;
+use capstan_plan::row::Pair;
+use capstan_plan::stage;
+
+use crate::error::Error;
+use crate::measurement::{Measurement, Retrieval, ZeroShot};
+use crate::progress::Progress;
+use crate::scores::Scores;
+use crate::session::{Pictures, Session, picture_batches, text_batches};
+use crate::{blind, rerank, zero_shot};
+
+/// Folders of the models.
+#[derive(Debug, Clone, Copy)]
+pub struct Models<'a> {
+    /// The model that is measured: a CLIP, or a BLIP that has what is asked for.
+    pub model: &'a Path,
+    /// The same model after LM fine-tuning, for `captioning_fine_tuned`.
+    pub captioner: Option<&'a Path>,
+}
+
+/// The pictures that models are measured on, with their reference texts.
+#[derive(Debug, Clone, Default)]
+pub struct Sets {
+    /// Retrieval: every text belongs to its picture.
+    pub retrieval: Vec<Pair>,
+    /// Captioning: texts are references. May hold the same pairs as `retrieval`, whose
+    /// pictures are then not encoded twice.
+    pub captioning: Vec<Pair>,
+    /// Zero-shot classification: the one text of a picture is its class.
+    pub zero_shot: Vec<Pair>,
+}
+
+/// Measures a model on everything that `config` asks for.
+///
+/// - `seed`: keys the permutation of the blind test, and draws of nucleus decoding.
+/// - `pool`: everything numeric runs on its threads.
+/// - `progress(done, total)`: batches; `false` stops.
+///
+/// Memory: the picture tokens of a set are kept until it is done.
+///
+/// # Errors
+/// [`Error`]: a folder, a set or a setting that cannot be used; all of them but
+/// [`Error::Picture`] and [`Error::Decoding`] come before anything is computed.
+pub fn evaluate(
+    config: &stage::Evaluate,
+    models: Models<'_>,
+    sets: &Sets,
+    seed: u64,
+    device: DeviceSpec,
+    pool: &ComputePool,
+    progress: &dyn Fn(u64, u64) -> bool,
+) -> Result<Evaluation, Error> {
+    check(config, models, sets)?;
+    let session = Session::load(models.model, device, pool)?;
+    let captioner = models.captioner.map(|folder| Session::load(folder, device, pool)).transpose()?;
+    check_parts(config, &session, captioner.as_ref())?;
+    let run = Run {
+        config,
+        sets,
+        draws: Draws::new(seed, "evaluate caption"),
+        progress: Progress::new(batches(config, sets, &session, captioner.is_some()), progress),
+    };
+    let measurement = run.measure(&session, captioner.as_ref())?;
+    let moved = |pictures| {
+        blind::derangement(seed, pictures).expect("sets of one picture are refused beforehand")
+    };
+    Ok(Evaluation {
+        sighted: measurement.figures(&|pictures| (0..pictures).collect()),
+        blind: config.blind.then(|| measurement.figures(&moved)),
+    })
+}
+
+/// The sets that are asked for, by name.
+fn asked<'s>(config: &stage::Evaluate, sets: &'s Sets) -> Vec<(&'static str, &'s [Pair])> {
+    let all = [
+        ("retrieval", config.retrieval.is_some(), &sets.retrieval),
+        ("captioning", config.captioning.is_some(), &sets.captioning),
+        ("zero-shot", config.zero_shot.is_some(), &sets.zero_shot),
+    ];
+    all.into_iter().filter(|(_, asked, _)| *asked).map(|(name, _, set)| (name, &set[..])).collect()
+}
+
+fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<(), Error> {
+    for (set, pairs) in asked(config, sets) {
+        if pairs.is_empty() {
+            return Err(Error::EmptySet { set });
+        }
+        if config.blind && pairs.len() < 2 {
+            return Err(Error::Blind { set });
+        }
+        for pair in pairs {
+            let texts = pair.texts.len();
+            if set == "zero-shot" && texts != 1 {
+                return Err(Error::Class { pair: pair.pair_id, texts });
+            }
+            if texts == 0 {
+                return Err(Error::NoText { set, pair: pair.pair_id });
+            }
+        }
+    }
+    if let Some(zero_shot) = &config.zero_shot {
+        let templates = &zero_shot.templates;
+        if templates.is_empty() || !templates.iter().all(|template| template.contains("{}")) {
+            return Err(Error::Templates);
+        }
+    }
+    if models.captioner.is_some() && config.captioning.is_none() {
+        return Err(Error::NoCaptioning);
+    }
+    Ok(())
+}
+
+fn check_parts(
+    config: &stage::Evaluate,
+    session: &Session<'_>,
+    captioner: Option<&Session<'_>>,
+) -> Result<(), Error> {
+    if config.retrieval.is_some() {
+        session.needs_encoders("retrieval")?;
+    }
+    if config.zero_shot.is_some() {
+        session.needs_encoders("zero-shot classification")?;
+    }
+    if config.captioning.is_some() {
+        session.needs_decoder("captioning")?;
+    }
+    captioner.map_or(Ok(()), |captioner| captioner.needs_decoder("captioning"))
+}
+
+/// Whether both sets hold the same pictures in the same order.
+fn same_pictures(a: &[Pair], b: &[Pair]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.pair_id == b.pair_id)
+}
+
+/// Texts re-scored by ITM; 0 for a model without.
+fn candidates(config: &stage::Evaluate, session: &Session<'_>) -> usize {
+    let asked = config.retrieval.as_ref().map_or(0, |set| set.rerank);
+    if session.matches() { asked } else { 0 }
+}
+
+/// How many batches a run will have.
+fn batches(
+    config: &stage::Evaluate,
+    sets: &Sets,
+    session: &Session<'_>,
+    fine_tuned: bool,
+) -> usize {
+    let mut total = 0;
+    if config.retrieval.is_some() {
+        let texts = sets.retrieval.iter().map(|pair| pair.texts.len()).sum();
+        total += picture_batches(sets.retrieval.len()) + text_batches(texts);
+        if candidates(config, session) > 0 {
+            total += picture_batches(sets.retrieval.len());
+        }
+    }
+    if config.captioning.is_some() {
+        let pictures = picture_batches(sets.captioning.len());
+        let shared = config.retrieval.is_some() && same_pictures(&sets.retrieval, &sets.captioning);
+        total += pictures * (if shared { 1 } else { 2 } + if fine_tuned { 2 } else { 0 });
+    }
+    if let Some(zero_shot) = &config.zero_shot {
+        let prompts = classes(&sets.zero_shot).len() * zero_shot.templates.len();
+        total += picture_batches(sets.zero_shot.len()) + text_batches(prompts);
+    }
+    total
+}
+
+/// The distinct classes of a zero-shot set, sorted.
+fn classes(set: &[Pair]) -> Vec<&str> {
+    let texts = set.iter().flat_map(|pair| &pair.texts);
+    let mut classes: Vec<&str> = texts.map(|text| text.text.as_str()).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    classes
+}
+
+struct Run<'a> {
+    config: &'a stage::Evaluate,
+    sets: &'a Sets,
+    draws: Draws,
+    progress: Progress<'a>,
+}
+
+impl Run<'_> {
+    fn measure(
+        &self,
+        session: &Session<'_>,
+        captioner: Option<&Session<'_>>,
+    ) -> Result<Measurement, Error> {
+        let mut measurement = Measurement::default();
+        let mut encoded = None;
+        if self.config.retrieval.is_some() {
+            let pictures = session.pictures(&self.sets.retrieval, &self.progress)?;
+            measurement.retrieval = Some(self.retrieval(session, &pictures)?);
+            encoded = Some(pictures);
+        }
+        if let Some(captioning) = &self.config.captioning {
+            let set = &self.sets.captioning;
+            let texts = |pair: &Pair| pair.texts.iter().map(|text| text.text.clone()).collect();
+            measurement.references = set.iter().map(texts).collect();
+            let shared = encoded.filter(|_| same_pictures(&self.sets.retrieval, set));
+            let decoding = &captioning.decoding;
+            measurement.captions = Some(self.captions(session, shared, decoding)?);
+            if let Some(captioner) = captioner {
+                measurement.fine_tuned = Some(self.captions(captioner, None, decoding)?);
+            }
+        }
+        if let Some(config) = &self.config.zero_shot {
+            measurement.zero_shot = Some(self.zero_shot(session, config)?);
+        }
+        Ok(measurement)
+    }
+
+    fn retrieval(&self, session: &Session<'_>, pictures: &Pictures) -> Result<Retrieval, Error> {
+        let set = &self.sets.retrieval;
+        let texts = set.iter().enumerate();
+        let (owner, texts): (Vec<usize>, Vec<&str>) = texts
+            .flat_map(|(owner, pair)| pair.texts.iter().map(move |text| (owner, &text.text[..])))
+            .unzip();
+        let tokens = session.tokens(&texts);
+        let features = session.texts(&tokens, &self.progress)?.concat();
+        let width = features.len() / texts.len();
+        let products = session.products(&pictures.features, &features, width);
+        let cosine = Scores::new(set.len(), texts.len(), products);
+        let reranked = match candidates(self.config, session) {
+            0 => None,
+            k => {
+                let candidates = rerank::candidates(&cosine, k);
+                let wanted = candidates.pairs();
+                let logits = session.itm(pictures, &tokens, &wanted, &self.progress)?;
+                let logit = |picture: usize, text: usize| {
+                    let place = wanted[picture].binary_search(&text);
+                    logits[picture][place.expect("every candidate is scored")]
+                };
+                Some(rerank::rerank(&cosine, &candidates, logit))
+            }
+        };
+        Ok(Retrieval { owner, cosine, reranked })
+    }
+
+    fn captions(
+        &self,
+        session: &Session<'_>,
+        encoded: Option<Pictures>,
+        decoding: &stage::Decoding,
+    ) -> Result<Vec<String>, Error> {
+        let set = &self.sets.captioning;
+        let pictures = match encoded {
+            Some(pictures) => pictures,
+            None => session.pictures(set, &self.progress)?,
+        };
+        let draws = self.draws;
+        let draw = move |picture: usize, position: usize| {
+            draws.unit(&set[picture].pair_id.0.0, position as u64)
+        };
+        session.captions(&pictures, decoding, &draw, &self.progress)
+    }
+
+    fn zero_shot(
+        &self,
+        session: &Session<'_>,
+        config: &stage::ZeroShot,
+    ) -> Result<ZeroShot, Error> {
+        let set = &self.sets.zero_shot;
+        let classes = classes(set);
+        let templates = &config.templates;
+        let prompts: Vec<String> = classes
+            .iter()
+            .flat_map(|class| templates.iter().map(move |t| zero_shot::prompt(t, class)))
+            .collect();
+        let prompts = session.texts(&session.tokens(&prompts), &self.progress)?;
+        let prototypes: Vec<Vec<f32>> =
+            prompts.chunks(templates.len()).map(zero_shot::ensemble).collect();
+        let pictures = session.pictures(set, &self.progress)?;
+        let width = prototypes[0].len();
+        let products = session.products(&pictures.features, &prototypes.concat(), width);
+        let class = |pair: &Pair| {
+            let place = classes.binary_search(&&pair.texts[0].text[..]);
+            place.expect("classes are those of the set")
+        };
+        Ok(ZeroShot {
+            class: set.iter().map(class).collect(),
+            scores: Scores::new(set.len(), classes.len(), products),
+        })
+    }
+}
