@@ -142,7 +142,7 @@ fn chart(summary: &Summary) -> Markup {
             p class="note" {
                 "Mean R@1: how often the right text of a picture, or the right picture of a text, "
                 "comes first by cosine; the mean of both directions. Same initial weights, batch and "
-                "steps for every arm of a family; all bars end at " (number::decimal(range.end)) " %."
+                "steps for every arm of a family; all bars end at " (number::count(range.end as u64)) "\u{a0}%."
             }
         }
     }
