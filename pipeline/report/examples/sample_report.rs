@@ -263,7 +263,7 @@ fn card(index: u32) -> Result<SampleCard, image::ImageError> {
             "bad",
         ),
     };
-    let synthetic_good = index % 3 == 0;
+    let synthetic_good = index.is_multiple_of(3);
     let caption = if synthetic_good { colour } else { other };
     let mut texts = vec![line(
         &web,

@@ -231,8 +231,7 @@ mod tests {
     use super::*;
 
     fn closing() -> Summary {
-        let mut summary = Summary::default();
-        summary.pairs = Pairs {
+        let pairs = Pairs {
             found: 12,
             fetched: 10,
             rejected: BTreeMap::from([("robots".to_owned(), 2)]),
@@ -247,7 +246,10 @@ mod tests {
             dropped_synthetic: 3,
             human: 2,
         };
-        summary
+        Summary {
+            pairs,
+            ..Summary::default()
+        }
     }
 
     #[test]

@@ -25,19 +25,19 @@ const SECTIONS: &[&str] = &[
 ];
 
 fn page(report: &RunReport) -> String {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("report.html");
-    write(&path, report).unwrap();
+    write(&path, report).expect("the folder is there");
     assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
+        fs::read_dir(folder.path()).expect("it is there").count(),
         1,
         "nothing else is left behind"
     );
-    fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).expect("it was written")
 }
 
 fn selector(text: &str) -> Selector {
-    Selector::parse(text).unwrap()
+    Selector::parse(text).expect("a selector of this file")
 }
 
 fn texts(page: &str, css: &str) -> Vec<String> {
