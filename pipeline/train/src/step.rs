@@ -221,6 +221,15 @@ impl<'a> Loop<'a> {
     }
 
     fn run(mut self, mut watch: Watch<'_>) -> Result<Training, TrainError> {
+        tracing::info!(
+            rank = self.link.rank(),
+            world_size = self.link.world_size(),
+            params = self.params.len(),
+            samples = self.job.samples.len(),
+            step = self.step,
+            steps = self.job.config.steps,
+            "training begins"
+        );
         while self.step < self.job.config.steps {
             if watch.cancel.load(Ordering::Relaxed) {
                 return Err(TrainError::Cancelled { step: self.step });
