@@ -102,7 +102,7 @@ fn text_of(headers: &HeaderMap, name: header::HeaderName) -> String {
 
 /// What this request gets.
 enum Planned {
-    Planned(Answer),
+    Answer(Answer),
     Robots(u16, String),
     Unavailable,
     Refused(StatusCode),
@@ -114,7 +114,7 @@ impl Planned {
             Self::Robots(status, _) => *status,
             Self::Unavailable => 503,
             Self::Refused(status) => status.as_u16(),
-            Self::Planned(answer) => match answer {
+            Self::Answer(answer) => match answer {
                 Answer::Redirect { status, .. } | Answer::Status(status) => *status,
                 Answer::Hang => 0,
                 _ => 200,
@@ -141,13 +141,13 @@ impl Server {
                 if failed.insert(format!("{host}{path}")) {
                     Planned::Unavailable
                 } else {
-                    Planned::Planned(Answer::Picture {
+                    Planned::Answer(Answer::Picture {
                         picture: picture.clone(),
                         tags: Vec::new(),
                     })
                 }
             }
-            Some(answer) => Planned::Planned(answer.clone()),
+            Some(answer) => Planned::Answer(answer.clone()),
         }
     }
 
@@ -165,7 +165,7 @@ impl Server {
                 response
             }
             Planned::Refused(status) => status_alone(status.as_u16()),
-            Planned::Planned(answer) => self.give(answer).await,
+            Planned::Answer(answer) => self.give(answer).await,
         }
     }
 

@@ -4,6 +4,7 @@ mod answer;
 mod markup;
 mod pages;
 mod pairs;
+mod place;
 mod plant;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -166,10 +167,7 @@ impl Site {
 
     /// What a correct crawl comes to, counted from what was planted.
     pub fn expected(&self) -> Expected {
-        let pages = self
-            .hosts
-            .iter()
-            .flat_map(|(_, host)| host.answers.values());
+        let pages = self.hosts.values().flat_map(|host| host.answers.values());
         let mut expected = Expected {
             pages: pages
                 .filter(|answer| matches!(answer, Answer::Page { .. }))

@@ -1,5 +1,7 @@
 //! The server on real sockets, spoken to in plain HTTP, and the log of what a client did.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says so")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

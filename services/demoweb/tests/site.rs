@@ -1,5 +1,7 @@
 //! The shipped web and a small one: determinism, shares, truth, and that every URL is planned.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails here says so")]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use capstan_demoweb::{Fate, Judgement, Site, TextKind, World};

@@ -110,7 +110,7 @@ impl Entry {
         let mut out = match self.text(Slot::Alt) {
             Some(alt) => format!(" alt=\"{}\"", escape(alt)),
             // Empty and absent mean the same to a crawler.
-            None if self.url.len() % 2 == 0 => " alt=\"\"".to_owned(),
+            None if self.url.len().is_multiple_of(2) => " alt=\"\"".to_owned(),
             None => String::new(),
         };
         if let Some(title) = self.text(Slot::Title) {
@@ -127,12 +127,17 @@ pub(super) struct PageHtml {
     /// Lines of the head beside title and licence.
     pub(super) head: String,
     pub(super) body: String,
+    /// Where the licence stands.
+    pub(super) licence: String,
+    /// With a base, even `#top` leads to another page.
+    pub(super) has_base: bool,
 }
 
 impl PageHtml {
     pub(super) fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
+            licence: "/licence.html".to_owned(),
             ..Self::default()
         }
     }
@@ -146,14 +151,19 @@ impl PageHtml {
     }
 
     pub(super) fn finish(&self) -> String {
+        let title = escape(&self.title);
+        let top = if self.has_base {
+            ""
+        } else {
+            "<a href=\"#top\">top</a> "
+        };
         format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n<title>{}</title>\n\
-             {}<link rel=\"license\" href=\"/licence.html\">\n</head>\n<body>\n<h1>{}</h1>\n{}\
-             <p><a href=\"#top\">top</a> <a href=\"mailto:hello@demo.test\">write to us</a> \
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+             <title>{title}</title>\n{}<link rel=\"license\" href=\"{}\">\n</head>\n\
+             <body>\n<h1>{title}</h1>\n{}<p>{top}<a href=\"mailto:hello@demo.test\">write to us</a> \
              <a href=\"javascript:void(0)\">menu</a></p>\n</body></html>\n",
-            escape(&self.title),
             self.head,
-            escape(&self.title),
+            escape(&self.licence),
             self.body
         )
     }
