@@ -59,10 +59,6 @@ pub(super) async fn check_shard(
         return Ok(());
     };
     for overlay in &part.overlays {
-        if overlay.base != Some(part.base.digest) {
-            let path = files::path(&overlay.digest);
-            report.add(path, format!("it was written for base {:?}", overlay.base));
-        }
         match overlay.kind {
             FileKind::Curation => {
                 let rows = check_overlay::<Curation>(store, overlay, &shard, report).await?;

@@ -101,13 +101,32 @@ async fn a_foreign_overlay_is_refused() {
     let error = read.unwrap_err();
     assert!(matches!(error, Error::Misaligned { .. }), "{error}");
     assert!(error.to_string().contains("row 0"), "{error}");
-    let foreign = File {
-        base: Some(Digest::of(b"other")),
-        ..overlay
+    let fewer = File { rows: 9, ..overlay };
+    let opened = View::open(&store, &part(fewer), Pixels::Skip).await;
+    assert!(matches!(opened, Err(Error::Misaligned { .. })));
+}
+
+/// A later run fetched the same rows at other times and adopted the overlay: other base, equal rows.
+#[tokio::test]
+async fn an_adopted_overlay_fits_a_base_of_equal_rows() {
+    let store = Store::memory();
+    let (mut pairs, first) = base(&store, 10).await;
+    let overlay = files::write_overlay(&store, &first, rows::curations(&pairs))
+        .await
+        .unwrap();
+    for pair in &mut pairs {
+        pair.fetched_at_ms += 1000;
+    }
+    let again = files::write_pairs(&store, 10, pairs)
+        .await
+        .unwrap()
+        .remove(0);
+    assert_ne!(again.digest, first.digest);
+    assert_eq!(again.rows_digest, first.rows_digest);
+    let part = Part {
+        base: again,
+        overlays: vec![overlay],
     };
-    assert!(
-        View::open(&store, &part(foreign), Pixels::Skip)
-            .await
-            .is_err()
-    );
+    let rows = View::read(&store, &part, Pixels::Skip).await.unwrap();
+    assert!(rows.iter().any(|row| !row.keep));
 }
