@@ -89,12 +89,15 @@ impl Handle {
             return Ok(false);
         }
         let standing = runs::read(&self.inner.store, run).await?;
+        // As it reads back, since numbers may lose their last bit on the way.
+        let ours: serde_json::Value =
+            serde_json::from_str(&record.pipeline.to_string()).map_err(|error| {
+                Error::Pipeline {
+                    reason: error.to_string(),
+                }
+            })?;
         match standing {
-            Some(standing)
-                if standing.pipeline == record.pipeline && standing.seed == record.seed =>
-            {
-                Ok(true)
-            }
+            Some(standing) if standing.pipeline == ours && standing.seed == record.seed => Ok(true),
             _ => Err(Error::OtherPipeline { run: run.clone() }),
         }
     }

@@ -1,0 +1,250 @@
+//! Leases over the wire: expiry, zombies, gangs, failures.
+
+use std::time::Duration;
+
+use capstan_dataset::{commits, versions};
+use capstan_proto::v1;
+use tonic::Code;
+
+use super::sandbox::{GANG, ONE_TASK, PIPELINE, Sandbox};
+
+const PAST_LEASE: Duration = Duration::from_secs(31);
+const PAST_BACKOFF: Duration = Duration::from_secs(5);
+
+fn is_ready(status: &v1::RunStatus) -> bool {
+    status.stages[0].tasks == 1 && status.stages[0].leased == 0
+}
+
+#[tokio::test]
+async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let (mut zombie, mut second) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
+    let lost = zombie.lease().await;
+    sandbox.clock.advance(Duration::from_secs(29));
+    assert_eq!(zombie.heartbeat(&lost).await, v1::Verdict::Keep);
+    sandbox.clock.advance(PAST_LEASE);
+    sandbox.until("r", is_ready).await;
+    sandbox.clock.advance(PAST_BACKOFF);
+    let held = second.lease().await;
+    assert_eq!(held.attempt_number, 2);
+    assert!(epoch(&held) > epoch(&lost));
+    assert_eq!(zombie.heartbeat(&lost).await, v1::Verdict::Stale);
+
+    // The zombie is first all the same: its record stands, its answer is refused.
+    zombie.commit(&lost).await;
+    assert_eq!(
+        zombie.complete(&lost).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    let committed = second.commit(&held).await;
+    assert!(matches!(committed, commits::Committed::Others(_)));
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    assert_eq!(
+        second.complete(&held).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_found() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    worker.commit(&held).await;
+    sandbox.clock.advance(PAST_LEASE);
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    assert_eq!(sandbox.status("r").await.leased, 1, "nobody did it again");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn completing_without_a_commit_fails_the_attempt() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    let refused = worker.complete(&held).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(
+        refused.message().contains("human/all has no commit record"),
+        "{refused}"
+    );
+    sandbox.clock.advance(PAST_BACKOFF);
+    assert_eq!(worker.lease().await.attempt_number, 2);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_went_away_while_it_waited_loses_nothing() {
+    let sandbox = Sandbox::memory().await;
+    let mut gone = sandbox.worker("w1").await;
+    let waiting = tokio::spawn(async move { gone.poll(20_000).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    waiting.abort();
+    let _ = waiting.await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    // Whether or not the task was granted to the one that is gone, it is there at once or after
+    // that lease has ended.
+    let mut worker = sandbox.worker("w2").await;
+    let assignment = match worker.poll(1_000).await {
+        Some(assignment) => assignment,
+        None => {
+            sandbox.clock.advance(PAST_LEASE);
+            sandbox.until("r", is_ready).await;
+            sandbox.clock.advance(PAST_BACKOFF);
+            worker.lease().await
+        }
+    };
+    worker.work(&assignment).await;
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn no_work_is_answered_when_the_wait_is_over() {
+    let sandbox = Sandbox::memory().await;
+    let mut worker = sandbox.worker("w1").await;
+    assert!(worker.poll(10).await.is_none());
+    sandbox.submit(GANG, "r").await.unwrap();
+    let mut trainer = sandbox.trainer("t1").await;
+    assert!(
+        trainer.poll(300).await.is_none(),
+        "a trainer imports nothing"
+    );
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gang_is_leased_together_and_meets_in_the_ring() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(GANG, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    for _ in 0..2 {
+        let assignment = worker.lease().await;
+        worker.work(&assignment).await;
+    }
+    let (mut one, mut two) = (sandbox.trainer("t1").await, sandbox.trainer("t2").await);
+    assert!(
+        one.poll(500).await.is_none(),
+        "one trainer is no gang of two"
+    );
+    let (first, second) = tokio::join!(one.lease(), two.lease());
+    assert_eq!(rank(&first), 0);
+    assert_eq!(rank(&second), 1);
+    assert_eq!(epoch(&first), epoch(&second));
+
+    let (ours, theirs) = tokio::join!(one.join(&first), two.join(&second));
+    let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+    assert_eq!((ours.rank, theirs.rank), (0, 1));
+    assert_eq!(ours.peers, ["t1:1", "t2:1"]);
+    assert_eq!(ours.secret, theirs.secret);
+    assert_eq!(ours.secret.len(), 32);
+    assert_eq!(ours.ring_epoch, theirs.ring_epoch);
+
+    // Rank 1 is lost: the attempt of both has failed, and the next ring is another one.
+    two.fail(&second, v1::FailureKind::Transient).await.unwrap();
+    assert_eq!(one.heartbeat(&first).await, v1::Verdict::Stale);
+    assert_eq!(
+        one.join(&first).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    sandbox.clock.advance(PAST_BACKOFF);
+    let (first, second) = tokio::join!(one.lease(), two.lease());
+    let (again, _) = tokio::join!(one.join(&first), two.join(&second));
+    let again = again.unwrap();
+    assert_ne!(again.secret, ours.secret);
+    let epoch = |plan: &v1::RingPlan| plan.ring_epoch.map(|e| (e.generation, e.counter));
+    assert!(epoch(&again) > epoch(&ours));
+    one.commit(&first).await;
+    assert!(one.complete(&first).await.unwrap());
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn bad_input_ends_the_run_and_names_the_shard() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    let state = worker.fail(&held, v1::FailureKind::BadInput).await.unwrap();
+    assert_eq!(state, v1::TaskState::Quarantined);
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Failed)
+        .await;
+    let status = sandbox.status("r").await;
+    let reason = "stage human: 1 shards failed for good, 0 may: all: no such folder";
+    assert_eq!(status.reason, reason);
+    assert_eq!(status.stages[0].state(), v1::StageState::Failed);
+    assert_eq!(status.stages[0].quarantined, ["all"]);
+
+    // The cause is mended: submitting again tries again.
+    assert!(sandbox.submit(ONE_TASK, "r").await.unwrap().resumed);
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_the_limit_later_stages_go_on_without_a_shard() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
+    sandbox.submit(&pipeline, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    loop {
+        let held = worker.lease().await;
+        if held.lease.as_ref().unwrap().shard == "images-00001" {
+            worker
+                .fail(&held, v1::FailureKind::PoisonShard)
+                .await
+                .unwrap();
+            break;
+        }
+        worker.work(&held).await;
+    }
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
+    let version = versions::read(&sandbox.store, &first).await.unwrap();
+    assert_eq!(version.missing, ["images-00001".into()]);
+    assert_eq!(version.statistics["rows"], 2);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn progress_is_shown() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    worker.heartbeat(&held).await;
+    let status = sandbox.status("r").await;
+    let progress = &status.stages[0].progress[0];
+    assert_eq!(
+        (progress.done, progress.total, progress.unit.as_str()),
+        (1, 4, "pictures")
+    );
+    worker.work(&held).await;
+    sandbox
+        .until("r", |status| status.stages[0].progress.is_empty())
+        .await;
+    sandbox.stop().await;
+}
+
+fn rank(assignment: &v1::Assignment) -> u32 {
+    assignment.lease.as_ref().unwrap().rank
+}
+
+fn epoch(assignment: &v1::Assignment) -> (u64, u64) {
+    let epoch = assignment.lease.as_ref().unwrap().lease_epoch.unwrap();
+    (epoch.generation, epoch.counter)
+}
