@@ -58,12 +58,18 @@ impl<'pool> Captioner<'pool> {
         let decoding = self.decoding(&config.decoding);
         let draws = Draws::new(seed, "caption");
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
-        let texts = self.session.each_batch(&kept, config.batch, progress, |batch| {
-            self.caption(batch, config.captions_per_image, &decoding, &draws)
-        })?;
+        let texts = self
+            .session
+            .each_batch(&kept, config.batch, progress, |batch| {
+                self.caption(batch, config.captions_per_image, &decoding, &draws)
+            })?;
         let mut texts = texts.into_iter();
         let of = |row: &ViewRow| {
-            if row.keep { texts.next().expect("one list of texts a kept row") } else { Vec::new() }
+            if row.keep {
+                texts.next().expect("one list of texts a kept row")
+            } else {
+                Vec::new()
+            }
         };
         let texts: Vec<Vec<Text>> = rows.iter().map(of).collect();
         let captions = rows.iter().zip(texts).map(|(row, texts)| Captions {
@@ -86,13 +92,13 @@ impl<'pool> Captioner<'pool> {
         let memory = med.memory(&self.session.encode(rows)?);
         let mut texts = vec![Vec::new(); rows.len()];
         for ordinal in 0..captions {
-            let items: Vec<Vec<u8>> =
-                rows.iter().map(|row| item(&row.pair.pair_id, ordinal)).collect();
-            let draw = |picture: usize, position: usize| {
-                draws.unit(&items[picture], position as u64)
-            };
-            let written =
-                generate(med, &memory, &[], decoding, &draw).map_err(Error::Decoding)?;
+            let items: Vec<Vec<u8>> = rows
+                .iter()
+                .map(|row| item(&row.pair.pair_id, ordinal))
+                .collect();
+            let draw =
+                |picture: usize, position: usize| draws.unit(&items[picture], position as u64);
+            let written = generate(med, &memory, &[], decoding, &draw).map_err(Error::Decoding)?;
             for ((row, texts), text) in rows.iter().zip(&mut texts).zip(written) {
                 let text = self.session.tokenizer.decode(&text.ids);
                 let text = Text::new(&row.pair.pair_id, Origin::Synthetic, text);
@@ -111,15 +117,22 @@ impl<'pool> Captioner<'pool> {
         generate::Decoding {
             strategy: match decoding.choose {
                 stage::Strategy::Greedy => generate::Strategy::Greedy,
-                stage::Strategy::Beam { beams } => {
-                    generate::Strategy::Beam { beams, length_penalty: 1.0 }
-                }
+                stage::Strategy::Beam { beams } => generate::Strategy::Beam {
+                    beams,
+                    length_penalty: 1.0,
+                },
                 stage::Strategy::Nucleus { top_p } => generate::Strategy::Nucleus { top_p },
             },
             min_tokens: decoding.min_tokens,
             max_tokens: decoding.max_tokens.min(self.session.max_tokens()),
             repetition_penalty: decoding.repetition_penalty,
-            banned: vec![special.pad, special.unk, special.cls, special.dec, special.enc],
+            banned: vec![
+                special.pad,
+                special.unk,
+                special.cls,
+                special.dec,
+                special.enc,
+            ],
         }
     }
 }

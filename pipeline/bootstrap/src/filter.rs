@@ -69,11 +69,15 @@ impl<'pool> Filter<'pool> {
         rows: &[ViewRow],
         progress: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<Verdicts>, Error> {
-        let judged: Vec<&ViewRow> =
-            rows.iter().filter(|row| row.judged_texts().next().is_some()).collect();
-        let verdicts = self.session.each_batch(&judged, config.batch, progress, |batch| {
-            self.judge(batch, config.threshold)
-        })?;
+        let judged: Vec<&ViewRow> = rows
+            .iter()
+            .filter(|row| row.judged_texts().next().is_some())
+            .collect();
+        let verdicts = self
+            .session
+            .each_batch(&judged, config.batch, progress, |batch| {
+                self.judge(batch, config.threshold)
+            })?;
         let mut verdicts: HashMap<u32, Vec<Verdict>> =
             judged.iter().map(|row| row.row).zip(verdicts).collect();
         let of = |row: &ViewRow| Verdicts {
@@ -91,7 +95,10 @@ impl<'pool> Filter<'pool> {
         for (picture, row) in rows.iter().enumerate() {
             for text in row.judged_texts() {
                 places.entry((picture, &text.text)).or_insert_with(|| {
-                    let ids = self.session.tokenizer.encode(&text.text, self.session.max_tokens());
+                    let ids = self
+                        .session
+                        .tokenizer
+                        .encode(&text.text, self.session.max_tokens());
                     jobs.push(Job { picture, ids });
                     jobs.len() - 1
                 });
@@ -102,12 +109,20 @@ impl<'pool> Filter<'pool> {
             let verdict = |text: &capstan_plan::row::Text| {
                 let Score { itc, itm } = scores[places[&(picture, text.text.as_str())]];
                 if !itc.is_finite() || !itm.is_finite() {
-                    return Err(Error::Score { pair: row.pair.pair_id });
+                    return Err(Error::Score {
+                        pair: row.pair.pair_id,
+                    });
                 }
                 let kept = itm >= threshold;
                 let relation = if kept { ">=" } else { "<" };
                 let reason = format!("itm{relation}{threshold}");
-                Ok(Verdict { text_id: text.text_id, itc, itm, kept, reason })
+                Ok(Verdict {
+                    text_id: text.text_id,
+                    itc,
+                    itm,
+                    kept,
+                    reason,
+                })
             };
             row.judged_texts().map(verdict).collect()
         });
@@ -122,7 +137,13 @@ impl<'pool> Filter<'pool> {
         let width = features.len() / rows.len();
         let mut order: Vec<usize> = (0..jobs.len()).collect();
         order.sort_by_key(|&job| jobs[job].ids.len());
-        let mut scores = vec![Score { itc: f32::NAN, itm: f32::NAN }; jobs.len()];
+        let mut scores = vec![
+            Score {
+                itc: f32::NAN,
+                itm: f32::NAN
+            };
+            jobs.len()
+        ];
         for chunk in order.chunks(TEXTS_AT_A_TIME) {
             let chunk_jobs: Vec<&Job> = chunk.iter().map(|&job| &jobs[job]).collect();
             let (texts, itm) = self.look(&memory, &chunk_jobs);
@@ -130,7 +151,10 @@ impl<'pool> Filter<'pool> {
                 let text = &texts[place * width..][..width];
                 let image = &features[jobs[job].picture * width..][..width];
                 let itc = text.iter().zip(image).map(|(a, b)| a * b).sum();
-                scores[job] = Score { itc, itm: itm[place] };
+                scores[job] = Score {
+                    itc,
+                    itm: itm[place],
+                };
             }
         }
         Ok(scores)
@@ -144,7 +168,9 @@ impl<'pool> Filter<'pool> {
         let pictures: Vec<usize> = jobs.iter().map(|job| job.picture).collect();
         let logits = numbers(med.itm_logits(memory, &texts, &pictures));
         // Softmax over two classes, class 1 a match.
-        let matches = logits.chunks_exact(2).map(|two| 1.0 / (1.0 + (two[0] - two[1]).exp()));
+        let matches = logits
+            .chunks_exact(2)
+            .map(|two| 1.0 / (1.0 + (two[0] - two[1]).exp()));
         (numbers(med.text_features(&texts)), matches.collect())
     }
 }
@@ -152,5 +178,7 @@ impl<'pool> Filter<'pool> {
 /// The values of a tensor, row by row.
 fn numbers(tensor: Tensor<2>) -> Vec<f32> {
     let data = tensor.into_data();
-    data.as_slice::<f32>().expect("networks compute in f32").to_vec()
+    data.as_slice::<f32>()
+        .expect("networks compute in f32")
+        .to_vec()
 }

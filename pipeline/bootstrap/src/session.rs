@@ -30,17 +30,40 @@ impl<'pool> Session<'pool> {
         pool: &'pool ComputePool,
     ) -> Result<Self, Error> {
         let device = device.open()?;
-        let role = if parts.decodes() { "captioner" } else { "filter" };
-        let model = |source| Error::Model { folder: folder.to_owned(), role, source };
-        let med = pool.install(|| Med::load(folder, parts, &device)).map_err(model)?;
+        let role = if parts.decodes() {
+            "captioner"
+        } else {
+            "filter"
+        };
+        let model = |source| Error::Model {
+            folder: folder.to_owned(),
+            role,
+            source,
+        };
+        let med = pool
+            .install(|| Med::load(folder, parts, &device))
+            .map_err(model)?;
         let preprocess = ImagePreprocess::load(folder).map_err(model)?;
-        let tokenizer = Tokenizer::load(folder)
-            .map_err(|source| Error::Tokenizer { folder: folder.to_owned(), source })?;
+        let tokenizer = Tokenizer::load(folder).map_err(|source| Error::Tokenizer {
+            folder: folder.to_owned(),
+            source,
+        })?;
         let (tokens, rows) = (tokenizer.len(), med.config().text_config.vocab_size);
         if tokens > rows {
-            return Err(Error::Vocabulary { folder: folder.to_owned(), tokens, rows });
+            return Err(Error::Vocabulary {
+                folder: folder.to_owned(),
+                tokens,
+                rows,
+            });
         }
-        Ok(Self { digest, med, tokenizer, preprocess, device, pool })
+        Ok(Self {
+            digest,
+            med,
+            tokenizer,
+            preprocess,
+            device,
+            pool,
+        })
     }
 
     /// Tokens that a text may have.
@@ -53,11 +76,14 @@ impl<'pool> Session<'pool> {
         let mut pixels = Vec::new();
         for row in rows {
             let prepared = self.preprocess.pixels(&row.pair.image);
-            pixels.extend(
-                prepared.map_err(|source| Error::Picture { pair: row.pair.pair_id, source })?,
-            );
+            pixels.extend(prepared.map_err(|source| Error::Picture {
+                pair: row.pair.pair_id,
+                source,
+            })?);
         }
-        Ok(self.med.image_embeds(self.preprocess.batch(pixels, &self.device)))
+        Ok(self
+            .med
+            .image_embeds(self.preprocess.batch(pixels, &self.device)))
     }
 
     /// Runs `work` over `rows`, `batch` of them at a time in row order, and gives one
@@ -76,9 +102,11 @@ impl<'pool> Session<'pool> {
         let batches: Vec<&[&ViewRow]> = rows.chunks(batch.max(1)).collect();
         let mut results = Vec::with_capacity(rows.len());
         for wave in batches.chunks(self.pool.threads()) {
-            let done: Vec<Vec<T>> = self
-                .pool
-                .install(|| wave.par_iter().map(|rows| work(rows)).collect::<Result<_, _>>())?;
+            let done: Vec<Vec<T>> = self.pool.install(|| {
+                wave.par_iter()
+                    .map(|rows| work(rows))
+                    .collect::<Result<_, _>>()
+            })?;
             results.extend(done.into_iter().flatten());
             if !progress(results.len() as u64) {
                 return Err(Error::Cancelled);

@@ -18,8 +18,12 @@ use capstan_plan::stage;
 
 use crate::{Captioner, Error, Filter};
 
-const TEXTS: [&str; 4] =
-    ["a red ball on the grass", "two blue crates", "a ring above a clock", "IMG_1234.jpg"];
+const TEXTS: [&str; 4] = [
+    "a red ball on the grass",
+    "two blue crates",
+    "a ring above a clock",
+    "IMG_1234.jpg",
+];
 const SIDE: usize = 16;
 
 fn digest() -> ModelDigest {
@@ -42,10 +46,17 @@ fn save_model(folder: &Path) -> (Med, Tokenizer) {
     let config = BlipConfig::new(&sizes, tokenizer.len(), &tokenizer.special()).unwrap();
     let mut med = Med::new(config, MedParts::Both, &Device::flex());
     // Strong weights, so that pictures and texts make a difference.
-    let recipe = InitRecipe { linear_gain: 2.0, embedding_std: 1.0, ..InitRecipe::default() };
+    let recipe = InitRecipe {
+        linear_gain: 2.0,
+        embedding_std: 1.0,
+        ..InitRecipe::default()
+    };
     med.initialise(7, &recipe);
     let preprocess = ImagePreprocess::new(SIDE);
-    let assets = Assets { tokenizer: Some(&tokenizer), preprocess: Some(&preprocess) };
+    let assets = Assets {
+        tokenizer: Some(&tokenizer),
+        preprocess: Some(&preprocess),
+    };
     med.save(folder, &assets).unwrap();
     (med, tokenizer)
 }
@@ -55,7 +66,9 @@ fn png(seed: u32) -> Vec<u8> {
         image::Rgb([0, 85, 170].map(|c| ((x * 31 + y * 17 + seed * 97 + c) % 256) as u8))
     });
     let mut bytes = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
     bytes.into_inner()
 }
 
@@ -69,7 +82,11 @@ fn row(number: u32, keep: bool) -> ViewRow {
         Text::new(&pair_id, Origin::Caption, of(1)),
         Text::new(&pair_id, Origin::Human, of(2)),
     ];
-    let kept_texts = if keep { texts.iter().map(|text| text.text_id).collect() } else { vec![] };
+    let kept_texts = if keep {
+        texts.iter().map(|text| text.text_id).collect()
+    } else {
+        vec![]
+    };
     let pair = Pair {
         pair_id,
         image: png(number),
@@ -103,7 +120,9 @@ fn row(number: u32, keep: bool) -> ViewRow {
 
 /// Eleven rows, the fourth and the last of which curation dropped.
 fn rows() -> Vec<ViewRow> {
-    (0..11).map(|number| row(number, number != 3 && number != 10)).collect()
+    (0..11)
+        .map(|number| row(number, number != 3 && number != 10))
+        .collect()
 }
 
 fn caption_config(batch: usize, captions_per_image: usize) -> stage::Caption {
@@ -122,7 +141,12 @@ fn caption_config(batch: usize, captions_per_image: usize) -> stage::Caption {
 }
 
 fn filter_config(batch: usize, threshold: f32) -> stage::Filter {
-    stage::Filter { from: "caption".into(), model: "filter".into(), threshold, batch }
+    stage::Filter {
+        from: "caption".into(),
+        model: "filter".into(),
+        threshold,
+        batch,
+    }
 }
 
 fn go_on(_done: u64) -> bool {
@@ -132,7 +156,9 @@ fn go_on(_done: u64) -> bool {
 fn caption(folder: &Path, threads: usize, config: &stage::Caption, seed: u64) -> Vec<Captions> {
     let pool = ComputePool::new(threads).unwrap();
     let captioner = Captioner::load(folder, digest(), DeviceSpec::Cpu, &pool).unwrap();
-    captioner.caption_shard(config, seed, &rows(), &go_on).unwrap()
+    captioner
+        .caption_shard(config, seed, &rows(), &go_on)
+        .unwrap()
 }
 
 fn judge(folder: &Path, threads: usize, config: &stage::Filter) -> Vec<Verdicts> {
@@ -150,15 +176,27 @@ fn every_row_has_its_captions() {
     for (row, captions) in rows().iter().zip(&captions) {
         assert_eq!(captions.pair_id, row.pair.pair_id);
         assert_eq!(captions.model, digest());
-        assert_eq!(captions.texts.len(), usize::from(row.keep), "row {}", row.row);
+        assert_eq!(
+            captions.texts.len(),
+            usize::from(row.keep),
+            "row {}",
+            row.row
+        );
         for text in &captions.texts {
             let again = Text::new(&row.pair.pair_id, Origin::Synthetic, text.text.clone());
             assert_eq!(*text, again);
-            assert!(!text.text.is_empty() && !text.text.contains('['), "{}", text.text);
+            assert!(
+                !text.text.is_empty() && !text.text.contains('['),
+                "{}",
+                text.text
+            );
         }
     }
-    let distinct: BTreeSet<&str> =
-        captions.iter().flat_map(|row| &row.texts).map(|text| text.text.as_str()).collect();
+    let distinct: BTreeSet<&str> = captions
+        .iter()
+        .flat_map(|row| &row.texts)
+        .map(|text| text.text.as_str())
+        .collect();
     assert!(distinct.len() > 5, "nine pictures got {distinct:?}");
 }
 
@@ -171,7 +209,10 @@ fn captions_do_not_depend_on_batches_or_threads() {
         let other = caption(folder.path(), threads, &caption_config(batch, 2), 1);
         assert_eq!(other, reference, "{threads} threads, batches of {batch}");
     }
-    assert_ne!(caption(folder.path(), 1, &caption_config(64, 2), 2), reference);
+    assert_ne!(
+        caption(folder.path(), 1, &caption_config(64, 2), 2),
+        reference
+    );
 }
 
 #[test]
@@ -191,7 +232,9 @@ fn draws_are_keyed_by_pair_and_ordinal() {
     // A row keeps its captions whatever stands beside it.
     let pool = ComputePool::new(1).unwrap();
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
-    let alone = captioner.caption_shard(&caption_config(64, 3), 1, &rows()[5..6], &go_on).unwrap();
+    let alone = captioner
+        .caption_shard(&caption_config(64, 3), 1, &rows()[5..6], &go_on)
+        .unwrap();
     assert_eq!(alone[0], three[5]);
 }
 
@@ -202,16 +245,34 @@ fn every_web_and_synthetic_text_has_its_verdict() {
     let verdicts = judge(folder.path(), 2, &filter_config(4, 0.5));
     assert_eq!(verdicts.len(), 11);
     for (row, verdicts) in rows().iter().zip(&verdicts) {
-        assert_eq!((verdicts.pair_id, verdicts.model), (row.pair.pair_id, digest()));
-        let judged: Vec<_> = verdicts.verdicts.iter().map(|verdict| verdict.text_id).collect();
+        assert_eq!(
+            (verdicts.pair_id, verdicts.model),
+            (row.pair.pair_id, digest())
+        );
+        let judged: Vec<_> = verdicts
+            .verdicts
+            .iter()
+            .map(|verdict| verdict.text_id)
+            .collect();
         if !row.keep {
             assert_eq!(judged, []);
             continue;
         }
-        let texts = [&row.pair.texts[0], &row.pair.texts[1], &row.pair.texts[2], &row.synthetic[0]];
+        let texts = [
+            &row.pair.texts[0],
+            &row.pair.texts[1],
+            &row.pair.texts[2],
+            &row.synthetic[0],
+        ];
         assert_eq!(judged, texts.map(|text| text.text_id));
-        let [alt, title, ..] = &verdicts.verdicts[..] else { panic!("four verdicts") };
-        assert_eq!((alt.itc, alt.itm), (title.itc, title.itm), "equal texts, equal scores");
+        let [alt, title, ..] = &verdicts.verdicts[..] else {
+            panic!("four verdicts")
+        };
+        assert_eq!(
+            (alt.itc, alt.itm),
+            (title.itc, title.itm),
+            "equal texts, equal scores"
+        );
     }
 }
 
@@ -228,12 +289,20 @@ fn scores_are_those_of_the_model() {
         for (text, verdict) in row.judged_texts().zip(&verdicts.verdicts) {
             let batch = TokenBatch::new(&[tokenizer.encode(&text.text, 12)], 0);
             let logits = med.itm_logits(&med.memory(&images), &batch, &[0]);
-            let logits = logits.into_data().to_vec::<f32>().unwrap();
+            let logits = logits.into_data().try_to_vec::<f32>().unwrap();
             let itm = logits[1].exp() / (logits[0].exp() + logits[1].exp());
             let cosine = (med.image_features(&images) * med.text_features(&batch)).sum();
             let cosine = cosine.into_scalar::<f32>();
-            assert!((verdict.itm - itm).abs() < 1e-4, "itm {} of {itm}", verdict.itm);
-            assert!((verdict.itc - cosine).abs() < 1e-4, "itc {} of {cosine}", verdict.itc);
+            assert!(
+                (verdict.itm - itm).abs() < 1e-4,
+                "itm {} of {itm}",
+                verdict.itm
+            );
+            assert!(
+                (verdict.itc - cosine).abs() < 1e-4,
+                "itc {} of {cosine}",
+                verdict.itc
+            );
             seen.insert((verdict.itm * 1e3) as i64);
         }
     }
@@ -279,18 +348,29 @@ fn a_broken_picture_is_named() {
     let mut rows = rows();
     rows[5].pair.image.truncate(40);
     let failed = [
-        captioner.caption_shard(&caption_config(4, 1), 1, &rows, &go_on).err(),
-        filter.judge_shard(&filter_config(4, 0.5), &rows, &go_on).err(),
+        captioner
+            .caption_shard(&caption_config(4, 1), 1, &rows, &go_on)
+            .err(),
+        filter
+            .judge_shard(&filter_config(4, 0.5), &rows, &go_on)
+            .err(),
     ];
     for error in failed {
         let error = error.expect("a truncated picture");
         assert_eq!(error.kind(), FailureKind::PoisonShard);
-        assert!(error.to_string().contains(&rows[5].pair.pair_id.to_string()), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains(&rows[5].pair.pair_id.to_string()),
+            "{error}"
+        );
     }
     // A dropped picture is never looked at.
     rows[5] = row(5, false);
     rows[5].pair.image.clear();
-    captioner.caption_shard(&caption_config(4, 1), 1, &rows, &go_on).unwrap();
+    captioner
+        .caption_shard(&caption_config(4, 1), 1, &rows, &go_on)
+        .unwrap();
 }
 
 #[test]
@@ -311,14 +391,24 @@ fn foreign_folders_are_told_apart() {
     }
     // A captioner alone cannot judge.
     let preprocess = ImagePreprocess::new(SIDE);
-    let assets = Assets { tokenizer: Some(&tokenizer), preprocess: Some(&preprocess) };
+    let assets = Assets {
+        tokenizer: Some(&tokenizer),
+        preprocess: Some(&preprocess),
+    };
     let alone = tempfile::tempdir().unwrap();
-    med.save_as(alone.path(), MedParts::Captioner, &assets).unwrap();
+    med.save_as(alone.path(), MedParts::Captioner, &assets)
+        .unwrap();
     let (captioner, filter) = load(alone.path());
     captioner.unwrap();
-    assert!(matches!(filter.unwrap_err(), Error::Model { role: "filter", .. }));
+    assert!(matches!(
+        filter.unwrap_err(),
+        Error::Model { role: "filter", .. }
+    ));
     std::fs::remove_file(alone.path().join("vocab.txt")).unwrap();
-    assert!(matches!(load(alone.path()).0.unwrap_err(), Error::Tokenizer { .. }));
+    assert!(matches!(
+        load(alone.path()).0.unwrap_err(),
+        Error::Tokenizer { .. }
+    ));
 }
 
 #[test]
@@ -329,7 +419,9 @@ fn bad_decoding_is_an_error_before_any_row_is_given() {
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
     let mut config = caption_config(4, 1);
     config.decoding.choose = stage::Strategy::Nucleus { top_p: 0.0 };
-    let error = captioner.caption_shard(&config, 1, &rows(), &go_on).unwrap_err();
+    let error = captioner
+        .caption_shard(&config, 1, &rows(), &go_on)
+        .unwrap_err();
     assert!(matches!(error, Error::Decoding(_)) && error.kind() == FailureKind::BadInput);
 }
 
@@ -345,7 +437,9 @@ fn progress_counts_pictures_and_can_stop() {
         told.set(done);
         true
     };
-    captioner.caption_shard(&caption_config(2, 1), 1, &rows(), &tell).unwrap();
+    captioner
+        .caption_shard(&caption_config(2, 1), 1, &rows(), &tell)
+        .unwrap();
     assert_eq!(told.get(), 9, "the pictures that curation keeps");
     let error = captioner.caption_shard(&caption_config(2, 1), 1, &rows(), &|done| done < 4);
     assert!(matches!(error.unwrap_err(), Error::Cancelled));

@@ -113,11 +113,10 @@ impl Error {
     /// How a task that met it is to be treated.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Model { source: folder::Error::Read { source, .. }, .. }
-                if source.kind() != std::io::ErrorKind::NotFound =>
-            {
-                FailureKind::WorkerFault
-            }
+            Self::Model {
+                source: folder::Error::Read { source, .. },
+                ..
+            } if source.kind() != std::io::ErrorKind::NotFound => FailureKind::WorkerFault,
             Self::Device(_) => FailureKind::WorkerFault,
             Self::Picture { .. } => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,

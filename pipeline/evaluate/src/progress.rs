@@ -13,12 +13,20 @@ pub(crate) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub fn new(total: usize, tell: &'a dyn Fn(u64, u64) -> bool) -> Self {
-        Self { done: Cell::new(0), total: total as u64, tell }
+        Self {
+            done: Cell::new(0),
+            total: total as u64,
+            tell,
+        }
     }
 
     /// Notes `batches` more; [`Error::Cancelled`] where the caller wants no more.
     pub fn advance(&self, batches: usize) -> Result<(), Error> {
         self.done.set(self.done.get() + batches as u64);
-        if (self.tell)(self.done.get(), self.total) { Ok(()) } else { Err(Error::Cancelled) }
+        if (self.tell)(self.done.get(), self.total) {
+            Ok(())
+        } else {
+            Err(Error::Cancelled)
+        }
     }
 }

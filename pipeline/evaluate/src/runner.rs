@@ -58,13 +58,19 @@ pub fn evaluate(
 ) -> Result<Evaluation, Error> {
     check(config, models, sets)?;
     let session = Session::load(models.model, device, pool)?;
-    let captioner = models.captioner.map(|folder| Session::load(folder, device, pool)).transpose()?;
+    let captioner = models
+        .captioner
+        .map(|folder| Session::load(folder, device, pool))
+        .transpose()?;
     check_parts(config, &session, captioner.as_ref())?;
     let run = Run {
         config,
         sets,
         draws: Draws::new(seed, "evaluate caption"),
-        progress: Progress::new(batches(config, sets, &session, captioner.is_some()), progress),
+        progress: Progress::new(
+            batches(config, sets, &session, captioner.is_some()),
+            progress,
+        ),
     };
     let measurement = run.measure(&session, captioner.as_ref())?;
     let moved = |pictures| {
@@ -83,7 +89,10 @@ fn asked<'s>(config: &stage::Evaluate, sets: &'s Sets) -> Vec<(&'static str, &'s
         ("captioning", config.captioning.is_some(), &sets.captioning),
         ("zero-shot", config.zero_shot.is_some(), &sets.zero_shot),
     ];
-    all.into_iter().filter(|(_, asked, _)| *asked).map(|(name, _, set)| (name, &set[..])).collect()
+    all.into_iter()
+        .filter(|(_, asked, _)| *asked)
+        .map(|(name, _, set)| (name, &set[..]))
+        .collect()
 }
 
 fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<(), Error> {
@@ -97,10 +106,16 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
         for pair in pairs {
             let texts = pair.texts.len();
             if set == "zero-shot" && texts != 1 {
-                return Err(Error::Class { pair: pair.pair_id, texts });
+                return Err(Error::Class {
+                    pair: pair.pair_id,
+                    texts,
+                });
             }
             if texts == 0 {
-                return Err(Error::NoText { set, pair: pair.pair_id });
+                return Err(Error::NoText {
+                    set,
+                    pair: pair.pair_id,
+                });
             }
         }
     }
@@ -241,7 +256,11 @@ impl Run<'_> {
                 Some(rerank::rerank(&cosine, &candidates, logit))
             }
         };
-        Ok(Retrieval { owner, cosine, reranked })
+        Ok(Retrieval {
+            owner,
+            cosine,
+            reranked,
+        })
     }
 
     fn captions(
@@ -275,8 +294,10 @@ impl Run<'_> {
             .flat_map(|class| templates.iter().map(move |t| zero_shot::prompt(t, class)))
             .collect();
         let prompts = session.texts(&session.tokens(&prompts), &self.progress)?;
-        let prototypes: Vec<Vec<f32>> =
-            prompts.chunks(templates.len()).map(zero_shot::ensemble).collect();
+        let prototypes: Vec<Vec<f32>> = prompts
+            .chunks(templates.len())
+            .map(zero_shot::ensemble)
+            .collect();
         let pictures = session.pictures(set, &self.progress)?;
         let width = prototypes[0].len();
         let products = session.products(&pictures.features, &prototypes.concat(), width);

@@ -36,11 +36,17 @@ fn sizes() -> Sizes {
 }
 
 fn recipe() -> InitRecipe {
-    InitRecipe { linear_gain: 2.0, embedding_std: 1.0, ..InitRecipe::default() }
+    InitRecipe {
+        linear_gain: 2.0,
+        embedding_std: 1.0,
+        ..InitRecipe::default()
+    }
 }
 
 fn tokenizer() -> Tokenizer {
-    let texts = COLOURS.iter().flat_map(|c| THINGS.map(|t| format!("there is a {c} {t} here")));
+    let texts = COLOURS
+        .iter()
+        .flat_map(|c| THINGS.map(|t| format!("there is a {c} {t} here")));
     Tokenizer::train(texts, 1, 300).unwrap()
 }
 
@@ -50,7 +56,10 @@ fn save_clip(folder: &Path) -> (Clip, Tokenizer) {
     let mut clip = Clip::new(config, &Device::flex());
     clip.initialise(5, &recipe());
     let preprocess = ImagePreprocess::new(SIDE);
-    let assets = Assets { tokenizer: Some(&tokenizer), preprocess: Some(&preprocess) };
+    let assets = Assets {
+        tokenizer: Some(&tokenizer),
+        preprocess: Some(&preprocess),
+    };
     clip.save(folder, &assets).unwrap();
     (clip, tokenizer)
 }
@@ -61,7 +70,10 @@ fn save_med(folder: &Path, parts: MedParts, seed: u64) {
     let mut med = Med::new(config, MedParts::Both, &Device::flex());
     med.initialise(seed, &recipe());
     let preprocess = ImagePreprocess::new(SIDE);
-    let assets = Assets { tokenizer: Some(&tokenizer), preprocess: Some(&preprocess) };
+    let assets = Assets {
+        tokenizer: Some(&tokenizer),
+        preprocess: Some(&preprocess),
+    };
     match parts {
         MedParts::Both => med.save(folder, &assets).unwrap(),
         parts => med.save_as(folder, parts, &assets).unwrap(),
@@ -74,7 +86,9 @@ fn pair(number: usize, texts: &[String]) -> Pair {
         image::Rgb([0, 85, 170].map(|c| ((x * 31 + y * 17 + number as u32 * 97 + c) % 256) as u8))
     });
     let mut image = std::io::Cursor::new(Vec::new());
-    picture.write_to(&mut image, image::ImageFormat::Png).unwrap();
+    picture
+        .write_to(&mut image, image::ImageFormat::Png)
+        .unwrap();
     Pair {
         pair_id,
         image: image.into_inner(),
@@ -92,7 +106,10 @@ fn pair(number: usize, texts: &[String]) -> Pair {
         policy_version: 1,
         licence: None,
         attribution: None,
-        texts: texts.iter().map(|text| Text::new(&pair_id, Origin::Human, text)).collect(),
+        texts: texts
+            .iter()
+            .map(|text| Text::new(&pair_id, Origin::Human, text))
+            .collect(),
     }
 }
 
@@ -103,18 +120,34 @@ fn name(number: usize) -> String {
 fn sets() -> Sets {
     let described = |number: usize| {
         let name = name(number);
-        pair(number, &[format!("a {name}"), format!("there is a {name} here"), format!("{name} {number}")])
+        pair(
+            number,
+            &[
+                format!("a {name}"),
+                format!("there is a {name} here"),
+                format!("{name} {number}"),
+            ],
+        )
     };
     let set: Vec<Pair> = (0..40).map(described).collect();
-    let zero_shot = (0..45).map(|number| pair(100 + number, &[name(number)])).collect();
-    Sets { retrieval: set.clone(), captioning: set, zero_shot }
+    let zero_shot = (0..45)
+        .map(|number| pair(100 + number, &[name(number)]))
+        .collect();
+    Sets {
+        retrieval: set.clone(),
+        captioning: set,
+        zero_shot,
+    }
 }
 
 fn config(blip: bool) -> stage::Evaluate {
     stage::Evaluate {
         model: "model".into(),
         captioner: None,
-        retrieval: Some(stage::Retrieval { from: "evaluation".into(), rerank: 4 }),
+        retrieval: Some(stage::Retrieval {
+            from: "evaluation".into(),
+            rerank: 4,
+        }),
         captioning: blip.then(|| stage::Captioning {
             from: "evaluation".into(),
             decoding: stage::Decoding {
@@ -139,14 +172,19 @@ fn run(
     threads: usize,
 ) -> Result<Evaluation, Error> {
     let pool = ComputePool::new(threads).unwrap();
-    evaluate(config, models, sets, 1, DeviceSpec::Cpu, &pool, &|_, _| true)
+    evaluate(config, models, sets, 1, DeviceSpec::Cpu, &pool, &|_, _| {
+        true
+    })
 }
 
 #[test]
 fn a_clip_scores_what_its_features_say() {
     let folder = tempfile::tempdir().unwrap();
     let (clip, tokenizer) = save_clip(folder.path());
-    let models = Models { model: folder.path(), captioner: None };
+    let models = Models {
+        model: folder.path(),
+        captioner: None,
+    };
     let evaluation = run(&config(false), models, &sets(), 2).unwrap();
     let sighted = &evaluation.sighted;
     assert!(sighted.retrieval_reranked.is_none() && sighted.captioning.is_none());
@@ -175,7 +213,10 @@ fn a_clip_scores_what_its_features_say() {
         (figures.ir_at_5, by_hand.ir_at_5),
     ] {
         // Rounding may move a rank where scores all but tie.
-        assert!((ours - theirs).abs() <= 2.5, "{figures:?}, one by one {by_hand:?}");
+        assert!(
+            (ours - theirs).abs() <= 2.5,
+            "{figures:?}, one by one {by_hand:?}"
+        );
     }
     assert!(figures.tr_at_5 > 0.0, "{figures:?}");
     assert!(sighted.zero_shot.is_some() && evaluation.blind.unwrap().zero_shot.is_some());
@@ -186,23 +227,46 @@ fn a_blip_gives_all_figures() {
     let (model, fine_tuned) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     save_med(model.path(), MedParts::Both, 5);
     save_med(fine_tuned.path(), MedParts::Captioner, 6);
-    let models = Models { model: model.path(), captioner: Some(fine_tuned.path()) };
+    let models = Models {
+        model: model.path(),
+        captioner: Some(fine_tuned.path()),
+    };
     let evaluation = run(&config(true), models, &sets(), 2).unwrap();
     for figures in [&evaluation.sighted, evaluation.blind.as_ref().unwrap()] {
-        let retrieval = [figures.retrieval.unwrap(), figures.retrieval_reranked.unwrap()];
+        let retrieval = [
+            figures.retrieval.unwrap(),
+            figures.retrieval_reranked.unwrap(),
+        ];
         for recall in retrieval {
-            for value in [recall.tr_at_1, recall.tr_at_5, recall.ir_at_1, recall.ir_at_5] {
+            for value in [
+                recall.tr_at_1,
+                recall.tr_at_5,
+                recall.ir_at_1,
+                recall.ir_at_5,
+            ] {
                 assert!((0.0..=100.0).contains(&value), "{recall:?}");
             }
         }
-        let captioning = [figures.captioning.unwrap(), figures.captioning_fine_tuned.unwrap()];
+        let captioning = [
+            figures.captioning.unwrap(),
+            figures.captioning_fine_tuned.unwrap(),
+        ];
         for scores in captioning {
-            assert!(scores.cider >= 0.0 && (0.0..=100.0).contains(&scores.bleu4), "{scores:?}");
+            assert!(
+                scores.cider >= 0.0 && (0.0..=100.0).contains(&scores.bleu4),
+                "{scores:?}"
+            );
         }
         assert!((0.0..=100.0).contains(&figures.zero_shot.unwrap().accuracy));
     }
-    assert_ne!(evaluation.sighted.captioning, evaluation.sighted.captioning_fine_tuned);
-    assert_ne!(evaluation.sighted.retrieval, evaluation.sighted.retrieval_reranked);
+    assert_ne!(
+        evaluation.sighted.captioning,
+        evaluation.sighted.captioning_fine_tuned
+    );
+    assert_ne!(
+        evaluation.sighted.retrieval,
+        evaluation.sighted.retrieval_reranked
+    );
     // Neither threads nor encoding the captioning set by itself change a figure.
     assert_eq!(run(&config(true), models, &sets(), 1).unwrap(), evaluation);
     let mut apart = config(true);
@@ -210,7 +274,10 @@ fn a_blip_gives_all_figures() {
     apart.zero_shot = None;
     let apart = run(&apart, models, &sets(), 2).unwrap();
     assert_eq!(apart.sighted.captioning, evaluation.sighted.captioning);
-    assert_eq!(apart.blind.unwrap().captioning, evaluation.blind.unwrap().captioning);
+    assert_eq!(
+        apart.blind.unwrap().captioning,
+        evaluation.blind.unwrap().captioning
+    );
     assert!(apart.sighted.retrieval.is_none() && apart.sighted.zero_shot.is_none());
 }
 
@@ -221,11 +288,23 @@ fn a_perfect_model_is_perfect_sighted_and_nothing_blind() {
         (0..n).for_each(|i| scores.set(i, i, 1.0));
         scores
     };
-    let captions: Vec<String> = (0..30).map(|i| format!("alpha{i} beta{i} gamma{i} delta{i}")).collect();
+    let captions: Vec<String> = (0..30)
+        .map(|i| format!("alpha{i} beta{i} gamma{i} delta{i}"))
+        .collect();
     let measurement = Measurement {
-        retrieval: Some(Retrieval { owner: (0..30).collect(), cosine: identity(30), reranked: None }),
-        zero_shot: Some(ZeroShot { class: (0..20).collect(), scores: identity(20) }),
-        references: captions.iter().map(|caption| vec![caption.clone()]).collect(),
+        retrieval: Some(Retrieval {
+            owner: (0..30).collect(),
+            cosine: identity(30),
+            reranked: None,
+        }),
+        zero_shot: Some(ZeroShot {
+            class: (0..20).collect(),
+            scores: identity(20),
+        }),
+        references: captions
+            .iter()
+            .map(|caption| vec![caption.clone()])
+            .collect(),
         captions: Some(captions),
         fine_tuned: None,
     };
@@ -244,57 +323,139 @@ fn what_a_model_or_set_lacks_is_named() {
     let (clip, captioner) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     save_clip(clip.path());
     save_med(captioner.path(), MedParts::Captioner, 5);
-    let clip = Models { model: clip.path(), captioner: None };
-    let of_captioner = Models { model: captioner.path(), captioner: None };
+    let clip = Models {
+        model: clip.path(),
+        captioner: None,
+    };
+    let of_captioner = Models {
+        model: captioner.path(),
+        captioner: None,
+    };
     let refused = |config: &stage::Evaluate, models, sets: &Sets| {
         let error = run(config, models, sets, 1).unwrap_err();
         assert_eq!(error.kind(), FailureKind::BadInput, "{error}");
         error
     };
     let error = refused(&config(true), clip, &sets());
-    assert!(matches!(error, Error::Lacks { part: "decoder", .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::Lacks {
+                part: "decoder",
+                ..
+            }
+        ),
+        "{error}"
+    );
     let error = refused(&config(true), of_captioner, &sets());
-    assert!(matches!(error, Error::Lacks { part: "text encoder", .. }), "{error}");
-    let fine_tuned = Models { captioner: Some(captioner.path()), ..clip };
-    assert!(matches!(refused(&config(false), fine_tuned, &sets()), Error::NoCaptioning));
-    let nowhere = Models { model: Path::new("/nowhere"), captioner: None };
-    assert!(refused(&config(false), nowhere, &sets()).to_string().contains("/nowhere"));
+    assert!(
+        matches!(
+            error,
+            Error::Lacks {
+                part: "text encoder",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    let fine_tuned = Models {
+        captioner: Some(captioner.path()),
+        ..clip
+    };
+    assert!(matches!(
+        refused(&config(false), fine_tuned, &sets()),
+        Error::NoCaptioning
+    ));
+    let nowhere = Models {
+        model: Path::new("/nowhere"),
+        captioner: None,
+    };
+    assert!(
+        refused(&config(false), nowhere, &sets())
+            .to_string()
+            .contains("/nowhere")
+    );
 
     let with = |change: fn(&mut Sets)| {
         let mut sets = sets();
         change(&mut sets);
         refused(&config(false), clip, &sets)
     };
-    assert!(matches!(with(|s| s.retrieval.clear()), Error::EmptySet { set: "retrieval" }));
-    assert!(matches!(with(|s| s.zero_shot.truncate(1)), Error::Blind { set: "zero-shot" }));
-    assert!(matches!(with(|s| s.retrieval[3].texts.clear()), Error::NoText { set: "retrieval", .. }));
-    assert!(matches!(with(|s| s.zero_shot[3].texts.clear()), Error::Class { texts: 0, .. }));
+    assert!(matches!(
+        with(|s| s.retrieval.clear()),
+        Error::EmptySet { set: "retrieval" }
+    ));
+    assert!(matches!(
+        with(|s| s.zero_shot.truncate(1)),
+        Error::Blind { set: "zero-shot" }
+    ));
+    assert!(matches!(
+        with(|s| s.retrieval[3].texts.clear()),
+        Error::NoText {
+            set: "retrieval",
+            ..
+        }
+    ));
+    assert!(matches!(
+        with(|s| s.zero_shot[3].texts.clear()),
+        Error::Class { texts: 0, .. }
+    ));
     let mut plain = config(false);
-    plain.zero_shot.as_mut().unwrap().templates.push("a photo".into());
+    plain
+        .zero_shot
+        .as_mut()
+        .unwrap()
+        .templates
+        .push("a photo".into());
     assert!(matches!(refused(&plain, clip, &sets()), Error::Templates));
     let mut broken = sets();
     broken.retrieval[7].image.truncate(50);
     let error = run(&config(false), clip, &broken, 1).unwrap_err();
     assert_eq!(error.kind(), FailureKind::PoisonShard);
-    assert!(error.to_string().contains(&broken.retrieval[7].pair_id.to_string()), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains(&broken.retrieval[7].pair_id.to_string()),
+        "{error}"
+    );
 }
 
 #[test]
 fn progress_reaches_its_total_and_can_stop() {
     let folder = tempfile::tempdir().unwrap();
     save_med(folder.path(), MedParts::Both, 5);
-    let models = Models { model: folder.path(), captioner: None };
+    let models = Models {
+        model: folder.path(),
+        captioner: None,
+    };
     let pool = ComputePool::new(2).unwrap();
     let told = RefCell::new(Vec::new());
     let tell = |done: u64, total: u64| {
         told.borrow_mut().push((done, total));
         true
     };
-    evaluate(&config(true), models, &sets(), 1, DeviceSpec::Cpu, &pool, &tell).unwrap();
+    evaluate(
+        &config(true),
+        models,
+        &sets(),
+        1,
+        DeviceSpec::Cpu,
+        &pool,
+        &tell,
+    )
+    .unwrap();
     let told = told.into_inner();
     assert!(told.is_sorted() && told.len() > 5, "{told:?}");
     let last = told.last().unwrap();
     assert_eq!(last.0, last.1, "{told:?}");
-    let stopped = evaluate(&config(true), models, &sets(), 1, DeviceSpec::Cpu, &pool, &|_, _| false);
+    let stopped = evaluate(
+        &config(true),
+        models,
+        &sets(),
+        1,
+        DeviceSpec::Cpu,
+        &pool,
+        &|_, _| false,
+    );
     assert!(matches!(stopped.unwrap_err(), Error::Cancelled));
 }

@@ -52,16 +52,34 @@ impl<'a> Session<'a> {
         pool: &'a ComputePool,
     ) -> Result<Self, Error> {
         let device = device.open()?;
-        let model = |source| Error::Model { folder: folder.to_owned(), source };
-        let network = pool.install(|| Network::open(folder, &device)).map_err(model)?;
+        let model = |source| Error::Model {
+            folder: folder.to_owned(),
+            source,
+        };
+        let network = pool
+            .install(|| Network::open(folder, &device))
+            .map_err(model)?;
         let preprocess = ImagePreprocess::load(folder).map_err(model)?;
-        let tokenizer = Tokenizer::load(folder)
-            .map_err(|source| Error::Tokenizer { folder: folder.to_owned(), source })?;
+        let tokenizer = Tokenizer::load(folder).map_err(|source| Error::Tokenizer {
+            folder: folder.to_owned(),
+            source,
+        })?;
         let (tokens, rows) = (tokenizer.len(), network.vocabulary());
         if tokens > rows {
-            return Err(Error::Vocabulary { folder: folder.to_owned(), tokens, rows });
+            return Err(Error::Vocabulary {
+                folder: folder.to_owned(),
+                tokens,
+                rows,
+            });
         }
-        Ok(Self { network, tokenizer, preprocess, device, pool, folder })
+        Ok(Self {
+            network,
+            tokenizer,
+            preprocess,
+            device,
+            pool,
+            folder,
+        })
     }
 
     /// Fails where the model has no features to compare pictures and texts by.
@@ -86,7 +104,11 @@ impl<'a> Session<'a> {
     }
 
     fn lacks(&self, asked: &'static str, part: &'static str) -> Error {
-        Error::Lacks { folder: self.folder.to_owned(), asked, part }
+        Error::Lacks {
+            folder: self.folder.to_owned(),
+            asked,
+            part,
+        }
     }
 
     /// Encodes pictures, each once.
@@ -105,14 +127,20 @@ impl<'a> Session<'a> {
             })
         })?;
         let (features, embeds): (Vec<_>, Vec<_>) = encoded.into_iter().unzip();
-        Ok(Pictures { features: features.concat(), embeds: embeds.into_iter().flatten().collect() })
+        Ok(Pictures {
+            features: features.concat(),
+            embeds: embeds.into_iter().flatten().collect(),
+        })
     }
 
     fn pixels(&self, pairs: &[Pair]) -> Result<Tensor<4>, Error> {
         let mut pixels = Vec::new();
         for pair in pairs {
             let prepared = self.preprocess.pixels(&pair.image);
-            pixels.extend(prepared.map_err(|source| Error::Picture { pair: pair.pair_id, source })?);
+            pixels.extend(prepared.map_err(|source| Error::Picture {
+                pair: pair.pair_id,
+                source,
+            })?);
         }
         Ok(self.preprocess.batch(pixels, &self.device))
     }
@@ -120,7 +148,10 @@ impl<'a> Session<'a> {
     /// Token ids of texts, as [`Session::texts`] and [`Session::itm`] take them.
     pub fn tokens<S: AsRef<str>>(&self, texts: &[S]) -> Vec<Vec<u32>> {
         let longest = self.network.positions();
-        texts.iter().map(|text| self.tokenizer.encode(text.as_ref(), longest)).collect()
+        texts
+            .iter()
+            .map(|text| self.tokenizer.encode(text.as_ref(), longest))
+            .collect()
     }
 
     /// Features of length 1 of every text, `[texts][projection]`.
@@ -163,8 +194,11 @@ impl<'a> Session<'a> {
         let Network::Med(med) = &self.network else {
             return Err(self.lacks("re-ranking", "image-grounded encoder"));
         };
-        let batches: Vec<(&ImageEmbeds, &[Vec<usize>])> =
-            pictures.embeds.iter().zip(wanted.chunks(PICTURES_AT_A_TIME)).collect();
+        let batches: Vec<(&ImageEmbeds, &[Vec<usize>])> = pictures
+            .embeds
+            .iter()
+            .zip(wanted.chunks(PICTURES_AT_A_TIME))
+            .collect();
         let logits = self.each(&batches, progress, |&(embeds, wanted)| {
             let memory = med.memory(embeds);
             let mut pairs: Vec<(usize, usize)> = Vec::new();
@@ -173,8 +207,10 @@ impl<'a> Session<'a> {
             }
             let ids = |&(picture, place): &(usize, usize)| &tokens[wanted[picture][place]][..];
             pairs.sort_by_key(|pair| ids(pair).len());
-            let mut logits: Vec<Vec<f32>> =
-                wanted.iter().map(|texts| vec![f32::NAN; texts.len()]).collect();
+            let mut logits: Vec<Vec<f32>> = wanted
+                .iter()
+                .map(|texts| vec![f32::NAN; texts.len()])
+                .collect();
             for chunk in pairs.chunks(TEXTS_AT_A_TIME) {
                 let batch = self.batch(chunk.iter().map(ids));
                 let shown: Vec<usize> = chunk.iter().map(|&(picture, _)| picture).collect();
@@ -200,14 +236,21 @@ impl<'a> Session<'a> {
         let Network::Med(med) = &self.network else {
             return Err(self.lacks("captioning", "decoder"));
         };
-        let decoding = decode_with(decoding, &self.tokenizer.special(), self.network.positions());
+        let decoding = decode_with(
+            decoding,
+            &self.tokenizer.special(),
+            self.network.positions(),
+        );
         let batches: Vec<(usize, &ImageEmbeds)> = pictures.embeds.iter().enumerate().collect();
         let captions = self.each(&batches, progress, |&(batch, embeds)| {
             let first = batch * PICTURES_AT_A_TIME;
             let draw = |picture: usize, position: usize| draw(first + picture, position);
             let written = generate(med, &med.memory(embeds), &[], &decoding, &draw);
             let written = written.map_err(Error::Decoding)?;
-            Ok(written.iter().map(|text| self.tokenizer.decode(&text.ids)).collect::<Vec<_>>())
+            Ok(written
+                .iter()
+                .map(|text| self.tokenizer.decode(&text.ids))
+                .collect::<Vec<_>>())
         })?;
         Ok(captions.into_iter().flatten().collect())
     }
@@ -222,7 +265,8 @@ impl<'a> Session<'a> {
             let flat = Tensor::<1>::from_floats(values, &self.device);
             flat.reshape([values.len() / width, width])
         };
-        self.pool.install(|| numbers(matrix(a).matmul(matrix(b).transpose())))
+        self.pool
+            .install(|| numbers(matrix(a).matmul(matrix(b).transpose())))
     }
 
     /// Works on batches side by side, as many as there are threads (operations of a
@@ -235,8 +279,9 @@ impl<'a> Session<'a> {
     ) -> Result<Vec<T>, Error> {
         let mut results = Vec::with_capacity(batches.len());
         for wave in batches.chunks(self.pool.threads()) {
-            let done: Vec<T> =
-                self.pool.install(|| wave.par_iter().map(&work).collect::<Result<_, _>>())?;
+            let done: Vec<T> = self
+                .pool
+                .install(|| wave.par_iter().map(&work).collect::<Result<_, _>>())?;
             results.extend(done);
             progress.advance(wave.len())?;
         }
@@ -296,20 +341,29 @@ fn decode_with(
     generate::Decoding {
         strategy: match decoding.choose {
             stage::Strategy::Greedy => generate::Strategy::Greedy,
-            stage::Strategy::Beam { beams } => {
-                generate::Strategy::Beam { beams, length_penalty: 1.0 }
-            }
+            stage::Strategy::Beam { beams } => generate::Strategy::Beam {
+                beams,
+                length_penalty: 1.0,
+            },
             stage::Strategy::Nucleus { top_p } => generate::Strategy::Nucleus { top_p },
         },
         min_tokens: decoding.min_tokens,
         max_tokens: decoding.max_tokens.min(positions),
         repetition_penalty: decoding.repetition_penalty,
-        banned: vec![special.pad, special.unk, special.cls, special.dec, special.enc],
+        banned: vec![
+            special.pad,
+            special.unk,
+            special.cls,
+            special.dec,
+            special.enc,
+        ],
     }
 }
 
 /// The values of a tensor, row by row.
 fn numbers(tensor: Tensor<2>) -> Vec<f32> {
     let data = tensor.into_data();
-    data.as_slice::<f32>().expect("networks compute in f32").to_vec()
+    data.as_slice::<f32>()
+        .expect("networks compute in f32")
+        .to_vec()
 }

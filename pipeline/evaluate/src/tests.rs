@@ -29,7 +29,12 @@ fn a_tie_is_a_miss() {
     for value in [0.0, 1.0, f32::NAN, f32::NEG_INFINITY] {
         let constant = Scores::filled(8, 40, value);
         let figures = retrieval::figures(&constant, &constant, &owner);
-        let all = [figures.tr_at_1, figures.tr_at_5, figures.ir_at_1, figures.ir_at_5];
+        let all = [
+            figures.tr_at_1,
+            figures.tr_at_5,
+            figures.ir_at_1,
+            figures.ir_at_5,
+        ];
         assert_eq!(all, [0.0; 4], "a model that says {value} of everything");
     }
     // Four wrong ones level with the right one: within the first five, not the first.
@@ -71,11 +76,17 @@ fn of_equal_scores_the_first_is_candidate() {
 
 #[test]
 fn prompts_are_averaged_at_unit_length() {
-    assert_eq!(zero_shot::prompt("a photo of a {}", "red ball"), "a photo of a red ball");
+    assert_eq!(
+        zero_shot::prompt("a photo of a {}", "red ball"),
+        "a photo of a red ball"
+    );
     // Lengths do not weigh: (10, 0) and (0, 1) meet in the middle.
     let mean = zero_shot::ensemble(&[vec![10.0, 0.0], vec![0.0, 1.0]]);
     let half = std::f32::consts::FRAC_1_SQRT_2;
-    assert!((mean[0] - half).abs() < 1e-6 && (mean[1] - half).abs() < 1e-6, "{mean:?}");
+    assert!(
+        (mean[0] - half).abs() < 1e-6 && (mean[1] - half).abs() < 1e-6,
+        "{mean:?}"
+    );
     assert_eq!(zero_shot::ensemble(&[vec![0.0, 0.0]]), [0.0, 0.0]);
 }
 
@@ -89,9 +100,18 @@ fn zero_shot_by_hand() {
 #[test]
 fn words_are_split_as_the_treebank_does() {
     let split = |text| words(text).join("|");
-    assert_eq!(split("A Red ball, on the GRASS."), "a|red|ball|on|the|grass");
-    assert_eq!(split("It's a dog's t-shirt; don't!"), "it|'s|a|dog|'s|t-shirt|do|n't");
-    assert_eq!(split("3.5 metres (1,000 \u{201c}cm\u{201d})"), "3.5|metres|1,000|cm");
+    assert_eq!(
+        split("A Red ball, on the GRASS."),
+        "a|red|ball|on|the|grass"
+    );
+    assert_eq!(
+        split("It's a dog's t-shirt; don't!"),
+        "it|'s|a|dog|'s|t-shirt|do|n't"
+    );
+    assert_eq!(
+        split("3.5 metres (1,000 \u{201c}cm\u{201d})"),
+        "3.5|metres|1,000|cm"
+    );
     assert_eq!(split("l\u{2019}\u{e9}t\u{e9} - - '"), "l'\u{e9}t\u{e9}");
     assert_eq!(split(""), "");
 }
@@ -113,7 +133,10 @@ fn cider_by_hand() {
 
 #[test]
 fn bleu_by_hand() {
-    let references = [vec![words("the cat sat on the mat"), words("a cat is here")]];
+    let references = [vec![
+        words("the cat sat on the mat"),
+        words("a cat is here"),
+    ]];
     let score = |text| bleu::bleu4(&tokenised(&[text]), &references);
     assert!((score("the cat sat on the mat") - 1.0).abs() < 1e-6);
     // 5 of 5, 4 of 4, 3 of 3, 2 of 2; the closest reference has 4 words (5 is as far
@@ -123,7 +146,11 @@ fn bleu_by_hand() {
     let by_hand = (0.8f64 * 0.75 * (2.0 / 3.0) * 0.5).powf(0.25);
     assert!((score("the cat sat on rugs") - by_hand).abs() < 1e-6);
     let brief = (1.0f64 - 4.0 / 3.0).exp() * (1e-15 / 1e-9f64).powf(0.25);
-    assert!((score("the cat sat") - brief).abs() < 1e-6, "{}", score("the cat sat"));
+    assert!(
+        (score("the cat sat") - brief).abs() < 1e-6,
+        "{}",
+        score("the cat sat")
+    );
 }
 
 #[test]
@@ -143,8 +170,14 @@ fn scores_agree_with_the_reference_scorers() {
     assert_eq!(fixture.corpora.len(), 2);
     for corpus in &fixture.corpora {
         let figures = captioning::figures(&corpus.captions, &fixture.references);
-        assert!((figures.cider - 100.0 * corpus.cider).abs() < 1e-6, "{figures:?}");
-        assert!((figures.bleu4 - 100.0 * corpus.bleu4).abs() < 1e-6, "{figures:?}");
+        assert!(
+            (figures.cider - 100.0 * corpus.cider).abs() < 1e-6,
+            "{figures:?}"
+        );
+        assert!(
+            (figures.bleu4 - 100.0 * corpus.bleu4).abs() < 1e-6,
+            "{figures:?}"
+        );
     }
 }
 
@@ -225,7 +258,10 @@ fn reranking_agrees_with_the_reference() {
     // The logits that the reference saw: what it gave less the cosine.
     let logit = |picture, text| {
         let score = of_texts(picture, text).max(of_pictures(picture, text));
-        assert!(score > UNSCORED, "the reference did not score ({picture}, {text})");
+        assert!(
+            score > UNSCORED,
+            "the reference did not score ({picture}, {text})"
+        );
         score - cosine.at(picture, text)
     };
     let reranked = rerank(&cosine, &candidates(&cosine, 3), logit);
@@ -236,9 +272,18 @@ fn reranking_agrees_with_the_reference() {
     for picture in 0..pictures {
         for text in 0..texts {
             let (ours, theirs) = (reranked.of_texts.at(picture, text), of_texts(picture, text));
-            assert!(close(ours, theirs), "i2t ({picture}, {text}): {ours}, {theirs}");
-            let (ours, theirs) = (reranked.of_pictures.at(picture, text), of_pictures(picture, text));
-            assert!(close(ours, theirs), "t2i ({picture}, {text}): {ours}, {theirs}");
+            assert!(
+                close(ours, theirs),
+                "i2t ({picture}, {text}): {ours}, {theirs}"
+            );
+            let (ours, theirs) = (
+                reranked.of_pictures.at(picture, text),
+                of_pictures(picture, text),
+            );
+            assert!(
+                close(ours, theirs),
+                "t2i ({picture}, {text}): {ours}, {theirs}"
+            );
         }
     }
     let owner: Vec<usize> = (0..texts).map(|text| text / 2).collect();
@@ -252,7 +297,10 @@ fn reranking_agrees_with_the_reference() {
             assert!(rank >= 3, "picture {picture}");
         }
     }
-    for (text, &rank) in retrieval::picture_ranks(&reranked.of_pictures, &owner).iter().enumerate() {
+    for (text, &rank) in retrieval::picture_ranks(&reranked.of_pictures, &owner)
+        .iter()
+        .enumerate()
+    {
         if of_pictures(owner[text], text) > UNSCORED {
             assert_eq!(rank, case.rank_t2i[text], "text {text}");
         } else {
