@@ -20,7 +20,7 @@ use crate::{Control, Error, Net, POLICY_VERSION};
 /// Rows are taken in the order in which [`crate::plan_images`] puts them; pairs and
 /// rejects come in it too, whatever the timing and concurrency. A picture that stands on
 /// several pages is fetched once. Before it returns, the task waits until every host with
-/// a Crawl-delay may be asked again. Where a redirect leads to a host that another task
+/// an interval may be asked again. Where a redirect leads to a host that another task
 /// owns, each keeps the host's pace by itself.
 ///
 /// - `pairs`: bound it; a full channel holds back the requests.

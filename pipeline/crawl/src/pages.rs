@@ -41,7 +41,7 @@ pub struct PagesFetched {
 /// owns its host. So no picture is found twice on one page, and no host is asked by two
 /// tasks at once. The outcome does not depend on timing or on concurrency, as far as
 /// servers give equal answers to equal requests. Before it returns, the task waits until
-/// every host with a Crawl-delay may be asked again.
+/// every host with an interval may be asked again.
 ///
 /// # Errors
 /// [`Error::Cancelled`], [`Error::Thread`]. What befalls a single page is a reject.
@@ -103,9 +103,13 @@ async fn fetch(
         drop(permit);
         page
     });
-    let outcome = match read.await.map_err(Error::Thread)? {
-        Ok(page) => Outcome::Read(url, page),
-        Err(error) => Outcome::Refused(Refusal::new(RejectCode::NotHtml, error.to_string())),
+    let not_html = |why: String| Outcome::Refused(Refusal::new(RejectCode::NotHtml, why));
+    let outcome = match read.await {
+        Ok(Ok(page)) => Outcome::Read(url, page),
+        Ok(Err(error)) => not_html(error.to_string()),
+        // A parser that panics must not take the shard with it.
+        Err(error) if error.is_panic() => not_html("the parser failed on it".to_owned()),
+        Err(error) => return Err(Error::Thread(error)),
     };
     Ok((link, outcome))
 }

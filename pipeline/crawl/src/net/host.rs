@@ -96,7 +96,7 @@ impl Host {
     /// next, in another task or process, keeps it too.
     pub(super) async fn leave(&self) {
         let last = self.lock().last_start;
-        if let (Some(last), Some(_)) = (last, self.delay.get()) {
+        if let Some(last) = last {
             tokio::time::sleep_until(last + self.interval()).await;
         }
     }
