@@ -145,7 +145,7 @@ fn is_clip(folder: &Path) -> Result<bool, ExpectedError> {
 fn floats<const D: usize>(tensor: capstan_model::Tensor<D>) -> Result<Vec<f32>, ExpectedError> {
     tensor
         .into_data()
-        .to_vec::<f32>()
+        .try_to_vec::<f32>()
         .map_err(|error| ExpectedError::new(Exit::RunFailed, format!("{error:?}")))
 }
 
