@@ -425,7 +425,7 @@ impl<'w> Builder<'w> {
 fn refer(url: &str, own: &str, way: usize) -> String {
     let Some(path) = url.strip_prefix(own) else {
         return match url.strip_prefix("http:") {
-            Some(rest) if way % 3 != 0 && url.len().is_multiple_of(2) => rest.to_owned(),
+            Some(rest) if !way.is_multiple_of(3) && url.len().is_multiple_of(2) => rest.to_owned(),
             _ => url.to_owned(),
         };
     };
