@@ -59,8 +59,8 @@ fn every_model_is_measured(figures: &Value) {
     for model in ["clip_bootstrapped", "blip_bootstrapped"] {
         assert!(figures["blind"][model]["retrieval"].is_object(), "{model} blind");
     }
-    let stages = figures["stages"].as_array().unwrap();
-    let trained = stages.iter().filter(|stage| stage["world_size"] == 2);
+    let stages = figures["stages"].as_object().unwrap();
+    let trained = stages.values().filter(|stage| stage["world_size"] == 2);
     assert!(trained.clone().count() >= 7, "gangs of two ranks");
     assert!(trained.clone().all(|stage| stage["bytes_reduced"].as_u64().unwrap() > 0));
 }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 pub struct Summary {
     /// Seed of the world and of every draw.
     pub seed: u64,
-    /// By stage, in the order of the pipeline.
+    /// By stage, in the order of the pipeline; a map from names in JSON.
+    #[serde(with = "stages_by_name")]
     pub stages: Vec<StageFigures>,
     /// Remaining seconds that were shown when 60 s had passed; absent where it took less.
     pub remaining_shown_at_60s: Option<f64>,
@@ -33,7 +34,8 @@ pub struct Summary {
 /// What a stage took.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StageFigures {
-    /// Its name.
+    /// Its name: the key in JSON.
+    #[serde(skip)]
     pub name: String,
     /// From its first lease to its last commit; for a training without waiting for its turn.
     pub wall_seconds: f64,
@@ -45,6 +47,38 @@ pub struct StageFigures {
     /// Bytes that each rank of a training sent through the ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_reduced: Option<u64>,
+}
+
+/// Stages as a JSON object that keeps their order.
+mod stages_by_name {
+    use serde::ser::SerializeMap;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::StageFigures;
+
+    pub(super) fn serialize<S: Serializer>(
+        stages: &[StageFigures],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(stages.len()))?;
+        for stage in stages {
+            map.serialize_entry(&stage.name, stage)?;
+        }
+        map.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<StageFigures>, D::Error> {
+        let map = serde_json::Map::deserialize(deserializer)?;
+        let stage = |(name, value)| {
+            let figures: StageFigures = serde_json::from_value(value)?;
+            Ok(StageFigures { name, ..figures })
+        };
+        map.into_iter().map(stage).collect::<Result<_, _>>().map_err(|error: serde_json::Error| {
+            serde::de::Error::custom(error)
+        })
+    }
 }
 
 /// Pictures and texts. See [`Summary::check`] for the sums that close.
@@ -271,6 +305,16 @@ mod tests {
             let error = summary.check().unwrap_err();
             assert!(error.what.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn stages_are_a_map_that_keeps_its_order() {
+        let stage = |name: &str| StageFigures { name: name.to_owned(), ..StageFigures::default() };
+        let summary =
+            Summary { stages: vec![stage("train"), stage("crawl")], ..Summary::default() };
+        let json = serde_json::to_string(&summary).unwrap();
+        assert!(json.contains("\"stages\":{\"train\":{"), "{json}");
+        assert_eq!(serde_json::from_str::<Summary>(&json).unwrap(), summary);
     }
 
     #[test]
