@@ -18,7 +18,7 @@ pub enum Error {
         role: &'static str,
         /// What is wrong with it.
         #[source]
-        source: folder::Error,
+        source: Box<folder::Error>,
     },
     /// The model has no vocabulary beside it, or another one.
     #[error("model folder {folder} has no usable tokenizer: {source}", folder = folder.display())]
@@ -77,15 +77,18 @@ impl Error {
     /// How a task that met it is to be treated.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Model {
-                source: folder::Error::Read { source, .. },
-                ..
-            } if source.kind() != std::io::ErrorKind::NotFound => FailureKind::WorkerFault,
+            Self::Model { source, .. } => match source.as_ref() {
+                folder::Error::Read { source, .. }
+                    if source.kind() != std::io::ErrorKind::NotFound =>
+                {
+                    FailureKind::WorkerFault
+                }
+                _ => FailureKind::BadInput,
+            },
             Self::Device(_) => FailureKind::WorkerFault,
             Self::Picture { .. } => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
-            Self::Model { .. }
-            | Self::Tokenizer { .. }
+            Self::Tokenizer { .. }
             | Self::Vocabulary { .. }
             | Self::Decoding(_)
             | Self::Score { .. } => FailureKind::BadInput,

@@ -38,7 +38,7 @@ impl<'pool> Session<'pool> {
         let model = |source| Error::Model {
             folder: folder.to_owned(),
             role,
-            source,
+            source: Box::new(source),
         };
         let med = pool
             .install(|| Med::load(folder, parts, &device))

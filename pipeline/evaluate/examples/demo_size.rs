@@ -50,7 +50,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let pool = ComputePool::new(threads)?;
         let began = Instant::now();
-        let went_on = |_: u64, _: u64| true;
+        let went_on = |done: u64, total: u64| {
+            eprintln!(
+                "{name}: {done} of {total} batches after {:.2} s",
+                began.elapsed().as_secs_f64()
+            );
+            true
+        };
         let figures = evaluate(
             &config(captions),
             models,

@@ -22,8 +22,8 @@ const TEXTS_AT_A_TIME: usize = 128;
 
 /// The networks that can be measured.
 enum Network {
-    Clip(Clip),
-    Med(Med),
+    Clip(Box<Clip>),
+    Med(Box<Med>),
 }
 
 /// A network, its vocabulary and its preparation of pictures.
@@ -311,8 +311,10 @@ impl Network {
         // A folder without a configuration of its own may be a pre-trained MED; whatever
         // else is wrong, the reader of that family says it.
         match serde_json::from_slice::<Family>(&config) {
-            Ok(family) if family.model_type == "clip" => Clip::load(path, device).map(Self::Clip),
-            _ => Med::open(path, device).map(Self::Med),
+            Ok(family) if family.model_type == "clip" => {
+                Clip::load(path, device).map(Box::new).map(Self::Clip)
+            }
+            _ => Med::open(path, device).map(Box::new).map(Self::Med),
         }
     }
 
