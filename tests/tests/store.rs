@@ -26,11 +26,23 @@ async fn a_cached_store_conforms() {
     let folder = tempfile::tempdir().unwrap();
     let store = minio.store("cached").unwrap();
     let cached = store.clone().with_cache(folder.path(), 1 << 30).unwrap();
-    store.create("data/x.parquet", &b"0123456789"[..]).await.unwrap();
-    assert_eq!(cached.get_range("data/x.parquet", 2..4).await.unwrap(), &b"23"[..]);
+    store
+        .create("data/x.parquet", &b"0123456789"[..])
+        .await
+        .unwrap();
+    assert_eq!(
+        cached.get_range("data/x.parquet", 2..4).await.unwrap(),
+        &b"23"[..]
+    );
     store.delete("data/x.parquet").await.unwrap();
-    assert_eq!(cached.get("data/x.parquet").await.unwrap(), &b"0123456789"[..]);
-    assert_eq!(cached.get_range("data/x.parquet", 8..10).await.unwrap(), &b"89"[..]);
+    assert_eq!(
+        cached.get("data/x.parquet").await.unwrap(),
+        &b"0123456789"[..]
+    );
+    assert_eq!(
+        cached.get_range("data/x.parquet", 8..10).await.unwrap(),
+        &b"89"[..]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +71,11 @@ async fn foreign_keys_and_buckets_are_refused_in_one_line() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_store_is_named() {
     // A port that was free a moment ago: nobody listens.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let variables = [
         ("AWS_ACCESS_KEY_ID", "a".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", "b".to_owned()),

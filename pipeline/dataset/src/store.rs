@@ -93,8 +93,7 @@ impl Store {
         let prefix = self.location("runs")?;
         self.retrying("runs", || self.backend.list_with_delimiter(Some(&prefix)))
             .await
-            .map_err(|error| self.without_bucket(error))?;
-        Ok(())
+            .map(|_| ())
     }
 
     /// Creates an object if there is none.
@@ -136,7 +135,7 @@ impl Store {
                     }
                 }
                 Err(error) => {
-                    let error = self.without_bucket(self.explain(path, error));
+                    let error = self.explain(path, error);
                     if !is_transient(&error) {
                         return Err(error);
                     }
@@ -325,17 +324,6 @@ impl Store {
 
     fn explain(&self, path: &str, error: object_store::Error) -> Error {
         cause::explain(&self.url, path, error)
-    }
-
-    /// "Not found" of a write or a listing means that the bucket is not there.
-    fn without_bucket(&self, error: Error) -> Error {
-        match error {
-            Error::NotFound { url, .. } => Error::Url {
-                url,
-                reason: "there is no such bucket or folder".to_owned(),
-            },
-            other => other,
-        }
     }
 }
 

@@ -14,6 +14,10 @@ pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Erro
     let source: Cause = Box::new(error);
     match meaning {
         Meaning::Absent => Error::NotFound { url, path },
+        Meaning::NoBucket => Error::Url {
+            url,
+            reason: "there is no such bucket".to_owned(),
+        },
         Meaning::Full => Error::StoreFull { url, path, source },
         Meaning::Refused => Error::Refused {
             url,
@@ -37,6 +41,7 @@ pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Erro
 
 enum Meaning {
     Absent,
+    NoBucket,
     Full,
     Refused,
     Unreachable,
@@ -44,6 +49,11 @@ enum Meaning {
 }
 
 fn meaning(error: &object_store::Error) -> Meaning {
+    // The client's own error type is private: what an S3 server answered shows only in its text.
+    let text = error.to_string();
+    if text.contains("<Code>NoSuchBucket</Code>") {
+        return Meaning::NoBucket;
+    }
     match error {
         object_store::Error::NotFound { .. } => return Meaning::Absent,
         object_store::Error::PermissionDenied { .. }
@@ -73,9 +83,7 @@ fn meaning(error: &object_store::Error) -> Meaning {
         }
         next = cause.source();
     }
-    // The client's own error type is private: a full S3 server shows only in its text
-    // (`507`, MinIO's `XMinioStorageFull`).
-    let text = error.to_string();
+    // `507`, MinIO's `XMinioStorageFull`.
     let full = ["507 Insufficient", "StorageFull", "InsufficientStorage"];
     match full.iter().any(|mark| text.contains(mark)) {
         true => Meaning::Full,
