@@ -40,7 +40,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::SubmitRunResponse>, Status> {
         let request = request.into_inner();
         let pipeline = read_pipeline(request.pipeline, &request.file_name)?;
-        let run = (!request.run.is_empty()).then(|| RunId(request.run));
+        let run = (!request.run.is_empty()).then_some(RunId(request.run));
         let submitted = self.submit(pipeline, request.seed, run).await?;
         Ok(Response::new(v1::SubmitRunResponse {
             run: submitted.run.to_string(),

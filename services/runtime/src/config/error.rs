@@ -90,7 +90,7 @@ fn key(path: &[String]) -> String {
 
 fn reason(kind: &Kind) -> String {
     let text = match kind {
-        Kind::UnknownField(_, known) if known.is_empty() => "unknown key".to_owned(),
+        Kind::UnknownField(_, []) => "unknown key".to_owned(),
         Kind::UnknownField(_, known) => format!("unknown key; known are {}", known.join(", ")),
         Kind::UnknownVariant(found, known) => {
             format!("`{found}` is none of {}", known.join(", "))
