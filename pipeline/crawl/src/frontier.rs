@@ -77,7 +77,7 @@ pub fn plan_images(config: &Crawl, links: Vec<ImageLink>) -> Vec<Vec<ImageLink>>
     let mut rows = joined(links);
     let budget = usize::try_from(config.max_images).unwrap_or(usize::MAX);
     if rows.len() > budget {
-        rows.sort_by_cached_key(|row| pair_hash(row));
+        rows.sort_by_cached_key(pair_hash);
         rows.truncate(budget);
     }
     let mut hosts: BTreeMap<String, Vec<ImageLink>> = BTreeMap::new();

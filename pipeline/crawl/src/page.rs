@@ -35,13 +35,21 @@ pub(crate) struct Page {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Found {
     /// Canonical URL, or why there is none.
-    pub(crate) url: Result<String, String>,
+    pub(crate) url: Result<String, NoUrl>,
     /// As the page writes it.
     pub(crate) raw_url: String,
     /// Whitespace collapsed, none empty, none twice.
     pub(crate) texts: Vec<(Origin, String)>,
     /// Licence of the picture's figure, or of the page.
     pub(crate) licence: Option<String>,
+}
+
+/// A reference that leads to nothing that is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoUrl {
+    /// The absolute URL where there is one, else as written; cut to a bounded length.
+    pub(crate) shown: String,
+    pub(crate) why: String,
 }
 
 /// A page that is nested too deeply to be read.
@@ -70,7 +78,7 @@ macro_rules! selector {
             LazyLock::new(|| Selector::parse($css).expect("a constant selector"));
     };
 }
-pub(self) use selector;
+use selector;
 
 selector!(BASE, "base[href]");
 selector!(META, "meta[name][content]");

@@ -168,7 +168,10 @@ impl<'a> Gathered<'a> {
         for found in page.images {
             match self.refuse(&found, refusal.as_deref()) {
                 Some(refusal) => {
-                    let image = found.url.as_ref().unwrap_or(&found.raw_url);
+                    let image = match &found.url {
+                        Ok(url) => url,
+                        Err(no_url) => &no_url.shown,
+                    };
                     self.fetched.rejects.push(reject(refusal, image, url, true));
                 }
                 None => self.fetched.images.push(ImageLink {
@@ -193,8 +196,8 @@ impl<'a> Gathered<'a> {
             let detail = format!("the page says {signal}");
             return Some(Refusal::new(RejectCode::OptOut, detail));
         }
-        if let Err(why) = &found.url {
-            return Some(Refusal::new(RejectCode::Url, why));
+        if let Err(no_url) = &found.url {
+            return Some(Refusal::new(RejectCode::Url, &no_url.why));
         }
         let cap = self.config.max_text_bytes;
         let long = found.texts.iter().find(|(_, text)| text.len() > cap)?;

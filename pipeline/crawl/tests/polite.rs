@@ -1,6 +1,9 @@
 //! What the server's log must show: pace, robots.txt, opt-outs; and that neither timing
 //! nor concurrency changes what comes out.
 
+// What helps a test may panic as a test may.
+#![allow(clippy::unwrap_used)]
+
 mod web;
 
 use std::time::Duration;

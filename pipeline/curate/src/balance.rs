@@ -129,7 +129,10 @@ fn conclude(row: &BalanceRow, unique: bool, choice: &Choice) -> Curation {
         Standing::Kept(_) if choice.texts.is_empty() => Some(Reason::Cap.as_str().to_owned()),
         Standing::Kept(_) => None,
     };
-    let kept = reason.is_none().then(|| choice.clone()).unwrap_or_default();
+    let kept = match &reason {
+        None => choice.clone(),
+        Some(_) => Choice::default(),
+    };
     Curation {
         pair_id: row.pair_id,
         keep: reason.is_none(),

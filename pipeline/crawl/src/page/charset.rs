@@ -9,9 +9,7 @@ use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 const PRESCAN_BYTES: usize = 1024;
 
 pub(super) fn decode<'a>(body: &'a [u8], content_type: Option<&str>) -> Cow<'a, str> {
-    let named = content_type
-        .and_then(|value| label(value))
-        .or_else(|| declared(body));
+    let named = content_type.and_then(label).or_else(|| declared(body));
     let encoding = named.unwrap_or_else(|| match std::str::from_utf8(body) {
         Ok(_) => UTF_8,
         Err(_) => WINDOWS_1252,
@@ -27,7 +25,7 @@ fn label(value: &str) -> Option<&'static Encoding> {
     let after = after.trim_start().strip_prefix('=')?.trim_start();
     let after = after.trim_start_matches(['"', '\'']);
     let end = after.find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ';' | '/' | '>'));
-    Encoding::for_label(after[..end.unwrap_or(after.len())].as_bytes())
+    Encoding::for_label(&after.as_bytes()[..end.unwrap_or(after.len())])
 }
 
 /// The encoding that a meta tag among the first bytes declares; such a tag can only be

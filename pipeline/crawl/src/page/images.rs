@@ -7,7 +7,7 @@ use scraper::{ElementRef, Html, Selector};
 use url::Url;
 
 use super::srcset::{self, Candidate};
-use super::{Found, LazyLock, collapse, selector, text_of};
+use super::{Found, LazyLock, NoUrl, collapse, selector, text_of};
 use crate::address::canonical;
 
 /// Pictures taken from one page at most.
@@ -216,13 +216,18 @@ impl<'a> List<'a> {
 
     fn add(&mut self, raw: &str, texts: Vec<(Origin, String)>, licence: Option<String>) {
         let url = canonical(Some(self.base), raw).map(String::from);
-        let url = url.map_err(|error| error.to_string());
-        // What is no URL is told apart by how it is written.
-        let key = url.clone().unwrap_or_else(|_| raw.to_owned());
+        let url = url.map_err(|error| NoUrl {
+            shown: cut(self.base.join(raw).map_or(raw.to_owned(), String::from)),
+            why: error.to_string(),
+        });
+        let key = match &url {
+            Ok(url) => url.clone(),
+            Err(no_url) => no_url.shown.clone(),
+        };
         let next = self.found.len();
         let index = *self.index.entry(key).or_insert(next);
         if index == next {
-            let raw_url = raw[..raw.floor_char_boundary(MAX_RAW_URL)].to_owned();
+            let raw_url = cut(raw.to_owned());
             self.found.push(Found {
                 url,
                 raw_url,
@@ -240,6 +245,11 @@ impl<'a> List<'a> {
             }
         }
     }
+}
+
+fn cut(mut url: String) -> String {
+    url.truncate(url.floor_char_boundary(MAX_RAW_URL));
+    url
 }
 
 /// The reference to fetch: the best of all srcset candidates, else a lazy attribute,

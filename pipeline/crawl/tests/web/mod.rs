@@ -2,6 +2,8 @@
 
 // Each test file uses its own part of this.
 #![allow(dead_code)]
+// Of a test, though clippy does not see it.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
