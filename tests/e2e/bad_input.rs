@@ -10,7 +10,11 @@ fn a_folder_of_somebody_else_is_refused() {
     std::fs::write(temp.path().join("thesis.tex"), "dear reader").unwrap();
     let stderr = fail(capstan(["demo", "--out"]).arg(temp.path()), 2);
     assert!(one_line(&stderr).contains("thesis.tex"), "{stderr}");
-    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1, "something was written");
+    assert_eq!(
+        std::fs::read_dir(temp.path()).unwrap().count(),
+        1,
+        "something was written"
+    );
 }
 
 #[test]
@@ -36,7 +40,10 @@ fn unknown_keys_are_named_before_anything_is_written() {
 
 #[test]
 fn an_unreachable_store_is_named() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let mut command = capstan(["dataset", "ls", "--store", "s3://bucket/prefix"]);
     command
         .env("AWS_ENDPOINT_URL", format!("http://{closed}"))
@@ -47,7 +54,10 @@ fn an_unreachable_store_is_named() {
     let line = one_line(&stderr);
     assert!(line.contains("s3://bucket"), "{line}");
     assert!(!line.contains("secret-of-somebody"), "{line}");
-    let stderr = fail(capstan(["dataset", "ls", "--store", "/no/such/folder"]).arg("--json"), 4);
+    let stderr = fail(
+        capstan(["dataset", "ls", "--store", "/no/such/folder"]).arg("--json"),
+        4,
+    );
     assert!(one_line(&stderr).contains("/no/such/folder"), "{stderr}");
 }
 
@@ -60,7 +70,10 @@ fn unreadable_pictures_and_foreign_models_are_named() {
     let foreign = temp.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("config.json"), "{\"model_type\": \"llama\"}").unwrap();
-    for (model, named) in [(foreign.as_path(), "foreign"), (Path::new("/no/such/model"), "model")] {
+    for (model, named) in [
+        (foreign.as_path(), "foreign"),
+        (Path::new("/no/such/model"), "model"),
+    ] {
         for command in ["caption", "match"] {
             let mut command = capstan([command, "--model"]);
             let stderr = fail(command.arg(model).arg(&picture).args(text_of(&command)), 6);
@@ -73,7 +86,11 @@ fn unreadable_pictures_and_foreign_models_are_named() {
 /// `match` needs a text.
 fn text_of(command: &std::process::Command) -> Vec<&'static str> {
     let is_match = command.get_args().any(|arg| arg == "match");
-    if is_match { vec!["a red ball"] } else { Vec::new() }
+    if is_match {
+        vec!["a red ball"]
+    } else {
+        Vec::new()
+    }
 }
 
 #[test]

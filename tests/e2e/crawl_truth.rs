@@ -23,8 +23,15 @@ async fn serve(site: &Arc<Site>, stop: &CancellationToken) -> NetConfig {
         hosts.insert(host, listener.local_addr().unwrap());
         listeners.push(listener);
     }
-    tokio::spawn(capstan_demoweb::serve(site.clone(), listeners, stop.child_token()));
-    NetConfig { hosts, ..NetConfig::default() }
+    tokio::spawn(capstan_demoweb::serve(
+        site.clone(),
+        listeners,
+        stop.child_token(),
+    ));
+    NetConfig {
+        hosts,
+        ..NetConfig::default()
+    }
 }
 
 fn control() -> Control {
@@ -43,8 +50,9 @@ async fn pages(config: &Crawl, net: &Net) -> (Vec<ImageLink>, Vec<Reject>) {
         links = Vec::new();
         for shard in shards {
             seen.extend(shard.iter().cloned());
-            let fetched: PagesFetched =
-                capstan_crawl::fetch_pages(config, net, shard, &control()).await.unwrap();
+            let fetched: PagesFetched = capstan_crawl::fetch_pages(config, net, shard, &control())
+                .await
+                .unwrap();
             links.extend(fetched.links);
             images.extend(fetched.images);
             rejects.extend(fetched.rejects);
@@ -57,7 +65,10 @@ async fn pages(config: &Crawl, net: &Net) -> (Vec<ImageLink>, Vec<Reject>) {
 async fn what_is_found_and_refused_is_what_was_planted() {
     let small = root().join("tests/small");
     let world = std::fs::read_to_string(small.join("world.toml")).unwrap();
-    let site = Arc::new(Site::build(&World::from_toml(&world, "world.toml").unwrap(), 7));
+    let site = Arc::new(Site::build(
+        &World::from_toml(&world, "world.toml").unwrap(),
+        7,
+    ));
     let stop = CancellationToken::new();
     let net_config = serve(&site, &stop).await;
     let text = std::fs::read_to_string(small.join("pipeline.toml")).unwrap();
@@ -67,7 +78,11 @@ async fn what_is_found_and_refused_is_what_was_planted() {
         _ => None,
     });
     let config = crawl.expect("the pipeline crawls");
-    assert_eq!(config.seeds, site.seeds(), "seeds of the pipeline and of the world differ");
+    assert_eq!(
+        config.seeds,
+        site.seeds(),
+        "seeds of the pipeline and of the world differ"
+    );
 
     let net = Net::new(net_config, &config).unwrap();
     let (images, mut rejects) = pages(&config, &net).await;
@@ -81,8 +96,9 @@ async fn what_is_found_and_refused_is_what_was_planted() {
             }
             count
         });
-        let refused =
-            capstan_crawl::fetch_images(&config, &net, shard, &control(), sender).await.unwrap();
+        let refused = capstan_crawl::fetch_images(&config, &net, shard, &control(), sender)
+            .await
+            .unwrap();
         rejects.extend(refused);
         fetched += counting.await.unwrap();
     }
@@ -94,6 +110,9 @@ async fn what_is_found_and_refused_is_what_was_planted() {
     }
     assert_eq!(by_code, expected.rejected, "rejected pictures by code");
     assert_eq!(fetched + by_code.values().sum::<usize>(), expected.found);
-    assert_eq!(site.violations(&site.log(), &config.user_agent), Vec::<String>::new());
+    assert_eq!(
+        site.violations(&site.log(), &config.user_agent),
+        Vec::<String>::new()
+    );
     stop.cancel();
 }

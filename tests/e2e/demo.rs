@@ -14,11 +14,20 @@ fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
     sums_close(&figures["pairs"]);
     every_model_is_measured(&figures);
     let report = std::fs::read_to_string(out.join("report.html")).unwrap();
-    assert!(report.contains("<svg") && report.contains("data:image/"), "no plots or pictures");
+    assert!(
+        report.contains("<svg") && report.contains("data:image/"),
+        "no plots or pictures"
+    );
     let store = out.join("store");
-    let verify = capstan(["dataset", "verify", "--store"]).arg(&store).output().unwrap();
+    let verify = capstan(["dataset", "verify", "--store"])
+        .arg(&store)
+        .output()
+        .unwrap();
     let words = String::from_utf8_lossy(&verify.stdout).into_owned();
-    assert!(verify.status.success() && words.contains("clean"), "{words}");
+    assert!(
+        verify.status.success() && words.contains("clean"),
+        "{words}"
+    );
 
     let before = outcome(&out);
     let again = succeed(&mut small_demo(&out));
@@ -33,18 +42,34 @@ fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
 fn sums_close(pairs: &Value) {
     let number = |key: &str| pairs[key].as_u64().unwrap_or_else(|| panic!("no `{key}`"));
     let total = |key: &str| -> u64 {
-        pairs[key].as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum()
+        pairs[key]
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|count| count.as_u64().unwrap())
+            .sum()
     };
     assert!(number("fetched") > 150, "{pairs}");
     assert_eq!(number("found"), number("fetched") + total("rejected"));
     assert_eq!(number("fetched"), number("curated") + total("dropped"));
-    assert_eq!(number("curated_texts"), number("kept_web") + number("dropped_web"));
-    assert_eq!(number("synthetic"), number("kept_synthetic") + number("dropped_synthetic"));
+    assert_eq!(
+        number("curated_texts"),
+        number("kept_web") + number("dropped_web")
+    );
+    assert_eq!(
+        number("synthetic"),
+        number("kept_synthetic") + number("dropped_synthetic")
+    );
     assert_eq!(number("human"), 40);
 }
 
 fn every_model_is_measured(figures: &Value) {
-    for model in ["clip_web", "clip_bootstrapped", "blip_web", "blip_bootstrapped"] {
+    for model in [
+        "clip_web",
+        "clip_bootstrapped",
+        "blip_web",
+        "blip_bootstrapped",
+    ] {
         let of_model = &figures["models"][model];
         for figure in ["tr_at_1", "tr_at_5", "ir_at_1", "ir_at_5"] {
             let value = of_model["retrieval"][figure].as_f64().unwrap();
@@ -57,21 +82,35 @@ fn every_model_is_measured(figures: &Value) {
         }
     }
     for model in ["clip_bootstrapped", "blip_bootstrapped"] {
-        assert!(figures["blind"][model]["retrieval"].is_object(), "{model} blind");
+        assert!(
+            figures["blind"][model]["retrieval"].is_object(),
+            "{model} blind"
+        );
     }
     let stages = figures["stages"].as_object().unwrap();
     let trained = stages.values().filter(|stage| stage["world_size"] == 2);
     assert!(trained.clone().count() >= 7, "gangs of two ranks");
-    assert!(trained.clone().all(|stage| stage["bytes_reduced"].as_u64().unwrap() > 0));
+    assert!(
+        trained
+            .clone()
+            .all(|stage| stage["bytes_reduced"].as_u64().unwrap() > 0)
+    );
 }
 
 /// `caption`, `match`, `dataset` on the folder of a demo.
 fn tools_work_on_what_it_left(out: &std::path::Path) {
     let picture = out.join("annotations/evaluation/images");
-    let picture = std::fs::read_dir(picture).unwrap().next().unwrap().unwrap().path();
+    let picture = std::fs::read_dir(picture)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let models = out.join("models");
     let output = succeed(
-        capstan(["caption", "--json", "--model"]).arg(models.join("captioner")).arg(&picture),
+        capstan(["caption", "--json", "--model"])
+            .arg(models.join("captioner"))
+            .arg(&picture),
     );
     let caption: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(caption["caption"].is_string(), "{caption}");
@@ -88,14 +127,20 @@ fn tools_work_on_what_it_left(out: &std::path::Path) {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(lines.len(), 2);
-        assert!(lines.iter().all(|l| l["itc"].is_f64() && l["itm"].is_f64() == itm), "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .all(|l| l["itc"].is_f64() && l["itm"].is_f64() == itm),
+            "{lines:?}"
+        );
     }
     let store = out.join("store");
     let output = succeed(capstan(["dataset", "ls", "--json", "--store"]).arg(&store));
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(listed.as_array().unwrap().len() >= 8, "{listed}");
-    let output =
-        succeed(capstan(["dataset", "show", "web", "--rows", "3", "--json", "--store"]).arg(&store));
+    let output = succeed(
+        capstan(["dataset", "show", "web", "--rows", "3", "--json", "--store"]).arg(&store),
+    );
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 3);
     succeed(capstan(["dataset", "stats", "web", "--json", "--store"]).arg(&store));
 }

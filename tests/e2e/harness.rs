@@ -16,7 +16,10 @@ pub const RUN: &str = "small-7";
 
 /// The repository's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// The binary with these arguments.
@@ -30,7 +33,10 @@ pub fn capstan<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> 
 pub fn small_demo(out: &Path) -> Command {
     let small = root().join("tests/small");
     let mut command = capstan(["demo", "--seed", "7", "--world"]);
-    command.arg(small.join("world.toml")).arg("--pipeline").arg(small.join("pipeline.toml"));
+    command
+        .arg(small.join("world.toml"))
+        .arg("--pipeline")
+        .arg(small.join("pipeline.toml"));
     command.arg("--out").arg(out);
     command
 }
@@ -58,7 +64,10 @@ pub fn fail(command: &mut Command, exit: i32) -> String {
 
 /// The one line that a failed command leaves.
 pub fn one_line(stderr: &str) -> &str {
-    let lines: Vec<_> = stderr.lines().filter(|line| line.starts_with("capstan: ")).collect();
+    let lines: Vec<_> = stderr
+        .lines()
+        .filter(|line| line.starts_with("capstan: "))
+        .collect();
     assert_eq!(lines.len(), 1, "not one clear line:\n{stderr}");
     lines[0]
 }
@@ -108,9 +117,16 @@ pub fn outcome(out: &Path) -> Outcome {
         }
         let commits = commits::of_run(&store, &RunId::from(RUN)).await.unwrap();
         let model = |commit: &capstan_plan::commit::Commit| {
-            commit.outputs.model.map(|model| (commit.stage.to_string(), model))
+            commit
+                .outputs
+                .model
+                .map(|model| (commit.stage.to_string(), model))
         };
         let models = commits.iter().filter_map(model).collect();
-        Outcome { datasets, models, commits: commits.len() }
+        Outcome {
+            datasets,
+            models,
+            commits: commits.len(),
+        }
     })
 }

@@ -11,12 +11,32 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "proto", "runtime", "lease", "plan", "dataset", "model", "crawl", "curate",
-            "bootstrap", "evaluate",
+            "proto",
+            "runtime",
+            "lease",
+            "plan",
+            "dataset",
+            "model",
+            "crawl",
+            "curate",
+            "bootstrap",
+            "evaluate",
         ],
     ),
     ("lease", &["proto", "plan", "dataset"]),
-    ("trainer", &["proto", "runtime", "lease", "plan", "dataset", "model", "collective", "train"]),
+    (
+        "trainer",
+        &[
+            "proto",
+            "runtime",
+            "lease",
+            "plan",
+            "dataset",
+            "model",
+            "collective",
+            "train",
+        ],
+    ),
     ("demoweb", &["runtime"]),
     ("crawl", &["plan", "dataset"]),
     ("curate", &["plan", "dataset"]),
@@ -54,15 +74,22 @@ fn room(package: &str) -> Option<&str> {
 #[test]
 fn arrows_between_rooms_are_those_of_the_design() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let metadata =
-        MetadataCommand::new().manifest_path(root.join("Cargo.toml")).no_deps().exec().unwrap();
-    let allowed: BTreeMap<_, BTreeSet<_>> =
-        ARROWS.iter().map(|(from, to)| (*from, to.iter().copied().collect())).collect();
+    let metadata = MetadataCommand::new()
+        .manifest_path(root.join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .unwrap();
+    let allowed: BTreeMap<_, BTreeSet<_>> = ARROWS
+        .iter()
+        .map(|(from, to)| (*from, to.iter().copied().collect()))
+        .collect();
     let forbidden: BTreeMap<_, _> = FORBIDDEN.iter().copied().collect();
     let mut rooms = BTreeSet::new();
     let mut wrong = Vec::new();
     for package in metadata.workspace_packages() {
-        let Some(from) = room(&package.name) else { continue };
+        let Some(from) = room(&package.name) else {
+            continue;
+        };
         if from == "tests" {
             continue;
         }
@@ -77,14 +104,20 @@ fn arrows_between_rooms_are_those_of_the_design() {
             }
             match room(&dependency.name) {
                 Some(other) if !to.contains(other) => wrong.push(format!("{from} -> {other}")),
-                None if forbidden.get(from).is_some_and(|no| no.contains(&&*dependency.name)) => {
+                None if forbidden
+                    .get(from)
+                    .is_some_and(|no| no.contains(&&*dependency.name)) =>
+                {
                     wrong.push(format!("{from} -> {}", dependency.name));
                 }
                 _ => {}
             }
         }
     }
-    assert!(wrong.is_empty(), "arrows that the design does not draw: {wrong:?}");
+    assert!(
+        wrong.is_empty(),
+        "arrows that the design does not draw: {wrong:?}"
+    );
     let drawn: BTreeSet<_> = ARROWS.iter().map(|(from, _)| (*from).to_owned()).collect();
     assert_eq!(rooms, drawn, "rooms and the table of arrows differ");
 }
@@ -93,8 +126,17 @@ fn arrows_between_rooms_are_those_of_the_design() {
 fn the_top_level_holds_what_was_agreed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let agreed = BTreeSet::from([
-        "Cargo.toml", "Cargo.lock", "README.md", "LICENSE", "CONTRIBUTING.md", "proto", "pipeline",
-        "services", "deploy", "tests", "clippy.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+        "README.md",
+        "LICENSE",
+        "CONTRIBUTING.md",
+        "proto",
+        "pipeline",
+        "services",
+        "deploy",
+        "tests",
+        "clippy.toml",
     ]);
     let tracked = std::process::Command::new("git")
         .args(["ls-files", "-z"])
@@ -112,16 +154,24 @@ fn the_top_level_holds_what_was_agreed() {
         .map(|path| path.split('/').next().unwrap_or(path).to_owned())
         .filter(|name| !name.starts_with('.'))
         .collect();
-    let strangers: Vec<_> =
-        names.iter().filter(|name| !agreed.contains(name.as_str())).collect();
-    assert!(strangers.is_empty(), "not agreed at the top level: {strangers:?}");
+    let strangers: Vec<_> = names
+        .iter()
+        .filter(|name| !agreed.contains(name.as_str()))
+        .collect();
+    assert!(
+        strangers.is_empty(),
+        "not agreed at the top level: {strangers:?}"
+    );
 }
 
 #[test]
 fn the_readme_stays_a_front_door() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    assert!(readme.lines().count() < 200, "the README has 200 lines or more");
+    assert!(
+        readme.lines().count() < 200,
+        "the README has 200 lines or more"
+    );
     for command in ["cargo run --release -- demo", "cargo test --workspace"] {
         assert!(readme.contains(command), "the README lost `{command}`");
     }

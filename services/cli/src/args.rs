@@ -7,9 +7,16 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
 /// Bootstraps vision-language data and models: crawls a noisy web into image-text pairs, trains
 /// BLIP on them, captions and filters them, trains CLIP and BLIP again, and measures the gain.
 #[derive(Debug, Parser)]
-#[command(name = "capstan", version, max_term_width = 100, arg_required_else_help = true)]
-#[command(after_help = "Begin with:\n  capstan demo\n\nExit codes: 2 usage, 3 configuration, \
-                        4 unavailable, 5 run failed, 6 unreadable or foreign input.")]
+#[command(
+    name = "capstan",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+#[command(
+    after_help = "Begin with:\n  capstan demo\n\nExit codes: 2 usage, 3 configuration, \
+                        4 unavailable, 5 run failed, 6 unreadable or foreign input."
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -23,22 +30,29 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the whole loop on this machine over a miniature web, and show what was gained.
-    #[command(after_help = "Examples:\n  capstan demo\n  capstan demo --seed 2 --out /tmp/second\n  \
+    #[command(
+        after_help = "Examples:\n  capstan demo\n  capstan demo --seed 2 --out /tmp/second\n  \
         capstan demo --print-world > world.toml    # change the noise, then:\n  \
-        capstan demo --world world.toml --out noisier")]
+        capstan demo --world world.toml --out noisier"
+    )]
     Demo(Demo),
     /// Describe pictures with a captioner.
     #[command(after_help = "Example:\n  capstan caption photo.jpg --model \
         capstan-demo/models/captioner_bootstrapped")]
     Caption(Caption),
     /// Score how well texts match a picture.
-    #[command(after_help = "Example:\n  capstan match photo.jpg \"a red ball\" \"a blue ring\" \
-        --model capstan-demo/models/matcher")]
+    #[command(
+        after_help = "Example:\n  capstan match photo.jpg \"a red ball\" \"a blue ring\" \
+        --model capstan-demo/models/matcher"
+    )]
     Match(Match),
     /// Look at datasets: list, show, count, verify.
-    #[command(subcommand, after_help = "Examples:\n  capstan dataset ls --store capstan-demo/store\n  \
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  capstan dataset ls --store capstan-demo/store\n  \
         capstan dataset show web --store capstan-demo/store --rows 5\n  \
-        capstan dataset verify --store s3://bucket/prefix")]
+        capstan dataset verify --store s3://bucket/prefix"
+    )]
     Dataset(Dataset),
     /// Print the effective configuration, secrets hidden.
     #[command(after_help = "Example:\n  CAPSTAN__STORE__URL=s3://bucket/prefix capstan config")]

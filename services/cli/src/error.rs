@@ -29,7 +29,11 @@ pub struct ExpectedError {
 impl ExpectedError {
     /// An error with its exit code. The text is brought onto one line.
     pub fn new(exit: Exit, text: impl fmt::Display) -> Self {
-        let line = text.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let line = text
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
         Self { exit, line }
     }
 

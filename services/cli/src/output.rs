@@ -14,8 +14,9 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// Usage, where the file cannot be opened.
 pub fn log_to_file(path: &Path) -> Result<(), ExpectedError> {
     let file = OpenOptions::new().create(true).append(true).open(path);
-    let file = file
-        .map_err(|error| ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display())))?;
+    let file = file.map_err(|error| {
+        ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
+    })?;
     let filter = EnvFilter::try_from_env("CAPSTAN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .json()

@@ -33,7 +33,10 @@ impl Assignment {
     /// The epoch of the lease.
     pub fn lease_epoch(&self) -> LeaseEpoch {
         let epoch = self.lease.lease_epoch.unwrap_or_default();
-        LeaseEpoch { generation: epoch.generation, counter: epoch.counter }
+        LeaseEpoch {
+            generation: epoch.generation,
+            counter: epoch.counter,
+        }
     }
 }
 
@@ -53,7 +56,11 @@ impl Progress {
     pub fn begin(&self, unit: &str, total: u64) {
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
-        let mut current = self.0.unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut current = self
+            .0
+            .unit
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         unit.clone_into(&mut current);
     }
 
@@ -63,7 +70,11 @@ impl Progress {
     }
 
     pub(crate) fn message(&self, lease: &v1::LeaseRef) -> v1::LeaseProgress {
-        let unit = self.0.unit.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let unit = self
+            .0
+            .unit
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         v1::LeaseProgress {
             lease: Some(lease.clone()),
             done: self.0.done.load(Ordering::Relaxed),
@@ -118,7 +129,10 @@ impl Failure {
             }
             source = cause.source();
         }
-        Self { kind, message: message.split_whitespace().collect::<Vec<_>>().join(" ") }
+        Self {
+            kind,
+            message: message.split_whitespace().collect::<Vec<_>>().join(" "),
+        }
     }
 }
 

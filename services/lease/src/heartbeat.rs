@@ -50,12 +50,17 @@ impl Heartbeat {
                 }
             })
             .map_err(Error::Thread)?;
-        Ok(Self { held, stop, thread: Some(thread) })
+        Ok(Self {
+            held,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Renews this lease from now on.
     pub(crate) fn hold(&self, lease: &v1::LeaseRef, control: &Control) {
-        self.lock().insert(key(lease), (lease.clone(), control.clone()));
+        self.lock()
+            .insert(key(lease), (lease.clone(), control.clone()));
     }
 
     /// Renews it no more.
@@ -88,18 +93,26 @@ async fn beat(endpoint: Endpoint, worker: WorkerId, period: Duration, held: Arc<
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let now: Vec<_> =
-            held.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let now: Vec<_> = held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect();
         if now.is_empty() {
             continue;
         }
-        let leases = now.iter().map(|(lease, control)| control.progress.message(lease)).collect();
-        let request = v1::HeartbeatRequest { worker: worker.to_string(), leases };
+        let leases = now
+            .iter()
+            .map(|(lease, control)| control.progress.message(lease))
+            .collect();
+        let request = v1::HeartbeatRequest {
+            worker: worker.to_string(),
+            leases,
+        };
         match tokio::time::timeout(period, client.heartbeat(request)).await {
             Ok(Ok(response)) => {
-                for (verdict, (lease, control)) in
-                    response.into_inner().verdicts().zip(&now)
-                {
+                for (verdict, (lease, control)) in response.into_inner().verdicts().zip(&now) {
                     if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
                         debug!(attempt = lease.attempt, ?verdict, "lease is gone");
                         control.cancel.cancel();

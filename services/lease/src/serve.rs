@@ -58,8 +58,7 @@ pub async fn serve(
         })?
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true);
-    let heartbeat =
-        Heartbeat::start(endpoint.clone(), options.worker.clone(), options.heartbeat)?;
+    let heartbeat = Heartbeat::start(endpoint.clone(), options.worker.clone(), options.heartbeat)?;
     let session = Arc::new(Session {
         client: CoordinatorClient::new(endpoint.connect_lazy()),
         options,
@@ -118,7 +117,11 @@ impl Session {
                     if waited > self.options.patience {
                         let address = self.options.coordinator.clone();
                         let reason = status.message().to_owned();
-                        return Err(Error::Unreachable { address, waited, reason });
+                        return Err(Error::Unreachable {
+                            address,
+                            waited,
+                            reason,
+                        });
                     }
                     tokio::select! {
                         () = self.shutdown.cancelled() => return Ok(()),
@@ -134,7 +137,12 @@ impl Session {
     async fn lease(&self) -> Result<Vec<v1::Assignment>, tonic::Status> {
         let request = v1::LeaseRequest {
             worker: self.options.worker.to_string(),
-            roles: self.options.roles.iter().map(|role| role_message(*role) as i32).collect(),
+            roles: self
+                .options
+                .roles
+                .iter()
+                .map(|role| role_message(*role) as i32)
+                .collect(),
             slots: 1,
             device: self.options.device.clone(),
             cached: Vec::new(),
@@ -145,7 +153,9 @@ impl Session {
         let limit = self.options.poll + Duration::from_secs(10);
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => Ok(answer?.into_inner().assignments),
-            Err(_) => Err(tonic::Status::unavailable("no answer to a question for work")),
+            Err(_) => Err(tonic::Status::unavailable(
+                "no answer to a question for work",
+            )),
         }
     }
 
@@ -183,8 +193,7 @@ impl Session {
         control: Control,
     ) -> Result<bool, Failure> {
         let (executor, given) = (self.executor.clone(), assignment.clone());
-        let executed =
-            tokio::spawn(async move { executor.execute(given, control).await }).await;
+        let executed = tokio::spawn(async move { executor.execute(given, control).await }).await;
         let done = executed.unwrap_or_else(|panic| {
             Err(Failure {
                 kind: FailureKind::PoisonShard,
@@ -243,7 +252,11 @@ impl Session {
             let (worker, lease) = (worker.clone(), Some(lease.clone()));
             let told = match &outcome {
                 Ok(mine) => {
-                    let request = v1::CompleteRequest { worker, lease, mine: *mine };
+                    let request = v1::CompleteRequest {
+                        worker,
+                        lease,
+                        mine: *mine,
+                    };
                     client.complete(request).await.map(|_| ())
                 }
                 Err(failure) => {
@@ -251,7 +264,12 @@ impl Session {
                     let message = failure.message.clone();
                     warn!(?kind, message, "attempt failed");
                     let kind = kind_message(kind) as i32;
-                    let request = v1::FailRequest { worker, lease, kind, message };
+                    let request = v1::FailRequest {
+                        worker,
+                        lease,
+                        kind,
+                        message,
+                    };
                     client.fail(request).await.map(|_| ())
                 }
             };
@@ -279,7 +297,11 @@ impl Session {
 
     /// What a stopping worker could not finish is somebody else's to do.
     fn reported_kind(&self, failure: &Failure) -> FailureKind {
-        if self.shutdown.is_cancelled() { FailureKind::Transient } else { failure.kind }
+        if self.shutdown.is_cancelled() {
+            FailureKind::Transient
+        } else {
+            failure.kind
+        }
     }
 }
 
@@ -295,7 +317,10 @@ fn panic_text(panic: tokio::task::JoinError) -> String {
 
 fn is_transient(status: &tonic::Status) -> bool {
     use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable, Unknown};
-    matches!(status.code(), Unavailable | DeadlineExceeded | Aborted | Cancelled | Unknown)
+    matches!(
+        status.code(),
+        Unavailable | DeadlineExceeded | Aborted | Cancelled | Unknown
+    )
 }
 
 fn is_lasting(status: &tonic::Status) -> bool {

@@ -21,8 +21,10 @@ pub(crate) struct Writer {
 
 impl Checkpoints for Writer {
     fn save(&mut self, state: &State) -> Result<(), SourceError> {
-        self.write(state)
-            .map_err(|error| SourceError { kind: error.kind(), source: Box::new(error) })
+        self.write(state).map_err(|error| SourceError {
+            kind: error.kind(),
+            source: Box::new(error),
+        })
     }
 }
 
@@ -63,7 +65,11 @@ pub(crate) async fn latest(
     let entries = std::fs::read_dir(&folder).map_err(|error| Error::local(&folder, error))?;
     for entry in entries {
         let path = entry.map_err(|error| Error::local(&folder, error))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let bytes = std::fs::read(&path).map_err(|error| Error::local(&path, error))?;
         files.push((name, bytes));
     }

@@ -74,7 +74,10 @@ impl Error {
             Self::Dataset(error) => error.kind(),
             Self::Train(error) => error.kind(),
             Self::Ring(_) | Self::Rendezvous(_) | Self::Cancelled => FailureKind::Transient,
-            Self::State(_) | Self::Tokenizer(_) | Self::Model(_) | Self::NoSamples
+            Self::State(_)
+            | Self::Tokenizer(_)
+            | Self::Model(_)
+            | Self::NoSamples
             | Self::NoModel => FailureKind::BadInput,
             Self::Device(_) | Self::Listen { .. } | Self::Local { .. } => FailureKind::WorkerFault,
             Self::Broken(_) => FailureKind::PoisonShard,
@@ -84,6 +87,9 @@ impl Error {
 
     /// A file of this machine that cannot be used.
     pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Self::Local { path: path.into(), source }
+        Self::Local {
+            path: path.into(),
+            source,
+        }
     }
 }

@@ -60,16 +60,29 @@ impl Trainer {
         control: Control,
     ) -> Result<Option<Done>, Error> {
         let task = assignment.task.clone();
-        let Work::Train { config, data, tokenizer, init } = task.work else {
+        let Work::Train {
+            config,
+            data,
+            tokenizer,
+            init,
+        } = task.work
+        else {
             return Err(Error::Role);
         };
         control.progress.begin("steps", config.steps);
-        let training = Training { config, data, tokenizer, init };
+        let training = Training {
+            config,
+            data,
+            tokenizer,
+            init,
+        };
         let scratch = self.scratch(&assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
         let resume = checkpoint::latest(&self.store, &task.run, &task.stage, &scratch).await?;
         let step = resume.as_ref().map_or(0, |state| state.step);
-        let turn = self.turn(&control, training.config.threads_per_rank).await?;
+        let turn = self
+            .turn(&control, training.config.threads_per_rank)
+            .await?;
         let (listener, bound) = join::bind(self.options.listen)?;
         let advertised = self.options.advertise.map_or(bound, |mut address| {
             if address.port() == 0 {
@@ -150,11 +163,7 @@ impl Trainer {
     }
 
     /// Waits for a turn at the processor: as many as the rank has threads.
-    async fn turn(
-        &self,
-        control: &Control,
-        threads: usize,
-    ) -> Result<OwnedSemaphorePermit, Error> {
+    async fn turn(&self, control: &Control, threads: usize) -> Result<OwnedSemaphorePermit, Error> {
         let turns = self.options.turns.clone();
         tokio::select! {
             () = control.cancel.cancelled() => Err(Error::Cancelled),
@@ -214,7 +223,9 @@ impl Attempt {
         };
         let watch = Watch {
             step: &mut on_step,
-            checkpoints: writer.as_mut().map(|writer| writer as &mut dyn capstan_train::Checkpoints),
+            checkpoints: writer
+                .as_mut()
+                .map(|writer| writer as &mut dyn capstan_train::Checkpoints),
             cancel: &cancel,
         };
         let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
@@ -230,20 +241,29 @@ impl Attempt {
         if ring.rank() == 0 {
             let tokenizer = Some(&self.inputs.tokenizer);
             std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-            network.save(&folder, &Assets { tokenizer, preprocess: Some(&preprocess) })?;
+            network.save(
+                &folder,
+                &Assets {
+                    tokenizer,
+                    preprocess: Some(&preprocess),
+                },
+            )?;
         }
-        Ok(Finished { trained, cpu_seconds, wall_seconds: began.elapsed().as_secs_f64(), folder })
+        Ok(Finished {
+            trained,
+            cpu_seconds,
+            wall_seconds: began.elapsed().as_secs_f64(),
+            folder,
+        })
     }
 
-    fn pictures(
-        &self,
-        preprocess: &capstan_model::ImagePreprocess,
-        handle: &Handle,
-    ) -> Pictures {
+    fn pictures(&self, preprocess: &capstan_model::ImagePreprocess, handle: &Handle) -> Pictures {
         let (parts, rows) = (self.inputs.parts.clone(), self.inputs.rows.clone());
         let count = rows.len();
         let mut fetch = pictures::Fetch::new(self.store.clone(), handle.clone(), parts, rows);
-        let source = Encoded::new(preprocess.clone(), move |wanted: &[usize]| fetch.fetch(wanted));
+        let source = Encoded::new(preprocess.clone(), move |wanted: &[usize]| {
+            fetch.fetch(wanted)
+        });
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 
@@ -259,7 +279,9 @@ impl Attempt {
     fn metrics_path(&self) -> PathBuf {
         let task = &self.assignment.task;
         let folder: &Path = &self.options.metrics;
-        folder.join(task.run.as_str()).join(format!("{}.jsonl", task.stage))
+        folder
+            .join(task.run.as_str())
+            .join(format!("{}.jsonl", task.stage))
     }
 
     /// The metrics file; rank 0's alone.
@@ -270,7 +292,9 @@ impl Attempt {
         let path = self.metrics_path();
         let folder = path.parent().expect("it was joined").to_owned();
         std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-        Ok(Some(Metrics::open(&path, step).map_err(|error| Error::local(&path, error))?))
+        Ok(Some(
+            Metrics::open(&path, step).map_err(|error| Error::local(&path, error))?,
+        ))
     }
 
     fn checkpoint_writer(&self, handle: &Handle) -> checkpoint::Writer {
@@ -290,6 +314,10 @@ impl Attempt {
         let own = [trained.cpu.as_secs_f32()];
         let deadline = Instant::now() + self.options.ring_timeout;
         let all = ring.all_gather(&own, deadline)?;
-        Ok(all.iter().flatten().map(|seconds| f64::from(*seconds)).sum())
+        Ok(all
+            .iter()
+            .flatten()
+            .map(|seconds| f64::from(*seconds))
+            .sum())
     }
 }

@@ -44,7 +44,13 @@ impl Training {
             return Err(Error::NoSamples);
         }
         let (samples, rows) = tokenised(&index.samples, &tokenizer, max_tokens);
-        Ok(Inputs { tokenizer, init, samples, parts: index.parts, rows })
+        Ok(Inputs {
+            tokenizer,
+            init,
+            samples,
+            parts: index.parts,
+            rows,
+        })
     }
 
     /// The longest text that the model takes: of the sizes given, or of the model gone on from.

@@ -50,12 +50,20 @@ fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Erro
     let wrong = |what: &str| Error::Rendezvous(format!("the coordinator's plan has {what}"));
     let epoch = plan.ring_epoch.ok_or_else(|| wrong("no epoch"))?;
     let peers = plan.peers.iter().map(|peer| peer.parse::<SocketAddr>());
-    let peers = peers.collect::<Result<Vec<_>, _>>().map_err(|_| wrong("an address that is none"))?;
-    let secret: [u8; 32] =
-        plan.secret.as_slice().try_into().map_err(|_| wrong("a secret of another length"))?;
+    let peers = peers
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| wrong("an address that is none"))?;
+    let secret: [u8; 32] = plan
+        .secret
+        .as_slice()
+        .try_into()
+        .map_err(|_| wrong("a secret of another length"))?;
     Ok(RingPlan {
         run: format!("{}/{}", assignment.task.run, assignment.task.stage),
-        ring_epoch: RingEpoch { generation: epoch.generation, counter: epoch.counter },
+        ring_epoch: RingEpoch {
+            generation: epoch.generation,
+            counter: epoch.counter,
+        },
         rank: plan.rank as usize,
         world_size: plan.world_size as usize,
         peers,

@@ -28,7 +28,14 @@ impl Fetch {
         rows: Vec<PictureRow>,
     ) -> Self {
         let kept = vec![None; rows.len()];
-        Self { store, handle, parts, rows, kept, left_bytes: KEPT_BYTES }
+        Self {
+            store,
+            handle,
+            parts,
+            rows,
+            kept,
+            left_bytes: KEPT_BYTES,
+        }
     }
 
     /// The encoded pictures of these indices, in the order asked for.
@@ -46,8 +53,9 @@ impl Fetch {
             let mut read = self.read(shard, &[picture])?;
             return Ok(read.remove(0));
         }
-        let of_shard: Vec<usize> =
-            (0..self.rows.len()).filter(|other| self.rows[*other].shard == shard).collect();
+        let of_shard: Vec<usize> = (0..self.rows.len())
+            .filter(|other| self.rows[*other].shard == shard)
+            .collect();
         let read = self.read(shard, &of_shard)?;
         for (index, bytes) in of_shard.iter().zip(read) {
             self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
@@ -57,10 +65,16 @@ impl Fetch {
     }
 
     fn read(&self, shard: u32, pictures: &[usize]) -> Result<Vec<Bytes>, SourceError> {
-        let rows: Vec<u32> = pictures.iter().map(|picture| self.rows[*picture].row).collect();
+        let rows: Vec<u32> = pictures
+            .iter()
+            .map(|picture| self.rows[*picture].row)
+            .collect();
         let part = &self.parts[shard as usize];
         self.handle
             .block_on(index::pictures(&self.store, part, &rows))
-            .map_err(|error| SourceError { kind: error.kind(), source: Box::new(error) })
+            .map_err(|error| SourceError {
+                kind: error.kind(),
+                source: Box::new(error),
+            })
     }
 }

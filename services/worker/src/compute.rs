@@ -38,7 +38,9 @@ pub(crate) async fn compute<T: Send + 'static>(
             cpu_seconds: cpu.as_secs_f64(),
         })
     });
-    joined.await.unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))
+    joined
+        .await
+        .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))
 }
 
 async fn turn(context: &Context, threads: usize) -> Result<OwnedSemaphorePermit, Error> {

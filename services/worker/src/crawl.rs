@@ -32,7 +32,9 @@ pub(crate) async fn frontier(
     let shards = capstan_crawl::plan_pages(config, wave, &seen_pages, &linked);
     let mut outputs = Outputs::default();
     for shard in shards {
-        outputs.files.push(files::write(&context.store, FileKind::Pages, shard).await?);
+        outputs
+            .files
+            .push(files::write(&context.store, FileKind::Pages, shard).await?);
     }
     Ok(done(outputs, seen.iter().chain(links)))
 }
@@ -52,9 +54,15 @@ pub(crate) async fn pages(
     outputs.counts.insert("pages".to_owned(), count);
     count_rejects(&mut outputs, &fetched.rejects);
     let store = &context.store;
-    outputs.files.push(files::write(store, FileKind::PageLinks, fetched.links).await?);
-    outputs.files.push(files::write(store, FileKind::ImageLinks, fetched.images).await?);
-    outputs.files.push(files::write(store, FileKind::Rejects, fetched.rejects).await?);
+    outputs
+        .files
+        .push(files::write(store, FileKind::PageLinks, fetched.links).await?);
+    outputs
+        .files
+        .push(files::write(store, FileKind::ImageLinks, fetched.images).await?);
+    outputs
+        .files
+        .push(files::write(store, FileKind::Rejects, fetched.rejects).await?);
     Ok(done(outputs, [pages]))
 }
 
@@ -67,7 +75,9 @@ pub(crate) async fn image_frontier(
     let rows: Vec<ImageLink> = read_all(context, links).await?;
     let mut outputs = Outputs::default();
     for shard in capstan_crawl::plan_images(config, rows) {
-        outputs.files.push(files::write(&context.store, FileKind::Images, shard).await?);
+        outputs
+            .files
+            .push(files::write(&context.store, FileKind::Images, shard).await?);
     }
     Ok(done(outputs, links))
 }
@@ -80,7 +90,10 @@ pub(crate) async fn images(
 ) -> Result<Done, Error> {
     let net = Net::new(context.net.clone(), config)?;
     let rows: Vec<ImageLink> = files::read(&context.store, images).await?;
-    context.control.progress.begin("pictures", rows.len() as u64);
+    context
+        .control
+        .progress
+        .begin("pictures", rows.len() as u64);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
     let control = control(context);
     let fetch = capstan_crawl::fetch_images(config, &net, rows, &control, sender);
@@ -124,7 +137,11 @@ async fn store_pairs(
         texts += pair.texts.len() as u64;
         writer.push(pair).await?;
     }
-    Ok(Written { files: writer.finish().await?, pairs: count, texts })
+    Ok(Written {
+        files: writer.finish().await?,
+        pairs: count,
+        texts,
+    })
 }
 
 async fn finish_pairs(
@@ -133,11 +150,16 @@ async fn finish_pairs(
     rejects: Vec<Reject>,
     inputs: &[File],
 ) -> Result<Done, Error> {
-    let mut outputs = Outputs { files: written.files, ..Outputs::default() };
+    let mut outputs = Outputs {
+        files: written.files,
+        ..Outputs::default()
+    };
     outputs.counts.insert("fetched".to_owned(), written.pairs);
     outputs.counts.insert("texts".to_owned(), written.texts);
     count_rejects(&mut outputs, &rejects);
-    outputs.files.push(files::write(&context.store, FileKind::Rejects, rejects).await?);
+    outputs
+        .files
+        .push(files::write(&context.store, FileKind::Rejects, rejects).await?);
     Ok(done(outputs, inputs))
 }
 
@@ -148,7 +170,9 @@ fn count_rejects(outputs: &mut Outputs, rejects: &[Reject]) {
     }
     let pictures = rejects.iter().filter(|reject| reject.is_image).count() as u64;
     outputs.counts.insert("rejected".to_owned(), pictures);
-    outputs.counts.insert("rejected_pages".to_owned(), rejects.len() as u64 - pictures);
+    outputs
+        .counts
+        .insert("rejected_pages".to_owned(), rejects.len() as u64 - pictures);
     outputs.rejects = by_code;
 }
 
@@ -165,7 +189,11 @@ async fn read_all<T: capstan_dataset::record::Record>(
 
 fn done<'a>(outputs: Outputs, inputs: impl IntoIterator<Item = &'a File>) -> Done {
     let inputs = inputs.into_iter().map(|file| file.digest).collect();
-    Done { outputs, inputs, ..Done::default() }
+    Done {
+        outputs,
+        inputs,
+        ..Done::default()
+    }
 }
 
 fn control(context: &Context) -> capstan_crawl::Control {
@@ -174,7 +202,9 @@ fn control(context: &Context) -> capstan_crawl::Control {
         context.control.cancel.clone(),
         move |now| progress.set(now.done),
         || {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let since = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             since.as_millis() as i64
         },
     )

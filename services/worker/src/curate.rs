@@ -24,8 +24,14 @@ pub(crate) async fn curate(
     let curated = blocking(move || curator.shard(&rows)).await?;
     let mut outputs = Outputs::default();
     count(&mut outputs, &curated);
-    outputs.files.push(files::write_overlay(&context.store, &part.base, curated).await?);
-    Ok(Done { outputs, inputs: inputs(&[part]), ..Done::default() })
+    outputs
+        .files
+        .push(files::write_overlay(&context.store, &part.base, curated).await?);
+    Ok(Done {
+        outputs,
+        inputs: inputs(&[part]),
+        ..Done::default()
+    })
 }
 
 /// Balances every shard; commits an overlay per shard, in order.
@@ -44,14 +50,25 @@ pub(crate) async fn balance(
     let mut outputs = Outputs::default();
     for (part, rows) in parts.iter().zip(balanced) {
         count(&mut outputs, &rows);
-        outputs.files.push(files::write_overlay(&context.store, &part.base, rows).await?);
+        outputs
+            .files
+            .push(files::write_overlay(&context.store, &part.base, rows).await?);
     }
-    Ok(Done { outputs, inputs: inputs(&parts), ..Done::default() })
+    Ok(Done {
+        outputs,
+        inputs: inputs(&parts),
+        ..Done::default()
+    })
 }
 
 fn curate_row(row: ViewRow) -> CurateRow {
     let (width, height) = (row.pair.original_width, row.pair.original_height);
-    CurateRow { pair_id: row.pair.pair_id, width, height, texts: row.pair.texts }
+    CurateRow {
+        pair_id: row.pair.pair_id,
+        width,
+        height,
+        texts: row.pair.texts,
+    }
 }
 
 fn balance_row(row: &ViewRow) -> BalanceRow {
@@ -74,14 +91,23 @@ fn count(outputs: &mut Outputs, rows: &[Curation]) {
 
 fn inputs(parts: &[Part]) -> Vec<Digest> {
     let files = |part: &Part| -> Vec<File> {
-        [part.base.clone()].into_iter().chain(part.overlays.clone()).collect()
+        [part.base.clone()]
+            .into_iter()
+            .chain(part.overlays.clone())
+            .collect()
     };
-    parts.iter().flat_map(files).map(|file| file.digest).collect()
+    parts
+        .iter()
+        .flat_map(files)
+        .map(|file| file.digest)
+        .collect()
 }
 
 /// Runs a computation away from the async runtime.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|panic| Error::Broken(panic.to_string()))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|panic| Error::Broken(panic.to_string()))
 }

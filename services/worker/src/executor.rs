@@ -58,9 +58,12 @@ impl Executor for Worker {
 
 async fn dispatch(context: &Context, task: Task) -> Result<Done, Error> {
     match task.work {
-        Work::Frontier { config, wave, seen, links } => {
-            crawl::frontier(context, &config, wave, &seen, &links).await
-        }
+        Work::Frontier {
+            config,
+            wave,
+            seen,
+            links,
+        } => crawl::frontier(context, &config, wave, &seen, &links).await,
         Work::Pages { config, pages } => crawl::pages(context, &config, &pages).await,
         Work::ImageFrontier { config, links } => {
             crawl::image_frontier(context, &config, &links).await
@@ -70,14 +73,29 @@ async fn dispatch(context: &Context, task: Task) -> Result<Done, Error> {
         Work::Curate { config, part } => curate::curate(context, config, part).await,
         Work::Balance { config, parts } => curate::balance(context, config, parts).await,
         Work::Tokenizer { config, data } => models::tokenizer(context, config, &data).await,
-        Work::Caption { config, part, model } => {
-            models::caption(context, config, part, &model).await
-        }
-        Work::Filter { config, part, model } => {
-            models::filter(context, config, part, &model).await
-        }
-        Work::Evaluate { config, model, captioner, retrieval, captioning, zero_shot } => {
-            let sets = score::Sets { retrieval, captioning, zero_shot };
+        Work::Caption {
+            config,
+            part,
+            model,
+        } => models::caption(context, config, part, &model).await,
+        Work::Filter {
+            config,
+            part,
+            model,
+        } => models::filter(context, config, part, &model).await,
+        Work::Evaluate {
+            config,
+            model,
+            captioner,
+            retrieval,
+            captioning,
+            zero_shot,
+        } => {
+            let sets = score::Sets {
+                retrieval,
+                captioning,
+                zero_shot,
+            };
             score::evaluate(context, config, &model, captioner.as_ref(), sets).await
         }
         Work::Train { .. } => Err(Error::Role("train")),

@@ -24,7 +24,11 @@ pub(crate) async fn tokenizer(
     data: &[Data],
 ) -> Result<Done, Error> {
     let index = index::samples(&context.store, data).await?;
-    let texts: Vec<String> = index.samples.into_iter().map(|sample| sample.text).collect();
+    let texts: Vec<String> = index
+        .samples
+        .into_iter()
+        .map(|sample| sample.text)
+        .collect();
     context.control.progress.begin("texts", texts.len() as u64);
     let folder = scratch(context, "tokenizer")?;
     let made = folder.clone();
@@ -36,9 +40,16 @@ pub(crate) async fn tokenizer(
     .await?;
     let model = models::put(&context.store, &folder).await?;
     std::fs::remove_dir_all(&folder).map_err(|error| local(&folder, error))?;
-    let mut outputs = Outputs { model: Some(model), ..Outputs::default() };
+    let mut outputs = Outputs {
+        model: Some(model),
+        ..Outputs::default()
+    };
     outputs.counts.insert("tokens".to_owned(), computed.value);
-    let inputs = data.iter().flat_map(|data| &data.parts).flat_map(part_digests).collect();
+    let inputs = data
+        .iter()
+        .flat_map(|data| &data.parts)
+        .flat_map(part_digests)
+        .collect();
     Ok(Done {
         outputs,
         inputs,
@@ -56,8 +67,15 @@ pub(crate) async fn caption(
 ) -> Result<Done, Error> {
     let folder = models::fetch(&context.store, model, &context.cache).await?;
     let rows = View::read(&context.store, &part, Pixels::Read).await?;
-    context.control.progress.begin("pictures", rows.len() as u64);
-    let (progress, seed, device) = (context.control.progress.clone(), context.seed, context.device);
+    context
+        .control
+        .progress
+        .begin("pictures", rows.len() as u64);
+    let (progress, seed, device) = (
+        context.control.progress.clone(),
+        context.seed,
+        context.device,
+    );
     let (cancel, digest) = (context.control.cancel.clone(), *model);
     let computed = compute(context, move |pool| {
         let captioner = Captioner::load(&folder, digest, device, pool)?;
@@ -69,9 +87,15 @@ pub(crate) async fn caption(
     })
     .await?;
     let mut outputs = Outputs::default();
-    let texts = computed.value.iter().map(|row| row.texts.len() as u64).sum();
+    let texts = computed
+        .value
+        .iter()
+        .map(|row| row.texts.len() as u64)
+        .sum();
     outputs.counts.insert("synthetic".to_owned(), texts);
-    outputs.files.push(files::write_overlay(&context.store, &part.base, computed.value).await?);
+    outputs
+        .files
+        .push(files::write_overlay(&context.store, &part.base, computed.value).await?);
     Ok(Done {
         outputs,
         inputs: part_digests(&part).into_iter().chain([model.0]).collect(),
@@ -89,7 +113,10 @@ pub(crate) async fn filter(
 ) -> Result<Done, Error> {
     let folder = models::fetch(&context.store, model, &context.cache).await?;
     let rows = View::read(&context.store, &part, Pixels::Read).await?;
-    context.control.progress.begin("pictures", rows.len() as u64);
+    context
+        .control
+        .progress
+        .begin("pictures", rows.len() as u64);
     let (progress, device) = (context.control.progress.clone(), context.device);
     let (cancel, digest) = (context.control.cancel.clone(), *model);
     let computed = compute(context, move |pool| {
@@ -103,10 +130,14 @@ pub(crate) async fn filter(
     .await?;
     let mut outputs = Outputs::default();
     let verdicts = || computed.value.iter().flat_map(|row| &row.verdicts);
-    outputs.counts.insert("judged".to_owned(), verdicts().count() as u64);
+    outputs
+        .counts
+        .insert("judged".to_owned(), verdicts().count() as u64);
     let kept = verdicts().filter(|verdict| verdict.kept).count();
     outputs.counts.insert("kept_texts".to_owned(), kept as u64);
-    outputs.files.push(files::write_overlay(&context.store, &part.base, computed.value).await?);
+    outputs
+        .files
+        .push(files::write_overlay(&context.store, &part.base, computed.value).await?);
     Ok(Done {
         outputs,
         inputs: part_digests(&part).into_iter().chain([model.0]).collect(),
@@ -117,7 +148,11 @@ pub(crate) async fn filter(
 
 /// Digests of a shard's files.
 pub(crate) fn part_digests(part: &Part) -> Vec<Digest> {
-    [&part.base].into_iter().chain(&part.overlays).map(|file| file.digest).collect()
+    [&part.base]
+        .into_iter()
+        .chain(&part.overlays)
+        .map(|file| file.digest)
+        .collect()
 }
 
 /// An empty folder for files under way.
@@ -132,5 +167,8 @@ fn scratch(context: &Context, name: &str) -> Result<PathBuf, Error> {
 }
 
 fn local(path: &std::path::Path, source: std::io::Error) -> Error {
-    Error::Local { path: path.to_owned(), source }
+    Error::Local {
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -1,8 +1,8 @@
 //! Evaluation: the sets are read, the models fetched, the figures committed.
 
 use capstan_dataset::files::Pixels;
-use capstan_dataset::view::View;
 use capstan_dataset::models;
+use capstan_dataset::view::View;
 use capstan_evaluate::Models;
 use capstan_lease::Done;
 use capstan_plan::commit::{Outputs, Part};
@@ -41,7 +41,10 @@ pub(crate) async fn evaluate(
         zero_shot: pairs(context, &parts.zero_shot).await?,
     };
     context.control.progress.begin("parts", 0);
-    let (progress, cancel) = (context.control.progress.clone(), context.control.cancel.clone());
+    let (progress, cancel) = (
+        context.control.progress.clone(),
+        context.control.cancel.clone(),
+    );
     let (seed, device) = (context.seed, context.device);
     let computed = compute(context, move |pool| {
         let told = |done: u64, total: u64| {
@@ -49,15 +52,26 @@ pub(crate) async fn evaluate(
             progress.set(done);
             !cancel.is_cancelled()
         };
-        let models = Models { model: &folder, captioner: captioner_folder.as_deref() };
-        Ok(capstan_evaluate::evaluate(&config, models, &sets, seed, device, pool, &told)?)
+        let models = Models {
+            model: &folder,
+            captioner: captioner_folder.as_deref(),
+        };
+        Ok(capstan_evaluate::evaluate(
+            &config, models, &sets, seed, device, pool, &told,
+        )?)
     })
     .await?;
     let read = [&parts.retrieval, &parts.captioning, &parts.zero_shot];
     let inputs = read.into_iter().flatten().flat_map(part_digests);
-    let inputs = inputs.chain([model.0]).chain(captioner.map(|model| model.0)).collect();
+    let inputs = inputs
+        .chain([model.0])
+        .chain(captioner.map(|model| model.0))
+        .collect();
     Ok(Done {
-        outputs: Outputs { evaluation: Some(computed.value), ..Outputs::default() },
+        outputs: Outputs {
+            evaluation: Some(computed.value),
+            ..Outputs::default()
+        },
         inputs,
         cpu_seconds: computed.cpu_seconds,
         wall_seconds: computed.wall_seconds,

@@ -21,9 +21,11 @@ pub fn run(command: &Dataset, config: Option<&Path>) -> Result<(), ExpectedError
     block_on(async {
         match command {
             Dataset::Ls(args) => list(&open(args, config).await?, args.json).await,
-            Dataset::Show { dataset, rows, store } => {
-                show(&open(store, config).await?, dataset, *rows, store.json).await
-            }
+            Dataset::Show {
+                dataset,
+                rows,
+                store,
+            } => show(&open(store, config).await?, dataset, *rows, store.json).await,
             Dataset::Stats { dataset, store } => {
                 statistics(&open(store, config).await?, dataset, store.json).await
             }
@@ -68,12 +70,18 @@ async fn list(store: &Store, as_json: bool) -> Result<(), ExpectedError> {
         }
     }
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&rows).or_exit(Exit::RunFailed)?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&rows).or_exit(Exit::RunFailed)?
+        );
         return Ok(());
     }
     let mut table = table(&["version", "made by", "run", "statistics"]);
     for version in rows {
-        let statistics = version.statistics.iter().map(|(name, count)| format!("{name} {count}"));
+        let statistics = version
+            .statistics
+            .iter()
+            .map(|(name, count)| format!("{name} {count}"));
         table.add_row([
             format!("{}@{}", version.dataset, version.number),
             version.stage.to_string(),
@@ -96,7 +104,9 @@ async fn show(
     for part in found(versions::parts(store, &version).await)? {
         let mut view = found(View::open(store, &part, Pixels::Skip).await)?;
         while left > 0 {
-            let Some(rows) = found(view.next().await)? else { break };
+            let Some(rows) = found(view.next().await)? else {
+                break;
+            };
             for row in rows.iter().take(left) {
                 let shown = describe(row);
                 if as_json {
@@ -148,12 +158,18 @@ fn print_row(row: &Value) {
     for line in row["texts"].as_array().into_iter().flatten() {
         let verdict = match (line["kept"].as_bool(), line["itm"].as_f64()) {
             (Some(kept), Some(itm)) => {
-                format!("  [{}, itm {itm:.2}]", if kept { "kept" } else { "dropped" })
+                format!(
+                    "  [{}, itm {itm:.2}]",
+                    if kept { "kept" } else { "dropped" }
+                )
             }
             _ => String::new(),
         };
         let origin = line["origin"].as_str().unwrap_or_default();
-        println!("  {origin}: {}{verdict}", line["text"].as_str().unwrap_or_default());
+        println!(
+            "  {origin}: {}{verdict}",
+            line["text"].as_str().unwrap_or_default()
+        );
     }
 }
 
@@ -162,7 +178,10 @@ async fn statistics(store: &Store, dataset: &str, as_json: bool) -> Result<(), E
     let stats = found(stats::stats(store, &version).await)?;
     let value = serde_json::to_value(&stats).or_exit(Exit::RunFailed)?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&value).or_exit(Exit::RunFailed)?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&value).or_exit(Exit::RunFailed)?
+        );
         return Ok(());
     }
     println!("{version}");
@@ -179,7 +198,11 @@ fn flatten(prefix: &str, value: &Value, each: &mut impl FnMut(String, String)) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
-                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let name = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 flatten(&name, value, each);
             }
         }
@@ -187,11 +210,7 @@ fn flatten(prefix: &str, value: &Value, each: &mut impl FnMut(String, String)) {
     }
 }
 
-async fn check(
-    store: &Store,
-    dataset: Option<&str>,
-    as_json: bool,
-) -> Result<(), ExpectedError> {
+async fn check(store: &Store, dataset: Option<&str>, as_json: bool) -> Result<(), ExpectedError> {
     let scope = match dataset {
         None => Scope::Store,
         Some(name) if name.contains('@') => {
@@ -201,11 +220,19 @@ async fn check(
     };
     let report = found(verify(store, &scope).await)?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&report).or_exit(Exit::RunFailed)?);
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&report).or_exit(Exit::RunFailed)?
+        );
     } else {
         println!(
             "{} versions, {} shards, {} files, {} rows, {} commits, {} models read",
-            report.versions, report.shards, report.files, report.rows, report.commits, report.models
+            report.versions,
+            report.shards,
+            report.files,
+            report.rows,
+            report.commits,
+            report.models
         );
         for problem in &report.problems {
             println!("{}: {}", problem.path, problem.reason);
@@ -218,7 +245,10 @@ async fn check(
         return Ok(());
     }
     let count = report.problems.len() as u64 + report.more_problems;
-    Err(ExpectedError::new(Exit::RunFailed, format!("{}: {count} problems found", store.url())))
+    Err(ExpectedError::new(
+        Exit::RunFailed,
+        format!("{}: {count} problems found", store.url()),
+    ))
 }
 
 fn table(header: &[&str]) -> Table {

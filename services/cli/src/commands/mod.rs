@@ -22,9 +22,7 @@ pub fn run(args: Args) -> Result<(), ExpectedError> {
 }
 
 /// Runs an async command on a runtime of its own.
-fn block_on<T>(
-    work: impl Future<Output = Result<T, ExpectedError>>,
-) -> Result<T, ExpectedError> {
+fn block_on<T>(work: impl Future<Output = Result<T, ExpectedError>>) -> Result<T, ExpectedError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -21,13 +21,21 @@ pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
     pool.install(|| {
         let tokenizer = Tokenizer::load(&args.model).or_exit(Exit::ForeignInput)?;
         let preprocess = ImagePreprocess::load(&args.model).or_exit(Exit::ForeignInput)?;
-        let med = Med::load(&args.model, MedParts::Captioner, &device)
-            .or_exit(Exit::ForeignInput)?;
+        let med =
+            Med::load(&args.model, MedParts::Captioner, &device).or_exit(Exit::ForeignInput)?;
         let special = tokenizer.special();
         let strategy = match args.beams {
-            0 => return Err(ExpectedError::new(Exit::Usage, "--beams must be at least 1")),
+            0 => {
+                return Err(ExpectedError::new(
+                    Exit::Usage,
+                    "--beams must be at least 1",
+                ));
+            }
             1 => Strategy::Greedy,
-            beams => Strategy::Beam { beams, length_penalty: 1.0 },
+            beams => Strategy::Beam {
+                beams,
+                length_penalty: 1.0,
+            },
         };
         let positions = med.config().text_config.max_position_embeddings;
         let decoding = Decoding {
@@ -35,14 +43,23 @@ pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
             min_tokens: 1,
             max_tokens: args.max_tokens.min(positions),
             repetition_penalty: 1.0,
-            banned: vec![special.pad, special.unk, special.cls, special.dec, special.enc],
+            banned: vec![
+                special.pad,
+                special.unk,
+                special.cls,
+                special.dec,
+                special.enc,
+            ],
         };
         for path in &args.images {
             let pixels = preprocess.batch(pixels(&preprocess, path)?, &device);
             let memory = med.memory(&med.image_embeds(pixels));
-            let texts = generate(&med, &memory, &[], &decoding, &|_, _| 0.0)
-                .or_exit(Exit::ForeignInput)?;
-            let text = texts.first().map(|text| tokenizer.decode(&text.ids)).unwrap_or_default();
+            let texts =
+                generate(&med, &memory, &[], &decoding, &|_, _| 0.0).or_exit(Exit::ForeignInput)?;
+            let text = texts
+                .first()
+                .map(|text| tokenizer.decode(&text.ids))
+                .unwrap_or_default();
             let image = path.display().to_string();
             if args.json {
                 println!("{}", json!({"image": image, "caption": text}));
@@ -68,9 +85,13 @@ pub fn matching(args: &Match) -> Result<(), ExpectedError> {
             let clip = Clip::load(&args.model, &device).or_exit(Exit::ForeignInput)?;
             let positions = clip.config().text_config.max_position_embeddings;
             let texts = tokens(&tokenizer, &args.texts, positions);
-            let cosines =
-                clip.text_features(&texts).matmul(clip.image_features(pixels).transpose());
-            floats(cosines)?.into_iter().map(|itc| Score { itc, itm: None }).collect()
+            let cosines = clip
+                .text_features(&texts)
+                .matmul(clip.image_features(pixels).transpose());
+            floats(cosines)?
+                .into_iter()
+                .map(|itc| Score { itc, itm: None })
+                .collect()
         } else {
             blip_scores(args, &tokenizer, pixels, &device)?
         };
@@ -95,31 +116,47 @@ fn blip_scores(
     let positions = med.config().text_config.max_position_embeddings;
     let texts = tokens(tokenizer, &args.texts, positions);
     let images = med.image_embeds(pixels);
-    let cosines =
-        floats(med.text_features(&texts).matmul(med.image_features(&images).transpose()))?;
+    let cosines = floats(
+        med.text_features(&texts)
+            .matmul(med.image_features(&images).transpose()),
+    )?;
     let memory = med.memory(&images);
     let logits = floats(med.itm_logits(&memory, &texts, &vec![0; args.texts.len()]))?;
     let score = |(itc, logits): (f32, &[f32])| {
         let itm = 1.0 / (1.0 + (logits[0] - logits[1]).exp());
-        Score { itc, itm: Some(itm) }
+        Score {
+            itc,
+            itm: Some(itm),
+        }
     };
-    Ok(cosines.into_iter().zip(logits.chunks_exact(2)).map(score).collect())
+    Ok(cosines
+        .into_iter()
+        .zip(logits.chunks_exact(2))
+        .map(score)
+        .collect())
 }
 
 fn print_scores(args: &Match, scores: &[Score]) {
     for (text, score) in args.texts.iter().zip(scores) {
         if args.json {
-            println!("{}", json!({"text": text, "itc": score.itc, "itm": score.itm}));
+            println!(
+                "{}",
+                json!({"text": text, "itc": score.itc, "itm": score.itm})
+            );
             continue;
         }
-        let itm = score.itm.map_or_else(String::new, |itm| format!("  match {:5.1} %", itm * 100.0));
+        let itm = score
+            .itm
+            .map_or_else(String::new, |itm| format!("  match {:5.1} %", itm * 100.0));
         println!("cosine {:6.3}{itm}  {text}", score.itc);
     }
 }
 
 fn tokens(tokenizer: &Tokenizer, texts: &[String], max_tokens: usize) -> TokenBatch {
-    let rows: Vec<Vec<u32>> =
-        texts.iter().map(|text| tokenizer.encode(text, max_tokens)).collect();
+    let rows: Vec<Vec<u32>> = texts
+        .iter()
+        .map(|text| tokenizer.encode(text, max_tokens))
+        .collect();
     TokenBatch::new(&rows, tokenizer.special().pad)
 }
 
@@ -128,14 +165,18 @@ fn pixels(preprocess: &ImagePreprocess, path: &Path) -> Result<Vec<f32>, Expecte
         ExpectedError::new(Exit::ForeignInput, format!("{}: {error}", path.display()))
     };
     let bytes = std::fs::read(path).map_err(|error| foreign(error.to_string()))?;
-    preprocess.pixels(&bytes).map_err(|error| foreign(format!("{:#}", anyhow::Error::from(error))))
+    preprocess
+        .pixels(&bytes)
+        .map_err(|error| foreign(format!("{:#}", anyhow::Error::from(error))))
 }
 
 /// Whether the folder holds a CLIP model, by its configuration.
 fn is_clip(folder: &Path) -> Result<bool, ExpectedError> {
     let path = folder.join(capstan_model::folder::CONFIG_FILE);
     // A pre-trained MED has its configurations one folder deeper.
-    let Ok(text) = std::fs::read_to_string(&path) else { return Ok(false) };
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        return Ok(false);
+    };
     let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| {
         ExpectedError::new(Exit::ForeignInput, format!("{}: {error}", path.display()))
     })?;

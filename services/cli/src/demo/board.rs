@@ -47,7 +47,11 @@ impl StageSeen {
         }
         let share_of = |tasks: &[&TaskSeen], planned: f64| {
             let done: f64 = tasks.iter().map(|task| task.share()).sum();
-            if planned == 0.0 { 0.0 } else { (done / planned).min(0.999) }
+            if planned == 0.0 {
+                0.0
+            } else {
+                (done / planned).min(0.999)
+            }
         };
         let pictures: Vec<_> = self.of_prefix("images-").collect();
         let pages: Vec<_> = self.of_prefix("pages-").collect();
@@ -62,20 +66,32 @@ impl StageSeen {
     }
 
     fn of_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a TaskSeen> {
-        self.tasks.iter().filter(move |(shard, _)| shard.starts_with(prefix)).map(|(_, task)| task)
+        self.tasks
+            .iter()
+            .filter(move |(shard, _)| shard.starts_with(prefix))
+            .map(|(_, task)| task)
     }
 
     /// Units done, units in all and their name, over the tasks of the newest unit.
     fn units(&self) -> Option<(u64, u64, &str)> {
-        let unit = self.tasks.values().rev().find(|task| !task.unit.is_empty())?.unit.as_str();
+        let unit = self
+            .tasks
+            .values()
+            .rev()
+            .find(|task| !task.unit.is_empty())?
+            .unit
+            .as_str();
         let of_unit = self.tasks.values().filter(|task| task.unit == unit);
-        let (done, total) =
-            of_unit.fold((0, 0), |(done, total), task| (done + task.done, total + task.total));
+        let (done, total) = of_unit.fold((0, 0), |(done, total), task| {
+            (done + task.done, total + task.total)
+        });
         Some((done, total, unit))
     }
 
     fn seconds(&self) -> f64 {
-        let running = self.worked_since.map_or(Duration::ZERO, |since| since.elapsed());
+        let running = self
+            .worked_since
+            .map_or(Duration::ZERO, |since| since.elapsed());
         (self.worked + running).as_secs_f64()
     }
 }
@@ -183,10 +199,19 @@ impl Board {
     }
 
     fn remaining_seconds(&self) -> f64 {
-        let seen = self.stages.iter().filter(|(_, stage)| stage.done || stage.seconds() > 0.0);
+        let seen = self
+            .stages
+            .iter()
+            .filter(|(_, stage)| stage.done || stage.seconds() > 0.0);
         let seen = seen
             .map(|(name, stage)| {
-                (name.clone(), Seen { share: stage.share(), seconds: stage.seconds() })
+                (
+                    name.clone(),
+                    Seen {
+                        share: stage.share(),
+                        seconds: stage.seconds(),
+                    },
+                )
             })
             .collect();
         self.estimate.remaining_seconds(&seen)
@@ -232,8 +257,7 @@ impl Board {
             stage.worked_since = Some(Instant::now());
         }
         if !changed.message.is_empty() && state != v1::TaskState::Committed {
-            let line =
-                format!("{}/{}: {}", changed.stage, changed.shard, changed.message);
+            let line = format!("{}/{}: {}", changed.stage, changed.shard, changed.message);
             self.say(&line);
         }
     }
@@ -244,7 +268,11 @@ impl Board {
         stage.worked = Duration::from_secs_f64(stage.seconds());
         stage.worked_since = None;
         let (seconds, reused) = (stage.seconds(), stage.reused);
-        let how = if reused && seconds < 0.5 { "reused".to_owned() } else { clock(seconds) };
+        let how = if reused && seconds < 0.5 {
+            "reused".to_owned()
+        } else {
+            clock(seconds)
+        };
         if self.multi.is_hidden() {
             eprintln!("{name}: done ({how})");
         }
@@ -264,12 +292,16 @@ impl Board {
             return;
         }
         for name in &self.order {
-            let Some(stage) = self.stages.get(name) else { continue };
+            let Some(stage) = self.stages.get(name) else {
+                continue;
+            };
             if stage.worked_since.is_none() && !stage.done {
                 continue;
             }
             let bar = self.bars.entry(name.clone()).or_insert_with(|| {
-                let bar = self.multi.insert_before(&self.total, ProgressBar::new(1000));
+                let bar = self
+                    .multi
+                    .insert_before(&self.total, ProgressBar::new(1000));
                 let style = "{prefix:24} {bar:24.cyan/black} {msg}";
                 bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
                 bar.set_prefix(name.to_string());
@@ -284,10 +316,18 @@ impl Board {
     }
 
     fn plain_running(&self) -> String {
-        let running = self.stages.iter().filter(|(_, stage)| stage.worked_since.is_some());
-        let lines: Vec<_> =
-            running.map(|(name, stage)| format!("{name} {}", message(stage))).collect();
-        if lines.is_empty() { "waiting".to_owned() } else { lines.join(", ") }
+        let running = self
+            .stages
+            .iter()
+            .filter(|(_, stage)| stage.worked_since.is_some());
+        let lines: Vec<_> = running
+            .map(|(name, stage)| format!("{name} {}", message(stage)))
+            .collect();
+        if lines.is_empty() {
+            "waiting".to_owned()
+        } else {
+            lines.join(", ")
+        }
     }
 }
 
@@ -306,7 +346,11 @@ fn message(stage: &StageSeen) -> String {
 /// Seconds as `4 s` or `3 min 20 s`.
 pub fn clock(seconds: f64) -> String {
     let whole = seconds.round() as u64;
-    if whole < 60 { format!("{whole} s") } else { format!("{} min {} s", whole / 60, whole % 60) }
+    if whole < 60 {
+        format!("{whole} s")
+    } else {
+        format!("{} min {} s", whole / 60, whole % 60)
+    }
 }
 
 #[cfg(test)]
@@ -314,7 +358,11 @@ mod tests {
     use super::*;
 
     fn event(what: What) -> v1::Event {
-        v1::Event { run: "r".into(), at_unix_ms: 0, what: Some(what) }
+        v1::Event {
+            run: "r".into(),
+            at_unix_ms: 0,
+            what: Some(what),
+        }
     }
 
     fn changed(stage: &str, shard: &str, state: v1::TaskState) -> v1::Event {

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
+use capstan_plan::Pipeline;
 use capstan_plan::id::StageName;
 use capstan_plan::stage::{Family, Kind, Objective, Stage, Train};
-use capstan_plan::Pipeline;
 
 /// How far a stage is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,8 +113,17 @@ fn step_seconds(train: &Train, pipeline: &Pipeline) -> f64 {
     let at_batch_32 = match family {
         Some(Family::Clip) => 0.025,
         _ => {
-            let parts = [(Objective::Itc, 0.015), (Objective::Itm, 0.025), (Objective::Lm, 0.018)];
-            0.010 + parts.iter().filter(|(o, _)| has(*o)).map(|(_, s)| s).sum::<f64>()
+            let parts = [
+                (Objective::Itc, 0.015),
+                (Objective::Itm, 0.025),
+                (Objective::Lm, 0.018),
+            ];
+            0.010
+                + parts
+                    .iter()
+                    .filter(|(o, _)| has(*o))
+                    .map(|(_, s)| s)
+                    .sum::<f64>()
         }
     };
     at_batch_32 * train.global_batch as f64 / 32.0
@@ -127,7 +136,10 @@ fn family(train: &Train, pipeline: &Pipeline) -> Option<Family> {
         if let Some(architecture) = &train.architecture {
             return Some(architecture.family);
         }
-        match pipeline.stage(train.init.as_ref()?).map(|stage| &stage.kind) {
+        match pipeline
+            .stage(train.init.as_ref()?)
+            .map(|stage| &stage.kind)
+        {
             Some(Kind::Train(next)) => train = next,
             _ => return None,
         }
@@ -149,7 +161,15 @@ mod tests {
         let all = estimate
             .stages
             .iter()
-            .map(|(name, ..)| (name.clone(), Seen { share: 1.0, seconds: 3.0 }))
+            .map(|(name, ..)| {
+                (
+                    name.clone(),
+                    Seen {
+                        share: 1.0,
+                        seconds: 3.0,
+                    },
+                )
+            })
             .collect();
         assert_eq!(estimate.remaining_seconds(&all), 0.0);
     }
@@ -163,7 +183,13 @@ mod tests {
                 .iter()
                 .filter(|(name, ..)| ["crawl", "blip_web"].contains(&name.as_str()))
                 .map(|(name, _, prior)| {
-                    (name.clone(), Seen { share: 0.5, seconds: 0.5 * prior * slowness })
+                    (
+                        name.clone(),
+                        Seen {
+                            share: 0.5,
+                            seconds: 0.5 * prior * slowness,
+                        },
+                    )
                 })
                 .collect();
             estimate.remaining_seconds(&seen)

@@ -35,7 +35,9 @@ impl Folder {
         let shown = root.display();
         let usage = |text: String| ExpectedError::new(Exit::Usage, text);
         if root.exists() && !root.is_dir() {
-            return Err(usage(format!("--out {shown}: is no folder; name another one")));
+            return Err(usage(format!(
+                "--out {shown}: is no folder; name another one"
+            )));
         }
         let path = root.join(MARKER);
         if path.exists() {
@@ -56,7 +58,9 @@ impl Folder {
                     differs.join(", ")
                 )));
             }
-            return Ok(Self { root: root.to_owned() });
+            return Ok(Self {
+                root: root.to_owned(),
+            });
         }
         if root.exists() {
             let mut entries = std::fs::read_dir(root)
@@ -71,8 +75,13 @@ impl Folder {
         }
         std::fs::create_dir_all(root)
             .map_err(|error| usage(format!("--out {shown}: cannot be made: {error}")))?;
-        write_whole(&path, &serde_json::to_vec_pretty(marker).expect("plain data"))?;
-        Ok(Self { root: root.to_owned() })
+        write_whole(
+            &path,
+            &serde_json::to_vec_pretty(marker).expect("plain data"),
+        )?;
+        Ok(Self {
+            root: root.to_owned(),
+        })
     }
 
     /// The folder itself.
@@ -143,7 +152,11 @@ mod tests {
     use super::*;
 
     fn marker(seed: u64) -> Marker {
-        Marker { seed, world: "w".into(), pipeline: "p".into() }
+        Marker {
+            seed,
+            world: "w".into(),
+            pipeline: "p".into(),
+        }
     }
 
     #[test]
@@ -160,7 +173,9 @@ mod tests {
     fn a_strangers_folder_is_refused_and_left_alone() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("thesis.tex"), "dear").unwrap();
-        let error = Folder::open(temp.path(), &marker(1)).unwrap_err().to_string();
+        let error = Folder::open(temp.path(), &marker(1))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("thesis.tex"), "{error}");
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 1);
     }

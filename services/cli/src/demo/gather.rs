@@ -36,7 +36,9 @@ pub async fn gather(
     site: &Site,
     seed: u64,
 ) -> Result<Gathered, ExpectedError> {
-    let commits = commits::of_run(store, &ended.run).await.or_exit(Exit::RunFailed)?;
+    let commits = commits::of_run(store, &ended.run)
+        .await
+        .or_exit(Exit::RunFailed)?;
     let by_stage = group(&commits);
     let parts = ended.filtered_parts(store, &inputs.pipeline).await?;
     let mut summary = Summary {
@@ -54,7 +56,12 @@ pub async fn gather(
     evaluations(inputs, &by_stage, &mut summary);
     let trainings = trainings(inputs, &by_stage);
     let models = trained_models(inputs, &by_stage);
-    Ok(Gathered { summary, trainings, models, parts })
+    Ok(Gathered {
+        summary,
+        trainings,
+        models,
+        parts,
+    })
 }
 
 type ByStage<'a> = BTreeMap<&'a StageName, Vec<&'a Commit>>;
@@ -71,7 +78,9 @@ fn group(commits: &[Commit]) -> ByStage<'_> {
 fn stage_figures(inputs: &Inputs, ended: &Ended, by_stage: &ByStage<'_>) -> Vec<StageFigures> {
     let figures = |name: &StageName| {
         let commits = by_stage.get(name).map(Vec::as_slice).unwrap_or_default();
-        let training = commits.iter().find_map(|commit| commit.outputs.training.as_ref());
+        let training = commits
+            .iter()
+            .find_map(|commit| commit.outputs.training.as_ref());
         let wall = match commits {
             [only] => only.wall_seconds,
             _ => ended.stage_seconds.get(name).copied().unwrap_or_default(),
@@ -105,9 +114,15 @@ async fn crawled(
         .flatten()
         .collect();
     for stage in &inputs.pipeline.stages {
-        let commits = by_stage.get(&stage.name).map(Vec::as_slice).unwrap_or_default();
+        let commits = by_stage
+            .get(&stage.name)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let count = |name: &str| -> u64 {
-            commits.iter().filter_map(|commit| commit.outputs.counts.get(name)).sum()
+            commits
+                .iter()
+                .filter_map(|commit| commit.outputs.counts.get(name))
+                .sum()
         };
         match &stage.kind {
             Kind::Crawl(_) => {
@@ -117,7 +132,10 @@ async fn crawled(
                     let rejects: Vec<Reject> =
                         files::read(store, file).await.or_exit(Exit::RunFailed)?;
                     for reject in rejects.iter().filter(|reject| reject.is_image) {
-                        *pairs.rejected.entry(reject.code.as_str().to_owned()).or_default() += 1;
+                        *pairs
+                            .rejected
+                            .entry(reject.code.as_str().to_owned())
+                            .or_default() += 1;
                     }
                 }
             }
@@ -138,12 +156,17 @@ async fn judged(
 ) -> Result<(), ExpectedError> {
     let mut tally = Tally::default();
     for part in parts {
-        let rows = View::read(store, part, Pixels::Skip).await.or_exit(Exit::RunFailed)?;
+        let rows = View::read(store, part, Pixels::Skip)
+            .await
+            .or_exit(Exit::RunFailed)?;
         for row in &rows {
             tally.row(row, site, &mut summary.pairs);
         }
     }
-    summary.filter = Filter { web: tally.web.figures(), synthetic: tally.synthetic.figures() };
+    summary.filter = Filter {
+        web: tally.web.figures(),
+        synthetic: tally.synthetic.figures(),
+    };
     Ok(())
 }
 
@@ -163,21 +186,36 @@ impl Tally {
         pairs.curated += 1;
         let url = &row.pair.image_url;
         let kept = |text: &capstan_plan::row::Text| {
-            row.verdict(&text.text_id).is_some_and(|verdict| verdict.kept)
+            row.verdict(&text.text_id)
+                .is_some_and(|verdict| verdict.kept)
         };
         for text in row.curated_texts().filter(|text| text.origin.is_web()) {
             pairs.curated_texts += 1;
             let kind = site.kind(url, &text.text);
-            let kind = kind.map_or("unknown", capstan_demoweb::TextKind::as_str).to_owned();
+            let kind = kind
+                .map_or("unknown", capstan_demoweb::TextKind::as_str)
+                .to_owned();
             *pairs.curated_texts_by_kind.entry(kind).or_default() += 1;
             let kept = kept(text);
-            *(if kept { &mut pairs.kept_web } else { &mut pairs.dropped_web }) += 1;
+            *(if kept {
+                &mut pairs.kept_web
+            } else {
+                &mut pairs.dropped_web
+            }) += 1;
             add(&mut self.web, site.judgement(url, &text.text), kept);
         }
-        for text in row.synthetic.iter().filter(|text| text.origin == Origin::Synthetic) {
+        for text in row
+            .synthetic
+            .iter()
+            .filter(|text| text.origin == Origin::Synthetic)
+        {
             pairs.synthetic += 1;
             let kept = kept(text);
-            *(if kept { &mut pairs.kept_synthetic } else { &mut pairs.dropped_synthetic }) += 1;
+            *(if kept {
+                &mut pairs.kept_synthetic
+            } else {
+                &mut pairs.dropped_synthetic
+            }) += 1;
             add(&mut self.synthetic, site.judgement(url, &text.text), kept);
         }
     }
@@ -196,13 +234,22 @@ fn add(judged: &mut Judged, judgement: Option<Judgement>, kept: bool) {
 /// Figures by model; blind ones of the bootstrapped models.
 fn evaluations(inputs: &Inputs, by_stage: &ByStage<'_>, summary: &mut Summary) {
     for stage in &inputs.pipeline.stages {
-        let Kind::Evaluate(evaluate) = &stage.kind else { continue };
-        let commits = by_stage.get(&stage.name).map(Vec::as_slice).unwrap_or_default();
+        let Kind::Evaluate(evaluate) = &stage.kind else {
+            continue;
+        };
+        let commits = by_stage
+            .get(&stage.name)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let Some(figures) = commits.iter().find_map(|c| c.outputs.evaluation.as_ref()) else {
             continue;
         };
         let model = evaluate.model.to_string();
-        if let Some(blind) = figures.blind.clone().filter(|_| model.ends_with("_bootstrapped")) {
+        if let Some(blind) = figures
+            .blind
+            .clone()
+            .filter(|_| model.ends_with("_bootstrapped"))
+        {
             summary.blind.insert(model.clone(), blind);
         }
         summary.models.insert(model, figures.sighted.clone());
@@ -212,17 +259,31 @@ fn evaluations(inputs: &Inputs, by_stage: &ByStage<'_>, summary: &mut Summary) {
 fn trainings(inputs: &Inputs, by_stage: &ByStage<'_>) -> Vec<(StageName, Training)> {
     let of_stage = |name: &StageName| {
         let commits = by_stage.get(name)?;
-        let training = commits.iter().find_map(|commit| commit.outputs.training.clone())?;
+        let training = commits
+            .iter()
+            .find_map(|commit| commit.outputs.training.clone())?;
         Some((name.clone(), training))
     };
-    inputs.pipeline.stages.iter().filter_map(|stage| of_stage(&stage.name)).collect()
+    inputs
+        .pipeline
+        .stages
+        .iter()
+        .filter_map(|stage| of_stage(&stage.name))
+        .collect()
 }
 
 fn trained_models(inputs: &Inputs, by_stage: &ByStage<'_>) -> BTreeMap<StageName, ModelDigest> {
-    let trains = inputs.pipeline.stages.iter().filter(|s| matches!(s.kind, Kind::Train(_)));
+    let trains = inputs
+        .pipeline
+        .stages
+        .iter()
+        .filter(|s| matches!(s.kind, Kind::Train(_)));
     trains
         .filter_map(|stage| {
-            let model = by_stage.get(&stage.name)?.iter().find_map(|c| c.outputs.model)?;
+            let model = by_stage
+                .get(&stage.name)?
+                .iter()
+                .find_map(|c| c.outputs.model)?;
             Some((stage.name.clone(), model))
         })
         .collect()

@@ -44,13 +44,22 @@ impl Inputs {
         let device = device.resolve().or_exit(Exit::Usage)?;
         let world_digest = Digest::of(world.to_toml().as_bytes()).to_string();
         pipeline.seed = args.seed;
-        point_crawls(&mut pipeline, &Digest::of_parts([
-            world_digest.as_bytes(),
-            &args.seed.to_le_bytes()[..],
-        ]));
+        point_crawls(
+            &mut pipeline,
+            &Digest::of_parts([world_digest.as_bytes(), &args.seed.to_le_bytes()[..]]),
+        );
         let pipeline_digest = Digest::of(text.as_bytes()).to_string();
-        let marker = Marker { seed: args.seed, world: world_digest, pipeline: pipeline_digest };
-        Ok(Self { world, pipeline, device, marker })
+        let marker = Marker {
+            seed: args.seed,
+            world: world_digest,
+            pipeline: pipeline_digest,
+        };
+        Ok(Self {
+            world,
+            pipeline,
+            device,
+            marker,
+        })
     }
 }
 
@@ -69,7 +78,11 @@ pub fn pipeline_text(args: &args::Demo) -> Result<String, ExpectedError> {
         Some(path) => read(path)?,
         None => PIPELINE.to_owned(),
     };
-    Ok(if args.full { format!("{text}\n{FULL}") } else { text })
+    Ok(if args.full {
+        format!("{text}\n{FULL}")
+    } else {
+        text
+    })
 }
 
 fn read(path: &Path) -> Result<String, ExpectedError> {
@@ -100,7 +113,9 @@ pub async fn lay_out_models(
         if to.exists() {
             continue;
         }
-        let from = models::fetch(store, model, &folder.cache()).await.or_exit(Exit::RunFailed)?;
+        let from = models::fetch(store, model, &folder.cache())
+            .await
+            .or_exit(Exit::RunFailed)?;
         let partial = folder.models().join(format!("{stage}.partial"));
         if partial.exists() {
             std::fs::remove_dir_all(&partial).or_exit(Exit::RunFailed)?;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::Store;
+use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_demoweb::{Judgement, Site};
 use capstan_plan::draw::Draws;
@@ -31,7 +31,9 @@ pub async fn run_report(
         rows.sort_by_key(|row| row.row);
         let wanted: Vec<u32> = rows.iter().map(|row| row.row).collect();
         let base = &gathered.parts[shard].base;
-        let images = files::pictures(store, base, &wanted).await.or_exit(Exit::RunFailed)?;
+        let images = files::pictures(store, base, &wanted)
+            .await
+            .or_exit(Exit::RunFailed)?;
         let cards = rows.into_iter().zip(images);
         samples.extend(cards.map(|(row, image)| card(&row, image.to_vec(), site)));
     }
@@ -65,11 +67,17 @@ fn fate(row: &ViewRow) -> Fate {
     if !row.keep {
         return Fate::DroppedByCuration;
     }
-    let kept = |text: &Text| row.verdict(&text.text_id).is_some_and(|verdict| verdict.kept);
+    let kept = |text: &Text| {
+        row.verdict(&text.text_id)
+            .is_some_and(|verdict| verdict.kept)
+    };
     if row.verdicts.is_empty() {
         return Fate::Curated;
     }
-    match (row.curated_texts().any(kept), row.synthetic.iter().any(kept)) {
+    match (
+        row.curated_texts().any(kept),
+        row.synthetic.iter().any(kept),
+    ) {
         (true, true) => Fate::BothKept,
         (true, false) => Fate::WebKept,
         (false, true) => Fate::SyntheticKept,
@@ -86,8 +94,9 @@ async fn choose(
     let draws = Draws::new(seed, "report samples");
     let mut best: BTreeMap<Fate, BTreeMap<u64, (usize, ViewRow)>> = BTreeMap::new();
     for (shard, part) in gathered.parts.iter().enumerate() {
-        let mut view =
-            View::open(store, part, Pixels::Skip).await.or_exit(Exit::RunFailed)?;
+        let mut view = View::open(store, part, Pixels::Skip)
+            .await
+            .or_exit(Exit::RunFailed)?;
         while let Some(rows) = view.next().await.or_exit(Exit::RunFailed)? {
             for row in rows {
                 let rank = draws.u64(&row.pair.pair_id.0.0, 0);
@@ -133,6 +142,12 @@ fn card(row: &ViewRow, image: Vec<u8>, site: &Site) -> SampleCard {
         image_url: url.clone(),
         curated: row.keep,
         reason: row.reason.clone(),
-        texts: row.pair.texts.iter().chain(&row.synthetic).map(line).collect(),
+        texts: row
+            .pair
+            .texts
+            .iter()
+            .chain(&row.synthetic)
+            .map(line)
+            .collect(),
     }
 }

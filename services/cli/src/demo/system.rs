@@ -73,7 +73,10 @@ impl System {
         let mut roles = JoinSet::new();
         let net = serve_web(&mut roles, site, &shutdown).await?;
         let listener = bind().await?;
-        let address = format!("http://{}", listener.local_addr().or_exit(Exit::Unavailable)?);
+        let address = format!(
+            "http://{}",
+            listener.local_addr().or_exit(Exit::Unavailable)?
+        );
         let config = config(folder, &address);
         let coordinate = capstan_coordinator::run(
             config.coordinator.clone(),
@@ -97,7 +100,11 @@ impl System {
         let channel = tonic::transport::Endpoint::from_shared(address)
             .or_exit(Exit::Unavailable)?
             .connect_lazy();
-        Ok(Self { roles, shutdown, channel })
+        Ok(Self {
+            roles,
+            shutdown,
+            channel,
+        })
     }
 
     /// Submits the pipeline, watches it to its end, and draws bars meanwhile.
@@ -118,7 +125,12 @@ impl System {
             seed: Some(seed),
             run: format!("{}-{seed}", pipeline.name),
         };
-        let run = client.submit_run(request).await.map_err(refused)?.into_inner().run;
+        let run = client
+            .submit_run(request)
+            .await
+            .map_err(refused)?
+            .into_inner()
+            .run;
         let mut board = Board::new(pipeline);
         let ended = self.watch(&mut client, &run, &mut board).await;
         board.finish();
@@ -139,11 +151,20 @@ impl System {
             leased: ended.leased,
             wall_seconds: began.elapsed().as_secs_f64(),
             remaining_shown_at_60s: board.remaining_shown_at_60s(),
-            stage_seconds: status.stages.iter().map(|s| (name(s), seconds(s))).collect(),
+            stage_seconds: status
+                .stages
+                .iter()
+                .map(|s| (name(s), seconds(s)))
+                .collect(),
             outputs: status
                 .stages
                 .iter()
-                .map(|s| (name(s), serde_json::from_str(&s.output_json).unwrap_or_default()))
+                .map(|s| {
+                    (
+                        name(s),
+                        serde_json::from_str(&s.output_json).unwrap_or_default(),
+                    )
+                })
                 .collect(),
         })
     }
@@ -154,7 +175,9 @@ impl System {
         run: &str,
         board: &mut Board,
     ) -> Result<v1::RunEnded, ExpectedError> {
-        let request = v1::WatchRequest { run: run.to_owned() };
+        let request = v1::WatchRequest {
+            run: run.to_owned(),
+        };
         let mut events = client.watch(request).await.map_err(refused)?.into_inner();
         let mut ticks = tokio::time::interval(Duration::from_millis(500));
         loop {
@@ -221,12 +244,18 @@ impl Ended {
             .filter_map(|name| pipeline.stage(name))
             .filter_map(|stage| rank(&stage.kind).map(|rank| (rank, &stage.name)))
             .max_by_key(|(rank, _)| *rank);
-        let Some((_, stage)) = last else { return Ok(Vec::new()) };
+        let Some((_, stage)) = last else {
+            return Ok(Vec::new());
+        };
         let Some(version) = self.outputs.get(stage).and_then(|o| o["dataset"].as_str()) else {
             return Ok(Vec::new());
         };
-        let version = versions::resolve(store, version).await.or_exit(Exit::RunFailed)?;
-        versions::parts(store, &version).await.or_exit(Exit::RunFailed)
+        let version = versions::resolve(store, version)
+            .await
+            .or_exit(Exit::RunFailed)?;
+        versions::parts(store, &version)
+            .await
+            .or_exit(Exit::RunFailed)
     }
 }
 
@@ -250,7 +279,9 @@ fn refused(status: tonic::Status) -> ExpectedError {
 }
 
 async fn bind() -> Result<TcpListener, ExpectedError> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.or_exit(Exit::Unavailable)
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .or_exit(Exit::Unavailable)
 }
 
 /// Serves the demo web, a listener per host; gives the crawler's map of names.
@@ -268,9 +299,14 @@ async fn serve_web(
     }
     let shutdown = shutdown.child_token();
     roles.spawn(async move {
-        capstan_demoweb::serve(site, listeners, shutdown).await.or_exit(Exit::RunFailed)
+        capstan_demoweb::serve(site, listeners, shutdown)
+            .await
+            .or_exit(Exit::RunFailed)
     });
-    Ok(NetConfig { hosts, ..NetConfig::default() })
+    Ok(NetConfig {
+        hosts,
+        ..NetConfig::default()
+    })
 }
 
 /// The configuration of the demo's own coordinator.
@@ -287,7 +323,13 @@ fn lease(config: &Config, address: &str, role: &str, ordinal: usize) -> capstan_
     let roles = if role == "trainer" {
         vec![Role::Train]
     } else {
-        vec![Role::Crawl, Role::Curate, Role::Caption, Role::Filter, Role::Evaluate]
+        vec![
+            Role::Crawl,
+            Role::Curate,
+            Role::Caption,
+            Role::Filter,
+            Role::Evaluate,
+        ]
     };
     capstan_lease::Options {
         coordinator: address.to_owned(),

@@ -14,8 +14,14 @@ pub fn comparison(summary: &Summary) -> Table {
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
     let titles = columns.iter().map(|(title, _)| (*title).to_owned());
     table.set_header(["model".to_owned()].into_iter().chain(titles));
-    let blind = summary.blind.iter().map(|(name, model)| (format!("{name}, blind"), model));
-    let sighted = summary.models.iter().map(|(name, model)| (name.clone(), model));
+    let blind = summary
+        .blind
+        .iter()
+        .map(|(name, model)| (format!("{name}, blind"), model));
+    let sighted = summary
+        .models
+        .iter()
+        .map(|(name, model)| (name.clone(), model));
     for (name, model) in sighted.chain(blind) {
         let mut row = vec![Cell::new(name)];
         row.extend(columns.iter().map(|(_, figure)| figure_cell(figure(model))));
@@ -32,7 +38,10 @@ fn figure_cell(figure: Option<f64>) -> Cell {
 /// What bootstrapping gained, in one sentence a family.
 pub fn sentence(summary: &Summary) -> String {
     let mean = |name: &str| -> Option<f64> {
-        summary.model(name).and_then(|model: &ModelFigures| model.retrieval).map(|r| r.mean_at_1())
+        summary
+            .model(name)
+            .and_then(|model: &ModelFigures| model.retrieval)
+            .map(|r| r.mean_at_1())
     };
     let families = [("CLIP", "clip"), ("BLIP", "blip")];
     let sentences = families.iter().filter_map(|(title, name)| {
