@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{capstan, outcome, small_demo, succeed, summary};
+use crate::harness::{capstan, fail, one_line, outcome, small_demo, succeed, summary};
 
 #[test]
 fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
@@ -134,6 +134,7 @@ fn tools_work_on_what_it_left(out: &std::path::Path) {
             "{lines:?}"
         );
     }
+    unreadable_pictures_are_named(out);
     let store = out.join("store");
     let output = succeed(capstan(["dataset", "ls", "--json", "--store"]).arg(&store));
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -143,4 +144,22 @@ fn tools_work_on_what_it_left(out: &std::path::Path) {
     );
     assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 3);
     succeed(capstan(["dataset", "stats", "web", "--json", "--store"]).arg(&store));
+}
+
+fn unreadable_pictures_are_named(out: &std::path::Path) {
+    let picture = out.with_file_name("cut.png");
+    std::fs::write(&picture, b"\x89PNG\r\n\x1a\nnot much of a picture").unwrap();
+    for (command, texts, model) in [
+        ("caption", &[][..], "captioner"),
+        ("match", &["a red ball"][..], "matcher"),
+    ] {
+        let mut command = capstan([command]);
+        command
+            .arg(&picture)
+            .args(texts)
+            .arg("--model")
+            .arg(out.join("models").join(model));
+        let stderr = fail(&mut command, 6);
+        assert!(one_line(&stderr).contains("cut.png"), "{stderr}");
+    }
 }

@@ -3,6 +3,8 @@
 //! A target of the crate `capstan`, so that cargo builds the binary first. Runs use the small
 //! world and pipeline of `tests/small`; they assert structure, digests and counts, never gains.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bad_input;
 mod crawl_truth;
 mod demo;

@@ -18,6 +18,9 @@ use crate::assignment::{Assignment, Control, Done, Executor, Failure};
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 
+/// Bytes of one answer at most: a task names every shard that it reads. As the coordinator sends.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
 /// How a worker presents itself.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -60,7 +63,8 @@ pub async fn serve(
         .tcp_nodelay(true);
     let heartbeat = Heartbeat::start(endpoint.clone(), options.worker.clone(), options.heartbeat)?;
     let session = Arc::new(Session {
-        client: CoordinatorClient::new(endpoint.connect_lazy()),
+        client: CoordinatorClient::new(endpoint.connect_lazy())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
         store,
         executor,
