@@ -450,3 +450,6 @@ impl Model for Med {
         &self.device
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,9 @@
 //! Activations are matrices `[rows * tokens, width]`: no operation permutes or
 //! copies to split heads.
 
-pub(crate) mod plain;
+mod fused;
+mod kernel;
+mod plain;
 
 use burn::tensor::Tensor;
 
@@ -33,6 +35,11 @@ impl Keys {
         Self { rows, q_len: len, k_len: len, lengths: None, causal: false, index: None }
     }
 
+    /// Block of keys of a row.
+    pub fn block(&self, row: usize) -> usize {
+        self.index.as_ref().map_or(row, |index| index[row] as usize)
+    }
+
     /// Number of leading keys that this query sees.
     pub fn visible(&self, row: usize, query: usize) -> usize {
         let len = self.lengths.as_ref().map_or(self.k_len, |lengths| lengths[row] as usize);
@@ -50,12 +57,18 @@ pub(crate) struct Targets<'a> {
 
 /// `x W^T + b`: `[rows, inputs]` to `[rows, outputs]`.
 pub(crate) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Weight>) -> Tensor<2> {
+    if fused::on_cpu(&x) {
+        return fused::linear(x, weight.tensor(), bias.map(Weight::tensor));
+    }
     let [_, inputs] = x.dims();
     plain::linear(x, weight.matrix(inputs), bias.map(Weight::tensor))
 }
 
 /// Layer norm of every row.
 pub(crate) fn layer_norm(x: Tensor<2>, gain: &Weight, bias: &Weight, epsilon: f64) -> Tensor<2> {
+    if fused::on_cpu(&x) {
+        return fused::layer_norm(x, gain.tensor(), bias.tensor(), epsilon);
+    }
     plain::layer_norm(x, gain.tensor(), bias.tensor(), epsilon)
 }
 
@@ -67,16 +80,22 @@ pub(crate) fn add_layer_norm(
     bias: &Weight,
     epsilon: f64,
 ) -> Tensor<2> {
+    if fused::on_cpu(&x) {
+        return fused::add_layer_norm(x, y, gain.tensor(), bias.tensor(), epsilon);
+    }
     plain::layer_norm(x + y, gain.tensor(), bias.tensor(), epsilon)
 }
 
 /// The activation of every value.
 pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
-    plain::activation(x, kind)
+    if fused::on_cpu(&x) { fused::activation(x, kind) } else { plain::activation(x, kind) }
 }
 
 /// Attention of each row over itself: `qkv` is `[rows * len, 3 * width]`.
 pub(crate) fn self_attention(qkv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
+    if fused::on_cpu(&qkv) {
+        return fused::attention(qkv, None, heads, keys);
+    }
     let width = qkv.dims()[1] / 3;
     let third = |i: usize| qkv.clone().narrow(1, i * width, width);
     plain::attention(third(0), third(1), third(2), heads, keys)
@@ -84,6 +103,9 @@ pub(crate) fn self_attention(qkv: Tensor<2>, heads: usize, keys: &Keys) -> Tenso
 
 /// Attention of `query` `[rows * q_len, width]` over `kv` `[blocks * k_len, 2 * width]`.
 pub(crate) fn cross_attention(query: Tensor<2>, kv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
+    if fused::on_cpu(&query) {
+        return fused::attention(query, Some(kv), heads, keys);
+    }
     let width = query.dims()[1];
     let (key, value) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
     plain::attention(query, key, value, heads, keys)
@@ -107,26 +129,35 @@ pub(crate) fn picture_tokens(
     positions: &Weight,
     batch: usize,
 ) -> Tensor<2> {
+    if fused::on_cpu(&patches) {
+        return fused::picture_tokens(patches, class.tensor(), positions.tensor(), batch);
+    }
     let [_, width] = patches.dims();
     plain::picture_tokens(patches, class.tensor(), positions.matrix(width), batch)
 }
 
 /// Word and position embeddings of `ids`, whose positions are `at`.
 pub(crate) fn embed(ids: &[u32], words: &Weight, positions: &Weight, at: &[u32], width: usize) -> Tensor<2> {
+    if fused::on_cpu(&words.tensor()) {
+        return fused::embed(ids, words.tensor(), positions.tensor(), at, width);
+    }
     plain::embed(ids, words.matrix(width), positions.matrix(width), at)
 }
 
 /// The rows of these numbers.
 pub(crate) fn select_rows(x: Tensor<2>, rows: &[u32]) -> Tensor<2> {
-    plain::select_rows(x, rows)
+    if fused::on_cpu(&x) { fused::select_rows(x, rows) } else { plain::select_rows(x, rows) }
 }
 
 /// Every row divided by its length.
 pub(crate) fn normalise(x: Tensor<2>) -> Tensor<2> {
-    plain::normalise(x)
+    if fused::on_cpu(&x) { fused::normalise(x) } else { plain::normalise(x) }
 }
 
 /// Sum over rows of the cross entropy, `[1]`.
 pub(crate) fn cross_entropy_sum(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
+    if fused::on_cpu(&logits) {
+        return fused::cross_entropy_sum(logits, targets);
+    }
     plain::cross_entropy_sum(logits, targets)
 }
