@@ -25,7 +25,14 @@ const SIZES: Sizes = Sizes {
     max_text_tokens: 20,
 };
 const VOCABULARY: usize = 300;
-const SPECIAL: SpecialIds = SpecialIds { pad: 0, unk: 1, cls: 2, sep: 3, dec: 4, enc: 5 };
+const SPECIAL: SpecialIds = SpecialIds {
+    pad: 0,
+    unk: 1,
+    cls: 2,
+    sep: 3,
+    dec: 4,
+    enc: 5,
+};
 
 /// Pseudo-random numbers: times do not depend on which.
 fn noise(seed: u64, index: usize) -> u64 {
@@ -51,7 +58,9 @@ fn texts(batch: usize, step: usize) -> TokenBatch {
 
 fn pixels(batch: usize, step: usize, device: &capstan_model::Device) -> Tensor<4> {
     let len = batch * 3 * 64 * 64;
-    let values: Vec<f32> = (0..len).map(|i| (noise(3 + step as u64, i) % 997) as f32 / 250.0 - 2.0).collect();
+    let values: Vec<f32> = (0..len)
+        .map(|i| (noise(3 + step as u64, i) % 997) as f32 / 250.0 - 2.0)
+        .collect();
     Tensor::from_data(TensorData::new(values, [batch, 3, 64, 64]), device)
 }
 
@@ -64,23 +73,42 @@ fn contrast(image: Tensor<2>, text: Tensor<2>, scale: Tensor<1>) -> Tensor<1> {
 }
 
 fn clip_loss(clip: &Clip, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
-    contrast(clip.image_features(pixels), clip.text_features(texts), clip.logit_scale())
+    contrast(
+        clip.image_features(pixels),
+        clip.text_features(texts),
+        clip.logit_scale(),
+    )
 }
 
 fn blip_loss(med: &Med, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
     let images = med.image_embeds(pixels);
     let memory = med.memory(&images);
     let batch = texts.rows();
-    let itc = contrast(med.image_features(&images), med.text_features(texts), med.temperature().recip());
+    let itc = contrast(
+        med.image_features(&images),
+        med.text_features(texts),
+        med.temperature().recip(),
+    );
     let negative = |row: usize| (row + 1) % batch;
     let rows: Vec<Vec<u32>> = (0..3 * batch)
         .map(|i| {
-            let row = if i / batch == 1 { negative(i % batch) } else { i % batch };
+            let row = if i / batch == 1 {
+                negative(i % batch)
+            } else {
+                i % batch
+            };
             texts.row(row)[..texts.lengths()[row] as usize].to_vec()
         })
         .collect();
-    let pictures: Vec<usize> =
-        (0..3 * batch).map(|i| if i / batch == 2 { negative(i % batch) } else { i % batch }).collect();
+    let pictures: Vec<usize> = (0..3 * batch)
+        .map(|i| {
+            if i / batch == 2 {
+                negative(i % batch)
+            } else {
+                i % batch
+            }
+        })
+        .collect();
     let logits = med.itm_logits(&memory, &TokenBatch::new(&rows, SPECIAL.pad), &pictures);
     let classes: Vec<u32> = (0..3 * batch).map(|i| u32::from(i < batch)).collect();
     let itm = Med::cross_entropy_sum(logits, &classes) / (3 * batch) as f64;
@@ -90,19 +118,28 @@ fn blip_loss(med: &Med, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.parse::<usize>().ok());
     let steps = arguments.next().unwrap_or(100);
     let batch = arguments.next().unwrap_or(16);
     let pool = ComputePool::new(1).expect("a pool");
     pool.install(|| {
         let device = DeviceSpec::Cpu.open().expect("the CPU").autodiff();
-        let mut clip = Clip::new(ClipConfig::new(&SIZES, VOCABULARY, &SPECIAL).expect("sizes"), &device);
+        let mut clip = Clip::new(
+            ClipConfig::new(&SIZES, VOCABULARY, &SPECIAL).expect("sizes"),
+            &device,
+        );
         clip.initialise(1, &InitRecipe::default());
-        measure("clip", &clip, steps, |step| clip_loss(&clip, pixels(batch, step, &device), &texts(batch, step)));
+        measure("clip", &clip, steps, |step| {
+            clip_loss(&clip, pixels(batch, step, &device), &texts(batch, step))
+        });
         let config = BlipConfig::new(&SIZES, VOCABULARY, &SPECIAL).expect("sizes");
         let mut med = Med::new(config, MedParts::Both, &device);
         med.initialise(1, &InitRecipe::default());
-        measure("blip", &med, steps, |step| blip_loss(&med, pixels(batch, step, &device), &texts(batch, step)));
+        measure("blip", &med, steps, |step| {
+            blip_loss(&med, pixels(batch, step, &device), &texts(batch, step))
+        });
     });
 }
 

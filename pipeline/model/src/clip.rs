@@ -14,7 +14,10 @@ use crate::weights::{Model, Part, Weight};
 /// Largest logit scale that training may reach.
 pub const MAX_LOGIT_SCALE: f64 = 100.0;
 
-const LAYER: PreNormNames = PreNormNames { qkv: &["q_proj", "k_proj", "v_proj"], out: "out_proj" };
+const LAYER: PreNormNames = PreNormNames {
+    qkv: &["q_proj", "k_proj", "v_proj"],
+    out: "out_proj",
+};
 
 const VISION: VitNames = VitNames {
     layer: LAYER,
@@ -52,14 +55,25 @@ impl Clip {
         };
         Self {
             vision: Vit::new(&VISION, &config.vision_config, device),
-            words: table(Kind::Embedding, "token_embedding", config.text_config.vocab_size),
+            words: table(
+                Kind::Embedding,
+                "token_embedding",
+                config.text_config.vocab_size,
+            ),
             positions: table(
                 Kind::TextPosition,
                 "position_embedding",
                 config.text_config.max_position_embeddings,
             ),
             layers: (0..text.layers)
-                .map(|i| PreNormLayer::new(&format!("text_model.encoder.layers.{i}"), &LAYER, &text, device))
+                .map(|i| {
+                    PreNormLayer::new(
+                        &format!("text_model.encoder.layers.{i}"),
+                        &LAYER,
+                        &text,
+                        device,
+                    )
+                })
                 .collect(),
             final_norm: LayerNorm::new("text_model.final_layer_norm", width, text.epsilon, device),
             visual_projection: Linear::new(
@@ -69,8 +83,18 @@ impl Clip {
                 false,
                 device,
             ),
-            text_projection: Linear::new("text_projection", width, config.projection_dim, false, device),
-            logit_scale: Weight::zeros(Kind::LogitScale, vec![Part::new("logit_scale", &[])], device),
+            text_projection: Linear::new(
+                "text_projection",
+                width,
+                config.projection_dim,
+                false,
+                device,
+            ),
+            logit_scale: Weight::zeros(
+                Kind::LogitScale,
+                vec![Part::new("logit_scale", &[])],
+                device,
+            ),
             config,
             device: device.clone(),
         }
@@ -142,11 +166,17 @@ impl Clip {
     /// causal and it stands behind the end token.
     pub fn text_hidden(&self, texts: &TokenBatch) -> Tensor<2> {
         let (rows, len) = (texts.rows(), texts.padded_len());
-        assert!(len <= self.config.text_config.max_position_embeddings, "text of {len} tokens is too long");
+        assert!(
+            len <= self.config.text_config.max_position_embeddings,
+            "text of {len} tokens is too long"
+        );
         let at: Vec<u32> = (0..rows).flat_map(|_| 0..len as u32).collect();
         let width = self.config.text_config.hidden_size;
         let mut x = ops::embed(texts.ids(), &self.words, &self.positions, &at, width);
-        let keys = Keys { causal: true, ..Keys::all(rows, len) };
+        let keys = Keys {
+            causal: true,
+            ..Keys::all(rows, len)
+        };
         for layer in &self.layers {
             x = layer.forward(x, &keys);
         }
@@ -156,15 +186,20 @@ impl Clip {
     fn project_image(&self, hidden: Tensor<2>, batch: usize) -> Tensor<2> {
         let tokens = self.config.vision_config.tokens() as u32;
         let class: Vec<u32> = (0..batch as u32).map(|i| i * tokens).collect();
-        let pooled = self.vision.post_norm.forward(ops::select_rows(hidden, &class));
+        let pooled = self
+            .vision
+            .post_norm
+            .forward(ops::select_rows(hidden, &class));
         self.visual_projection.forward(pooled)
     }
 
     fn project_text(&self, hidden: Tensor<2>, texts: &TokenBatch) -> Tensor<2> {
         let len = texts.padded_len() as u32;
-        let ends: Vec<u32> =
-            (0..texts.rows()).map(|row| row as u32 * len + self.pooled_position(texts.row(row))).collect();
-        self.text_projection.forward(ops::select_rows(hidden, &ends))
+        let ends: Vec<u32> = (0..texts.rows())
+            .map(|row| row as u32 * len + self.pooled_position(texts.row(row)))
+            .collect();
+        self.text_projection
+            .forward(ops::select_rows(hidden, &ends))
     }
 
     fn pooled_position(&self, ids: &[u32]) -> u32 {

@@ -56,7 +56,13 @@ pub struct VisionConfig {
 
 impl VisionConfig {
     /// A tower with feed-forward layers four times as wide and exact GELU.
-    pub fn new(width: usize, heads: usize, layers: usize, image_size: usize, patch_size: usize) -> Self {
+    pub fn new(
+        width: usize,
+        heads: usize,
+        layers: usize,
+        image_size: usize,
+        patch_size: usize,
+    ) -> Self {
         Self {
             hidden_size: width,
             intermediate_size: 4 * width,
@@ -257,7 +263,8 @@ pub struct BlipConfig {
 impl BlipConfig {
     /// Temperature of the image-text contrast.
     pub fn temperature(&self) -> f32 {
-        self.itc_temperature.unwrap_or_else(|| (-self.logit_scale_init_value).exp() as f32)
+        self.itc_temperature
+            .unwrap_or_else(|| (-self.logit_scale_init_value).exp() as f32)
     }
 }
 
@@ -404,7 +411,10 @@ impl Sizes {
     fn check(&self) -> Result<(), Error> {
         check_tower(self.width, self.heads)?;
         check_picture(self.image_size, self.patch_size)?;
-        for (value, name) in [(self.projection, "projection"), (self.max_text_tokens, "max_text_tokens")] {
+        for (value, name) in [
+            (self.projection, "projection"),
+            (self.max_text_tokens, "max_text_tokens"),
+        ] {
             if value == 0 {
                 return Err(Error::Zero(name));
             }
@@ -413,7 +423,13 @@ impl Sizes {
     }
 
     fn vision(&self) -> VisionConfig {
-        VisionConfig::new(self.width, self.heads, self.vision_layers, self.image_size, self.patch_size)
+        VisionConfig::new(
+            self.width,
+            self.heads,
+            self.vision_layers,
+            self.image_size,
+            self.patch_size,
+        )
     }
 }
 
@@ -432,7 +448,10 @@ fn check_picture(image_size: usize, patch_size: usize) -> Result<(), Error> {
         return Err(Error::Zero("image_size"));
     }
     if patch_size == 0 || !image_size.is_multiple_of(patch_size) {
-        return Err(Error::Patches { image_size, patch_size });
+        return Err(Error::Patches {
+            image_size,
+            patch_size,
+        });
     }
     Ok(())
 }
@@ -444,21 +463,35 @@ pub(crate) trait Check {
 
 impl Check for ClipConfig {
     fn check(&self) -> Result<(), Error> {
-        check_tower(self.text_config.hidden_size, self.text_config.num_attention_heads)?;
-        check_tower(self.vision_config.hidden_size, self.vision_config.num_attention_heads)?;
+        check_tower(
+            self.text_config.hidden_size,
+            self.text_config.num_attention_heads,
+        )?;
+        check_tower(
+            self.vision_config.hidden_size,
+            self.vision_config.num_attention_heads,
+        )?;
         check_picture(self.vision_config.image_size, self.vision_config.patch_size)
     }
 }
 
 impl Check for BlipConfig {
     fn check(&self) -> Result<(), Error> {
-        check_tower(self.text_config.hidden_size, self.text_config.num_attention_heads)?;
-        check_tower(self.vision_config.hidden_size, self.vision_config.num_attention_heads)?;
+        check_tower(
+            self.text_config.hidden_size,
+            self.text_config.num_attention_heads,
+        )?;
+        check_tower(
+            self.vision_config.hidden_size,
+            self.vision_config.num_attention_heads,
+        )?;
         check_picture(self.vision_config.image_size, self.vision_config.patch_size)
     }
 }
 
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<String>, D::Error> {
     Ok(Option::<Vec<String>>::deserialize(deserializer)?.unwrap_or_default())
 }
 

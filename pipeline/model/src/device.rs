@@ -96,7 +96,8 @@ impl DeviceSpec {
     /// # Errors
     /// As [`DeviceSpec::open`].
     pub fn kind(self) -> Result<&'static str, Error> {
-        self.resolve().map(|spec| if spec == Self::Cpu { "cpu" } else { "cuda" })
+        self.resolve()
+            .map(|spec| if spec == Self::Cpu { "cpu" } else { "cuda" })
     }
 }
 
@@ -110,7 +111,8 @@ mod cuda {
         // The driver library is loaded at run time, and its absence is a panic there.
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
-        let found = std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_iter().count());
+        let found =
+            std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_iter().count());
         std::panic::set_hook(hook);
         match found {
             Ok(count) if index < count => Ok(Device::cuda(index)),
@@ -175,7 +177,10 @@ mod tests {
             let spec: DeviceSpec = name.parse().expect("a device");
             assert_eq!(spec.to_string(), name);
         }
-        assert_eq!("cuda".parse::<DeviceSpec>().expect("a device"), DeviceSpec::Cuda(0));
+        assert_eq!(
+            "cuda".parse::<DeviceSpec>().expect("a device"),
+            DeviceSpec::Cuda(0)
+        );
         for name in ["", "gpu", "cuda:", "cuda:x", "CPU"] {
             assert!(name.parse::<DeviceSpec>().is_err(), "{name}");
         }

@@ -98,7 +98,9 @@ pub enum Error {
         tensor: String,
     },
     /// A tensor is there that the network does not have.
-    #[error("{path}: tensor `{tensor}` belongs to no layer of the network that config.json describes")]
+    #[error(
+        "{path}: tensor `{tensor}` belongs to no layer of the network that config.json describes"
+    )]
     Unused {
         /// The file.
         path: PathBuf,
@@ -169,24 +171,37 @@ pub(crate) fn own_name(name: &str) -> Option<String> {
 pub(crate) fn read_config<C: DeserializeOwned + Check>(folder: &Path) -> Result<C, Error> {
     let path = folder.join(CONFIG_FILE);
     let config: C = read_json(&path)?;
-    config.check().map_err(|source| Error::Sizes { path, source })?;
+    config
+        .check()
+        .map_err(|source| Error::Sizes { path, source })?;
     Ok(config)
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = std::fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
+    let text = std::fs::read(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_slice(&text).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
-    let mut text = serde_json::to_vec_pretty(value)
-        .map_err(|source| Error::Json { path: path.to_owned(), source })?;
+    let mut text = serde_json::to_vec_pretty(value).map_err(|source| Error::Json {
+        path: path.to_owned(),
+        source,
+    })?;
     text.push(b'\n');
     write_file(path, &text)
 }
 
 fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.to_owned(), source })
+    std::fs::write(path, bytes).map_err(|source| Error::Write {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The tensors of one `model.safetensors`, as f32.
@@ -200,15 +215,23 @@ impl Tensors {
     /// Reads all of `folder/model.safetensors`.
     pub fn read(folder: &Path) -> Result<Self, Error> {
         let path = folder.join(WEIGHTS_FILE);
-        let bytes = std::fs::read(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let bytes = std::fs::read(&path).map_err(|source| Error::Read {
+            path: path.clone(),
+            source,
+        })?;
         if let Some(length) = bytes.first_chunk::<8>() {
             let length = u64::from_le_bytes(*length);
             if length > MAX_HEADER_BYTES {
-                return Err(Error::Header { path, bytes: length });
+                return Err(Error::Header {
+                    path,
+                    bytes: length,
+                });
             }
         }
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|source| Error::Format { path: path.clone(), source })?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|source| Error::Format {
+            path: path.clone(),
+            source,
+        })?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             // Buffers of old checkpoints: the numbers 0, 1, 2 ...
@@ -227,10 +250,10 @@ impl Tensors {
 
     /// Takes one tensor of this shape.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>, Error> {
-        let (found, values) = self
-            .tensors
-            .remove(name)
-            .ok_or_else(|| Error::Missing { path: self.path.clone(), tensor: name.to_owned() })?;
+        let (found, values) = self.tensors.remove(name).ok_or_else(|| Error::Missing {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+        })?;
         if found != shape {
             return Err(Error::Shape {
                 path: self.path.clone(),
@@ -246,22 +269,29 @@ impl Tensors {
     /// it must equal `original`.
     pub fn take_tied(&mut self, name: &str, original: &[f32]) -> Result<(), Error> {
         match self.tensors.remove(name) {
-            Some((_, values)) if !same_bits(&values, original) => {
-                Err(Error::Shared { path: self.path.clone(), tensor: name.to_owned() })
-            }
+            Some((_, values)) if !same_bits(&values, original) => Err(Error::Shared {
+                path: self.path.clone(),
+                tensor: name.to_owned(),
+            }),
             _ => Ok(()),
         }
     }
 
     /// No tensors.
     pub fn empty() -> Self {
-        Self { path: PathBuf::new(), tensors: BTreeMap::new() }
+        Self {
+            path: PathBuf::new(),
+            tensors: BTreeMap::new(),
+        }
     }
 
     /// Fails if anything is left.
     pub fn finish(self) -> Result<(), Error> {
         match self.tensors.into_keys().next() {
-            Some(tensor) => Err(Error::Unused { path: self.path, tensor }),
+            Some(tensor) => Err(Error::Unused {
+                path: self.path,
+                tensor,
+            }),
             None => Ok(()),
         }
     }
@@ -279,10 +309,30 @@ pub(crate) fn same_bits(a: &[f32], b: &[f32]) -> bool {
 fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
     let bytes = view.data();
     let values = match view.dtype() {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F64 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f64::from_le_bytes(*b) as f32)
+            .collect(),
+        Dtype::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| bf16::from_le_bytes(*b).to_f32())
+            .collect(),
         _ => return None,
     };
     Some(values)
@@ -290,7 +340,11 @@ fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
 
 /// Reads the weights of a folder into `model`; parameters that the folder has no
 /// tensor for keep their values.
-pub(crate) fn read_weights(folder: &Path, model: &mut impl Model, naming: Naming) -> Result<(), Error> {
+pub(crate) fn read_weights(
+    folder: &Path,
+    model: &mut impl Model,
+    naming: Naming,
+) -> Result<(), Error> {
     let mut tensors = Tensors::read(folder)?;
     let mut flat = model.to_flat();
     for slice in model.layout() {
@@ -311,7 +365,10 @@ pub(crate) fn write(
     naming: Naming,
     assets: &Assets,
 ) -> Result<(), Error> {
-    std::fs::create_dir_all(folder).map_err(|source| Error::Write { path: folder.to_owned(), source })?;
+    std::fs::create_dir_all(folder).map_err(|source| Error::Write {
+        path: folder.to_owned(),
+        source,
+    })?;
     write_json(&folder.join(CONFIG_FILE), config)?;
     write_weights(&folder.join(WEIGHTS_FILE), model, naming)?;
     if let Some(tokenizer) = assets.tokenizer {
@@ -326,12 +383,18 @@ pub(crate) fn write(
 fn write_weights(path: &Path, model: &impl Model, naming: Naming) -> Result<(), Error> {
     let flat = model.to_flat();
     let bytes: Vec<u8> = flat.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let format = |source| Error::Format { path: path.to_owned(), source };
+    let format = |source| Error::Format {
+        path: path.to_owned(),
+        source,
+    };
     let mut views = Vec::new();
     for slice in model.layout() {
         if let Some(name) = naming(&slice.name) {
             let data = &bytes[4 * slice.range.start..4 * slice.range.end];
-            views.push((name, TensorView::new(Dtype::F32, slice.shape, data).map_err(format)?));
+            views.push((
+                name,
+                TensorView::new(Dtype::F32, slice.shape, data).map_err(format)?,
+            ));
         }
     }
     let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);

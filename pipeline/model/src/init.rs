@@ -140,7 +140,11 @@ mod tests {
         let second = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 4e4;
         let fourth = values.iter().map(|v| f64::from(*v).powi(4)).sum::<f64>() / 4e4;
         assert!(mean.abs() < 0.002, "mean {mean}");
-        assert!((second.sqrt() - 0.1).abs() < 0.002, "deviation {}", second.sqrt());
+        assert!(
+            (second.sqrt() - 0.1).abs() < 0.002,
+            "deviation {}",
+            second.sqrt()
+        );
         assert!((fourth / second.powi(2) - 3.0).abs() < 0.1, "kurtosis");
     }
 }

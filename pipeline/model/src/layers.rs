@@ -20,10 +20,17 @@ impl Linear {
     pub fn stacked(names: &[(String, usize)], inputs: usize, bias: bool, device: &Device) -> Self {
         let parts = |end: &str, matrix: bool| {
             let shape = |n: usize| if matrix { vec![n, inputs] } else { vec![n] };
-            names.iter().map(|(name, n)| Part::new(format!("{name}.{end}"), &shape(*n))).collect()
+            names
+                .iter()
+                .map(|(name, n)| Part::new(format!("{name}.{end}"), &shape(*n)))
+                .collect()
         };
         Self {
-            weight: Weight::zeros(Kind::Linear { fan_in: inputs }, parts("weight", true), device),
+            weight: Weight::zeros(
+                Kind::Linear { fan_in: inputs },
+                parts("weight", true),
+                device,
+            ),
             bias: bias.then(|| Weight::zeros(Kind::Bias, parts("bias", false), device)),
         }
     }
@@ -37,11 +44,17 @@ impl Linear {
     }
 
     pub fn weights(&self) -> Vec<&Weight> {
-        [Some(&self.weight), self.bias.as_ref()].into_iter().flatten().collect()
+        [Some(&self.weight), self.bias.as_ref()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        [Some(&mut self.weight), self.bias.as_mut()].into_iter().flatten().collect()
+        [Some(&mut self.weight), self.bias.as_mut()]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 }
 
@@ -100,7 +113,8 @@ impl Mlp {
 
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let hidden = self.first.forward(x);
-        self.second.forward(ops::activation(hidden, self.activation))
+        self.second
+            .forward(ops::activation(hidden, self.activation))
     }
 
     pub fn weights(&self) -> Vec<&Weight> {
@@ -137,15 +151,30 @@ impl PreNormLayer {
     pub fn new(prefix: &str, names: &PreNormNames, tower: &Tower, device: &Device) -> Self {
         let width = tower.width;
         let share = 3 * width / names.qkv.len();
-        let qkv: Vec<_> =
-            names.qkv.iter().map(|name| (format!("{prefix}.self_attn.{name}"), share)).collect();
-        let norm = |name: &str| LayerNorm::new(&format!("{prefix}.{name}"), width, tower.epsilon, device);
+        let qkv: Vec<_> = names
+            .qkv
+            .iter()
+            .map(|name| (format!("{prefix}.self_attn.{name}"), share))
+            .collect();
+        let norm =
+            |name: &str| LayerNorm::new(&format!("{prefix}.{name}"), width, tower.epsilon, device);
         Self {
             norm1: norm("layer_norm1"),
             qkv: Linear::stacked(&qkv, width, true, device),
-            out: Linear::new(&format!("{prefix}.self_attn.{}", names.out), width, width, true, device),
+            out: Linear::new(
+                &format!("{prefix}.self_attn.{}", names.out),
+                width,
+                width,
+                true,
+                device,
+            ),
             norm2: norm("layer_norm2"),
-            mlp: Mlp::new(&format!("{prefix}.mlp.fc1"), &format!("{prefix}.mlp.fc2"), tower, device),
+            mlp: Mlp::new(
+                &format!("{prefix}.mlp.fc1"),
+                &format!("{prefix}.mlp.fc2"),
+                tower,
+                device,
+            ),
             heads: tower.heads,
         }
     }
@@ -205,20 +234,37 @@ impl Vit {
     pub fn new(names: &VitNames, config: &VisionConfig, device: &Device) -> Self {
         let tower = config.tower();
         let width = tower.width;
-        let patch_shape = [width, config.num_channels, config.patch_size, config.patch_size];
+        let patch_shape = [
+            width,
+            config.num_channels,
+            config.patch_size,
+            config.patch_size,
+        ];
         let lead: &[usize] = if names.batched { &[1, 1] } else { &[] };
         let lead_positions: &[usize] = if names.batched { &[1] } else { &[] };
         let embeddings = |end: &str| format!("vision_model.embeddings.{end}");
-        let norm = |end: &str| LayerNorm::new(&format!("vision_model.{end}"), width, tower.epsilon, device);
-        let one = |kind, name: String, shape: &[usize]| Weight::zeros(kind, vec![Part::new(name, shape)], device);
+        let norm = |end: &str| {
+            LayerNorm::new(&format!("vision_model.{end}"), width, tower.epsilon, device)
+        };
+        let one = |kind, name: String, shape: &[usize]| {
+            Weight::zeros(kind, vec![Part::new(name, shape)], device)
+        };
         Self {
             patch: Linear {
-                weight: one(Kind::Convolution, embeddings("patch_embedding.weight"), &patch_shape),
+                weight: one(
+                    Kind::Convolution,
+                    embeddings("patch_embedding.weight"),
+                    &patch_shape,
+                ),
                 bias: names
                     .patch_bias
                     .then(|| one(Kind::Bias, embeddings("patch_embedding.bias"), &[width])),
             },
-            class: one(Kind::ClassToken, embeddings("class_embedding"), &[lead, &[width]].concat()),
+            class: one(
+                Kind::ClassToken,
+                embeddings("class_embedding"),
+                &[lead, &[width]].concat(),
+            ),
             positions: one(
                 Kind::ImagePosition,
                 embeddings(names.positions),
@@ -242,7 +288,11 @@ impl Vit {
         let [batch, channels, height, width] = pixels.dims();
         assert_eq!(
             [channels, height, width],
-            [self.config.num_channels, self.config.image_size, self.config.image_size],
+            [
+                self.config.num_channels,
+                self.config.image_size,
+                self.config.image_size
+            ],
             "pictures as the configuration says"
         );
         let patches = ops::patches(pixels, self.config.patch_size);

@@ -100,7 +100,12 @@ enum Size {
 impl ImagePreprocess {
     /// Square pictures of this side, values brought to about -2..2: those of models of ours.
     pub fn new(side: usize) -> Self {
-        Self { side, fit: Fit::Square, mean: [0.5; 3], std: [0.27; 3] }
+        Self {
+            side,
+            fit: Fit::Square,
+            mean: [0.5; 3],
+            std: [0.27; 3],
+        }
     }
 
     /// Reads `preprocessor_config.json` of a model folder.
@@ -117,7 +122,12 @@ impl ImagePreprocess {
             Size::Square { height, .. } => (height, Fit::Square),
             Size::Shortest { shortest_edge } => (shortest_edge, Fit::Crop),
         };
-        Ok(Self { side, fit, mean: file.image_mean, std: file.image_std })
+        Ok(Self {
+            side,
+            fit,
+            mean: file.image_mean,
+            std: file.image_std,
+        })
     }
 
     /// Writes `preprocessor_config.json` into a model folder.
@@ -125,10 +135,18 @@ impl ImagePreprocess {
     /// # Errors
     /// [`folder::Error::Write`].
     pub fn save(&self, path: &Path) -> Result<(), folder::Error> {
-        let square = || Size::Square { height: self.side, width: self.side };
+        let square = || Size::Square {
+            height: self.side,
+            width: self.side,
+        };
         let crop = self.fit != Fit::Square;
         let file = File {
-            image_processor_type: if crop { "CLIPImageProcessor" } else { "BlipImageProcessor" }.to_owned(),
+            image_processor_type: if crop {
+                "CLIPImageProcessor"
+            } else {
+                "BlipImageProcessor"
+            }
+            .to_owned(),
             do_convert_rgb: true,
             do_resize: true,
             do_center_crop: crop,
@@ -138,7 +156,13 @@ impl ImagePreprocess {
             resample: 3,
             image_mean: self.mean,
             image_std: self.std,
-            size: if crop { Size::Shortest { shortest_edge: self.side } } else { square() },
+            size: if crop {
+                Size::Shortest {
+                    shortest_edge: self.side,
+                }
+            } else {
+                square()
+            },
             crop_size: crop.then(square),
         };
         folder::write_json(&path.join(FILE), &file)
@@ -168,7 +192,11 @@ impl ImagePreprocess {
     pub fn fit(&self, width: usize, height: usize, rgb: Vec<u8>) -> Result<Picture, Error> {
         let side = self.side;
         if rgb.len() != 3 * width * height || rgb.is_empty() {
-            return Err(Error::Bytes { bytes: rgb.len(), width, height });
+            return Err(Error::Bytes {
+                bytes: rgb.len(),
+                width,
+                height,
+            });
         }
         let rgb = match self.fit {
             Fit::Square => resize(rgb, [width, height], [side, side]),
@@ -219,7 +247,11 @@ impl ImagePreprocess {
 fn surplus(surplus: usize, fit: Fit) -> usize {
     let half = surplus / 2;
     let odd = !surplus.is_multiple_of(2);
-    if fit == Fit::CropHalfEven && odd { half + half % 2 } else { half }
+    if fit == Fit::CropHalfEven && odd {
+        half + half % 2
+    } else {
+        half
+    }
 }
 
 /// `side` x `side` of a picture of this width from `left` and `top` on.
@@ -238,7 +270,9 @@ mod tests {
     use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
     fn png(width: u32, height: u32) -> (Vec<u8>, Vec<u8>) {
-        let rgb: Vec<u8> = (0..width * height * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let rgb: Vec<u8> = (0..width * height * 3)
+            .map(|i| (i * 7 % 251) as u8)
+            .collect();
         let mut bytes = Vec::new();
         PngEncoder::new(&mut bytes)
             .write_image(&rgb, width, height, ExtendedColorType::Rgb8)
@@ -260,7 +294,10 @@ mod tests {
     fn other_sides_are_fitted() {
         let (bytes, _) = png(31, 17);
         for fit in [Fit::Square, Fit::Crop] {
-            let preprocess = ImagePreprocess { fit, ..ImagePreprocess::new(8) };
+            let preprocess = ImagePreprocess {
+                fit,
+                ..ImagePreprocess::new(8)
+            };
             assert_eq!(preprocess.pixels(&bytes).expect("pixels").len(), 3 * 64);
         }
     }
@@ -278,9 +315,15 @@ mod tests {
     fn the_file_round_trips() {
         let folder = tempfile::tempdir().expect("a folder");
         for fit in [Fit::Square, Fit::Crop] {
-            let preprocess = ImagePreprocess { fit, ..ImagePreprocess::new(48) };
+            let preprocess = ImagePreprocess {
+                fit,
+                ..ImagePreprocess::new(48)
+            };
             preprocess.save(folder.path()).expect("saved");
-            assert_eq!(ImagePreprocess::load(folder.path()).expect("loaded"), preprocess);
+            assert_eq!(
+                ImagePreprocess::load(folder.path()).expect("loaded"),
+                preprocess
+            );
         }
     }
 }

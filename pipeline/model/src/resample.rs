@@ -15,7 +15,13 @@ const SUPPORT: f64 = 2.0;
 /// not rounded, as the references do.
 pub fn shortest_edge(from: [usize; 2], side: usize) -> [usize; 2] {
     let short = from[0].min(from[1]).max(1);
-    from.map(|edge| if edge == short { side } else { side * edge / short })
+    from.map(|edge| {
+        if edge == short {
+            side
+        } else {
+            side * edge / short
+        }
+    })
 }
 
 /// Resamples `rgb` `[height, width, 3]`; sides are `[width, height]`.
@@ -24,8 +30,16 @@ pub fn shortest_edge(from: [usize; 2], side: usize) -> [usize; 2] {
 /// When the bytes do not fit the sides, or a side is 0.
 pub fn resize(rgb: Vec<u8>, from: [usize; 2], to: [usize; 2]) -> Vec<u8> {
     assert_eq!(rgb.len(), 3 * from[0] * from[1], "bytes of the picture");
-    let across = if from[0] == to[0] { rgb } else { resize_across(&rgb, from[0], to[0]) };
-    if from[1] == to[1] { across } else { resize_down(&across, from[1], to[1], to[0]) }
+    let across = if from[0] == to[0] {
+        rgb
+    } else {
+        resize_across(&rgb, from[0], to[0])
+    };
+    if from[1] == to[1] {
+        across
+    } else {
+        resize_down(&across, from[1], to[1], to[0])
+    }
 }
 
 /// What one output pixel is a weighted sum of.
@@ -55,7 +69,10 @@ fn windows(from: usize, to: usize) -> Vec<Window> {
                     (fixed + 0.5f64.copysign(fixed)) as i32
                 })
                 .collect();
-            Window { first, coefficients }
+            Window {
+                first,
+                coefficients,
+            }
         })
         .collect()
 }
@@ -117,7 +134,11 @@ mod tests {
     #[test]
     fn a_plain_picture_stays_plain() {
         for to in [[3, 5], [64, 64], [17, 90]] {
-            assert!(resize(vec![93; 3 * 31 * 17], [31, 17], to).iter().all(|v| *v == 93));
+            assert!(
+                resize(vec![93; 3 * 31 * 17], [31, 17], to)
+                    .iter()
+                    .all(|v| *v == 93)
+            );
         }
     }
 

@@ -7,7 +7,8 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::{
-    Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer,
+    Model, NormalizedString, Normalizer, OffsetReferential, OffsetType, PreTokenizedString,
+    PreTokenizer,
 };
 
 use crate::config::SpecialIds;
@@ -41,7 +42,9 @@ pub enum Error {
     #[error("the vocabulary holds the token `{0}` twice")]
     Twice(String),
     /// `max_vocab` leaves no room for the characters.
-    #[error("a vocabulary of {max_vocab} tokens cannot hold the {needed} special tokens and characters")]
+    #[error(
+        "a vocabulary of {max_vocab} tokens cannot hold the {needed} special tokens and characters"
+    )]
     TooSmall {
         /// The limit.
         max_vocab: usize,
@@ -63,7 +66,9 @@ pub struct Tokenizer {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer").field("tokens", &self.tokens.len()).finish()
+        f.debug_struct("Tokenizer")
+            .field("tokens", &self.tokens.len())
+            .finish()
     }
 }
 
@@ -92,13 +97,15 @@ impl Tokenizer {
                 *counts.entry(word).or_default() += 1;
             }
         }
-        let characters: std::collections::BTreeSet<char> = counts.keys().flat_map(|word| word.chars()).collect();
+        let characters: std::collections::BTreeSet<char> =
+            counts.keys().flat_map(|word| word.chars()).collect();
         let mut tokens: Vec<String> = SPECIAL.map(str::to_owned).to_vec();
         tokens.extend(characters.iter().map(char::to_string));
         tokens.extend(characters.iter().map(|c| format!("{PREFIX}{c}")));
-        let room = max_vocab
-            .checked_sub(tokens.len())
-            .ok_or(Error::TooSmall { max_vocab, needed: tokens.len() })?;
+        let room = max_vocab.checked_sub(tokens.len()).ok_or(Error::TooSmall {
+            max_vocab,
+            needed: tokens.len(),
+        })?;
         let mut frequent: Vec<(&String, u64)> = counts
             .iter()
             .filter(|(word, count)| **count >= min_count.max(1) && word.chars().nth(1).is_some())
@@ -136,7 +143,11 @@ impl Tokenizer {
             .continuing_subword_prefix(PREFIX.to_owned())
             .build()
             .map_err(Error::Library)?;
-        Ok(Self { model, tokens, special })
+        Ok(Self {
+            model,
+            tokens,
+            special,
+        })
     }
 
     /// Reads `vocab.txt` of a model folder.
@@ -163,7 +174,10 @@ impl Tokenizer {
 
     /// The contents of `vocab.txt`.
     pub fn vocab_text(&self) -> String {
-        self.tokens.iter().flat_map(|token| [token.as_str(), "\n"]).collect()
+        self.tokens
+            .iter()
+            .flat_map(|token| [token.as_str(), "\n"])
+            .collect()
     }
 
     /// Writes `vocab.txt` and the `tokenizer_config.json` of a BertTokenizer.
@@ -220,7 +234,9 @@ impl Tokenizer {
     pub fn pieces(&self, text: &str, max_pieces: usize) -> Vec<u32> {
         let mut ids = Vec::new();
         // Neither the normaliser nor the model can fail on a text; if they did, it is unknown.
-        let Ok(words) = words(text) else { return vec![self.special.unk] };
+        let Ok(words) = words(text) else {
+            return vec![self.special.unk];
+        };
         for word in words {
             match self.model.tokenize(&word) {
                 Ok(pieces) => ids.extend(pieces.iter().map(|piece| piece.id)),
@@ -239,7 +255,9 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[u32]) -> String {
         let mut text = String::new();
         for id in ids.iter().take_while(|id| **id != self.special.sep) {
-            let Some(token) = self.tokens.get(*id as usize) else { continue };
+            let Some(token) = self.tokens.get(*id as usize) else {
+                continue;
+            };
             if SPECIAL.contains(&token.as_str()) {
                 continue;
             }
@@ -265,11 +283,18 @@ fn words(text: &str) -> Result<Vec<String>, Error> {
     }
     let mut normalized = NormalizedString::from(&text[..end]);
     let normalizer = BertNormalizer::new(true, true, None, true);
-    normalizer.normalize(&mut normalized).map_err(Error::Library)?;
+    normalizer
+        .normalize(&mut normalized)
+        .map_err(Error::Library)?;
     let mut cut = PreTokenizedString::from(normalized);
-    BertPreTokenizer.pre_tokenize(&mut cut).map_err(Error::Library)?;
+    BertPreTokenizer
+        .pre_tokenize(&mut cut)
+        .map_err(Error::Library)?;
     let splits = cut.get_splits(OffsetReferential::Normalized, OffsetType::Byte);
-    Ok(splits.into_iter().map(|(word, _, _)| word.to_owned()).collect())
+    Ok(splits
+        .into_iter()
+        .map(|(word, _, _)| word.to_owned())
+        .collect())
 }
 
 #[cfg(test)]
@@ -285,11 +310,27 @@ mod tests {
     fn frequent_words_are_tokens_and_rare_ones_are_spelt() {
         let tokenizer = trained();
         assert_eq!(tokenizer.tokens[..6], SPECIAL.map(str::to_owned));
-        let text = |ids: &[u32]| ids.iter().map(|id| tokenizer.tokens[*id as usize].clone()).collect::<Vec<_>>();
-        assert_eq!(text(&tokenizer.encode("Red ring", 20)), ["[CLS]", "red", "ring", "[SEP]"]);
-        assert_eq!(text(&tokenizer.encode("box", 20)), ["[CLS]", "b", "##o", "##x", "[SEP]"]);
-        assert_eq!(text(&tokenizer.encode("café", 20)), ["[CLS]", "c", "##a", "##f", "##e", "[SEP]"]);
-        assert_eq!(text(&tokenizer.encode("日", 20)), ["[CLS]", "[UNK]", "[SEP]"]);
+        let text = |ids: &[u32]| {
+            ids.iter()
+                .map(|id| tokenizer.tokens[*id as usize].clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            text(&tokenizer.encode("Red ring", 20)),
+            ["[CLS]", "red", "ring", "[SEP]"]
+        );
+        assert_eq!(
+            text(&tokenizer.encode("box", 20)),
+            ["[CLS]", "b", "##o", "##x", "[SEP]"]
+        );
+        assert_eq!(
+            text(&tokenizer.encode("café", 20)),
+            ["[CLS]", "c", "##a", "##f", "##e", "[SEP]"]
+        );
+        assert_eq!(
+            text(&tokenizer.encode("日", 20)),
+            ["[CLS]", "[UNK]", "[SEP]"]
+        );
     }
 
     #[test]
@@ -306,7 +347,10 @@ mod tests {
     fn decoding_joins_pieces_and_drops_specials() {
         let tokenizer = trained();
         let ids = tokenizer.encode("A red box, the ring! [SEP] (x)", 40);
-        assert_eq!(tokenizer.decode(&ids), "a red box, the ring! [UNK]".replace(" [UNK]", " x"));
+        assert_eq!(
+            tokenizer.decode(&ids),
+            "a red box, the ring! [UNK]".replace(" [UNK]", " x")
+        );
     }
 
     #[test]
@@ -315,7 +359,10 @@ mod tests {
         let forward = Tokenizer::train(texts, 1, 200).expect("a vocabulary");
         let backward = Tokenizer::train(texts.iter().rev(), 1, 200).expect("a vocabulary");
         assert_eq!(forward, backward);
-        assert!(matches!(Tokenizer::train(texts, 1, 10), Err(Error::TooSmall { .. })));
+        assert!(matches!(
+            Tokenizer::train(texts, 1, 10),
+            Err(Error::TooSmall { .. })
+        ));
         let few = Tokenizer::train(texts, 1, forward.len() - 3).expect("a vocabulary");
         assert_eq!(few.len(), forward.len() - 3);
     }
@@ -326,6 +373,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         tokenizer.save(folder.path()).expect("saved");
         assert_eq!(Tokenizer::load(folder.path()).expect("loaded"), tokenizer);
-        assert!(matches!(Tokenizer::from_vocab_text("a\nb\n"), Err(Error::Special(_))));
+        assert!(matches!(
+            Tokenizer::from_vocab_text("a\nb\n"),
+            Err(Error::Special(_))
+        ));
     }
 }

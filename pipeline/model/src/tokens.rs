@@ -16,7 +16,10 @@ impl TokenBatch {
     pub fn new<R: AsRef<[u32]>>(rows: &[R], pad: u32) -> Self {
         let lengths: Vec<u32> = rows.iter().map(|row| row.as_ref().len() as u32).collect();
         let len = lengths.iter().copied().max().expect("a batch has a row") as usize;
-        assert!(lengths.iter().all(|len| *len > 0), "a row of a batch has a token");
+        assert!(
+            lengths.iter().all(|len| *len > 0),
+            "a row of a batch has a token"
+        );
         let mut ids = Vec::with_capacity(rows.len() * len);
         for row in rows {
             ids.extend_from_slice(row.as_ref());
@@ -31,7 +34,10 @@ impl TokenBatch {
     /// When the table's size does not fit, or a length is 0 or above `len`.
     pub fn from_padded(ids: Vec<u32>, len: usize, lengths: Vec<u32>) -> Self {
         assert_eq!(ids.len(), len * lengths.len(), "size of the padded table");
-        assert!(lengths.iter().all(|l| *l > 0 && *l as usize <= len), "lengths of rows");
+        assert!(
+            lengths.iter().all(|l| *l > 0 && *l as usize <= len),
+            "lengths of rows"
+        );
         Self { ids, lengths, len }
     }
 

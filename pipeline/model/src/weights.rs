@@ -23,7 +23,10 @@ pub struct Part {
 impl Part {
     /// A part of this name and shape.
     pub fn new(name: impl Into<String>, shape: &[usize]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec() }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+        }
     }
 
     /// Number of values.
@@ -49,7 +52,11 @@ impl Weight {
     /// A weight of zeros that holds `parts` one after the other.
     pub(crate) fn zeros(kind: Kind, parts: Vec<Part>, device: &Device) -> Self {
         let len = parts.iter().map(Part::len).sum::<usize>();
-        let mut weight = Self { tensor: Tensor::zeros([len], device), parts, kind };
+        let mut weight = Self {
+            tensor: Tensor::zeros([len], device),
+            parts,
+            kind,
+        };
         weight.set(vec![0.0; len], device);
         weight
     }
@@ -87,7 +94,11 @@ impl Weight {
     fn set(&mut self, values: Vec<f32>, device: &Device) {
         let len = values.len();
         let tensor = Tensor::from_data(TensorData::new(values, [len]), device);
-        self.tensor = if device.is_autodiff() { tensor.require_grad() } else { tensor };
+        self.tensor = if device.is_autodiff() {
+            tensor.require_grad()
+        } else {
+            tensor
+        };
     }
 }
 
@@ -154,7 +165,11 @@ pub trait Model {
     /// # Panics
     /// When `flat` is not `num_params` long.
     fn load_flat(&mut self, flat: &[f32]) {
-        assert_eq!(flat.len(), self.num_params(), "length of the flat parameters");
+        assert_eq!(
+            flat.len(),
+            self.num_params(),
+            "length of the flat parameters"
+        );
         let device = self.device().clone();
         let mut rest = flat;
         for weight in self.weights_mut() {

@@ -25,18 +25,31 @@ pub struct Array {
 impl Array {
     /// An array of floats.
     pub fn float(shape: &[usize], values: Vec<f32>) -> Self {
-        Self { shape: shape.to_vec(), values: Values::Float(values) }
+        Self {
+            shape: shape.to_vec(),
+            values: Values::Float(values),
+        }
     }
 
     /// An array of integers.
     pub fn int(shape: &[usize], values: Vec<i64>) -> Self {
-        Self { shape: shape.to_vec(), values: Values::Int(values) }
+        Self {
+            shape: shape.to_vec(),
+            values: Values::Int(values),
+        }
     }
 
     /// The values of a tensor under another shape.
     pub fn tensor<const D: usize>(shape: &[usize], tensor: burn::Tensor<D>) -> Self {
-        let values = tensor.into_data().try_into_vec::<f32>().expect("f32 tensor");
-        assert_eq!(values.len(), shape.iter().product::<usize>(), "size of {shape:?}");
+        let values = tensor
+            .into_data()
+            .try_into_vec::<f32>()
+            .expect("f32 tensor");
+        assert_eq!(
+            values.len(),
+            shape.iter().product::<usize>(),
+            "size of {shape:?}"
+        );
         Self::float(shape, values)
     }
 
@@ -58,25 +71,50 @@ impl Array {
 
     /// Rows of token ids of a matrix.
     pub fn ids(&self) -> Vec<Vec<u32>> {
-        let ids: Vec<u32> = self.ints().iter().map(|id| u32::try_from(*id).expect("a token id")).collect();
-        ids.chunks_exact(self.shape[1]).map(<[u32]>::to_vec).collect()
+        let ids: Vec<u32> = self
+            .ints()
+            .iter()
+            .map(|id| u32::try_from(*id).expect("a token id"))
+            .collect();
+        ids.chunks_exact(self.shape[1])
+            .map(<[u32]>::to_vec)
+            .collect()
     }
 }
 
 /// Reads every array of a safetensors file.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     file.iter()
         .map(|(name, view)| {
             let data = view.data();
             let values = match view.dtype() {
-                Dtype::F32 => Values::Float(data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
-                Dtype::I64 => Values::Int(data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b)).collect()),
+                Dtype::F32 => Values::Float(
+                    data.as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| f32::from_le_bytes(*b))
+                        .collect(),
+                ),
+                Dtype::I64 => Values::Int(
+                    data.as_chunks()
+                        .0
+                        .iter()
+                        .map(|b| i64::from_le_bytes(*b))
+                        .collect(),
+                ),
                 Dtype::U8 => Values::Int(data.iter().map(|b| i64::from(*b)).collect()),
                 other => return Err(format!("{}: `{name}` is of {other:?}", path.display())),
             };
-            Ok((name.to_owned(), Array { shape: view.shape().to_vec(), values }))
+            Ok((
+                name.to_owned(),
+                Array {
+                    shape: view.shape().to_vec(),
+                    values,
+                },
+            ))
         })
         .collect()
 }

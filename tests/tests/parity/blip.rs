@@ -33,7 +33,10 @@ fn load(case: &Case, parts: MedParts) -> Result<Med, String> {
 
 fn image_tokens(med: &Med, images: &capstan_model::ImageEmbeds) -> Array {
     let vision = &med.config().vision_config;
-    Array::tensor(&[images.pictures(), vision.tokens(), vision.hidden_size], images.tokens())
+    Array::tensor(
+        &[images.pictures(), vision.tokens(), vision.hidden_size],
+        images.tokens(),
+    )
 }
 
 pub fn caption(case: &Case) -> Result<Outputs, String> {
@@ -52,12 +55,19 @@ pub fn caption(case: &Case) -> Result<Outputs, String> {
         Array::tensor(&[], loss.sum / loss.tokens as f64)
     };
     // The reference drops the last token of a prompt and puts [DEC] first.
-    let prompts: Vec<Vec<u32>> =
-        case.input("prompt_ids")?.ids().iter().map(|ids| ids[1..ids.len() - 1].to_vec()).collect();
+    let prompts: Vec<Vec<u32>> = case
+        .input("prompt_ids")?
+        .ids()
+        .iter()
+        .map(|ids| ids[1..ids.len() - 1].to_vec())
+        .collect();
     let decode = |name: &str, prompts: &[Vec<u32>], strategy, min, max| {
         decoded(case, &med, &memory, name, prompts, strategy, min, max)
     };
-    let beam = Strategy::Beam { beams: 3, length_penalty: 1.0 };
+    let beam = Strategy::Beam {
+        beams: 3,
+        length_penalty: 1.0,
+    };
     let prompt = prompts[0].len() + 1;
     Ok(vec![
         ("image_embeds".into(), image_tokens(&med, &images)),
@@ -65,13 +75,25 @@ pub fn caption(case: &Case) -> Result<Outputs, String> {
             let shape = [texts.rows(), texts.padded_len(), vocabulary];
             Array::tensor(&shape, med.lm_logits(&memory, &texts, &own))
         }),
-        ("loss".into(), loss(med.config().text_config.label_smoothing)),
+        (
+            "loss".into(),
+            loss(med.config().text_config.label_smoothing),
+        ),
         ("loss_no_smoothing".into(), loss(0.0)),
         ("greedy_step0_logits".into(), {
-            Array::tensor(&[texts.rows(), vocabulary], med.lm_logits(&memory, &first, &own))
+            Array::tensor(
+                &[texts.rows(), vocabulary],
+                med.lm_logits(&memory, &first, &own),
+            )
         }),
         decode("greedy_ids", &[], Strategy::Greedy, 0, 10)?,
-        decode("greedy_prompt_ids", &prompts, Strategy::Greedy, 5 - prompt, 12 - prompt)?,
+        decode(
+            "greedy_prompt_ids",
+            &prompts,
+            Strategy::Greedy,
+            5 - prompt,
+            12 - prompt,
+        )?,
         decode("beam3_prompt_ids", &prompts, beam, 5 - prompt, 12 - prompt)?,
     ])
 }
@@ -89,7 +111,9 @@ fn counted(texts: &TokenBatch, labels: &Array) -> Result<Vec<bool>, String> {
         match *label {
             -100 => Ok(false),
             label if label == i64::from(texts.row(row)[position]) => Ok(true),
-            label => Err(format!("label {label} at row {row}, position {position} is not the token there")),
+            label => Err(format!(
+                "label {label} at row {row}, position {position} is not the token there"
+            )),
         }
     });
     each.collect()
@@ -108,9 +132,19 @@ fn decoded(
     min_tokens: usize,
     max_tokens: usize,
 ) -> Result<(String, Array), String> {
-    let decoding = Decoding { strategy, min_tokens, max_tokens, repetition_penalty: 1.0, banned: Vec::new() };
-    let texts = generate(med, memory, prompts, &decoding, &|_, _| 0.0).map_err(|error| error.to_string())?;
-    let expected = case.expected.get(name).ok_or_else(|| format!("output `{name}` is missing"))?;
+    let decoding = Decoding {
+        strategy,
+        min_tokens,
+        max_tokens,
+        repetition_penalty: 1.0,
+        banned: Vec::new(),
+    };
+    let texts = generate(med, memory, prompts, &decoding, &|_, _| 0.0)
+        .map_err(|error| error.to_string())?;
+    let expected = case
+        .expected
+        .get(name)
+        .ok_or_else(|| format!("output `{name}` is missing"))?;
     let width = expected.shape[1];
     let config = &med.config().text_config;
     let mut ids = Vec::new();
@@ -146,16 +180,34 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
     }
     let rows = texts.rows();
     let own: Vec<usize> = (0..rows).collect();
-    let cosine = med.image_features(&images).matmul(med.text_features(&texts).transpose());
+    let cosine = med
+        .image_features(&images)
+        .matmul(med.text_features(&texts).transpose());
     let enc = med.itm_logits(&memory, &texts, &own);
     let keep = Array::tensor(&[rows, 2], enc.clone());
-    let keep = keep.floats().chunks_exact(2).map(|pair| i64::from(pair[1] > pair[0])).collect();
+    let keep = keep
+        .floats()
+        .chunks_exact(2)
+        .map(|pair| i64::from(pair[1] > pair[0]))
+        .collect();
     let mut outputs = vec![
         ("image_embeds".into(), image_tokens(&med, &images)),
-        ("itc_cosine".into(), Array::tensor(&[images.pictures(), rows], cosine)),
-        ("itm_logits_cls".into(), Array::tensor(&[rows, 2], med.itm_logits_as_is(&memory, &texts, &own))),
-        ("itm_logits_enc".into(), Array::tensor(&[rows, 2], enc.clone())),
-        ("itm_probs_enc".into(), Array::tensor(&[rows, 2], burn::tensor::activation::softmax(enc, 1))),
+        (
+            "itc_cosine".into(),
+            Array::tensor(&[images.pictures(), rows], cosine),
+        ),
+        (
+            "itm_logits_cls".into(),
+            Array::tensor(&[rows, 2], med.itm_logits_as_is(&memory, &texts, &own)),
+        ),
+        (
+            "itm_logits_enc".into(),
+            Array::tensor(&[rows, 2], enc.clone()),
+        ),
+        (
+            "itm_probs_enc".into(),
+            Array::tensor(&[rows, 2], burn::tensor::activation::softmax(enc, 1)),
+        ),
         ("capfilt_keep".into(), Array::int(&[rows], keep)),
     ];
     outputs.extend(rerank(case, &med, &device)?);
@@ -166,18 +218,28 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
     let images = med.image_embeds(pictures(case.input("gallery")?, device));
     let captions = batch(case.input("captions")?, case.input("captions_mask")?)?;
     let (pictures, texts) = (images.pictures(), captions.rows());
-    let sims = med.image_features(&images).matmul(med.text_features(&captions).transpose());
+    let sims = med
+        .image_features(&images)
+        .matmul(med.text_features(&captions).transpose());
     let sims: Vec<f32> = Array::tensor(&[pictures, texts], sims).floats().to_vec();
     let memory = med.memory(&images);
     // Every pair at once: text row by row for each picture.
     let rows: Vec<Vec<u32>> = (0..pictures)
-        .flat_map(|_| (0..texts).map(|text| captions.row(text)[..captions.lengths()[text] as usize].to_vec()))
+        .flat_map(|_| {
+            (0..texts).map(|text| captions.row(text)[..captions.lengths()[text] as usize].to_vec())
+        })
         .collect();
-    let which: Vec<usize> = (0..pictures).flat_map(|picture| vec![picture; texts]).collect();
+    let which: Vec<usize> = (0..pictures)
+        .flat_map(|picture| vec![picture; texts])
+        .collect();
     let pad = med.config().text_config.pad_token_id;
     let logits: Tensor<2> = med.itm_logits(&memory, &TokenBatch::new(&rows, pad), &which);
-    let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits).floats().to_vec();
-    let score = |picture: usize, text: usize| sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1];
+    let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits)
+        .floats()
+        .to_vec();
+    let score = |picture: usize, text: usize| {
+        sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1]
+    };
 
     let mut i2t = vec![UNSCORED; pictures * texts];
     for picture in 0..pictures {
@@ -195,15 +257,25 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
     let rank_i2t: Vec<i64> = (0..pictures)
         .map(|picture| {
             let row = &i2t[picture * texts..(picture + 1) * texts];
-            (picture * each..(picture + 1) * each).map(|text| rank(row, text)).min().unwrap_or(i64::MAX)
+            (picture * each..(picture + 1) * each)
+                .map(|text| rank(row, text))
+                .min()
+                .unwrap_or(i64::MAX)
         })
         .collect();
-    let rank_t2i: Vec<i64> =
-        (0..texts).map(|text| rank(&t2i[text * pictures..(text + 1) * pictures], text / each)).collect();
+    let rank_t2i: Vec<i64> = (0..texts)
+        .map(|text| rank(&t2i[text * pictures..(text + 1) * pictures], text / each))
+        .collect();
     Ok(vec![
         ("rerank_sims".into(), Array::float(&[pictures, texts], sims)),
-        ("rerank_score_i2t".into(), Array::float(&[pictures, texts], i2t)),
-        ("rerank_score_t2i".into(), Array::float(&[texts, pictures], t2i)),
+        (
+            "rerank_score_i2t".into(),
+            Array::float(&[pictures, texts], i2t),
+        ),
+        (
+            "rerank_score_t2i".into(),
+            Array::float(&[texts, pictures], t2i),
+        ),
         ("rank_i2t".into(), Array::int(&[pictures], rank_i2t)),
         ("rank_t2i".into(), Array::int(&[texts], rank_t2i)),
     ])
@@ -222,5 +294,8 @@ fn best(count: usize, cosine: impl Fn(usize) -> f32) -> Vec<usize> {
 fn rank(scores: &[f32], wanted: usize) -> i64 {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-    order.iter().position(|index| *index == wanted).map_or(i64::MAX, |place| place as i64)
+    order
+        .iter()
+        .position(|index| *index == wanted)
+        .map_or(i64::MAX, |place| place as i64)
 }

@@ -39,7 +39,8 @@ impl Case {
             path: path.to_owned(),
             inputs: array::read(&path.join("inputs.safetensors"))?,
             expected: array::read(&path.join("outputs.safetensors"))?,
-            meta: serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", meta.display()))?,
+            meta: serde_json::from_slice(&text)
+                .map_err(|error| format!("{}: {error}", meta.display()))?,
         })
     }
 
@@ -50,7 +51,9 @@ impl Case {
 
     /// An input that the class needs.
     pub fn input(&self, name: &str) -> Result<&Array, String> {
-        self.inputs.get(name).ok_or_else(|| format!("input `{name}` is missing"))
+        self.inputs
+            .get(name)
+            .ok_or_else(|| format!("input `{name}` is missing"))
     }
 
     /// `config.json` as plain JSON, for what no model reads.
@@ -62,7 +65,11 @@ impl Case {
 
     /// Absolute and relative tolerance of an output.
     pub fn tolerance(&self, output: &str) -> [f64; 2] {
-        let found = self.meta.tolerance.iter().find(|(glob, _)| matches(glob, output));
+        let found = self
+            .meta
+            .tolerance
+            .iter()
+            .find(|(glob, _)| matches(glob, output));
         found
             .and_then(|(_, pair)| serde_json::from_value(pair.clone()).ok())
             .unwrap_or([1e-4, 1e-4])
@@ -70,7 +77,11 @@ impl Case {
 
     /// The mask of an output, if only some positions count.
     pub fn mask(&self, output: &str) -> Result<Option<&Array>, String> {
-        self.meta.mask_outputs.get(output).map(|input| self.input(input)).transpose()
+        self.meta
+            .mask_outputs
+            .get(output)
+            .map(|input| self.input(input))
+            .transpose()
     }
 }
 
@@ -79,7 +90,10 @@ fn matches(glob: &str, name: &str) -> bool {
     match glob.split_once('*') {
         None => glob == name,
         Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
-            rest.char_indices().map(|(i, _)| i).chain([rest.len()]).any(|i| matches(tail, &rest[i..]))
+            rest.char_indices()
+                .map(|(i, _)| i)
+                .chain([rest.len()])
+                .any(|i| matches(tail, &rest[i..]))
         }),
     }
 }

@@ -8,7 +8,10 @@ use capstan_model::{Clip, DeviceSpec, Med, TokenBatch};
 
 /// Pictures of an input.
 pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(array.floats().to_vec(), array.shape.clone()), device)
+    Tensor::from_data(
+        TensorData::new(array.floats().to_vec(), array.shape.clone()),
+        device,
+    )
 }
 
 pub fn compute(case: &Case) -> Result<Outputs, String> {
@@ -29,19 +32,37 @@ pub fn compute(case: &Case) -> Result<Outputs, String> {
     let half = |logits: Tensor<2>| Med::cross_entropy_sum(logits, &classes) / rows as f64;
     let loss = (half(logits.clone()) + half(logits.clone().transpose())) / 2.0;
     Ok(vec![
-        ("image_embeds".into(), Array::tensor(&[batch, common], image)),
+        (
+            "image_embeds".into(),
+            Array::tensor(&[batch, common], image),
+        ),
         ("text_embeds".into(), Array::tensor(&[rows, common], text)),
-        ("logits_per_image".into(), Array::tensor(&[batch, rows], logits.clone())),
-        ("logits_per_text".into(), Array::tensor(&[rows, batch], logits.transpose())),
+        (
+            "logits_per_image".into(),
+            Array::tensor(&[batch, rows], logits.clone()),
+        ),
+        (
+            "logits_per_text".into(),
+            Array::tensor(&[rows, batch], logits.transpose()),
+        ),
         ("loss".into(), Array::tensor(&[], loss)),
         ("text_last_hidden_state".into(), {
-            Array::tensor(&[rows, texts.padded_len(), text_width], clip.text_hidden(&texts))
+            Array::tensor(
+                &[rows, texts.padded_len(), text_width],
+                clip.text_hidden(&texts),
+            )
         }),
-        ("text_pooler_output".into(), Array::tensor(&[rows, common], clip.encode_text(&texts))),
+        (
+            "text_pooler_output".into(),
+            Array::tensor(&[rows, common], clip.encode_text(&texts)),
+        ),
         ("vision_last_hidden_state".into(), {
             let hidden = clip.image_hidden(pixels.clone());
             Array::tensor(&[batch, vision.tokens(), vision.hidden_size], hidden)
         }),
-        ("vision_pooler_output".into(), Array::tensor(&[batch, common], clip.encode_image(pixels))),
+        (
+            "vision_pooler_output".into(),
+            Array::tensor(&[batch, common], clip.encode_image(pixels)),
+        ),
     ])
 }

@@ -1,8 +1,8 @@
 //! Comparison of outputs, element by element.
 
+use crate::Outputs;
 use crate::array::{Array, Values};
 use crate::case::Case;
-use crate::Outputs;
 use std::fmt;
 
 /// The output that came nearest to its tolerance.
@@ -21,7 +21,10 @@ impl fmt::Display for Worst {
 
 /// Holds every expected output against the computed one of its name.
 pub fn all(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
-    let mut worst = Worst { share: -1.0, ..Worst::default() };
+    let mut worst = Worst {
+        share: -1.0,
+        ..Worst::default()
+    };
     let mut differences = Vec::new();
     for (name, expected) in &case.expected {
         let Some((_, found)) = outputs.iter().find(|(output, _)| output == name) else {
@@ -29,18 +32,31 @@ pub fn all(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
             continue;
         };
         match one(case, name, expected, found) {
-            Ok((error, share)) if share > worst.share => worst = Worst { output: name.clone(), error, share },
+            Ok((error, share)) if share > worst.share => {
+                worst = Worst {
+                    output: name.clone(),
+                    error,
+                    share,
+                }
+            }
             Ok(_) => {}
             Err(difference) => differences.push(format!("`{name}` {difference}")),
         }
     }
-    if differences.is_empty() { Ok(worst) } else { Err(differences.join("; ")) }
+    if differences.is_empty() {
+        Ok(worst)
+    } else {
+        Err(differences.join("; "))
+    }
 }
 
 /// Largest error and the largest share of its tolerance that an error takes.
 fn one(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64, f64), String> {
     if expected.shape != found.shape {
-        return Err(format!("has shape {:?}, expected {:?}", found.shape, expected.shape));
+        return Err(format!(
+            "has shape {:?}, expected {:?}",
+            found.shape, expected.shape
+        ));
     }
     let [absolute, relative] = case.tolerance(name);
     let mask = case.mask(name)?.map(|mask| mask.ints());
@@ -60,13 +76,23 @@ fn one(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64,
             continue;
         }
         let difference = (a - b).abs();
-        let limit = if exact { 0.0 } else { absolute + relative * b.abs() };
+        let limit = if exact {
+            0.0
+        } else {
+            absolute + relative * b.abs()
+        };
         // Not `>`: a value that is no number must fail.
         if !(difference <= limit) {
-            return Err(format!("differs at {index}: {a}, expected {b} (off by {difference:.2e}, limit {limit:.1e})"));
+            return Err(format!(
+                "differs at {index}: {a}, expected {b} (off by {difference:.2e}, limit {limit:.1e})"
+            ));
         }
         error = error.max(difference);
-        share = share.max(if limit == 0.0 { 0.0 } else { difference / limit });
+        share = share.max(if limit == 0.0 {
+            0.0
+        } else {
+            difference / limit
+        });
     }
     Ok((error, share))
 }

@@ -25,8 +25,10 @@ type Outputs = Vec<(String, array::Array)>;
 
 #[test]
 fn parity() {
-    let folder = std::env::var_os("CAPSTAN_PARITY_CASES")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity")), PathBuf::from);
+    let folder = std::env::var_os("CAPSTAN_PARITY_CASES").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity")),
+        PathBuf::from,
+    );
     let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
         .map(|entry| entry.expect("an entry of the folder").path())
@@ -37,7 +39,11 @@ fn parity() {
     let pool = capstan_model::ComputePool::new(1).expect("a pool");
     let mut failed = Vec::new();
     for path in &cases {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         match pool.install(|| run(path)) {
             Ok(worst) => println!("{name}: ok, {worst}"),
             Err(difference) => {
@@ -46,7 +52,13 @@ fn parity() {
             }
         }
     }
-    assert!(failed.is_empty(), "{} of {} cases failed: {}", failed.len(), cases.len(), failed.join(", "));
+    assert!(
+        failed.is_empty(),
+        "{} of {} cases failed: {}",
+        failed.len(),
+        cases.len(),
+        failed.join(", ")
+    );
 }
 
 /// Runs one case; an error says what differs.

@@ -24,8 +24,14 @@ const FILTER_CLASS: &str = "BlipForImageTextRetrieval";
 const ENCODER_PREFIX: &str = "text_encoder.";
 const DECODER_PREFIX: &str = "text_decoder.";
 const TIED: &[(&str, &str)] = &[
-    ("text_decoder.cls.predictions.decoder.weight", "text_encoder.embeddings.word_embeddings.weight"),
-    ("text_decoder.cls.predictions.decoder.bias", "text_decoder.cls.predictions.bias"),
+    (
+        "text_decoder.cls.predictions.decoder.weight",
+        "text_encoder.embeddings.word_embeddings.weight",
+    ),
+    (
+        "text_decoder.cls.predictions.decoder.bias",
+        "text_decoder.cls.predictions.bias",
+    ),
 ];
 
 /// The name in a BlipForConditionalGeneration folder.
@@ -82,13 +88,20 @@ impl Med {
             if sub.exists() { sub } else { path.to_owned() }
         };
         match parts {
-            MedParts::Captioner => Self::load_one(&own(CAPTIONER_FOLDER), parts, captioner_name, device),
+            MedParts::Captioner => {
+                Self::load_one(&own(CAPTIONER_FOLDER), parts, captioner_name, device)
+            }
             MedParts::Filter => Self::load_one(&own(FILTER_FOLDER), parts, filter_name, device),
             MedParts::Both => Self::load_both(path, device),
         }
     }
 
-    fn load_one(path: &Path, parts: MedParts, naming: Naming, device: &Device) -> Result<Self, Error> {
+    fn load_one(
+        path: &Path,
+        parts: MedParts,
+        naming: Naming,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let config: BlipConfig = folder::read_config(path)?;
         let mut med = Self::new(config, parts, device);
         let mut flat = vec![0.0; med.num_params()];
@@ -109,12 +122,19 @@ impl Med {
             ..twin
         };
         if alike != config {
-            return Err(Error::SharedConfig { path: captioner.join(CONFIG_FILE) });
+            return Err(Error::SharedConfig {
+                path: captioner.join(CONFIG_FILE),
+            });
         }
         let mut med = Self::new(config, MedParts::Both, device);
         let mut flat = vec![0.0; med.num_params()];
         med.read_into(&mut flat, &mut Tensors::read(&filter)?, filter_name, None)?;
-        med.read_into(&mut flat, &mut Tensors::read(&captioner)?, captioner_name, Some(filter_name))?;
+        med.read_into(
+            &mut flat,
+            &mut Tensors::read(&captioner)?,
+            captioner_name,
+            Some(filter_name),
+        )?;
         med.set_temperature(&mut flat);
         med.load_flat(&flat);
         Ok(med)
@@ -129,17 +149,26 @@ impl Med {
         before: Option<Naming>,
     ) -> Result<(), Error> {
         for slice in self.layout() {
-            let Some(name) = naming(&slice.name) else { continue };
+            let Some(name) = naming(&slice.name) else {
+                continue;
+            };
             let values = tensors.take(&name, &slice.shape)?;
             let read = before.is_some_and(|before| before(&slice.name).is_some());
             let place = &mut flat[slice.range];
             if read && !folder::same_bits(place, &values) {
-                return Err(Error::Shared { path: tensors.path().to_owned(), tensor: name });
+                return Err(Error::Shared {
+                    path: tensors.path().to_owned(),
+                    tensor: name,
+                });
             }
             place.copy_from_slice(&values);
         }
         for (tied, original) in TIED {
-            if let Some(slice) = self.layout().into_iter().find(|slice| slice.name == *original) {
+            if let Some(slice) = self
+                .layout()
+                .into_iter()
+                .find(|slice| slice.name == *original)
+            {
                 tensors.take_tied(tied, &flat[slice.range])?;
             }
         }
@@ -153,8 +182,16 @@ impl Med {
     }
 
     fn temperature_slice(&self) -> Option<ParamSlice> {
-        let has = self.weights().iter().any(|weight| weight.kind() == Kind::Temperature);
-        has.then(|| self.layout().into_iter().find(|slice| slice.name == "temperature")).flatten()
+        let has = self
+            .weights()
+            .iter()
+            .any(|weight| weight.kind() == Kind::Temperature);
+        has.then(|| {
+            self.layout()
+                .into_iter()
+                .find(|slice| slice.name == "temperature")
+        })
+        .flatten()
     }
 
     /// Writes the model as what it holds: one folder for a captioner or a filter, two
@@ -192,7 +229,10 @@ impl Med {
             MedParts::Filter => (FILTER_CLASS, filter_name),
             MedParts::Both => return self.save(path, assets),
         };
-        assert!(self.parts == MedParts::Both || self.parts == parts, "the model holds {parts:?}");
+        assert!(
+            self.parts == MedParts::Both || self.parts == parts,
+            "the model holds {parts:?}"
+        );
         config.architectures = vec![class.to_owned()];
         folder::write(path, &config, self, naming, assets)
     }

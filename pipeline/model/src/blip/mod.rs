@@ -22,7 +22,10 @@ pub(crate) use text::Cache;
 use text::{TextLayer, Use};
 
 const VISION: VitNames = VitNames {
-    layer: PreNormNames { qkv: &["qkv"], out: "projection" },
+    layer: PreNormNames {
+        qkv: &["qkv"],
+        out: "projection",
+    },
     batched: true,
     positions: "position_embedding",
     patch_bias: true,
@@ -141,9 +144,15 @@ impl Med {
     pub fn new(config: BlipConfig, parts: MedParts, device: &Device) -> Self {
         let text = config.text_config.tower();
         let width = text.width;
-        let one = |kind, name: &str, shape: &[usize]| Weight::zeros(kind, vec![Part::new(name, shape)], device);
+        let one = |kind, name: &str, shape: &[usize]| {
+            Weight::zeros(kind, vec![Part::new(name, shape)], device)
+        };
         let table = |kind, name: &str, rows| {
-            one(kind, &format!("text_encoder.embeddings.{name}.weight"), &[rows, width])
+            one(
+                kind,
+                &format!("text_encoder.embeddings.{name}.weight"),
+                &[rows, width],
+            )
         };
         let common = config.image_text_hidden_size;
         let vision_width = config.vision_config.hidden_size;
@@ -151,15 +160,32 @@ impl Med {
         let predictions = |end: &str| format!("text_decoder.cls.predictions.{end}");
         Self {
             vision: Vit::new(&VISION, &config.vision_config, device),
-            words: table(Kind::Embedding, "word_embeddings", config.text_config.vocab_size),
+            words: table(
+                Kind::Embedding,
+                "word_embeddings",
+                config.text_config.vocab_size,
+            ),
             positions: table(
                 Kind::TextPosition,
                 "position_embeddings",
                 config.text_config.max_position_embeddings,
             ),
-            norm: LayerNorm::new("text_encoder.embeddings.LayerNorm", width, text.epsilon, device),
+            norm: LayerNorm::new(
+                "text_encoder.embeddings.LayerNorm",
+                width,
+                text.epsilon,
+                device,
+            ),
             layers: (0..text.layers)
-                .map(|i| TextLayer::new(i, &text, config.text_config.encoder_hidden_size, parts, device))
+                .map(|i| {
+                    TextLayer::new(
+                        i,
+                        &text,
+                        config.text_config.encoder_hidden_size,
+                        parts,
+                        device,
+                    )
+                })
                 .collect(),
             heads: parts.encodes().then(|| EncoderHeads {
                 vision_proj: head("vision_proj", vision_width, common),
@@ -169,8 +195,17 @@ impl Med {
             }),
             lm_head: parts.decodes().then(|| LmHead {
                 transform: head(&predictions("transform.dense"), width, width),
-                norm: LayerNorm::new(&predictions("transform.LayerNorm"), width, text.epsilon, device),
-                bias: one(Kind::Bias, &predictions("bias"), &[config.text_config.vocab_size]),
+                norm: LayerNorm::new(
+                    &predictions("transform.LayerNorm"),
+                    width,
+                    text.epsilon,
+                    device,
+                ),
+                bias: one(
+                    Kind::Bias,
+                    &predictions("bias"),
+                    &[config.text_config.vocab_size],
+                ),
             }),
             config,
             parts,
@@ -191,7 +226,10 @@ impl Med {
     /// Tokens of pictures of pixels `[batch, channels, side, side]`.
     pub fn image_embeds(&self, pixels: Tensor<4>) -> ImageEmbeds {
         let pictures = pixels.dims()[0];
-        ImageEmbeds { tokens: self.vision.post_norm.forward(self.vision.forward(pixels)), pictures }
+        ImageEmbeds {
+            tokens: self.vision.post_norm.forward(self.vision.forward(pixels)),
+            pictures,
+        }
     }
 
     /// Picture features of length 1, `[pictures, common]`.
@@ -201,7 +239,11 @@ impl Med {
     pub fn image_features(&self, images: &ImageEmbeds) -> Tensor<2> {
         let tokens = images.tokens_per_picture() as u32;
         let class: Vec<u32> = (0..images.pictures as u32).map(|i| i * tokens).collect();
-        ops::normalise(self.encoder_heads().vision_proj.forward(ops::select_rows(images.tokens(), &class)))
+        ops::normalise(
+            self.encoder_heads()
+                .vision_proj
+                .forward(ops::select_rows(images.tokens(), &class)),
+        )
     }
 
     /// Text features of length 1, `[rows, common]`, of rows `[CLS] ... [SEP]`.
@@ -210,7 +252,11 @@ impl Med {
     /// On a captioner, or a text longer than the positions.
     pub fn text_features(&self, texts: &TokenBatch) -> Tensor<2> {
         let hidden = self.hidden(texts, Use::Encoder, None);
-        ops::normalise(self.encoder_heads().text_proj.forward(self.first_tokens(hidden, texts)))
+        ops::normalise(
+            self.encoder_heads()
+                .text_proj
+                .forward(self.first_tokens(hidden, texts)),
+        )
     }
 
     /// Temperature of the image-text contrast, `[1]`, as it is: training clamps it.
@@ -224,7 +270,11 @@ impl Med {
     /// Keys and values of the pictures for [`Med::itm_logits`], [`Med::lm_loss`] and decoding.
     pub fn memory(&self, images: &ImageEmbeds) -> Memory {
         Memory {
-            layers: self.layers.iter().map(|layer| layer.picture_keys(images.tokens())).collect(),
+            layers: self
+                .layers
+                .iter()
+                .map(|layer| layer.picture_keys(images.tokens()))
+                .collect(),
             pictures: images.pictures,
             tokens: images.tokens_per_picture(),
         }
@@ -238,16 +288,27 @@ impl Med {
     /// # Panics
     /// On a captioner, or when `pictures` has not one entry a row.
     pub fn itm_logits(&self, memory: &Memory, texts: &TokenBatch, pictures: &[usize]) -> Tensor<2> {
-        self.itm_logits_as_is(memory, &texts.with_first(self.config.text_config.enc_id()), pictures)
+        self.itm_logits_as_is(
+            memory,
+            &texts.with_first(self.config.text_config.enc_id()),
+            pictures,
+        )
     }
 
     /// [`Med::itm_logits`] with the first token as it is.
     ///
     /// # Panics
     /// As [`Med::itm_logits`].
-    pub fn itm_logits_as_is(&self, memory: &Memory, texts: &TokenBatch, pictures: &[usize]) -> Tensor<2> {
+    pub fn itm_logits_as_is(
+        &self,
+        memory: &Memory,
+        texts: &TokenBatch,
+        pictures: &[usize],
+    ) -> Tensor<2> {
         let hidden = self.hidden(texts, Use::Encoder, Some((memory, pictures)));
-        self.encoder_heads().itm_head.forward(self.first_tokens(hidden, texts))
+        self.encoder_heads()
+            .itm_head
+            .forward(self.first_tokens(hidden, texts))
     }
 
     /// Logits of the next token at every position, `[rows * padded_len, vocabulary]`;
@@ -302,27 +363,51 @@ impl Med {
         assert!(!classes.is_empty(), "a loss needs a token to predict");
         // Positions without a target are dropped before the widest product.
         let logits = self.vocabulary_logits(ops::select_rows(hidden, &positions));
-        let targets = Targets { classes: &classes, smoothing: label_smoothing };
-        LmLoss { sum: ops::cross_entropy_sum(logits, &targets), tokens: classes.len() }
+        let targets = Targets {
+            classes: &classes,
+            smoothing: label_smoothing,
+        };
+        LmLoss {
+            sum: ops::cross_entropy_sum(logits, &targets),
+            tokens: classes.len(),
+        }
     }
 
     /// Sum over rows of the cross entropy of `logits` `[rows, classes]` against
     /// `classes`, `[1]`; the ITM loss of `itm_logits` is this over the number of rows.
     pub fn cross_entropy_sum(logits: Tensor<2>, classes: &[u32]) -> Tensor<1> {
-        ops::cross_entropy_sum(logits, &Targets { classes, smoothing: 0.0 })
+        ops::cross_entropy_sum(
+            logits,
+            &Targets {
+                classes,
+                smoothing: 0.0,
+            },
+        )
     }
 
     fn vocabulary_logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let head = self.lm_head.as_ref().expect("a filter has no decoder");
         let activation = self.config.text_config.hidden_act;
         let transformed = ops::activation(head.transform.forward(hidden), activation);
-        ops::linear(head.norm.forward(transformed), &self.words, Some(&head.bias))
+        ops::linear(
+            head.norm.forward(transformed),
+            &self.words,
+            Some(&head.bias),
+        )
     }
 
-    fn hidden(&self, texts: &TokenBatch, uses: Use, memory: Option<(&Memory, &[usize])>) -> Tensor<2> {
+    fn hidden(
+        &self,
+        texts: &TokenBatch,
+        uses: Use,
+        memory: Option<(&Memory, &[usize])>,
+    ) -> Tensor<2> {
         let (rows, len) = (texts.rows(), texts.padded_len());
         let longest = self.config.text_config.max_position_embeddings;
-        assert!(len <= longest, "text of {len} tokens is longer than {longest}");
+        assert!(
+            len <= longest,
+            "text of {len} tokens is longer than {longest}"
+        );
         let at: Vec<u32> = (0..rows).flat_map(|_| 0..len as u32).collect();
         let mut x = self.embed(texts.ids(), &at);
         let own = Keys {
@@ -332,7 +417,9 @@ impl Med {
         };
         let pictures = memory.map(|(memory, pictures)| memory.keys(pictures, rows, len));
         for (i, layer) in self.layers.iter().enumerate() {
-            let look = memory.zip(pictures.as_ref()).map(|((memory, _), keys)| (&memory.layers[i], keys));
+            let look = memory
+                .zip(pictures.as_ref())
+                .map(|((memory, _), keys)| (&memory.layers[i], keys));
             x = layer.forward(x, uses, &own, look);
         }
         x
@@ -340,7 +427,8 @@ impl Med {
 
     fn embed(&self, ids: &[u32], at: &[u32]) -> Tensor<2> {
         let width = self.config.text_config.hidden_size;
-        self.norm.forward(ops::embed(ids, &self.words, &self.positions, at, width))
+        self.norm
+            .forward(ops::embed(ids, &self.words, &self.positions, at, width))
     }
 
     fn first_tokens(&self, hidden: Tensor<2>, texts: &TokenBatch) -> Tensor<2> {
@@ -350,7 +438,9 @@ impl Med {
     }
 
     fn encoder_heads(&self) -> &EncoderHeads {
-        self.heads.as_ref().expect("a captioner has no text encoder")
+        self.heads
+            .as_ref()
+            .expect("a captioner has no text encoder")
     }
 
     /// One step of decoding: the logits `[rows, vocabulary]` after `ids`, one a row,
@@ -381,7 +471,10 @@ impl Med {
 impl Memory {
     fn keys(&self, pictures: &[usize], rows: usize, q_len: usize) -> Keys {
         assert_eq!(pictures.len(), rows, "a picture for every row");
-        assert!(pictures.iter().all(|picture| *picture < self.pictures), "pictures within the memory");
+        assert!(
+            pictures.iter().all(|picture| *picture < self.pictures),
+            "pictures within the memory"
+        );
         Keys {
             rows,
             q_len,
@@ -395,8 +488,12 @@ impl Memory {
 
 impl EncoderHeads {
     fn weights(&self) -> Vec<&Weight> {
-        let mut weights =
-            [self.vision_proj.weights(), self.text_proj.weights(), self.itm_head.weights()].concat();
+        let mut weights = [
+            self.vision_proj.weights(),
+            self.text_proj.weights(),
+            self.itm_head.weights(),
+        ]
+        .concat();
         weights.push(&self.temperature);
         weights
     }

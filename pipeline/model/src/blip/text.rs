@@ -30,8 +30,19 @@ impl SelfAttention {
         let qkv = ["query", "key", "value"].map(|name| (format!("{prefix}.self.{name}"), width));
         Self {
             qkv: Linear::stacked(&qkv, width, true, device),
-            out: Linear::new(&format!("{prefix}.output.dense"), width, width, true, device),
-            norm: LayerNorm::new(&format!("{prefix}.output.LayerNorm"), width, tower.epsilon, device),
+            out: Linear::new(
+                &format!("{prefix}.output.dense"),
+                width,
+                width,
+                true,
+                device,
+            ),
+            norm: LayerNorm::new(
+                &format!("{prefix}.output.LayerNorm"),
+                width,
+                tower.epsilon,
+                device,
+            ),
         }
     }
 
@@ -68,7 +79,13 @@ pub(super) struct TextLayer {
 }
 
 impl TextLayer {
-    pub fn new(index: usize, tower: &Tower, picture_width: usize, parts: MedParts, device: &Device) -> Self {
+    pub fn new(
+        index: usize,
+        tower: &Tower,
+        picture_width: usize,
+        parts: MedParts,
+        device: &Device,
+    ) -> Self {
         let width = tower.width;
         let prefix = format!("text_encoder.encoder.layer.{index}");
         let decoder_prefix = format!("text_decoder.bert.encoder.layer.{index}.attention");
@@ -79,7 +96,9 @@ impl TextLayer {
             encoder: parts
                 .encodes()
                 .then(|| SelfAttention::new(&format!("{prefix}.attention"), tower, device)),
-            decoder: parts.decodes().then(|| SelfAttention::new(&decoder_prefix, tower, device)),
+            decoder: parts
+                .decodes()
+                .then(|| SelfAttention::new(&decoder_prefix, tower, device)),
             cross: CrossAttention {
                 query: Linear::new(&format!("{cross}.self.query"), width, width, true, device),
                 kv: Linear::stacked(&kv, picture_width, true, device),
@@ -103,22 +122,40 @@ impl TextLayer {
     }
 
     /// `x` through the layer; with `look`, through cross-attention as well.
-    pub fn forward(&self, x: Tensor<2>, uses: Use, own: &Keys, look: Option<(&Tensor<2>, &Keys)>) -> Tensor<2> {
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        uses: Use,
+        own: &Keys,
+        look: Option<(&Tensor<2>, &Keys)>,
+    ) -> Tensor<2> {
         let attention = self.attention(uses);
         let qkv = attention.qkv.forward(x.clone());
-        let attended = attention.out.forward(ops::self_attention(qkv, self.heads, own));
+        let attended = attention
+            .out
+            .forward(ops::self_attention(qkv, self.heads, own));
         self.rest(attention.norm.of_sum(x, attended), look)
     }
 
     /// One token a row through the decoder, whose earlier tokens lie in `cache`.
-    pub fn step(&self, x: Tensor<2>, cache: &mut LayerCache, look: (&Tensor<2>, &Keys)) -> Tensor<2> {
+    pub fn step(
+        &self,
+        x: Tensor<2>,
+        cache: &mut LayerCache,
+        look: (&Tensor<2>, &Keys),
+    ) -> Tensor<2> {
         let attention = self.attention(Use::Decoder);
         let [rows, width] = x.dims();
         let qkv = attention.qkv.forward(x.clone());
         let query = qkv.clone().narrow(1, 0, width);
         let (kv, len) = cache.push(qkv.narrow(1, width, 2 * width));
-        let keys = Keys { q_len: 1, ..Keys::all(rows, len) };
-        let attended = attention.out.forward(ops::cross_attention(query, kv, self.heads, &keys));
+        let keys = Keys {
+            q_len: 1,
+            ..Keys::all(rows, len)
+        };
+        let attended = attention
+            .out
+            .forward(ops::cross_attention(query, kv, self.heads, &keys));
         self.rest(attention.norm.of_sum(x, attended), Some(look))
     }
 
@@ -134,14 +171,20 @@ impl TextLayer {
 
     fn attention(&self, uses: Use) -> &SelfAttention {
         match uses {
-            Use::Encoder => self.encoder.as_ref().expect("a captioner has no text encoder"),
+            Use::Encoder => self
+                .encoder
+                .as_ref()
+                .expect("a captioner has no text encoder"),
             Use::Decoder => self.decoder.as_ref().expect("a filter has no decoder"),
         }
     }
 
     pub fn weights(&self) -> Vec<&Weight> {
-        let mut weights: Vec<&Weight> =
-            [&self.encoder, &self.decoder].into_iter().flatten().flat_map(SelfAttention::weights).collect();
+        let mut weights: Vec<&Weight> = [&self.encoder, &self.decoder]
+            .into_iter()
+            .flatten()
+            .flat_map(SelfAttention::weights)
+            .collect();
         for linear in [&self.cross.query, &self.cross.kv, &self.cross.out] {
             weights.extend(linear.weights());
         }
@@ -157,7 +200,11 @@ impl TextLayer {
             .flatten()
             .flat_map(SelfAttention::weights_mut)
             .collect();
-        for linear in [&mut self.cross.query, &mut self.cross.kv, &mut self.cross.out] {
+        for linear in [
+            &mut self.cross.query,
+            &mut self.cross.kv,
+            &mut self.cross.out,
+        ] {
             weights.extend(linear.weights_mut());
         }
         weights.extend(self.cross.norm.weights_mut());
@@ -181,7 +228,9 @@ pub(crate) struct LayerCache {
 
 impl Cache {
     pub(super) fn new(layers: usize) -> Self {
-        Self { layers: vec![LayerCache::default(); layers] }
+        Self {
+            layers: vec![LayerCache::default(); layers],
+        }
     }
 
     pub(super) fn layer(&mut self, index: usize) -> &mut LayerCache {

@@ -26,7 +26,12 @@ struct Candidate {
 }
 
 /// Decodes the best text of each row.
-pub(super) fn search(job: &Job<'_>, rows: Vec<Vec<u32>>, width: usize, penalty: f64) -> Vec<Generated> {
+pub(super) fn search(
+    job: &Job<'_>,
+    rows: Vec<Vec<u32>>,
+    width: usize,
+    penalty: f64,
+) -> Vec<Generated> {
     let prompt = rows.first().map_or(0, Vec::len);
     let mut done: Vec<Option<Generated>> = rows.iter().map(|_| None).collect();
     let mut cache = job.med.cache();
@@ -34,19 +39,33 @@ pub(super) fn search(job: &Job<'_>, rows: Vec<Vec<u32>>, width: usize, penalty: 
     let mut live: Vec<Beams> = rows
         .into_iter()
         .enumerate()
-        .map(|(picture, tokens)| Beams { picture, open: vec![Text { tokens, score: 0.0 }], finished: Vec::new() })
+        .map(|(picture, tokens)| Beams {
+            picture,
+            open: vec![Text { tokens, score: 0.0 }],
+            finished: Vec::new(),
+        })
         .collect();
     for position in 0..prompt - 1 + job.decoding.max_tokens {
         if live.is_empty() {
             break;
         }
-        let texts = || live.iter().flat_map(|beams| beams.open.iter().map(move |text| (beams.picture, text)));
+        let texts = || {
+            live.iter()
+                .flat_map(|beams| beams.open.iter().map(move |text| (beams.picture, text)))
+        };
         let ids: Vec<u32> = texts().map(|(_, text)| text.tokens[position]).collect();
         let pictures: Vec<usize> = texts().map(|(picture, _)| picture).collect();
-        let logits = job.med.decode_step(&ids, position, job.memory, &pictures, &mut cache);
-        let Some(new) = (position + 1).checked_sub(prompt) else { continue };
+        let logits = job
+            .med
+            .decode_step(&ids, position, job.memory, &pictures, &mut cache);
+        let Some(new) = (position + 1).checked_sub(prompt) else {
+            continue;
+        };
         let [_, vocabulary] = logits.dims();
-        let mut scores = logits.into_data().try_into_vec::<f32>().expect("logits are f32");
+        let mut scores = logits
+            .into_data()
+            .try_into_vec::<f32>()
+            .expect("logits are f32");
         let mut first = 0;
         let mut kept = Vec::new();
         for mut beams in std::mem::take(&mut live) {
@@ -64,7 +83,9 @@ pub(super) fn search(job: &Job<'_>, rows: Vec<Vec<u32>>, width: usize, penalty: 
         }
         cache.select(&kept);
     }
-    done.into_iter().map(|text| text.expect("every picture ends within max_tokens")).collect()
+    done.into_iter()
+        .map(|text| text.expect("every picture ends within max_tokens"))
+        .collect()
 }
 
 impl Beams {
@@ -89,19 +110,32 @@ impl Beams {
             if candidate.token == job.stop || last {
                 // Only what is among the best `width` counts as finished.
                 if rank < width {
-                    self.finished.push(Text { tokens, score: candidate.score / length });
+                    self.finished.push(Text {
+                        tokens,
+                        score: candidate.score / length,
+                    });
                 }
             } else if open.len() < width {
                 parents.push(candidate.beam);
-                open.push(Text { tokens, score: candidate.score });
+                open.push(Text {
+                    tokens,
+                    score: candidate.score,
+                });
             }
         }
         self.open = open;
         self.finished.sort_by(|a, b| b.score.total_cmp(&a.score));
         self.finished.truncate(width);
         let hopeless = self.finished.len() == width
-            && self.open.first().is_none_or(|best| best.score / length <= self.finished[width - 1].score);
-        if last || hopeless { Vec::new() } else { parents }
+            && self
+                .open
+                .first()
+                .is_none_or(|best| best.score / length <= self.finished[width - 1].score);
+        if last || hopeless {
+            Vec::new()
+        } else {
+            parents
+        }
     }
 
     /// The best `2 * width` continuations, best first.
@@ -114,15 +148,30 @@ impl Beams {
         width: usize,
     ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        for (beam, (text, scores)) in self.open.iter().zip(scores.chunks_exact_mut(vocabulary)).enumerate() {
+        for (beam, (text, scores)) in self
+            .open
+            .iter()
+            .zip(scores.chunks_exact_mut(vocabulary))
+            .enumerate()
+        {
             log_softmax(scores);
             job.adjust(scores, &text.tokens, new);
-            candidates.extend(scores.iter().enumerate().filter(|(_, s)| s.is_finite()).map(|(id, score)| {
-                Candidate { score: text.score + f64::from(*score), beam, token: id as u32 }
-            }));
+            candidates.extend(
+                scores
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, s)| s.is_finite())
+                    .map(|(id, score)| Candidate {
+                        score: text.score + f64::from(*score),
+                        beam,
+                        token: id as u32,
+                    }),
+            );
         }
         candidates.sort_by(|a, b| {
-            b.score.total_cmp(&a.score).then((a.beam, a.token).cmp(&(b.beam, b.token)))
+            b.score
+                .total_cmp(&a.score)
+                .then((a.beam, a.token).cmp(&(b.beam, b.token)))
         });
         candidates.truncate(2 * width);
         candidates
@@ -138,6 +187,9 @@ impl Beams {
         if stopped {
             tokens.pop();
         }
-        Generated { ids: tokens.split_off(1), stopped }
+        Generated {
+            ids: tokens.split_off(1),
+            stopped,
+        }
     }
 }

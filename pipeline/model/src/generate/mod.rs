@@ -101,7 +101,10 @@ pub fn generate(
     let text = &med.config().text_config;
     let pictures = memory.pictures();
     if !prompts.is_empty() && prompts.len() != pictures {
-        return Err(Error::Prompts { prompts: prompts.len(), pictures });
+        return Err(Error::Prompts {
+            prompts: prompts.len(),
+            pictures,
+        });
     }
     let len = prompts.first().map_or(0, Vec::len);
     if let Some(other) = prompts.iter().find(|prompt| prompt.len() != len) {
@@ -115,12 +118,22 @@ pub fn generate(
     let rows: Vec<Vec<u32>> = (0..pictures)
         .map(|row| {
             let prompt = prompts.get(row).into_iter().flatten();
-            std::iter::once(text.bos_token_id).chain(prompt.copied()).collect()
+            std::iter::once(text.bos_token_id)
+                .chain(prompt.copied())
+                .collect()
         })
         .collect();
-    let job = Job { med, memory, decoding, stop: text.sep_token_id };
+    let job = Job {
+        med,
+        memory,
+        decoding,
+        stop: text.sep_token_id,
+    };
     Ok(match decoding.strategy {
-        Strategy::Beam { beams, length_penalty } => beam::search(&job, rows, beams, length_penalty),
+        Strategy::Beam {
+            beams,
+            length_penalty,
+        } => beam::search(&job, rows, beams, length_penalty),
         Strategy::Greedy => sample::rows(&job, rows, &|scores, _, _| sample::likeliest(scores)),
         Strategy::Nucleus { top_p } => sample::rows(&job, rows, &|scores, picture, position| {
             sample::nucleus(scores, top_p, draw(picture, position))
@@ -165,7 +178,11 @@ impl Job<'_> {
             used.dedup();
             for id in used {
                 let score = &mut scores[id as usize];
-                *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+                *score = if *score < 0.0 {
+                    *score * penalty
+                } else {
+                    *score / penalty
+                };
             }
         }
         if new < self.decoding.min_tokens {

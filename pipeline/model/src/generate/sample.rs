@@ -16,8 +16,11 @@ pub(super) fn rows(
 ) -> Vec<Generated> {
     let prompt = rows.first().map_or(0, Vec::len);
     let mut done: Vec<Option<Generated>> = rows.iter().map(|_| None).collect();
-    let mut live: Vec<Row> =
-        rows.into_iter().enumerate().map(|(picture, tokens)| Row { picture, tokens }).collect();
+    let mut live: Vec<Row> = rows
+        .into_iter()
+        .enumerate()
+        .map(|(picture, tokens)| Row { picture, tokens })
+        .collect();
     let mut cache = job.med.cache();
     for position in 0..prompt - 1 + job.decoding.max_tokens {
         if live.is_empty() {
@@ -25,13 +28,22 @@ pub(super) fn rows(
         }
         let ids: Vec<u32> = live.iter().map(|row| row.tokens[position]).collect();
         let pictures: Vec<usize> = live.iter().map(|row| row.picture).collect();
-        let logits = job.med.decode_step(&ids, position, job.memory, &pictures, &mut cache);
-        let Some(new) = (position + 1).checked_sub(prompt) else { continue };
+        let logits = job
+            .med
+            .decode_step(&ids, position, job.memory, &pictures, &mut cache);
+        let Some(new) = (position + 1).checked_sub(prompt) else {
+            continue;
+        };
         let [_, vocabulary] = logits.dims();
-        let mut scores = logits.into_data().try_into_vec::<f32>().expect("logits are f32");
+        let mut scores = logits
+            .into_data()
+            .try_into_vec::<f32>()
+            .expect("logits are f32");
         let mut kept = Vec::with_capacity(live.len());
-        for (index, (mut row, scores)) in
-            std::mem::take(&mut live).into_iter().zip(scores.chunks_exact_mut(vocabulary)).enumerate()
+        for (index, (mut row, scores)) in std::mem::take(&mut live)
+            .into_iter()
+            .zip(scores.chunks_exact_mut(vocabulary))
+            .enumerate()
         {
             job.adjust(scores, &row.tokens, new);
             let token = choose(scores, row.picture, new);
@@ -40,7 +52,10 @@ pub(super) fn rows(
                 row.tokens.push(token);
             }
             if stopped || new + 1 == job.decoding.max_tokens {
-                done[row.picture] = Some(Generated { ids: row.tokens.split_off(1), stopped });
+                done[row.picture] = Some(Generated {
+                    ids: row.tokens.split_off(1),
+                    stopped,
+                });
             } else {
                 kept.push(index as u32);
                 live.push(row);
@@ -50,7 +65,9 @@ pub(super) fn rows(
             cache.select(&kept);
         }
     }
-    done.into_iter().map(|text| text.expect("every row ends within max_tokens")).collect()
+    done.into_iter()
+        .map(|text| text.expect("every row ends within max_tokens"))
+        .collect()
 }
 
 /// The likeliest token, the first of equals.

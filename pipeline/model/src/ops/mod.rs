@@ -32,7 +32,14 @@ pub(crate) struct Keys {
 impl Keys {
     /// Every query of a row sees every token of the row.
     pub fn all(rows: usize, len: usize) -> Self {
-        Self { rows, q_len: len, k_len: len, lengths: None, causal: false, index: None }
+        Self {
+            rows,
+            q_len: len,
+            k_len: len,
+            lengths: None,
+            causal: false,
+            index: None,
+        }
     }
 
     /// Block of keys of a row.
@@ -42,7 +49,10 @@ impl Keys {
 
     /// Number of leading keys that this query sees.
     pub fn visible(&self, row: usize, query: usize) -> usize {
-        let len = self.lengths.as_ref().map_or(self.k_len, |lengths| lengths[row] as usize);
+        let len = self
+            .lengths
+            .as_ref()
+            .map_or(self.k_len, |lengths| lengths[row] as usize);
         if self.causal { len.min(query + 1) } else { len }
     }
 }
@@ -88,7 +98,11 @@ pub(crate) fn add_layer_norm(
 
 /// The activation of every value.
 pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
-    if fused::on_cpu(&x) { fused::activation(x, kind) } else { plain::activation(x, kind) }
+    if fused::on_cpu(&x) {
+        fused::activation(x, kind)
+    } else {
+        plain::activation(x, kind)
+    }
 }
 
 /// Attention of each row over itself: `qkv` is `[rows * len, 3 * width]`.
@@ -102,7 +116,12 @@ pub(crate) fn self_attention(qkv: Tensor<2>, heads: usize, keys: &Keys) -> Tenso
 }
 
 /// Attention of `query` `[rows * q_len, width]` over `kv` `[blocks * k_len, 2 * width]`.
-pub(crate) fn cross_attention(query: Tensor<2>, kv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
+pub(crate) fn cross_attention(
+    query: Tensor<2>,
+    kv: Tensor<2>,
+    heads: usize,
+    keys: &Keys,
+) -> Tensor<2> {
     if fused::on_cpu(&query) {
         return fused::attention(query, Some(kv), heads, keys);
     }
@@ -137,7 +156,13 @@ pub(crate) fn picture_tokens(
 }
 
 /// Word and position embeddings of `ids`, whose positions are `at`.
-pub(crate) fn embed(ids: &[u32], words: &Weight, positions: &Weight, at: &[u32], width: usize) -> Tensor<2> {
+pub(crate) fn embed(
+    ids: &[u32],
+    words: &Weight,
+    positions: &Weight,
+    at: &[u32],
+    width: usize,
+) -> Tensor<2> {
     if fused::on_cpu(&words.tensor()) {
         return fused::embed(ids, words.tensor(), positions.tensor(), at, width);
     }
@@ -146,12 +171,20 @@ pub(crate) fn embed(ids: &[u32], words: &Weight, positions: &Weight, at: &[u32],
 
 /// The rows of these numbers.
 pub(crate) fn select_rows(x: Tensor<2>, rows: &[u32]) -> Tensor<2> {
-    if fused::on_cpu(&x) { fused::select_rows(x, rows) } else { plain::select_rows(x, rows) }
+    if fused::on_cpu(&x) {
+        fused::select_rows(x, rows)
+    } else {
+        plain::select_rows(x, rows)
+    }
 }
 
 /// Every row divided by its length.
 pub(crate) fn normalise(x: Tensor<2>) -> Tensor<2> {
-    if fused::on_cpu(&x) { fused::normalise(x) } else { plain::normalise(x) }
+    if fused::on_cpu(&x) {
+        fused::normalise(x)
+    } else {
+        plain::normalise(x)
+    }
 }
 
 /// Sum over rows of the cross entropy, `[1]`.

@@ -14,7 +14,12 @@ pub(crate) fn linear(x: Tensor<2>, weight: Tensor<2>, bias: Option<Tensor<1>>) -
     }
 }
 
-pub(crate) fn layer_norm(x: Tensor<2>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<2> {
+pub(crate) fn layer_norm(
+    x: Tensor<2>,
+    gain: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<2> {
     let centred = x.clone() - x.mean_dim(1);
     let variance = centred.clone().powi_scalar(2).mean_dim(1);
     centred / (variance + epsilon).sqrt() * gain.unsqueeze() + bias.unsqueeze()
@@ -54,7 +59,9 @@ pub(crate) fn attention(
         scores = scores.mask_fill(mask.expand([rows, heads, q_len, k_len]), f32::NEG_INFINITY);
     }
     let attended = act::softmax(scores, 3).matmul(value);
-    attended.swap_dims(1, 2).reshape([keys.rows * keys.q_len, width])
+    attended
+        .swap_dims(1, 2)
+        .reshape([keys.rows * keys.q_len, width])
 }
 
 /// True where a query must not see a key: `[rows, 1, q_len, k_len]`.
@@ -105,7 +112,9 @@ pub(crate) fn cross_entropy_sum(logits: Tensor<2>, targets: &Targets) -> Tensor<
     let device = logits.device();
     let [_, classes] = logits.dims();
     let log = act::log_softmax(logits, 1);
-    let picked = log.clone().gather(1, indices(targets.classes, &device).unsqueeze_dim(1));
+    let picked = log
+        .clone()
+        .gather(1, indices(targets.classes, &device).unsqueeze_dim(1));
     let smoothing = targets.smoothing;
     if smoothing == 0.0 {
         return -picked.sum();

@@ -17,23 +17,46 @@ fn linear_forward(x: &Array, weight: &Array, start: Start<'_>) -> Array {
     let (rows, outputs) = (x.values().len() / inputs, weight.values().len() / inputs);
     let mut y = vec![0.0; rows * outputs];
     let weight = Matrix::transposed(weight.values(), inputs);
-    gemm([rows, outputs, inputs], Matrix::new(x.values(), inputs), weight, start, &mut y);
+    gemm(
+        [rows, outputs, inputs],
+        Matrix::new(x.values(), inputs),
+        weight,
+        start,
+        &mut y,
+    );
     Array::from_values(y, &[rows, outputs])
 }
 
-fn linear_backward(x: &Array, weight: &Array, gradient: &Array, needed: [bool; 2]) -> [Option<Array>; 2] {
+fn linear_backward(
+    x: &Array,
+    weight: &Array,
+    gradient: &Array,
+    needed: [bool; 2],
+) -> [Option<Array>; 2] {
     let (inputs, outputs) = (x.width(), gradient.width());
     let rows = x.values().len() / inputs;
     let of_x = needed[0].then(|| {
         let mut of_x = vec![0.0; rows * inputs];
         let left = Matrix::new(gradient.values(), outputs);
-        gemm([rows, inputs, outputs], left, Matrix::new(weight.values(), inputs), Start::Zero, &mut of_x);
+        gemm(
+            [rows, inputs, outputs],
+            left,
+            Matrix::new(weight.values(), inputs),
+            Start::Zero,
+            &mut of_x,
+        );
         Array::from_values(of_x, &[rows, inputs])
     });
     let of_weight = needed[1].then(|| {
         let mut of_weight = vec![0.0; outputs * inputs];
         let left = Matrix::transposed(gradient.values(), outputs);
-        gemm([outputs, inputs, rows], left, Matrix::new(x.values(), inputs), Start::Zero, &mut of_weight);
+        gemm(
+            [outputs, inputs, rows],
+            left,
+            Matrix::new(x.values(), inputs),
+            Start::Zero,
+            &mut of_weight,
+        );
         Array::from_values(of_weight, &[outputs * inputs])
     });
     [of_x, of_weight]
@@ -46,7 +69,12 @@ impl Operation<2> for Linear {
         (linear_forward(&x, &weight, Start::Zero), (x, weight))
     }
 
-    fn backward(self, (x, weight): Self::Saved, gradient: Array, needed: [bool; 2]) -> [Option<Array>; 2] {
+    fn backward(
+        self,
+        (x, weight): Self::Saved,
+        gradient: Array,
+        needed: [bool; 2],
+    ) -> [Option<Array>; 2] {
         linear_backward(&x, &weight, &gradient, needed)
     }
 }
@@ -55,10 +83,18 @@ impl Operation<3> for Linear {
     type Saved = (Array, Array);
 
     fn forward(&self, [x, weight, bias]: [Array; 3]) -> (Array, Self::Saved) {
-        (linear_forward(&x, &weight, Start::Bias(bias.values())), (x, weight))
+        (
+            linear_forward(&x, &weight, Start::Bias(bias.values())),
+            (x, weight),
+        )
     }
 
-    fn backward(self, (x, weight): Self::Saved, gradient: Array, needed: [bool; 3]) -> [Option<Array>; 3] {
+    fn backward(
+        self,
+        (x, weight): Self::Saved,
+        gradient: Array,
+        needed: [bool; 3],
+    ) -> [Option<Array>; 3] {
         let outputs = gradient.width();
         let of_bias = needed[2].then(|| {
             let mut sums = vec![0.0; outputs];
@@ -71,9 +107,20 @@ impl Operation<3> for Linear {
 }
 
 /// `x W^T + b` with `W` flat.
-pub(in crate::ops) fn linear(x: Tensor<2>, weight: Tensor<1>, bias: Option<Tensor<1>>) -> Tensor<2> {
+pub(in crate::ops) fn linear(
+    x: Tensor<2>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<2> {
     match bias {
-        Some(bias) => apply(Linear, [x.into_dispatch(), weight.into_dispatch(), bias.into_dispatch()]),
+        Some(bias) => apply(
+            Linear,
+            [
+                x.into_dispatch(),
+                weight.into_dispatch(),
+                bias.into_dispatch(),
+            ],
+        ),
         None => apply(Linear, [x.into_dispatch(), weight.into_dispatch()]),
     }
 }
@@ -93,9 +140,19 @@ impl LayerNorm {
         let rows = x.len() / width;
         let mut out = vec![0.0; x.len()];
         let mut factors = vec![0.0; rows];
-        norm::forward(&mut x, gain.values(), bias.values(), self.epsilon, &mut out, &mut factors);
+        norm::forward(
+            &mut x,
+            gain.values(),
+            bias.values(),
+            self.epsilon,
+            &mut out,
+            &mut factors,
+        );
         let shape = [rows, width];
-        (Array::from_values(out, &shape), (Array::from_values(x, &shape), factors.into(), gain))
+        (
+            Array::from_values(out, &shape),
+            (Array::from_values(x, &shape), factors.into(), gain),
+        )
     }
 
     fn gradients((normed, factors, gain): Normed, gradient: &Array) -> [Array; 3] {
@@ -141,9 +198,23 @@ impl Operation<4> for AddLayerNorm {
     }
 }
 
-pub(in crate::ops) fn layer_norm(x: Tensor<2>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<2> {
-    let operation = LayerNorm { epsilon: epsilon as f32 };
-    apply(operation, [x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch()])
+pub(in crate::ops) fn layer_norm(
+    x: Tensor<2>,
+    gain: Tensor<1>,
+    bias: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<2> {
+    let operation = LayerNorm {
+        epsilon: epsilon as f32,
+    };
+    apply(
+        operation,
+        [
+            x.into_dispatch(),
+            gain.into_dispatch(),
+            bias.into_dispatch(),
+        ],
+    )
 }
 
 pub(in crate::ops) fn add_layer_norm(
@@ -153,8 +224,18 @@ pub(in crate::ops) fn add_layer_norm(
     bias: Tensor<1>,
     epsilon: f64,
 ) -> Tensor<2> {
-    let operation = AddLayerNorm(LayerNorm { epsilon: epsilon as f32 });
-    apply(operation, [x.into_dispatch(), y.into_dispatch(), gain.into_dispatch(), bias.into_dispatch()])
+    let operation = AddLayerNorm(LayerNorm {
+        epsilon: epsilon as f32,
+    });
+    apply(
+        operation,
+        [
+            x.into_dispatch(),
+            y.into_dispatch(),
+            gain.into_dispatch(),
+            bias.into_dispatch(),
+        ],
+    )
 }
 
 /// An activation; its derivative is computed beside it, from the same exponential.
@@ -169,7 +250,10 @@ impl Operation<1> for Activate {
         let mut y = vec![0.0; x.values().len()];
         let mut slopes = vec![0.0; x.values().len()];
         rows::activate(self.0, x.values(), &mut y, &mut slopes);
-        (Array::from_values(y, &shape), Array::from_values(slopes, &shape))
+        (
+            Array::from_values(y, &shape),
+            Array::from_values(slopes, &shape),
+        )
     }
 
     fn backward(self, slopes: Array, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
@@ -207,7 +291,10 @@ impl Attention {
                 }
             }
             Some(kv) => {
-                let lanes = |first| Lanes { stride: kv.width(), first };
+                let lanes = |first| Lanes {
+                    stride: kv.width(),
+                    first,
+                };
                 Shape {
                     heads: self.heads,
                     size: stride / self.heads,
@@ -227,7 +314,10 @@ impl Attention {
         let from = kv.unwrap_or(q).values();
         let probabilities = heads::forward(q.values(), from, shape, keys, &mut out);
         let len = probabilities.len();
-        (Array::from_values(out, &[rows, width]), Array::from_values(probabilities, &[len]))
+        (
+            Array::from_values(out, &[rows, width]),
+            Array::from_values(probabilities, &[len]),
+        )
     }
 }
 
@@ -239,12 +329,26 @@ impl Operation<1> for Attention {
         (out, (qkv, probabilities))
     }
 
-    fn backward(self, (qkv, probabilities): Self::Saved, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
+    fn backward(
+        self,
+        (qkv, probabilities): Self::Saved,
+        gradient: Array,
+        _: [bool; 1],
+    ) -> [Option<Array>; 1] {
         let shape = self.shape(&qkv, None);
         let values = qkv.values();
         let mut of_qkv = vec![0.0; values.len()];
         let probabilities = probabilities.values();
-        heads::backward(gradient.values(), values, values, probabilities, shape, &self.keys, &mut of_qkv, None);
+        heads::backward(
+            gradient.values(),
+            values,
+            values,
+            probabilities,
+            shape,
+            &self.keys,
+            &mut of_qkv,
+            None,
+        );
         [Some(Array::from_values(of_qkv, &qkv.shape()))]
     }
 }
@@ -257,7 +361,12 @@ impl Operation<2> for Attention {
         (out, (q, kv, probabilities))
     }
 
-    fn backward(self, (q, kv, probabilities): Self::Saved, gradient: Array, _: [bool; 2]) -> [Option<Array>; 2] {
+    fn backward(
+        self,
+        (q, kv, probabilities): Self::Saved,
+        gradient: Array,
+        _: [bool; 2],
+    ) -> [Option<Array>; 2] {
         let shape = self.shape(&q, Some(&kv));
         let mut of_q = vec![0.0; q.values().len()];
         let mut of_kv = vec![0.0; kv.values().len()];
@@ -271,13 +380,24 @@ impl Operation<2> for Attention {
             &mut of_q,
             Some(&mut of_kv),
         );
-        [Some(Array::from_values(of_q, &q.shape())), Some(Array::from_values(of_kv, &kv.shape()))]
+        [
+            Some(Array::from_values(of_q, &q.shape())),
+            Some(Array::from_values(of_kv, &kv.shape())),
+        ]
     }
 }
 
 /// Attention of `q` over `kv`, or of each row of `q` `[rows, 3 * width]` over itself.
-pub(in crate::ops) fn attention(q: Tensor<2>, kv: Option<Tensor<2>>, heads: usize, keys: &Keys) -> Tensor<2> {
-    let operation = Attention { heads, keys: std::sync::Arc::new(keys.clone()) };
+pub(in crate::ops) fn attention(
+    q: Tensor<2>,
+    kv: Option<Tensor<2>>,
+    heads: usize,
+    keys: &Keys,
+) -> Tensor<2> {
+    let operation = Attention {
+        heads,
+        keys: std::sync::Arc::new(keys.clone()),
+    };
     match kv {
         Some(kv) => apply(operation, [q.into_dispatch(), kv.into_dispatch()]),
         None => apply(operation, [q.into_dispatch()]),

@@ -7,8 +7,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchDevice, DispatchTensor,
-    DispatchTensorKind, Flex, TensorMetadata,
+    Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchDevice,
+    DispatchTensor, DispatchTensorKind, Flex, TensorMetadata,
 };
 use burn::tensor::{Tensor, TensorData};
 use std::fmt::Debug;
@@ -19,22 +19,34 @@ pub(super) struct Array(FlexTensor);
 
 impl Array {
     fn new(tensor: FlexTensor) -> Self {
-        if tensor.as_slice::<f32>().is_some() { Self(tensor) } else { Self(tensor.to_contiguous()) }
+        if tensor.as_slice::<f32>().is_some() {
+            Self(tensor)
+        } else {
+            Self(tensor.to_contiguous())
+        }
     }
 
     /// Its values.
     pub fn values(&self) -> &[f32] {
-        self.0.as_slice().expect("made contiguous, and parameters and activations are f32")
+        self.0
+            .as_slice()
+            .expect("made contiguous, and parameters and activations are f32")
     }
 
     /// Its values for writing, if nothing else holds them; otherwise a copy.
     pub fn into_values(self) -> Vec<f32> {
-        self.0.into_data().try_into_vec().expect("made contiguous, and activations are f32")
+        self.0
+            .into_data()
+            .try_into_vec()
+            .expect("made contiguous, and activations are f32")
     }
 
     /// A tensor of these values.
     pub fn from_values(values: Vec<f32>, shape: &[usize]) -> Self {
-        Self(FlexTensor::from_data(TensorData::new(values, shape.to_vec())))
+        Self(FlexTensor::from_data(TensorData::new(
+            values,
+            shape.to_vec(),
+        )))
     }
 
     /// Its shape.
@@ -57,7 +69,8 @@ pub(super) trait Operation<const N: usize>: Debug + Send + 'static {
     fn forward(&self, inputs: [Array; N]) -> (Array, Self::Saved);
 
     /// Gradients of the inputs that are `needed`, each in its input's shape.
-    fn backward(self, saved: Self::Saved, gradient: Array, needed: [bool; N]) -> [Option<Array>; N];
+    fn backward(self, saved: Self::Saved, gradient: Array, needed: [bool; N])
+    -> [Option<Array>; N];
 }
 
 #[derive(Debug)]
@@ -95,21 +108,34 @@ pub(super) fn apply<O: Operation<N>, const N: usize, const D: usize>(
     operation: O,
     inputs: [DispatchTensor; N],
 ) -> Tensor<D> {
-    let context = inputs.iter().fold(DispatchAutodiffContext::Disabled, |all, input| all.merge(input.autodiff));
+    let context = inputs
+        .iter()
+        .fold(DispatchAutodiffContext::Disabled, |all, input| {
+            all.merge(input.autodiff)
+        });
     let kind = if context == DispatchAutodiffContext::Disabled {
         let (output, _) = operation.forward(inputs.map(|input| Array::new(untracked(input))));
         DispatchTensorKind::Flex(BackendTensor::Float(output.0))
     } else {
         let output = track(operation, inputs.map(tracked));
-        DispatchTensorKind::Autodiff(Box::new(DispatchTensorKind::Flex(BackendTensor::Autodiff(output))))
+        DispatchTensorKind::Autodiff(Box::new(DispatchTensorKind::Flex(BackendTensor::Autodiff(
+            output,
+        ))))
     };
-    Tensor::from_dispatch(DispatchTensor { kind, autodiff: context })
+    Tensor::from_dispatch(DispatchTensor {
+        kind,
+        autodiff: context,
+    })
 }
 
 fn track<O: Operation<N>, const N: usize>(operation: O, inputs: [Tracked; N]) -> Tracked {
     let guards = inputs.each_ref().map(Tracked::node);
     let (output, saved) = operation.forward(inputs.map(|input| Array::new(input.into_primitive())));
-    match Step(operation).prepare::<NoCheckpointing>(guards).compute_bound().stateful() {
+    match Step(operation)
+        .prepare::<NoCheckpointing>(guards)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(prepared) => prepared.finish(saved, output.0),
         OpsKind::UnTracked(prepared) => prepared.finish(output.0),
     }

@@ -37,14 +37,19 @@ impl Operation<2> for Embed {
         for (id, at) in self.ids.iter().zip(&*self.at) {
             let word = &words.values()[*id as usize * width..][..width];
             let position = &positions.values()[*at as usize * width..][..width];
-            out.extend(word.iter().zip(position).map(|(word, position)| word + position));
+            out.extend(
+                word.iter()
+                    .zip(position)
+                    .map(|(word, position)| word + position),
+            );
         }
         let sizes = [words.values().len(), positions.values().len()];
         (Array::from_values(out, &[self.ids.len(), width]), sizes)
     }
 
     fn backward(self, sizes: [usize; 2], gradient: Array, _: [bool; 2]) -> [Option<Array>; 2] {
-        let one = |rows: &[u32], len| Some(Array::from_values(scatter(&gradient, rows, len), &[len]));
+        let one =
+            |rows: &[u32], len| Some(Array::from_values(scatter(&gradient, rows, len), &[len]));
         [one(&self.ids, sizes[0]), one(&self.at, sizes[1])]
     }
 }
@@ -56,8 +61,15 @@ pub(in crate::ops) fn embed(
     at: &[u32],
     width: usize,
 ) -> Tensor<2> {
-    let operation = Embed { ids: ids.into(), at: at.into(), width };
-    apply(operation, [words.into_dispatch(), positions.into_dispatch()])
+    let operation = Embed {
+        ids: ids.into(),
+        at: at.into(),
+        width,
+    };
+    apply(
+        operation,
+        [words.into_dispatch(), positions.into_dispatch()],
+    )
 }
 
 /// Class token and positions of pictures.
@@ -75,7 +87,11 @@ impl Operation<3> for PictureTokens {
         let mut out = Vec::with_capacity(self.batch * (each + width));
         for patches in patches.values().chunks_exact(each) {
             let tokens = class.values().iter().chain(patches);
-            out.extend(tokens.zip(positions.values()).map(|(token, position)| token + position));
+            out.extend(
+                tokens
+                    .zip(positions.values())
+                    .map(|(token, position)| token + position),
+            );
         }
         let rows = out.len() / width;
         (Array::from_values(out, &[rows, width]), ())
@@ -105,7 +121,11 @@ pub(in crate::ops) fn picture_tokens(
     positions: Tensor<1>,
     batch: usize,
 ) -> Tensor<2> {
-    let inputs = [patches.into_dispatch(), class.into_dispatch(), positions.into_dispatch()];
+    let inputs = [
+        patches.into_dispatch(),
+        class.into_dispatch(),
+        positions.into_dispatch(),
+    ];
     apply(PictureTokens { batch }, inputs)
 }
 
@@ -125,7 +145,10 @@ impl Operation<1> for SelectRows {
 
     fn backward(self, shape: Vec<usize>, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
         let len = shape.iter().product();
-        [Some(Array::from_values(scatter(&gradient, &self.0, len), &shape))]
+        [Some(Array::from_values(
+            scatter(&gradient, &self.0, len),
+            &shape,
+        ))]
     }
 }
 
@@ -155,13 +178,26 @@ impl Operation<1> for Normalise {
         (out.clone(), (out, inverses.into()))
     }
 
-    fn backward(self, (out, inverses): Self::Saved, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
+    fn backward(
+        self,
+        (out, inverses): Self::Saved,
+        gradient: Array,
+        _: [bool; 1],
+    ) -> [Option<Array>; 1] {
         let width = out.width();
         let mut of_x = Vec::with_capacity(out.values().len());
-        let rows = out.values().chunks_exact(width).zip(gradient.values().chunks_exact(width));
+        let rows = out
+            .values()
+            .chunks_exact(width)
+            .zip(gradient.values().chunks_exact(width));
         for ((out, gradient), inverse) in rows.zip(inverses.iter()) {
             let along = math::dot(out, gradient);
-            of_x.extend(gradient.iter().zip(out).map(|(g, y)| (g - y * along) * inverse));
+            of_x.extend(
+                gradient
+                    .iter()
+                    .zip(out)
+                    .map(|(g, y)| (g - y * along) * inverse),
+            );
         }
         [Some(Array::from_values(of_x, &out.shape()))]
     }
@@ -187,8 +223,17 @@ impl Operation<1> for CrossEntropy {
         let count = logits.width();
         let mut probabilities = vec![0.0; logits.values().len()];
         let smoothing = f64::from(self.smoothing);
-        let total = rows::cross_entropy(logits.values(), count, &self.classes, smoothing, &mut probabilities);
-        (Array::from_values(vec![total as f32], &[1]), Array::from_values(probabilities, &shape))
+        let total = rows::cross_entropy(
+            logits.values(),
+            count,
+            &self.classes,
+            smoothing,
+            &mut probabilities,
+        );
+        (
+            Array::from_values(vec![total as f32], &[1]),
+            Array::from_values(probabilities, &shape),
+        )
     }
 
     fn backward(self, probabilities: Array, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
@@ -202,6 +247,9 @@ impl Operation<1> for CrossEntropy {
 }
 
 pub(in crate::ops) fn cross_entropy_sum(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
-    let operation = CrossEntropy { classes: targets.classes.into(), smoothing: targets.smoothing as f32 };
+    let operation = CrossEntropy {
+        classes: targets.classes.into(),
+        smoothing: targets.smoothing as f32,
+    };
     apply(operation, [logits.into_dispatch()])
 }

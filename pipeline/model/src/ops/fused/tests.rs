@@ -41,10 +41,16 @@ fn compare<const O: usize>(
     plain: impl Fn(&[Tensor<1>]) -> Tensor<O>,
 ) {
     let run = |function: &dyn Fn(&[Tensor<1>]) -> Tensor<O>| {
-        let leaves: Vec<Tensor<1>> =
-            shapes.iter().zip(1..).map(|(shape, seed)| leaf([shape.iter().product()], seed)).collect();
+        let leaves: Vec<Tensor<1>> = shapes
+            .iter()
+            .zip(1..)
+            .map(|(shape, seed)| leaf([shape.iter().product()], seed))
+            .collect();
         let out = function(&leaves);
-        let weights = Tensor::from_data(TensorData::new(noise(out.shape().num_elements(), 99), out.dims()), &out.device());
+        let weights = Tensor::from_data(
+            TensorData::new(noise(out.shape().num_elements(), 99), out.dims()),
+            &out.device(),
+        );
         let mut gradients = (out.clone() * weights).sum().backward();
         let of: Vec<Vec<f32>> = leaves
             .iter()
@@ -93,8 +99,23 @@ fn norms_and_activations_agree() {
         compare(
             "layer norm of a sum",
             &[&[9, width], &[9, width], &[width], &[width]],
-            |x| fused::add_layer_norm(matrix(&x[0], width), matrix(&x[1], width), x[2].clone(), x[3].clone(), epsilon),
-            |x| plain::layer_norm(matrix(&x[0], width) + matrix(&x[1], width), x[2].clone(), x[3].clone(), epsilon),
+            |x| {
+                fused::add_layer_norm(
+                    matrix(&x[0], width),
+                    matrix(&x[1], width),
+                    x[2].clone(),
+                    x[3].clone(),
+                    epsilon,
+                )
+            },
+            |x| {
+                plain::layer_norm(
+                    matrix(&x[0], width) + matrix(&x[1], width),
+                    x[2].clone(),
+                    x[3].clone(),
+                    epsilon,
+                )
+            },
         );
     }
     for kind in [Activation::Gelu, Activation::QuickGelu] {
@@ -112,13 +133,25 @@ fn self_attention_agrees_under_every_mask() {
     let (rows, len, heads, width) = (3, 7, 3, 24);
     for lengths in [None, Some(vec![7, 2, 5])] {
         for causal in [false, true] {
-            let keys = Keys { lengths: lengths.clone(), causal, ..Keys::all(rows, len) };
+            let keys = Keys {
+                lengths: lengths.clone(),
+                causal,
+                ..Keys::all(rows, len)
+            };
             let third = |x: &Tensor<1>, i: usize| matrix(x, 3 * width).narrow(1, i * width, width);
             compare(
                 "self-attention",
                 &[&[rows * len, 3 * width]],
                 |x| fused::attention(matrix(&x[0], 3 * width), None, heads, &keys),
-                |x| plain::attention(third(&x[0], 0), third(&x[0], 1), third(&x[0], 2), heads, &keys),
+                |x| {
+                    plain::attention(
+                        third(&x[0], 0),
+                        third(&x[0], 1),
+                        third(&x[0], 2),
+                        heads,
+                        &keys,
+                    )
+                },
             );
         }
     }
@@ -128,11 +161,25 @@ fn self_attention_agrees_under_every_mask() {
 fn cross_attention_agrees_where_rows_share_blocks() {
     let (rows, q_len, k_len, heads, width) = (4, 3, 5, 2, 16);
     let index = Some(vec![1, 0, 1, 1]);
-    let keys = Keys { rows, q_len, k_len, lengths: None, causal: false, index };
+    let keys = Keys {
+        rows,
+        q_len,
+        k_len,
+        lengths: None,
+        causal: false,
+        index,
+    };
     compare(
         "cross-attention",
         &[&[rows * q_len, width], &[2 * k_len, 2 * width]],
-        |x| fused::attention(matrix(&x[0], width), Some(matrix(&x[1], 2 * width)), heads, &keys),
+        |x| {
+            fused::attention(
+                matrix(&x[0], width),
+                Some(matrix(&x[1], 2 * width)),
+                heads,
+                &keys,
+            )
+        },
         |x| {
             let kv = matrix(&x[1], 2 * width);
             let (k, v) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
@@ -173,7 +220,10 @@ fn rows_agree() {
 #[test]
 fn cross_entropies_agree() {
     for smoothing in [0.0, 0.1] {
-        let targets = Targets { classes: &[4, 0, 18, 7, 7], smoothing };
+        let targets = Targets {
+            classes: &[4, 0, 18, 7, 7],
+            smoothing,
+        };
         compare(
             "cross entropy",
             &[&[5, 19]],
@@ -186,7 +236,9 @@ fn cross_entropies_agree() {
 #[test]
 fn without_autodiff_the_values_are_the_same() {
     let device = Device::flex();
-    let tensor = |shape: [usize; 1], seed| Tensor::<1>::from_data(TensorData::new(noise(shape[0], seed), shape), &device);
+    let tensor = |shape: [usize; 1], seed| {
+        Tensor::<1>::from_data(TensorData::new(noise(shape[0], seed), shape), &device)
+    };
     let x = tensor([12], 1).reshape([3, 4]);
     let y = fused::linear(x.clone(), tensor([8], 2), Some(tensor([2], 3)));
     let plain = plain::linear(x, tensor([8], 2).reshape([2, 4]), Some(tensor([2], 3)));

@@ -33,7 +33,10 @@ impl Lanes {
     /// The part of `values` that begins there.
     #[inline(always)]
     fn of(self, values: &[f32], row: usize, head: usize, size: usize) -> Strided<'_> {
-        Strided { values: &values[self.at(row, head, size)..], stride: self.stride }
+        Strided {
+            values: &values[self.at(row, head, size)..],
+            stride: self.stride,
+        }
     }
 }
 
@@ -44,7 +47,15 @@ fn padded(k_len: usize) -> usize {
 
 /// `[size][padded]` of the keys or values of a block.
 #[inline(always)]
-fn transpose(from: &[f32], lanes: Lanes, block: usize, len: usize, head: usize, size: usize, to: &mut Vec<f32>) {
+fn transpose(
+    from: &[f32],
+    lanes: Lanes,
+    block: usize,
+    len: usize,
+    head: usize,
+    size: usize,
+    to: &mut Vec<f32>,
+) {
     let padded = padded(len);
     to.resize(size * padded, 0.0);
     for key in 0..len {

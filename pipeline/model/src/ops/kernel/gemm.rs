@@ -22,12 +22,20 @@ pub(in crate::ops) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// A matrix as it lies.
     pub fn new(values: &'a [f32], stride: usize) -> Self {
-        Self { values, transposed: false, stride }
+        Self {
+            values,
+            transposed: false,
+            stride,
+        }
     }
 
     /// The transposed of what lies there.
     pub fn transposed(values: &'a [f32], stride: usize) -> Self {
-        Self { values, transposed: true, stride }
+        Self {
+            values,
+            transposed: true,
+            stride,
+        }
     }
 }
 
@@ -58,7 +66,14 @@ pub(in crate::ops) fn gemm(
     if m == 0 || n == 0 {
         return;
     }
-    Arch::new().dispatch(Product { n, k, left, right, start, out });
+    Arch::new().dispatch(Product {
+        n,
+        k,
+        left,
+        right,
+        start,
+        out,
+    });
 }
 
 struct Product<'a> {
@@ -76,16 +91,33 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = 2 * S::F32_LANES;
-        let Self { n, k, left, right, start, out } = self;
+        let Self {
+            n,
+            k,
+            left,
+            right,
+            start,
+            out,
+        } = self;
         let panels = pack(right, k, n, width);
         let starts = padded_start(start, n, width);
         let m = out.len() / n;
         if m * n * k < PARALLEL_FROM || m <= TASK_ROWS || rayon::current_num_threads() == 1 {
             rows::<S>(simd, n, k, left, 0, &panels, &starts, out);
         } else {
-            out.par_chunks_mut(TASK_ROWS * n).enumerate().for_each(|(task, out)| {
-                Arch::new().dispatch(Rows { n, k, left, first: task * TASK_ROWS, panels: &panels, starts: &starts, out });
-            });
+            out.par_chunks_mut(TASK_ROWS * n)
+                .enumerate()
+                .for_each(|(task, out)| {
+                    Arch::new().dispatch(Rows {
+                        n,
+                        k,
+                        left,
+                        first: task * TASK_ROWS,
+                        panels: &panels,
+                        starts: &starts,
+                        out,
+                    });
+                });
         }
     }
 }
@@ -106,7 +138,16 @@ impl WithSimd for Rows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        rows::<S>(simd, self.n, self.k, self.left, self.first, self.panels, self.starts, self.out);
+        rows::<S>(
+            simd,
+            self.n,
+            self.k,
+            self.left,
+            self.first,
+            self.panels,
+            self.starts,
+            self.out,
+        );
     }
 }
 
@@ -118,13 +159,20 @@ fn pack(right: Matrix<'_>, k: usize, n: usize, width: usize) -> Vec<f32> {
         let first = index * width;
         let count = width.min(n - first);
         if right.transposed {
-            for (column, row) in right.values[first * right.stride..].chunks(right.stride).take(count).enumerate() {
+            for (column, row) in right.values[first * right.stride..]
+                .chunks(right.stride)
+                .take(count)
+                .enumerate()
+            {
                 for (line, value) in panel.chunks_exact_mut(width).zip(&row[..k]) {
                     line[column] = *value;
                 }
             }
         } else {
-            for (line, row) in panel.chunks_exact_mut(width).zip(right.values.chunks(right.stride)) {
+            for (line, row) in panel
+                .chunks_exact_mut(width)
+                .zip(right.values.chunks(right.stride))
+            {
                 line[..count].copy_from_slice(&row[first..first + count]);
             }
         }
@@ -160,7 +208,14 @@ fn rows<S: Simd>(
         let column = index * width;
         let mut row = 0;
         while row < m {
-            let block = Block { simd, k, left, at: first + row, panel, start };
+            let block = Block {
+                simd,
+                k,
+                left,
+                at: first + row,
+                panel,
+                start,
+            };
             // Registers hold eight rows where there are 32 of them, else four.
             row += match m - row {
                 8.. if S::REGISTER_COUNT >= 32 => block.compute::<8>(n, row, column, out),
@@ -185,7 +240,13 @@ struct Block<'a, S> {
 impl<S: Simd> Block<'_, S> {
     /// `R` rows and the panel's columns; gives `R`.
     #[inline(always)]
-    fn compute<const R: usize>(&self, n: usize, row: usize, column: usize, out: &mut [f32]) -> usize {
+    fn compute<const R: usize>(
+        &self,
+        n: usize,
+        row: usize,
+        column: usize,
+        out: &mut [f32],
+    ) -> usize {
         let (start, _) = S::as_simd_f32s(self.start);
         let mut sums = [[start[0], start[1]]; R];
         let stride = self.left.stride;
@@ -193,8 +254,9 @@ impl<S: Simd> Block<'_, S> {
         if self.left.transposed {
             let columns = self.left.values.chunks(stride);
             for (line, values) in lines.zip(columns).take(self.k) {
-                let values: &[f32; R] =
-                    values[self.at..].first_chunk().expect("rows of the left side");
+                let values: &[f32; R] = values[self.at..]
+                    .first_chunk()
+                    .expect("rows of the left side");
                 self.step(&mut sums, line, |i| values[i]);
             }
         } else {
@@ -219,7 +281,12 @@ impl<S: Simd> Block<'_, S> {
     }
 
     #[inline(always)]
-    fn step<const R: usize>(&self, sums: &mut [[S::f32s; 2]; R], line: &[f32], left: impl Fn(usize) -> f32) {
+    fn step<const R: usize>(
+        &self,
+        sums: &mut [[S::f32s; 2]; R],
+        line: &[f32],
+        left: impl Fn(usize) -> f32,
+    ) {
         let (line, _) = S::as_simd_f32s(line);
         let (b0, b1) = (line[0], line[1]);
         for (i, sums) in sums.iter_mut().enumerate() {
@@ -235,32 +302,67 @@ mod tests {
     use super::*;
 
     fn values(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 37 + seed * 11) % 23) as f32 / 7.0 - 1.5).collect()
+        (0..len)
+            .map(|i| ((i * 37 + seed * 11) % 23) as f32 / 7.0 - 1.5)
+            .collect()
     }
 
     #[test]
     fn every_layout_and_size_gives_the_plain_product() {
-        for [m, n, k] in [[1, 1, 1], [3, 5, 7], [17, 33, 64], [272, 64, 64], [9, 300, 20], [40, 2, 64], [600, 70, 70]] {
+        for [m, n, k] in [
+            [1, 1, 1],
+            [3, 5, 7],
+            [17, 33, 64],
+            [272, 64, 64],
+            [9, 300, 20],
+            [40, 2, 64],
+            [600, 70, 70],
+        ] {
             let (a, b, bias) = (values(m * k, 1), values(k * n, 2), values(n, 3));
             let transpose = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
-                (0..columns).flat_map(|c| (0..rows).map(move |r| (r, c))).map(|(r, c)| x[r * columns + c]).collect()
+                (0..columns)
+                    .flat_map(|c| (0..rows).map(move |r| (r, c)))
+                    .map(|(r, c)| x[r * columns + c])
+                    .collect()
             };
             let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
             let plain: Vec<f64> = (0..m * n)
                 .map(|i| {
                     let (row, column) = (i / n, i % n);
-                    (0..k).map(|p| f64::from(a[row * k + p]) * f64::from(b[p * n + column])).sum()
+                    (0..k)
+                        .map(|p| f64::from(a[row * k + p]) * f64::from(b[p * n + column]))
+                        .sum()
                 })
                 .collect();
-            for (left_t, right_t, biased) in [(false, false, false), (true, false, true), (false, true, true), (true, true, false)] {
-                let left = if left_t { Matrix::transposed(&at, m) } else { Matrix::new(&a, k) };
-                let right = if right_t { Matrix::transposed(&bt, k) } else { Matrix::new(&b, n) };
-                let start = if biased { Start::Bias(&bias) } else { Start::Zero };
+            for (left_t, right_t, biased) in [
+                (false, false, false),
+                (true, false, true),
+                (false, true, true),
+                (true, true, false),
+            ] {
+                let left = if left_t {
+                    Matrix::transposed(&at, m)
+                } else {
+                    Matrix::new(&a, k)
+                };
+                let right = if right_t {
+                    Matrix::transposed(&bt, k)
+                } else {
+                    Matrix::new(&b, n)
+                };
+                let start = if biased {
+                    Start::Bias(&bias)
+                } else {
+                    Start::Zero
+                };
                 let mut out = vec![f32::NAN; m * n];
                 gemm([m, n, k], left, right, start, &mut out);
                 for (i, value) in out.iter().enumerate() {
                     let wanted = plain[i] + if biased { f64::from(bias[i % n]) } else { 0.0 };
-                    assert!((f64::from(*value) - wanted).abs() < 1e-3, "{m} {n} {k}: {value} for {wanted}");
+                    assert!(
+                        (f64::from(*value) - wanted).abs() < 1e-3,
+                        "{m} {n} {k}: {value} for {wanted}"
+                    );
                 }
             }
         }
@@ -273,10 +375,21 @@ mod tests {
         let product = |rows: std::ops::Range<usize>| {
             let mut out = vec![0.0; rows.len() * n];
             let left = Matrix::new(&a[rows.start * k..rows.end * k], k);
-            gemm([rows.len(), n, k], left, Matrix::new(&b, n), Start::Zero, &mut out);
+            gemm(
+                [rows.len(), n, k],
+                left,
+                Matrix::new(&b, n),
+                Start::Zero,
+                &mut out,
+            );
             out
         };
-        let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+        let pool = |threads| {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool")
+        };
         let whole = pool(1).install(|| product(0..m));
         assert_eq!(whole, pool(3).install(|| product(0..m)));
         for row in [0, 5, 999] {

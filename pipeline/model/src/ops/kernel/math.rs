@@ -14,7 +14,13 @@ pub(in crate::ops) fn exp(x: f32) -> f32 {
     let r = n.mul_add(-0.693_359_4, x);
     let r = n.mul_add(2.121_944_4e-4, r);
     let mut poly = 1.987_569_1e-4f32;
-    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+    for coefficient in [
+        1.398_2e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ] {
         poly = poly.mul_add(r, coefficient);
     }
     let value = poly.mul_add(r * r, r) + 1.0;
@@ -49,7 +55,10 @@ pub(in crate::ops) fn gelu(x: f32) -> (f32, f32) {
 #[inline(always)]
 pub(in crate::ops) fn quick_gelu(x: f32) -> (f32, f32) {
     let sigmoid = 1.0 / (1.0 + exp(-1.702 * x));
-    (x * sigmoid, sigmoid * (1.702 * x).mul_add(1.0 - sigmoid, 1.0))
+    (
+        x * sigmoid,
+        sigmoid * (1.702 * x).mul_add(1.0 - sigmoid, 1.0),
+    )
 }
 
 /// Sum of `map(i)` over `0..len`.
@@ -132,13 +141,20 @@ pub(in crate::ops) struct Strided<'a> {
 
 /// `out = sum over j < count of weights[j] * rows[j]`, the sums kept in registers.
 #[inline(always)]
-pub(in crate::ops) fn combine(out: &mut [f32], count: usize, weights: Strided<'_>, rows: Strided<'_>) {
+pub(in crate::ops) fn combine(
+    out: &mut [f32],
+    count: usize,
+    weights: Strided<'_>,
+    rows: Strided<'_>,
+) {
     let len = out.len();
     let (chunks, rest) = out.as_chunks_mut::<LANES>();
     for (c, out) in chunks.iter_mut().enumerate() {
         let mut sums = [0.0; LANES];
         for j in 0..count {
-            let row = rows.values[j * rows.stride + c * LANES..].first_chunk().expect("a row's vector");
+            let row = rows.values[j * rows.stride + c * LANES..]
+                .first_chunk()
+                .expect("a row's vector");
             sums = fused(sums, weights.values[j * weights.stride], *row);
         }
         *out = sums;
@@ -147,7 +163,8 @@ pub(in crate::ops) fn combine(out: &mut [f32], count: usize, weights: Strided<'_
     for (i, out) in rest.iter_mut().enumerate() {
         let mut sum = 0.0f32;
         for j in 0..count {
-            sum = weights.values[j * weights.stride].mul_add(rows.values[j * rows.stride + first + i], sum);
+            sum = weights.values[j * weights.stride]
+                .mul_add(rows.values[j * rows.stride + first + i], sum);
         }
         *out = sum;
     }
@@ -185,7 +202,11 @@ mod tests {
         for i in -8000..8000 {
             let x = i as f32 / 100.0;
             let wanted = f64::from(x).exp();
-            assert!((f64::from(exp(x)) / wanted - 1.0).abs() < 3e-7, "exp({x}) = {}", exp(x));
+            assert!(
+                (f64::from(exp(x)) / wanted - 1.0).abs() < 3e-7,
+                "exp({x}) = {}",
+                exp(x)
+            );
         }
         assert!(exp(-1e9) < 1e-37 && exp(f32::NEG_INFINITY) < 1e-37);
         assert!(exp(f32::NAN).is_nan());
@@ -194,7 +215,12 @@ mod tests {
     #[test]
     fn gelu_and_its_derivative_fit_each_other() {
         // Phi at known points.
-        for (x, wanted) in [(0.0, 0.5), (1.0, 0.841_344_75), (-2.0, 0.022_750_13), (3.0, 0.998_650_1)] {
+        for (x, wanted) in [
+            (0.0, 0.5),
+            (1.0, 0.841_344_7),
+            (-2.0, 0.022_750_13),
+            (3.0, 0.998_650_1),
+        ] {
             assert!((normal(x).0 - wanted).abs() < 3e-7, "Phi({x})");
         }
         for function in [gelu, quick_gelu] {
@@ -203,7 +229,10 @@ mod tests {
                 let h = 1e-2;
                 let (after, before) = (function((x + h) as f32).0, function((x - h) as f32).0);
                 let slope = f64::from(after - before) / (2.0 * h);
-                assert!((slope - f64::from(function(x as f32).1)).abs() < 2e-4, "at {x}");
+                assert!(
+                    (slope - f64::from(function(x as f32).1)).abs() < 2e-4,
+                    "at {x}"
+                );
             }
         }
     }
