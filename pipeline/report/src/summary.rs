@@ -75,9 +75,10 @@ mod stages_by_name {
             let figures: StageFigures = serde_json::from_value(value)?;
             Ok(StageFigures { name, ..figures })
         };
-        map.into_iter().map(stage).collect::<Result<_, _>>().map_err(|error: serde_json::Error| {
-            serde::de::Error::custom(error)
-        })
+        map.into_iter()
+            .map(stage)
+            .collect::<Result<_, _>>()
+            .map_err(|error: serde_json::Error| serde::de::Error::custom(error))
     }
 }
 
@@ -309,9 +310,14 @@ mod tests {
 
     #[test]
     fn stages_are_a_map_that_keeps_its_order() {
-        let stage = |name: &str| StageFigures { name: name.to_owned(), ..StageFigures::default() };
-        let summary =
-            Summary { stages: vec![stage("train"), stage("crawl")], ..Summary::default() };
+        let stage = |name: &str| StageFigures {
+            name: name.to_owned(),
+            ..StageFigures::default()
+        };
+        let summary = Summary {
+            stages: vec![stage("train"), stage("crawl")],
+            ..Summary::default()
+        };
         let json = serde_json::to_string(&summary).unwrap();
         assert!(json.contains("\"stages\":{\"train\":{"), "{json}");
         assert_eq!(serde_json::from_str::<Summary>(&json).unwrap(), summary);
