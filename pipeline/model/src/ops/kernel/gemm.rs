@@ -202,95 +202,89 @@ fn rows<S: Simd>(
     out: &mut [f32],
 ) {
     let m = out.len() / n;
-    let width = 2 * S::F32_LANES;
-    for (index, start) in starts.chunks_exact(width).enumerate() {
-        let panel = &panels[index * k * width..(index + 1) * k * width];
-        let column = index * width;
-        let mut row = 0;
-        while row < m {
-            let block = Block {
-                simd,
-                k,
-                left,
-                at: first + row,
-                panel,
-                start,
-            };
-            // Registers hold eight rows where there are 32 of them, else four.
-            row += match m - row {
-                8.. if S::REGISTER_COUNT >= 32 => block.compute::<8>(n, row, column, out),
-                4.. => block.compute::<4>(n, row, column, out),
-                2.. => block.compute::<2>(n, row, column, out),
-                _ => block.compute::<1>(n, row, column, out),
-            };
-        }
+    let mut packed = Vec::new();
+    let mut row = 0;
+    while row < m {
+        let block = Block {
+            simd,
+            n,
+            k,
+            left,
+            at: first + row,
+            panels,
+            starts,
+        };
+        // Registers hold eight rows where there are 32 of them, else four.
+        row += match m - row {
+            8.. if S::REGISTER_COUNT >= 32 => block.compute::<8>(row, &mut packed, out),
+            4.. => block.compute::<4>(row, &mut packed, out),
+            2.. => block.compute::<2>(row, &mut packed, out),
+            _ => block.compute::<1>(row, &mut packed, out),
+        };
     }
 }
 
+/// A few rows of the left side and all of the right.
 struct Block<'a, S> {
     simd: S,
+    n: usize,
     k: usize,
     left: Matrix<'a>,
     /// Row of the left side.
     at: usize,
-    panel: &'a [f32],
-    start: &'a [f32],
+    panels: &'a [f32],
+    starts: &'a [f32],
 }
 
 impl<S: Simd> Block<'_, S> {
-    /// `R` rows and the panel's columns; gives `R`.
+    /// `R` rows of the product, from `row` on; gives `R`.
     #[inline(always)]
-    fn compute<const R: usize>(
-        &self,
-        n: usize,
-        row: usize,
-        column: usize,
-        out: &mut [f32],
-    ) -> usize {
-        let (start, _) = S::as_simd_f32s(self.start);
-        let mut sums = [[start[0], start[1]]; R];
+    fn compute<const R: usize>(&self, row: usize, packed: &mut Vec<f32>, out: &mut [f32]) -> usize {
         let stride = self.left.stride;
-        let lines = self.panel.chunks_exact(2 * S::F32_LANES);
-        if self.left.transposed {
-            let columns = self.left.values.chunks(stride);
-            for (line, values) in lines.zip(columns).take(self.k) {
-                let values: &[f32; R] = values[self.at..]
-                    .first_chunk()
-                    .expect("rows of the left side");
-                self.step(&mut sums, line, |i| values[i]);
-            }
+        // Value `i` of line `p` is row `i` of the left side at step `p`.
+        let (values, stride) = if self.left.transposed {
+            (&self.left.values[self.at..], stride)
         } else {
-            let rows: [&[f32]; R] =
-                std::array::from_fn(|i| &self.left.values[(self.at + i) * stride..][..self.k]);
-            for (p, line) in lines.enumerate().take(self.k) {
-                self.step(&mut sums, line, |i| rows[i][p]);
+            packed.resize(self.k * R, 0.0);
+            for i in 0..R {
+                let row = &self.left.values[(self.at + i) * stride..][..self.k];
+                for (line, value) in packed.as_chunks_mut::<R>().0.iter_mut().zip(row) {
+                    line[i] = *value;
+                }
             }
-        }
-        let count = (2 * S::F32_LANES).min(n - column);
-        for (i, sums) in sums.iter().enumerate() {
-            let out = &mut out[(row + i) * n + column..][..count];
-            let (vectors, _) = S::as_mut_simd_f32s(out);
-            if let [a, b] = vectors {
-                [*a, *b] = *sums;
-            } else {
-                let lanes: &[f32] = pulp::bytemuck::cast_slice(sums);
-                out.copy_from_slice(&lanes[..count]);
+            (&packed[..self.k * R], R)
+        };
+        let width = 2 * S::F32_LANES;
+        let panels = self.panels.chunks_exact(self.k * width);
+        for (index, (panel, start)) in panels.zip(self.starts.chunks_exact(width)).enumerate() {
+            let (start, _) = S::as_simd_f32s(start);
+            let mut sums = [[start[0], start[1]]; R];
+            for (line, values) in panel.chunks_exact(width).zip(values.chunks(stride)) {
+                let values: &[f32; R] = values.first_chunk().expect("rows of the left side");
+                self.step(&mut sums, line, values);
+            }
+            let column = index * width;
+            let count = width.min(self.n - column);
+            for (i, sums) in sums.iter().enumerate() {
+                let out = &mut out[(row + i) * self.n + column..][..count];
+                let (vectors, _) = S::as_mut_simd_f32s(out);
+                if let [a, b] = vectors {
+                    [*a, *b] = *sums;
+                } else {
+                    let lanes: &[f32] = pulp::bytemuck::cast_slice(sums);
+                    out.copy_from_slice(&lanes[..count]);
+                }
             }
         }
         R
     }
 
     #[inline(always)]
-    fn step<const R: usize>(
-        &self,
-        sums: &mut [[S::f32s; 2]; R],
-        line: &[f32],
-        left: impl Fn(usize) -> f32,
-    ) {
+    fn step<const R: usize>(&self, sums: &mut [[S::f32s; 2]; R], line: &[f32], left: &[f32; R]) {
         let (line, _) = S::as_simd_f32s(line);
         let (b0, b1) = (line[0], line[1]);
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let a = self.simd.splat_f32s(left(i));
+        for (sums, a) in sums.iter_mut().zip(left) {
+            let a = self.simd.splat_f32s(*a);
             sums[0] = self.simd.mul_add_f32s(a, b0, sums[0]);
             sums[1] = self.simd.mul_add_f32s(a, b1, sums[1]);
         }
