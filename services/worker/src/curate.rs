@@ -4,13 +4,14 @@ use capstan_curate::{BalanceRow, CurateRow, Curator};
 use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_lease::Done;
-use capstan_plan::commit::{File, Outputs, Part};
+use capstan_plan::commit::{Outputs, Part};
 use capstan_plan::id::Digest;
 use capstan_plan::row::{Curation, Text};
 use capstan_plan::stage;
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::models::part_digests;
 
 /// Curates one shard; commits an overlay.
 pub(crate) async fn curate(
@@ -90,17 +91,7 @@ fn count(outputs: &mut Outputs, rows: &[Curation]) {
 }
 
 fn inputs(parts: &[Part]) -> Vec<Digest> {
-    let files = |part: &Part| -> Vec<File> {
-        [part.base.clone()]
-            .into_iter()
-            .chain(part.overlays.clone())
-            .collect()
-    };
-    parts
-        .iter()
-        .flat_map(files)
-        .map(|file| file.digest)
-        .collect()
+    parts.iter().flat_map(part_digests).collect()
 }
 
 /// Runs a computation away from the async runtime.
