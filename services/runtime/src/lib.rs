@@ -1,5 +1,6 @@
-//! What every process of Capstan needs before it does its work: configuration, telemetry and
-//! shutdown, a module each, and nothing else. It calls none of our rooms.
+//! What every process of Capstan needs before it does its work: configuration, telemetry,
+//! shutdown and the points at which tests kill it, a module each, and nothing else. It calls none
+//! of our rooms.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
@@ -7,6 +8,7 @@
 //! ```
 
 pub mod config;
+pub mod fault;
 pub mod shutdown;
 pub mod telemetry;
 
