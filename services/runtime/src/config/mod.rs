@@ -3,8 +3,10 @@
 //! All of it is read and checked before a port binds or a byte is written. Unknown keys are
 //! refused, so that a misspelt setting is never silently ignored.
 
+mod crawl;
 mod error;
 mod layers;
+mod roles;
 mod secret;
 mod sections;
 #[cfg(test)]
@@ -14,12 +16,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use crawl::Crawl;
 pub use error::ConfigError;
 pub use layers::Overrides;
+pub use roles::{Role, Trainer, Worker};
 pub use secret::Secret;
 pub use sections::{
-    Coordinator, Crawl, Device, DeviceSpec, Import, LogFormat, Role, Safety, Store, Telemetry,
-    Trainer, Worker,
+    Coordinator, Device, DeviceSpec, Import, LogFormat, Safety, Store, Telemetry,
 };
 
 /// The settings of every role, a section each. A role reads the sections that concern it.
@@ -87,6 +90,7 @@ impl Config {
         self.coordinator.check()?;
         self.worker.check()?;
         self.trainer.check()?;
+        self.crawl.check()?;
         self.telemetry.check()?;
         let listeners = [
             ("coordinator", "listen", self.coordinator.listen),

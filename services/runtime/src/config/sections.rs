@@ -1,4 +1,5 @@
-//! The sections of the configuration. `deploy/capstan.toml` shows each key with its default.
+//! The sections that every role reads, and the coordinator's; those of workers and trainers are in
+//! `roles`, the crawler's in `crawl`. `deploy/capstan.toml` shows each key with its default.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,6 +21,8 @@ pub struct Store {
     /// Settings of the object store by name (`aws_endpoint`, `aws_access_key_id` ...), all
     /// taken for secrets. What is not given here is read from the store's own variables.
     pub options: BTreeMap<String, Secret>,
+    /// How long a process that starts waits for a store that does not answer yet.
+    pub wait_seconds: u64,
 }
 
 impl Default for Store {
@@ -27,6 +30,7 @@ impl Default for Store {
         Self {
             url: "capstan-store".to_owned(),
             options: BTreeMap::new(),
+            wait_seconds: 60,
         }
     }
 }
@@ -39,6 +43,9 @@ impl Store {
                 "url",
                 "is empty: give a folder or s3://bucket/prefix",
             ));
+        }
+        if self.wait_seconds > 86_400 {
+            return Err(value("store", "wait_seconds", "must be 0 to 86400"));
         }
         Ok(())
     }
@@ -130,127 +137,6 @@ impl Coordinator {
     }
 }
 
-/// What a worker takes. A trainer is a process of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Fetches pages and pictures, imports pairs.
-    Crawl,
-    /// Filters, balances, makes vocabularies.
-    Curate,
-    /// Captions.
-    Caption,
-    /// Filters by model.
-    Filter,
-    /// Evaluates.
-    Evaluate,
-}
-
-/// `[worker]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Worker {
-    /// Its name, unique among live workers; empty makes one of host name and process id.
-    pub name: String,
-    /// What it takes.
-    pub roles: Vec<Role>,
-    /// Tasks at a time.
-    pub slots: u32,
-    /// Folder of the shard cache.
-    pub cache_folder: PathBuf,
-    /// Size of the shard cache at most.
-    pub cache_bytes: u64,
-    /// Threads that it computes on; 0 takes every core.
-    pub threads: usize,
-    /// How long it may finish what it holds when it is asked to stop.
-    pub grace_seconds: u64,
-}
-
-impl Default for Worker {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            roles: vec![
-                Role::Crawl,
-                Role::Curate,
-                Role::Caption,
-                Role::Filter,
-                Role::Evaluate,
-            ],
-            slots: 1,
-            cache_folder: PathBuf::from("capstan-cache"),
-            cache_bytes: 4 << 30,
-            threads: 0,
-            grace_seconds: 10,
-        }
-    }
-}
-
-impl Worker {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.roles.is_empty() {
-            return Err(value(
-                "worker",
-                "roles",
-                "is empty: any of crawl, curate, caption, filter, evaluate",
-            ));
-        }
-        if self.slots == 0 || self.slots > 1_024 {
-            return Err(value("worker", "slots", "must be 1 to 1024"));
-        }
-        Ok(())
-    }
-}
-
-/// `[trainer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Trainer {
-    /// Its name, unique among live workers; empty makes one of host name and process id.
-    pub name: String,
-    /// Where its rank listens for the ring; port 0 takes a free one.
-    pub listen: SocketAddr,
-    /// Where other ranks reach it; empty takes the address that it is bound to.
-    pub advertise: String,
-    /// Folder of the shard cache.
-    pub cache_folder: PathBuf,
-    /// Size of the shard cache at most.
-    pub cache_bytes: u64,
-    /// Limit for one exchange between ranks.
-    pub ring_timeout_seconds: u64,
-}
-
-impl Default for Trainer {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            advertise: String::new(),
-            cache_folder: PathBuf::from("capstan-cache"),
-            cache_bytes: 4 << 30,
-            ring_timeout_seconds: 60,
-        }
-    }
-}
-
-impl Trainer {
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
-        if self.ring_timeout_seconds == 0 {
-            return Err(value(
-                "trainer",
-                "ring_timeout_seconds",
-                "must be at least 1",
-            ));
-        }
-        if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
-            let reason =
-                "is empty, and `listen` is every interface: say where other ranks reach it";
-            return Err(value("trainer", "advertise", reason));
-        }
-        Ok(())
-    }
-}
-
 /// `[device]`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -310,16 +196,6 @@ impl<'de> Deserialize<'de> for DeviceSpec {
             .parse()
             .map_err(serde::de::Error::custom)
     }
-}
-
-/// `[crawl]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Crawl {
-    /// Names that the crawler resolves itself, to address and port. They alone may be loopback.
-    pub hosts: BTreeMap<String, SocketAddr>,
-    /// Names whose private addresses (RFC 1918, CGNAT, link-local) may be contacted.
-    pub allow_private: Vec<String>,
 }
 
 /// `[import]`
@@ -409,7 +285,7 @@ impl Safety {
     }
 }
 
-fn value(section: &'static str, key: &'static str, reason: impl Into<String>) -> ConfigError {
+pub(super) fn value(section: &'static str, key: &'static str, reason: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         section,
         key,

@@ -58,8 +58,14 @@ fn later_layers_win() {
 #[test]
 fn hosts_are_names_with_dots() {
     let config = load("[crawl.hosts]\n\"gallery.demo.test\" = \"127.0.0.1:81\"\n").unwrap();
-    let host = config.crawl.hosts["gallery.demo.test"];
-    assert_eq!(host, "127.0.0.1:81".parse().unwrap());
+    assert_eq!(config.crawl.hosts["gallery.demo.test"], "127.0.0.1:81");
+    let config = load("[crawl]\nhosts = { \"a.test\" = \"demoweb:8001\" }\n").unwrap();
+    assert_eq!(config.crawl.hosts["a.test"], "demoweb:8001");
+    let text = error("[crawl.hosts]\n\"a.test\" = \"demoweb\"\n");
+    assert!(
+        text.contains("[crawl] hosts: `a.test` leads to `demoweb`: give address:port"),
+        "{text}"
+    );
 }
 
 #[test]

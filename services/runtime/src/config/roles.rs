@@ -1,0 +1,164 @@
+//! `[worker]` and `[trainer]`: what takes the work.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+use super::sections::value;
+
+/// What a worker takes. A trainer is a process of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Fetches pages and pictures, imports pairs.
+    Crawl,
+    /// Filters, balances, makes vocabularies.
+    Curate,
+    /// Captions.
+    Caption,
+    /// Filters by model.
+    Filter,
+    /// Evaluates.
+    Evaluate,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Worker {
+    /// Its name, unique among live workers; empty makes one of host name and process id.
+    pub name: String,
+    /// What it takes.
+    pub roles: Vec<Role>,
+    /// Tasks at a time.
+    pub slots: u32,
+    /// Folder of the shard cache.
+    pub cache_folder: PathBuf,
+    /// Size of the shard cache at most.
+    pub cache_bytes: u64,
+    /// Threads that it computes on; 0 takes every core.
+    pub threads: usize,
+    /// How long it may finish what it holds when it is asked to stop.
+    pub grace_seconds: u64,
+    /// How long the coordinator may stay away before it gives up.
+    pub patience_seconds: u64,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            roles: vec![
+                Role::Crawl,
+                Role::Curate,
+                Role::Caption,
+                Role::Filter,
+                Role::Evaluate,
+            ],
+            slots: 1,
+            cache_folder: PathBuf::from("capstan-cache"),
+            cache_bytes: 4 << 30,
+            threads: 0,
+            grace_seconds: 10,
+            patience_seconds: 300,
+        }
+    }
+}
+
+impl Worker {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.roles.is_empty() {
+            return Err(value(
+                "worker",
+                "roles",
+                "is empty: any of crawl, curate, caption, filter, evaluate",
+            ));
+        }
+        if self.slots == 0 || self.slots > 1_024 {
+            return Err(value("worker", "slots", "must be 1 to 1024"));
+        }
+        check_waits("worker", self.grace_seconds, self.patience_seconds)
+    }
+}
+
+/// `[trainer]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trainer {
+    /// Its name, unique among live workers; empty makes one of host name and process id.
+    pub name: String,
+    /// Where its rank listens for the ring; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Where other ranks reach it, as `host:port`; port 0 stands for the one that it is bound to.
+    /// Empty takes the address that it is bound to.
+    pub advertise: String,
+    /// Folder of the shard cache.
+    pub cache_folder: PathBuf,
+    /// Size of the shard cache at most.
+    pub cache_bytes: u64,
+    /// Bytes of decoded pictures that a rank keeps in memory.
+    pub picture_bytes: u64,
+    /// Folder for `<run>/<stage>.jsonl`, a line per training step.
+    pub metrics_folder: PathBuf,
+    /// Limit for one exchange between ranks.
+    pub ring_timeout_seconds: u64,
+    /// How long it may write a checkpoint when it is asked to stop.
+    pub grace_seconds: u64,
+    /// How long the coordinator may stay away before it gives up.
+    pub patience_seconds: u64,
+}
+
+impl Default for Trainer {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: String::new(),
+            cache_folder: PathBuf::from("capstan-cache"),
+            cache_bytes: 4 << 30,
+            picture_bytes: 1 << 30,
+            metrics_folder: PathBuf::from("capstan-metrics"),
+            ring_timeout_seconds: 60,
+            grace_seconds: 10,
+            patience_seconds: 300,
+        }
+    }
+}
+
+impl Trainer {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if self.ring_timeout_seconds == 0 {
+            return Err(value(
+                "trainer",
+                "ring_timeout_seconds",
+                "must be at least 1",
+            ));
+        }
+        if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
+            let reason =
+                "is empty, and `listen` is every interface: say where other ranks reach it";
+            return Err(value("trainer", "advertise", reason));
+        }
+        if !self.advertise.is_empty() && !super::crawl::is_host_and_port(&self.advertise, 0) {
+            let reason = format!(
+                "`{}` is no address: give host:port, or host:0 for the port that it is bound to",
+                self.advertise
+            );
+            return Err(value("trainer", "advertise", reason));
+        }
+        check_waits("trainer", self.grace_seconds, self.patience_seconds)
+    }
+}
+
+/// Waits have bounds of their own: a process that waits for days is lost, not patient.
+fn check_waits(section: &'static str, grace: u64, patience: u64) -> Result<(), ConfigError> {
+    if grace > 3_600 {
+        return Err(value(section, "grace_seconds", "must be 0 to 3600"));
+    }
+    if patience == 0 || patience > 86_400 {
+        return Err(value(section, "patience_seconds", "must be 1 to 86400"));
+    }
+    Ok(())
+}
