@@ -13,6 +13,7 @@
 //! ```
 
 pub mod commit;
+mod cycle;
 pub mod draw;
 pub mod expand;
 pub mod failure;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cycle;
 use crate::id::StageName;
 use crate::stage::{Kind, Stage};
 
@@ -153,18 +154,9 @@ impl Pipeline {
                     reason,
                 })?;
         }
-        if self.order().len() < self.stages.len() {
-            let ordered: BTreeSet<_> = self.order().into_iter().collect();
-            let stuck: Vec<_> = self
-                .stages
-                .iter()
-                .filter(|stage| !ordered.contains(&stage.name))
-                .map(|stage| stage.name.as_str())
-                .collect();
-            return Err(graph(format!(
-                "stages wait for one another: {}",
-                stuck.join(", ")
-            )));
+        if let Some(circle) = cycle::find(self) {
+            let told = cycle::told(&circle);
+            return Err(graph(format!("stages wait for one another: {told}")));
         }
         Ok(())
     }
@@ -191,7 +183,9 @@ impl Pipeline {
         };
         match &stage.kind {
             Kind::Crawl(crawl) if crawl.seeds.is_empty() => Err("`seeds` is empty".to_owned()),
-            Kind::Crawl(_) | Kind::Import(_) => Ok(()),
+            Kind::Crawl(_) => Ok(()),
+            Kind::Import(import) => import.check(),
+            Kind::Model(model) => model.check(),
             Kind::Curate(s) if s.queries.is_empty() => Err("`queries` is empty".to_owned()),
             Kind::Curate(s) => dataset(&s.from),
             Kind::Balance(s) => dataset(&s.from),
@@ -215,7 +209,8 @@ impl Pipeline {
                 }
                 s.data.iter().try_for_each(|source| dataset(&source.from))?;
                 match kinds[&s.tokenizer] {
-                    Kind::Tokenizer(_) => Ok(()),
+                    // A given model has its vocabulary beside it.
+                    Kind::Tokenizer(_) | Kind::Model(_) => Ok(()),
                     other => Err(format!(
                         "`tokenizer = \"{}\"` is a {} stage",
                         s.tokenizer,
@@ -311,7 +306,7 @@ fn gives(kind: &Kind) -> Gives {
         | Kind::Balance(_)
         | Kind::Caption(_)
         | Kind::Filter(_) => Gives::Dataset,
-        Kind::Train(_) => Gives::Model,
+        Kind::Train(_) | Kind::Model(_) => Gives::Model,
         Kind::Tokenizer(_) | Kind::Evaluate(_) => Gives::Other,
     }
 }
@@ -344,6 +339,7 @@ fn read_stage(mut table: toml::Table, position: usize, file: &str) -> Result<Sta
     let kind = match kind.as_str() {
         "crawl" => settings(table).map(Kind::Crawl),
         "import" => settings(table).map(Kind::Import),
+        "model" => settings(table).map(Kind::Model),
         "curate" => settings(table).map(Kind::Curate),
         "balance" => settings(table).map(Kind::Balance),
         "tokenizer" => settings(table).map(Kind::Tokenizer),
@@ -352,8 +348,8 @@ fn read_stage(mut table: toml::Table, position: usize, file: &str) -> Result<Sta
         "filter" => settings(table).map(Kind::Filter),
         "evaluate" => settings(table).map(Kind::Evaluate),
         other => Err(format!(
-            "unknown kind `{other}`: one of crawl, import, curate, balance, tokenizer, train, \
-             caption, filter, evaluate"
+            "unknown kind `{other}`: one of crawl, import, model, curate, balance, tokenizer, \
+             train, caption, filter, evaluate"
         )),
     };
     Ok(Stage {

@@ -60,10 +60,20 @@ fn a_stage_must_read_a_stage_that_exists_and_gives_what_it_needs() {
 #[test]
 fn a_cycle_is_named() {
     let error = refused(&DEMO.replacen("from = \"crawl\"", "from = \"balance\"", 1));
-    assert!(
-        error.contains("wait for one another") && error.contains("curate"),
-        "{error}"
-    );
+    let circle = "wait for one another: `curate` reads `balance`, `balance` reads `curate`";
+    assert!(error.contains(circle), "{error}");
+}
+
+#[test]
+fn stages_that_only_wait_for_a_cycle_are_not_named_with_it() {
+    let stage = |name, from| {
+        format!("[[stage]]\nname = \"{name}\"\nkind = \"balance\"\nfrom = \"{from}\"\n")
+    };
+    let stages = [("late", "c"), ("a", "b"), ("c", "a"), ("b", "c")];
+    let stages = stages.map(|(name, from)| stage(name, from)).concat();
+    let error = refused(&format!("name = \"round\"\n{stages}"));
+    let circle = "one another: `a` reads `b`, `b` reads `c`, `c` reads `a`";
+    assert!(error.ends_with(circle), "{error}");
 }
 
 #[test]
