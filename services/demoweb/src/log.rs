@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::site::Site;
 
 /// Requests kept; later ones are counted alone.
@@ -13,10 +15,11 @@ const MOST_ENTRIES: usize = 1_000_000;
 /// may wait for a thread while the second does not.
 const JITTER: Duration = Duration::from_millis(200);
 
-/// One request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One request. Written as one JSON object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
-    /// When it came, since the site was built.
+    /// When it came, since the site was built; microseconds where it is written.
+    #[serde(rename = "at_us", with = "microseconds")]
     pub at: Duration,
     /// The Host header, without a port.
     pub host: String,
@@ -26,6 +29,20 @@ pub struct LogEntry {
     pub user_agent: String,
     /// Status of the answer; 0 where none was given.
     pub status: u16,
+}
+
+mod microseconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(at: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(at.as_micros() as u64)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_micros)
+    }
 }
 
 /// Every request since the start, in the order in which they came.
@@ -57,11 +74,9 @@ impl RequestLog {
         }
     }
 
-    pub(crate) fn entries(&self) -> Vec<LogEntry> {
-        self.entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    pub(crate) fn entries_from(&self, first: usize) -> Vec<LogEntry> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.get(first..).unwrap_or_default().to_vec()
     }
 }
 

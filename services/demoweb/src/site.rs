@@ -200,7 +200,12 @@ impl Site {
 
     /// Every request so far, in the order in which they came; at most a million.
     pub fn log(&self) -> Vec<LogEntry> {
-        self.log.entries()
+        self.log_from(0)
+    }
+
+    /// The requests of [`Site::log`] from the `first`-th on, for whoever writes them as they come.
+    pub fn log_from(&self, first: usize) -> Vec<LogEntry> {
+        self.log.entries_from(first)
     }
 
     /// What the requests of a crawler broke, one line each: robots.txt (not read first, or not
