@@ -5,6 +5,7 @@
 //!                                      └─► Done(what the stage gave)
 //!
 //! per shard   00000, 00001 ...                                      ─► Done
+//! slices      00000, 00001 ... as many as the stage asks for        ─► Done
 //! global      all                                                   ─► Done
 //! gang        all, by every rank together                           ─► Done
 //! waves       frontier-0 ─► pages-0-* ─► frontier-1 ─► pages-1-* ... until a frontier is
@@ -23,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commit::{Commit, FileKind, Part, StageOutput, VersionRef};
 use crate::id::{DatasetName, ModelDigest, RecipeHash, RunId, ShardId, StageName};
-use crate::stage::{Kind, Source, Stage};
-use crate::task::{Data, Task, Work};
+use crate::stage::{Import, Kind, Source, Stage};
+use crate::task::{Data, Slice, Task, Work};
 
 /// A stage and everything that decides what it does next.
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +127,8 @@ pub fn expand(request: Request<'_>) -> Result<Expansion, Error> {
     let step = Step::new(request);
     match &request.stage.kind {
         Kind::Crawl(config) => waves::crawl(&step, config),
-        Kind::Import(config) => step.global(Work::Import {
+        Kind::Import(config) => step.import(config),
+        Kind::Model(config) => step.global(Work::Model {
             config: config.clone(),
         }),
         Kind::Curate(config) => {
@@ -256,6 +258,25 @@ impl<'a> Step<'a> {
             None => Ok(Expansion::Tasks(vec![task])),
             Some(commit) => done::global(self, task, commit).map(Expansion::Done),
         }
+    }
+
+    /// A source in slices; one that is not split is a task of its own, `all`.
+    fn import(&self, config: &Import) -> Result<Expansion, Error> {
+        let of = config.shards();
+        let work = |index| Work::Import {
+            config: config.clone(),
+            slice: Slice { index, of },
+        };
+        if of == 1 {
+            return self.global(work(0));
+        }
+        let tasks: Vec<Task> = (0..of)
+            .map(|index| self.task(ordinal_name(index), work(index)))
+            .collect();
+        if !self.settled(&tasks) {
+            return Ok(Expansion::Tasks(tasks));
+        }
+        Ok(Expansion::Done(done::slices(self, config, tasks)))
     }
 
     /// A stage of one task a shard, each adding an overlay.

@@ -61,6 +61,8 @@ codes! {
     Url = "url",
     /// A record of an import that lacks a needed field or names a file that is not there.
     Record = "record",
+    /// A row that the program which wrote the source had failed on, for a cause of its own.
+    Upstream = "upstream",
 }
 
 #[cfg(test)]

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{DatasetName, StageName};
 
+mod import;
+
+pub use import::{GivenModel, Import, ImportFormat};
+
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stage {
@@ -22,8 +26,10 @@ pub struct Stage {
 pub enum Kind {
     /// Fetches pages, then images, in waves from seeds.
     Crawl(Crawl),
-    /// Brings annotated pairs into a dataset.
+    /// Brings pairs that somebody has into a dataset.
     Import(Import),
+    /// Brings in a model that somebody has.
+    Model(GivenModel),
     /// Filters and matches texts, shard by shard.
     Curate(Curate),
     /// Drops exact duplicates and caps queries, over all shards.
@@ -47,6 +53,8 @@ pub enum Split {
     Waves,
     /// One task a shard of the input.
     PerShard,
+    /// As many tasks as the stage asks for, each a slice of one source.
+    Slices,
     /// One task, committed as shard `all`.
     Global,
     /// One task leased to all ranks together, committed by rank 0 as shard `all`.
@@ -59,6 +67,7 @@ impl Kind {
         match self {
             Self::Crawl(_) => "crawl",
             Self::Import(_) => "import",
+            Self::Model(_) => "model",
             Self::Curate(_) => "curate",
             Self::Balance(_) => "balance",
             Self::Tokenizer(_) => "tokenizer",
@@ -80,9 +89,12 @@ impl Kind {
         match self {
             Self::Crawl(_) => Split::Waves,
             Self::Curate(_) | Self::Caption(_) | Self::Filter(_) => Split::PerShard,
-            Self::Import(_) | Self::Balance(_) | Self::Tokenizer(_) | Self::Evaluate(_) => {
-                Split::Global
-            }
+            Self::Import(import) if import.shards() > 1 => Split::Slices,
+            Self::Import(_)
+            | Self::Model(_)
+            | Self::Balance(_)
+            | Self::Tokenizer(_)
+            | Self::Evaluate(_) => Split::Global,
             Self::Train(_) => Split::Gang,
         }
     }
@@ -90,7 +102,7 @@ impl Kind {
     /// The stages whose outputs it reads, in a fixed order, each once.
     pub fn inputs(&self) -> Vec<StageName> {
         let mut inputs: Vec<StageName> = match self {
-            Self::Crawl(_) | Self::Import(_) => Vec::new(),
+            Self::Crawl(_) | Self::Import(_) | Self::Model(_) => Vec::new(),
             Self::Curate(stage) => vec![stage.from.clone()],
             Self::Balance(stage) => vec![stage.from.clone()],
             Self::Tokenizer(stage) => stage.data.iter().map(|s| s.from.clone()).collect(),
@@ -232,35 +244,6 @@ pub struct Crawl {
     /// Bytes of a text at most; a pair with a longer one is a reject.
     #[serde(default = "defaults::max_text_bytes")]
     pub max_text_bytes: usize,
-    /// How pictures are stored.
-    #[serde(default)]
-    pub storing: Storing,
-}
-
-/// The form of an import.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportFormat {
-    /// `captions.json` in COCO captions form beside a folder `images`.
-    CocoCaptions,
-}
-
-/// `kind = "import"`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Import {
-    /// The dataset whose base files it writes.
-    pub dataset: DatasetName,
-    /// What the source looks like.
-    pub format: ImportFormat,
-    /// Folder with the pairs; a relative one lies under `[import] root` of the configuration.
-    pub source: String,
-    /// Bytes of a text at most.
-    #[serde(default = "defaults::max_text_bytes")]
-    pub max_text_bytes: usize,
-    /// Bytes of a picture at most.
-    #[serde(default = "defaults::max_image_bytes")]
-    pub max_image_bytes: u64,
     /// How pictures are stored.
     #[serde(default)]
     pub storing: Storing,

@@ -27,7 +27,7 @@ pub struct Task {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Fetches pages and pictures, imports pairs.
+    /// Fetches pages and pictures, imports pairs and models.
     Crawl,
     /// Filters, balances, makes vocabularies.
     Curate,
@@ -52,6 +52,30 @@ pub struct Data {
     pub web: stage::Use,
     /// Which texts.
     pub synthetic: stage::Use,
+}
+
+/// Every `of`-th item of a sorted source, from the `index`-th on. All slices of a source together
+/// hold each of its items once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// From 0.
+    pub index: usize,
+    /// Slices of the source, at least 1.
+    pub of: usize,
+}
+
+impl Default for Slice {
+    /// The whole source.
+    fn default() -> Self {
+        Self { index: 0, of: 1 }
+    }
+}
+
+impl Slice {
+    /// Whether the item at this place of the sorted source is in the slice.
+    pub fn holds(&self, place: usize) -> bool {
+        place % self.of.max(1) == self.index
+    }
 }
 
 /// What is to be done.
@@ -91,10 +115,18 @@ pub enum Work {
         /// The `Images` file.
         images: File,
     },
-    /// Global: imports pairs. Commits `Base` files and `Rejects`.
+    /// Slice: imports pairs. Commits `Base` files and `Rejects`.
     Import {
         /// Settings.
         config: stage::Import,
+        /// Which slice of the source: items `i` of its sorted order with `i % of == index`.
+        #[serde(default)]
+        slice: Slice,
+    },
+    /// Global: brings in a model. Commits a model folder.
+    Model {
+        /// Settings.
+        config: stage::GivenModel,
     },
     /// Map: curates one shard. Commits a `Curation` overlay.
     Curate {
@@ -171,7 +203,8 @@ impl Work {
             | Self::Pages { .. }
             | Self::ImageFrontier { .. }
             | Self::Images { .. }
-            | Self::Import { .. } => Role::Crawl,
+            | Self::Import { .. }
+            | Self::Model { .. } => Role::Crawl,
             Self::Curate { .. } | Self::Balance { .. } | Self::Tokenizer { .. } => Role::Curate,
             Self::Caption { .. } => Role::Caption,
             Self::Filter { .. } => Role::Filter,

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use super::{Done, Error, Given, Step};
 use crate::commit::{Commit, File, FileKind, Part, VersionRef};
 use crate::id::{RecipeHash, ShardId};
+use crate::stage::Import;
 use crate::task::{Task, Work};
 
 /// A stage of one task.
 pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Done, Error> {
     let given = match &task.work {
-        Work::Import { config } => Given::Dataset {
+        Work::Import { config, .. } => Given::Dataset {
             dataset: config.dataset.clone(),
             derived_from: None,
             parts: bases(commit),
@@ -23,10 +24,12 @@ pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Don
                 parts: with_overlays(step, commit, parts)?,
             }
         }
-        Work::Tokenizer { .. } | Work::Train { .. } => match commit.outputs.model {
-            Some(digest) => Given::Model(digest),
-            None => return Err(step.damaged(&task.shard, "names no model")),
-        },
+        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
+            match commit.outputs.model {
+                Some(digest) => Given::Model(digest),
+                None => return Err(step.damaged(&task.shard, "names no model")),
+            }
+        }
         Work::Evaluate { .. } => match commit.outputs.evaluation {
             Some(_) => Given::Figures,
             None => return Err(step.damaged(&task.shard, "holds no figures")),
@@ -46,6 +49,21 @@ pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Don
         given,
         recipes: recipes(step, &[task]),
     })
+}
+
+/// An import in slices: base files in the order of the slices; slices given up are left out.
+pub(super) fn slices(step: &Step<'_>, config: &Import, tasks: Vec<Task>) -> Done {
+    let commits = tasks.iter().filter_map(|task| step.commit(&task.shard));
+    let given = Given::Dataset {
+        dataset: config.dataset.clone(),
+        derived_from: None,
+        parts: commits.flat_map(bases).collect(),
+    };
+    Done {
+        statistics: statistics(step, &given),
+        given,
+        recipes: recipes(step, &tasks),
+    }
 }
 
 /// A stage that added one overlay to each part; parts given up are left out.

@@ -6,7 +6,7 @@
 use crate::commit::{File, Part};
 use crate::id::{DatasetName, Digest, RecipeHash, RunId, StageName};
 use crate::recipe::hash;
-use crate::stage::{Crawl, Kind, Source, Strategy};
+use crate::stage::{Crawl, Import, Kind, Source, Strategy};
 use crate::task::{Data, Work};
 
 /// The recipe of `work`, a task of a stage of `kind`.
@@ -53,12 +53,23 @@ pub(super) fn of(kind: &Kind, run: &RunId, seed: u64, work: &Work) -> RecipeHash
             &[],
             &rows([images]),
         ),
-        Work::Import { config } => {
-            let mut config = config.clone();
-            config.dataset = DatasetName(String::new());
-            // What lies in the folder is not known here, so no other run's import is adopted;
-            // later stages, whose recipes hold the rows, are.
-            hash(kind, "", None, &(config, run), &[], &[])
+        Work::Import { config, slice } => {
+            // The name of the dataset stands in its rows. What lies in the folder is not known
+            // here: without a label of its state no other run's import is adopted; later stages,
+            // whose recipes hold the rows, are.
+            let config = Import {
+                shards: None,
+                ..config.clone()
+            };
+            let run = config.snapshot.is_none().then_some(run);
+            hash(kind, "", None, &(config, slice, run), &[], &[])
+        }
+        Work::Model { config } => {
+            // A digest says all; of a folder without one nothing is known here.
+            let run = config.digest.is_none().then_some(run);
+            let source = config.source.as_ref().filter(|_| run.is_some());
+            let models: Vec<Digest> = config.digest.iter().map(|model| model.0).collect();
+            hash(kind, "", None, &(source, run), &models, &[])
         }
         Work::Curate { config, part } => {
             let mut config = config.clone();

@@ -8,6 +8,8 @@ use crate::id::{Digest, LeaseEpoch};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
 
+mod imports;
+
 const PIPELINE: &str = r#"
 name = "small"
 seed = 1
@@ -131,7 +133,7 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
             .iter()
             .map(|part| overlay(FileKind::Curation, part, "balanced"))
             .collect(),
-        Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
             model = Some(ModelDigest(Digest::of(task.stage.as_str().as_bytes())));
             Vec::new()
         }

@@ -537,7 +537,7 @@ async fn outputs(store: &Store, task: &Task) -> Outputs {
             };
             outputs.files.push(overlay(store, part, row).await);
         }
-        Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
             let folder = tempfile::tempdir().unwrap();
             write_model(folder.path(), task.stage.as_str());
             outputs.model = Some(models::put(store, folder.path()).await.unwrap());

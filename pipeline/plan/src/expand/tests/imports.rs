@@ -1,0 +1,246 @@
+//! Imports in slices, given models, and what their recipes depend on.
+
+use super::*;
+use crate::task::Slice;
+
+const GIVEN: &str = r#"
+name = "given"
+[[stage]]
+name = "pairs"
+kind = "import"
+dataset = "pairs"
+format = "img2dataset"
+source = "downloads"
+shards = 3
+[[stage]]
+name = "captioner"
+kind = "model"
+source = "models/captioner"
+[[stage]]
+name = "captions"
+kind = "caption"
+from = "pairs"
+model = "captioner"
+decoding = { choose = { strategy = "greedy" } }
+[[stage]]
+name = "further"
+kind = "train"
+init = "captioner"
+tokenizer = "captioner"
+data = [{ from = "pairs" }]
+objectives = ["lm"]
+steps = 1
+global_batch = 2
+learning_rate = 0.1
+"#;
+
+fn stage(text: &str) -> Stage {
+    let pipeline = Pipeline::from_toml(&format!("name = \"one\"\n{text}"), "p.toml");
+    pipeline.unwrap().stages.remove(0)
+}
+
+fn import(settings: &str) -> Stage {
+    stage(&format!(
+        "[[stage]]\nname = \"i\"\nkind = \"import\"\ndataset = \"d\"\nsource = \"s\"\n{settings}"
+    ))
+}
+
+fn refused(settings: &str) -> String {
+    let text = format!("name = \"one\"\n[[stage]]\nname = \"s\"\n{settings}");
+    Pipeline::from_toml(&text, "p.toml")
+        .unwrap_err()
+        .to_string()
+}
+
+/// Recipes of the first step under a run.
+fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
+    let (run, missing, inputs) = (RunId::from(run), BTreeSet::new(), BTreeMap::new());
+    let request = Request {
+        stage,
+        run: &run,
+        seed: 1,
+        inputs: &inputs,
+        commits: &[],
+        missing: &missing,
+    };
+    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
+        panic!("nothing to do")
+    };
+    tasks.iter().map(|task| task.recipe).collect()
+}
+
+#[test]
+fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one() {
+    let pipeline = Pipeline::from_toml(GIVEN, "given.toml").unwrap();
+    let (given, tasks) = work_through_all(&pipeline, 1);
+    let pairs = &tasks[&StageName::from("pairs")];
+    let names: Vec<_> = pairs.iter().map(|task| task.shard.as_str()).collect();
+    assert_eq!(names, ["00000", "00001", "00002"]);
+    for (index, task) in pairs.iter().enumerate() {
+        let Work::Import { slice, .. } = &task.work else {
+            panic!()
+        };
+        assert_eq!(*slice, Slice { index, of: 3 });
+    }
+    let StageOutput::Dataset { parts, .. } = &given[&StageName::from("pairs")] else {
+        panic!()
+    };
+    let bases: Vec<_> = parts.iter().map(|part| part.base.digest).collect();
+    let expected = bases_of(&names);
+    assert_eq!(bases, expected, "in the order of the slices");
+    let StageOutput::Model { digest } = &given[&StageName::from("captioner")] else {
+        panic!()
+    };
+    let Work::Train {
+        tokenizer, init, ..
+    } = &tasks[&StageName::from("further")][0].work
+    else {
+        panic!()
+    };
+    assert_eq!((tokenizer, init.as_ref()), (digest, Some(digest)));
+    let Work::Caption { model, .. } = &tasks[&StageName::from("captions")][0].work else {
+        panic!()
+    };
+    assert_eq!(model, digest);
+}
+
+/// Base files of these shards, as `outputs` names them.
+fn bases_of(shards: &[&str]) -> Vec<Digest> {
+    let base = |shard: &&str| Digest::of(format!("Base 0 of {shard}").as_bytes());
+    shards.iter().map(base).collect()
+}
+
+#[test]
+fn a_slice_that_was_given_up_is_left_out() {
+    let stage = import("format = \"webdataset\"\nshards = 3");
+    let (run, inputs) = (RunId::from("r"), BTreeMap::new());
+    let missing: BTreeSet<ShardId> = ["00001".into()].into();
+    let mut request = Request {
+        stage: &stage,
+        run: &run,
+        seed: 1,
+        inputs: &inputs,
+        commits: &[],
+        missing: &missing,
+    };
+    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
+        panic!()
+    };
+    let kept = tasks.iter().filter(|task| task.shard.as_str() != "00001");
+    let commits: Vec<_> = kept.map(|t| commit(t, outputs(t, &[], 0))).collect();
+    request.commits = &commits;
+    let Expansion::Done(done) = expand(request).unwrap() else {
+        panic!()
+    };
+    let Given::Dataset { parts, .. } = done.given else {
+        panic!()
+    };
+    assert_eq!((parts.len(), done.recipes.len()), (2, 2));
+}
+
+#[test]
+fn only_a_label_or_a_digest_lets_another_run_adopt_what_was_read() {
+    let plain = import("format = \"folder\"");
+    assert_ne!(recipes(&plain, "a"), recipes(&plain, "b"));
+    assert_eq!(recipes(&plain, "a"), recipes(&plain, "a"));
+    let monday = import("format = \"folder\"\nsnapshot = \"monday\"");
+    let tuesday = import("format = \"folder\"\nsnapshot = \"tuesday\"");
+    assert_eq!(recipes(&monday, "a"), recipes(&monday, "b"));
+    assert_ne!(recipes(&monday, "a"), recipes(&tuesday, "a"));
+    let folder = stage("[[stage]]\nname = \"m\"\nkind = \"model\"\nsource = \"m\"");
+    assert_ne!(recipes(&folder, "a"), recipes(&folder, "b"));
+    let digest = Digest::of(b"m");
+    let pinned = |source: &str| {
+        stage(&format!(
+            "[[stage]]\nname = \"m\"\nkind = \"model\"\ndigest = \"{digest}\"\n{source}"
+        ))
+    };
+    let (stored, read) = (pinned(""), pinned("source = \"m\""));
+    assert_eq!(recipes(&stored, "a"), recipes(&read, "b"));
+}
+
+#[test]
+fn what_shapes_the_rows_of_a_slice_is_in_its_recipe() {
+    let of = |settings: &str| recipes(&import(&format!("snapshot = \"x\"\n{settings}")), "r");
+    let whole = of("format = \"folder\"");
+    let halves = of("format = \"folder\"\nshards = 2");
+    assert_eq!(whole.len() + halves.len(), 3);
+    let distinct: BTreeSet<_> = whole.iter().chain(&halves).collect();
+    assert_eq!(distinct.len(), 3, "each slice is another task");
+    assert_ne!(whole, of("format = \"folder\"\norigin = \"human\""));
+    assert_ne!(whole, of("format = \"webdataset\"\nshards = 1"));
+    let other = stage(
+        "[[stage]]\nname = \"i\"\nkind = \"import\"\ndataset = \"other\"\nsource = \"s\"\n\
+         format = \"folder\"\nsnapshot = \"x\"",
+    );
+    assert_ne!(whole, recipes(&other, "r"), "the rows name their dataset");
+}
+
+#[test]
+fn imports_and_models_that_cannot_be_are_refused_with_the_mend() {
+    let import = "kind = \"import\"\ndataset = \"d\"\nsource = \"s\"\n";
+    for (settings, told) in [
+        (
+            format!("{import}format = \"folder\"\nshards = 0"),
+            "at least 1",
+        ),
+        (
+            format!("{import}format = \"folder\"\nshards = 100000"),
+            "over 99999",
+        ),
+        (
+            format!("{import}format = \"coco_captions\"\nshards = 2"),
+            "cannot be split",
+        ),
+        (
+            format!("{import}format = \"img2dataset\"\norigin = \"synthetic\""),
+            "caption stages",
+        ),
+        (format!("{import}format = \"laion\""), "img2dataset"),
+        ("kind = \"model\"".to_owned(), "`source`"),
+        (
+            "kind = \"model\"\ndigest = \"abc\"".to_owned(),
+            "64 hexadecimal",
+        ),
+    ] {
+        let error = refused(&settings);
+        assert!(error.contains(told) && error.contains("`s`"), "{error}");
+    }
+}
+
+proptest! {
+    /// Whatever the number of slices, every item is in exactly one.
+    #[test]
+    fn slices_hold_every_item_once(of in 1usize..50, items in 0usize..500) {
+        let mut met = vec![0; items];
+        for index in 0..of {
+            let slice = Slice { index, of };
+            (0..items).filter(|place| slice.holds(*place)).for_each(|place| met[place] += 1);
+        }
+        prop_assert!(met.iter().all(|times| *times == 1));
+    }
+
+    /// Slices that are committed in any order give their base files in the order of the slices.
+    #[test]
+    fn the_order_of_slices_is_that_of_their_names(of in 2usize..20, seed in any::<u64>()) {
+        let stage = import(&format!("format = \"img2dataset\"\nshards = {of}"));
+        let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
+        let mut request =
+            Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &[], missing: &missing };
+        let Expansion::Tasks(tasks) = expand(request).unwrap() else { panic!() };
+        let mut commits: Vec<_> = tasks.iter().map(|t| commit(t, outputs(t, &[], 0))).collect();
+        commits.sort_by_key(|c| Digest::of_parts([c.shard.as_str().as_bytes(), &seed.to_le_bytes()[..]]));
+        for done in 0..of {
+            request.commits = &commits[..done];
+            let Expansion::Tasks(asked) = expand(request).unwrap() else { panic!("done too early") };
+            prop_assert_eq!(&asked, &tasks);
+        }
+        request.commits = &commits;
+        let Expansion::Done(done) = expand(request).unwrap() else { panic!("never done") };
+        let Given::Dataset { parts, .. } = done.given else { panic!() };
+        let names: Vec<_> = tasks.iter().map(|task| task.shard.as_str()).collect();
+        let bases: Vec<_> = parts.iter().map(|part| part.base.digest).collect();
+        prop_assert_eq!(bases, bases_of(&names));
+        prop_assert_eq!(done.recipes, tasks.iter().map(|task| task.recipe).collect::<Vec<_>>());
+    }
+}
