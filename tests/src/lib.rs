@@ -1,3 +1,4 @@
 //! What the tests share: servers that they start and stop.
 
+pub mod go;
 pub mod minio;

@@ -1,18 +1,24 @@
 //! MinIO for tests: the real server on a free port in a folder of its own, stopped on drop.
 //!
-//! `minio` from the path, else one that is built once with `go install` into
-//! `target/minio-bin`. Where there is neither, one line says so; in CI that is a failure.
+//! `minio` from the path, else one that is built once with `go install`. Where there is neither,
+//! one line says so; in CI that is a failure.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use capstan_dataset::Store;
 
+use crate::go::Program;
+
 /// Pinned: the last commit of the archived upstream.
-const MODULE: &str = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c";
+const MINIO: Program = Program {
+    name: "minio",
+    module: "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
+    takes: "three minutes",
+};
 const USER: &str = "capstan-test";
 const PASSWORD: &str = "capstan-test-secret";
 /// Limit for a server to become ready.
@@ -40,14 +46,9 @@ impl Minio {
     /// # Panics
     /// In CI (`CI` is set) where no server can be had.
     pub async fn start() -> Result<Option<Self>> {
-        let binary = match tokio::task::spawn_blocking(binary).await? {
-            Ok(binary) => binary,
-            Err(reason) => {
-                let line = format!("no MinIO: {reason:#}; its tests are left out");
-                assert!(std::env::var_os("CI").is_none(), "{line}");
-                eprintln!("{line}");
-                return Ok(None);
-            }
+        let found = tokio::task::spawn_blocking(|| MINIO.find_or_say()).await?;
+        let Some(binary) = found else {
+            return Ok(None);
         };
         let mut last = None;
         for _ in 0..STARTS {
@@ -155,50 +156,4 @@ impl Drop for Minio {
 
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-/// `minio` from the path or of an earlier build, else one built now.
-fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&path).map(|folder| folder.join("minio"));
-    if let Some(found) = installed.into_iter().find(|path| path.is_file()) {
-        return Ok(found);
-    }
-    let folder = target()?.join("minio-bin");
-    std::fs::create_dir_all(&folder)?;
-    // Tests run side by side; the first one builds and the others wait for it.
-    let lock = std::fs::File::create(folder.join("lock"))?;
-    lock.lock()?;
-    let built = folder.join("minio");
-    if !built.is_file() {
-        build(&folder)?;
-    }
-    ensure!(built.is_file(), "{} was not built", built.display());
-    Ok(built)
-}
-
-/// The workspace's `target`, whatever `CARGO_TARGET_DIR` says: a build is kept for all.
-fn target() -> Result<PathBuf> {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let workspace = tests.parent().context("the workspace is above `tests`")?;
-    Ok(workspace.join("target"))
-}
-
-fn build(folder: &Path) -> Result<()> {
-    eprintln!("building MinIO once, about three minutes: go install {MODULE}");
-    let built = Command::new("go")
-        .args(["install", MODULE])
-        .env("GOBIN", folder)
-        .stdin(Stdio::null())
-        .output()
-        .context("there is no `minio` on the path and no `go` to build it")?;
-    ensure!(
-        built.status.success(),
-        "`go install` failed: {}",
-        String::from_utf8_lossy(&built.stderr)
-            .lines()
-            .last()
-            .unwrap_or_default()
-    );
-    Ok(())
 }
