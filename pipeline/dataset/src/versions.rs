@@ -95,8 +95,8 @@ fn path(version: &VersionRef) -> Result<String> {
 /// Those of [`Store::create`]; [`Error::Contended`] where others took 64 numbers in a row.
 pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
     let mut known = list(store, &new.dataset).await?;
-    if let Some(made) = made_by(store, &known, &new).await? {
-        return Ok(made);
+    if let Some(made) = made_by(store, &known, &new.run, &new.stage).await? {
+        return Ok(made.reference());
     }
     let mut version = Version {
         number: 0,
@@ -123,8 +123,8 @@ pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
             .filter(|v| !known.contains(v))
             .cloned()
             .collect();
-        if let Some(made) = made_by(store, &unseen, &new).await? {
-            return Ok(made);
+        if let Some(made) = made_by(store, &unseen, &new.run, &new.stage).await? {
+            return Ok(made.reference());
         }
         known = newer;
     }
@@ -135,18 +135,33 @@ pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
     })
 }
 
-/// The version among these that the same (run, stage) made.
+/// The version of the dataset that this stage of this run published, if it has.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn published(
+    store: &Store,
+    dataset: &DatasetName,
+    run: &RunId,
+    stage: &StageName,
+) -> Result<Option<Version>> {
+    let known = list(store, dataset).await?;
+    made_by(store, &known, run, stage).await
+}
+
+/// The version among these that (run, stage) made.
 async fn made_by(
     store: &Store,
     among: &[VersionRef],
-    new: &NewVersion,
-) -> Result<Option<VersionRef>> {
+    run: &RunId,
+    stage: &StageName,
+) -> Result<Option<Version>> {
     // Newest first: a publisher that comes again comes soon.
     for newest in among.rchunks(READS) {
         let versions = try_join_all(newest.iter().map(|version| read(store, version))).await?;
-        let is_made = |v: &&Version| v.run == new.run && v.stage == new.stage;
-        if let Some(made) = versions.iter().find(is_made) {
-            return Ok(Some(made.reference()));
+        let is_made = |v: &Version| &v.run == run && &v.stage == stage;
+        if let Some(made) = versions.into_iter().find(is_made) {
+            return Ok(Some(made));
         }
     }
     Ok(None)

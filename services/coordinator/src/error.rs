@@ -1,7 +1,8 @@
 //! Why the coordinator cannot do what it is asked, and how that crosses gRPC.
 
 use capstan_plan::FailureKind;
-use capstan_plan::id::RunId;
+use capstan_plan::expand;
+use capstan_plan::id::{RunId, StageName};
 use tonic::{Code, Status};
 
 use crate::machine::Key;
@@ -46,6 +47,25 @@ pub enum Error {
         /// What it lacks.
         reason: &'static str,
     },
+    /// A run has no such stage.
+    #[error("run {run} has no stage {stage}")]
+    UnknownStage {
+        /// The run.
+        run: RunId,
+        /// As it was asked for.
+        stage: StageName,
+    },
+    /// Nothing of the run waits to be tried again.
+    #[error("nothing of run {run} can be tried again: {reason}")]
+    NothingToRetry {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: &'static str,
+    },
+    /// What the commits of a stage hold does not fit it.
+    #[error(transparent)]
+    Expand(#[from] expand::Error),
     /// The lease is no longer the caller's.
     #[error("lease of {key} is stale: it expired, or its run has ended")]
     Stale {
@@ -87,6 +107,9 @@ impl Error {
                 FailureKind::Transient
             }
             Self::UnknownRun { .. }
+            | Self::UnknownStage { .. }
+            | Self::NothingToRetry { .. }
+            | Self::Expand(_)
             | Self::Pipeline { .. }
             | Self::RunId { .. }
             | Self::OtherPipeline { .. }
@@ -98,12 +121,15 @@ impl Error {
 
     fn code(&self) -> Code {
         match self {
-            Self::UnknownRun { .. } => Code::NotFound,
+            Self::UnknownRun { .. } | Self::UnknownStage { .. } => Code::NotFound,
             Self::Pipeline { .. } | Self::RunId { .. } | Self::Request { .. } => {
                 Code::InvalidArgument
             }
             Self::OtherPipeline { .. } => Code::AlreadyExists,
-            Self::Stale { .. } | Self::NoCommit { .. } => Code::FailedPrecondition,
+            Self::Stale { .. } | Self::NoCommit { .. } | Self::NothingToRetry { .. } => {
+                Code::FailedPrecondition
+            }
+            Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
             Self::Database(_) | Self::Closing | Self::Serve(_) => Code::Unavailable,
             Self::Store(error) if error.kind() == FailureKind::Transient => Code::Unavailable,

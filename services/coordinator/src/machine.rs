@@ -226,6 +226,33 @@ impl Machine {
         }
     }
 
+    /// A worker that stops gives its lease back: the attempt does not count. For a gang the whole
+    /// lease goes back.
+    ///
+    /// # Errors
+    /// [`Stale`] where the lease is no longer this worker's.
+    pub fn release(&mut self, claim: &Claim) -> Result<(), Stale> {
+        self.held(claim)?;
+        self.undelivered(&claim.key, claim.lease_epoch);
+        Ok(())
+    }
+
+    /// Tries a task again that was given up, as if it never had been. True where it was.
+    pub fn retry(&mut self, key: &Key) -> bool {
+        match self.tasks.get_mut(key) {
+            Some(task) if task.state == State::Quarantined => {
+                (task.attempts, task.last_failure) = (0, None);
+                task.failed_on.clear();
+                task.state = State::Ready;
+                let added = task.added;
+                self.open.insert(added, key.clone());
+                self.note(key, "tried again");
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Ends leases whose time is over and lets go tasks whose backoff is over.
     ///
     /// Gives the tasks whose lease expired.

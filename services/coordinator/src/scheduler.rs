@@ -15,6 +15,8 @@
 pub(crate) mod core;
 mod driver;
 mod leasing;
+mod plan;
+mod retry;
 mod runs;
 mod watch;
 

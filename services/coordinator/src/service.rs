@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use capstan_plan::Pipeline;
-use capstan_plan::id::{Digest, RunId};
+use capstan_plan::id::{Digest, RunId, ShardId, StageName};
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_server::Coordinator;
 use capstan_proto::v1::ring_server::Ring;
@@ -110,6 +110,15 @@ impl Coordinator for Handle {
         }))
     }
 
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let request = request.into_inner();
+        self.release(claim(&request.worker, request.lease)?).await?;
+        Ok(Response::new(v1::ReleaseResponse {}))
+    }
+
     type WatchStream = Events;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Events>, Status> {
@@ -148,6 +157,31 @@ impl Coordinator for Handle {
         Ok(Response::new(v1::CancelRunResponse {
             state: state as i32,
         }))
+    }
+
+    async fn retry_run(
+        &self,
+        request: Request<v1::RetryRunRequest>,
+    ) -> Result<Response<v1::RetryRunResponse>, Status> {
+        let request = request.into_inner();
+        let stage = (!request.stage.is_empty()).then_some(StageName(request.stage));
+        let shard = (!request.shard.is_empty()).then_some(ShardId(request.shard));
+        let retried = self.retry(&request.run.into(), stage, shard).await?;
+        Ok(Response::new(v1::RetryRunResponse {
+            state: retried.state as i32,
+            shards: retried.shards,
+        }))
+    }
+
+    async fn plan_run(
+        &self,
+        request: Request<v1::SubmitRunRequest>,
+    ) -> Result<Response<v1::PlanRunResponse>, Status> {
+        let request = request.into_inner();
+        let pipeline = read_pipeline(request.pipeline, &request.file_name)?;
+        let run = (!request.run.is_empty()).then_some(RunId(request.run));
+        let plan = self.plan(pipeline, request.seed, run).await?;
+        Ok(Response::new(plan))
     }
 }
 

@@ -21,6 +21,7 @@ use capstan_proto::v1;
 use futures::{StreamExt, TryStreamExt};
 
 use super::Inner;
+pub(super) use step::rebased;
 use crate::machine::{Key, State};
 
 /// Reads and writes of the store in flight at most, of one run.

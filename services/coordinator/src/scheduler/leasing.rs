@@ -186,6 +186,18 @@ impl Handle {
         answer
     }
 
+    /// A worker that stops gives a lease back; the task waits for another at once.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]: the lease is not the caller's any more.
+    pub async fn release(&self, claim: Claim) -> Result<(), Error> {
+        let mut core = self.inner.core.lock().await;
+        let answer = core.machine.release(&claim);
+        self.inner.flush(&mut core).await?;
+        self.inner.pump.notify_one();
+        answer.map_err(|_| Error::Stale { key: claim.key })
+    }
+
     /// An attempt failed. Gives where the task stands now.
     ///
     /// # Errors

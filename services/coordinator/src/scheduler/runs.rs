@@ -36,69 +36,54 @@ impl Handle {
     /// [`Error::RunId`], [`Error::OtherPipeline`]; [`Error::Store`], [`Error::Database`].
     pub async fn submit(
         &self,
-        mut pipeline: Pipeline,
+        pipeline: Pipeline,
         seed: Option<u64>,
         run: Option<RunId>,
     ) -> Result<Submitted, Error> {
-        pipeline.seed = seed.unwrap_or(pipeline.seed);
-        let value = serde_json::to_value(&pipeline).map_err(|error| Error::Pipeline {
-            reason: error.to_string(),
-        })?;
-        let run = run.unwrap_or_else(|| derived_id(&pipeline, &value));
-        if !is_run_id(&run) {
-            return Err(Error::RunId { run });
-        }
-        let resumed = self.begin(&run, &pipeline, value.clone()).await?;
-        let mut core = self.inner.core.lock().await;
-        if core.running().contains(&run) {
-            return Ok(Submitted { run, resumed: true });
-        }
-        // What an earlier time of this run left unwritten must not follow its deletion.
-        self.inner.flush(&mut core).await?;
-        let now = self.inner.clock.unix_ms();
-        let view = RunView::new(
-            run.clone(),
-            &pipeline,
-            value.to_string(),
-            pipeline.seed,
-            now,
-        );
-        self.inner.database.submit(&view).await?;
-        core.runs.insert(run.clone(), Active::new(view));
-        drop(core);
+        let asked = Asked::new(pipeline, seed, run)?;
+        let resumed = self.begin(&asked).await?;
+        let run = asked.run.clone();
+        let view = asked.view(self.inner.clock.unix_ms());
+        let began = self.go_on(view).await?;
         tracing::info!(%run, resumed, "run submitted");
-        self.spawn_driver(run.clone());
+        let resumed = resumed || !began;
         Ok(Submitted { run, resumed })
     }
 
+    /// Puts a run that does not go on at its beginning; what is committed is found there. False
+    /// where it goes on already.
+    pub(super) async fn go_on(&self, view: RunView) -> Result<bool, Error> {
+        let run = view.run.clone();
+        let mut core = self.inner.core.lock().await;
+        if core.running().contains(&run) {
+            return Ok(false);
+        }
+        // What an earlier time of this run left unwritten must not follow its deletion.
+        self.inner.flush(&mut core).await?;
+        self.inner.database.submit(&view).await?;
+        core.runs.insert(run.clone(), Active::new(view));
+        drop(core);
+        self.spawn_driver(run);
+        Ok(true)
+    }
+
     /// Creates `run.json`; true where an equal one stands there.
-    async fn begin(
-        &self,
-        run: &RunId,
-        pipeline: &Pipeline,
-        value: serde_json::Value,
-    ) -> Result<bool, Error> {
+    async fn begin(&self, asked: &Asked) -> Result<bool, Error> {
         let record = RunRecord {
-            run: run.clone(),
-            pipeline: value,
-            seed: pipeline.seed,
+            run: asked.run.clone(),
+            pipeline: asked.value.clone(),
+            seed: asked.pipeline.seed,
             created_at_ms: self.inner.clock.unix_ms(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         };
         if runs::begin(&self.inner.store, &record).await? == Created::Created {
             return Ok(false);
         }
-        let standing = runs::read(&self.inner.store, run).await?;
-        // As it reads back, since numbers may lose their last bit on the way.
-        let ours: serde_json::Value =
-            serde_json::from_str(&record.pipeline.to_string()).map_err(|error| {
-                Error::Pipeline {
-                    reason: error.to_string(),
-                }
-            })?;
-        match standing {
-            Some(standing) if standing.pipeline == ours && standing.seed == record.seed => Ok(true),
-            _ => Err(Error::OtherPipeline { run: run.clone() }),
+        match runs::read(&self.inner.store, &asked.run).await? {
+            Some(standing) => asked.must_equal(&standing).map(|()| true),
+            None => Err(Error::OtherPipeline {
+                run: asked.run.clone(),
+            }),
         }
     }
 
@@ -143,6 +128,63 @@ impl Handle {
         }
         drop(core);
         Ok(self.run(run).await?.state)
+    }
+}
+
+/// What was asked for, checked.
+pub(super) struct Asked {
+    pub(super) run: RunId,
+    pub(super) pipeline: Pipeline,
+    value: serde_json::Value,
+}
+
+impl Asked {
+    /// - `run`: its id; `None` makes one of the pipeline's name and a digest of pipeline and seed.
+    pub(super) fn new(
+        mut pipeline: Pipeline,
+        seed: Option<u64>,
+        run: Option<RunId>,
+    ) -> Result<Self, Error> {
+        pipeline.seed = seed.unwrap_or(pipeline.seed);
+        let value = serde_json::to_value(&pipeline).map_err(unusable)?;
+        let run = run.unwrap_or_else(|| derived_id(&pipeline, &value));
+        if !is_run_id(&run) {
+            return Err(Error::RunId { run });
+        }
+        Ok(Self {
+            run,
+            pipeline,
+            value,
+        })
+    }
+
+    /// The run that stands under this id must be of this pipeline and seed.
+    pub(super) fn must_equal(&self, standing: &RunRecord) -> Result<(), Error> {
+        // As it reads back, since numbers may lose their last bit on the way.
+        let ours: serde_json::Value =
+            serde_json::from_str(&self.value.to_string()).map_err(unusable)?;
+        if standing.pipeline == ours && standing.seed == self.pipeline.seed {
+            return Ok(());
+        }
+        Err(Error::OtherPipeline {
+            run: self.run.clone(),
+        })
+    }
+
+    fn view(&self, now_unix_ms: i64) -> RunView {
+        RunView::new(
+            self.run.clone(),
+            &self.pipeline,
+            self.value.to_string(),
+            self.pipeline.seed,
+            now_unix_ms,
+        )
+    }
+}
+
+fn unusable(error: serde_json::Error) -> Error {
+    Error::Pipeline {
+        reason: error.to_string(),
     }
 }
 

@@ -157,7 +157,7 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
 
 /// Adopted overlays, aligned with the base files of this run: the rows are equal, as the recipe
 /// says, but the files need not be (they hold times).
-fn rebased(work: &Work, mut outputs: Outputs) -> Outputs {
+pub(in crate::scheduler) fn rebased(work: &Work, mut outputs: Outputs) -> Outputs {
     let overlays = outputs.files.iter_mut().filter(|file| file.base.is_some());
     match work {
         Work::Curate { part, .. } | Work::Caption { part, .. } | Work::Filter { part, .. } => {

@@ -1,0 +1,259 @@
+//! What a run would do: its stages as far as the store tells. Reads only, starts nothing.
+//!
+//! A stage is expanded for as long as every task of its step is committed, by this run or, under
+//! an equal recipe, by another; where it ends so, later stages are expanded from what it gave.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capstan_dataset::{Store, commits, recipes, runs, versions};
+use capstan_plan::Pipeline;
+use capstan_plan::commit::{Commit, StageOutput, VersionRef};
+use capstan_plan::expand::{Expansion, Given, Request, expand};
+use capstan_plan::id::{AttemptId, DatasetName, LeaseEpoch, RunId, ShardId, StageName};
+use capstan_plan::stage::{Kind, Split, Stage};
+use capstan_plan::task::Task;
+use capstan_proto::v1;
+use futures::{StreamExt, TryStreamExt};
+
+use super::Handle;
+use super::driver::rebased;
+use crate::error::Error;
+
+/// Reads of the store in flight at most.
+const IN_FLIGHT: usize = 16;
+
+/// The stages of a run, by what lies in the store.
+pub(crate) struct Survey<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) run: &'a RunId,
+    pub(crate) pipeline: &'a Pipeline,
+    /// Whether what other runs made by equal recipes counts.
+    pub(crate) adopts: bool,
+}
+
+/// A stage, by what lies in the store.
+#[derive(Debug, Default)]
+pub(crate) struct Surveyed {
+    /// Tasks, where they are known.
+    pub(crate) tasks: Option<u64>,
+    /// Commits of this run.
+    pub(crate) committed: u64,
+    /// Of these, adopted ones.
+    pub(crate) adopted: u64,
+    /// Tasks that an equal recipe of another run would do.
+    pub(crate) adoptable: u64,
+    /// Shards that its version says are missing.
+    pub(crate) missing: Vec<ShardId>,
+    /// What it gave, where all of it is committed.
+    pub(crate) output: Option<StageOutput>,
+    /// What it gave, as people see it; `{}` where it is not published.
+    pub(crate) output_json: String,
+}
+
+impl Survey<'_> {
+    /// The stages in the pipeline's order.
+    ///
+    /// # Errors
+    /// Those of the store; [`Error::Expand`]: commits that do not hold what their tasks make.
+    pub(crate) async fn stages(&self) -> Result<Vec<(Stage, Surveyed)>, Error> {
+        let mut outputs: BTreeMap<StageName, StageOutput> = BTreeMap::new();
+        let mut stages = Vec::with_capacity(self.pipeline.stages.len());
+        for name in self.pipeline.order() {
+            let Some(stage) = self.pipeline.stage(&name) else {
+                continue;
+            };
+            let inputs = stage.kind.inputs();
+            let surveyed = if inputs.iter().all(|input| outputs.contains_key(input)) {
+                self.stage(stage, &outputs).await?
+            } else {
+                Surveyed {
+                    tasks: alone(stage).then_some(1),
+                    output_json: "{}".to_owned(),
+                    ..Surveyed::default()
+                }
+            };
+            if let Some(output) = &surveyed.output {
+                outputs.insert(name, output.clone());
+            }
+            stages.push((stage.clone(), surveyed));
+        }
+        Ok(stages)
+    }
+
+    async fn stage(
+        &self,
+        stage: &Stage,
+        inputs: &BTreeMap<StageName, StageOutput>,
+    ) -> Result<Surveyed, Error> {
+        let mut commits = commits::of_stage(self.store, self.run, &stage.name).await?;
+        let mut surveyed = Surveyed {
+            committed: commits.len() as u64,
+            adopted: commits.iter().filter(|commit| commit.adopted).count() as u64,
+            output_json: "{}".to_owned(),
+            ..Surveyed::default()
+        };
+        let version = match dataset_of(&stage.kind, inputs) {
+            Some(dataset) => {
+                versions::published(self.store, dataset, self.run, &stage.name).await?
+            }
+            None => None,
+        };
+        if let Some(version) = &version {
+            surveyed.missing.clone_from(&version.missing);
+        }
+        let missing: BTreeSet<ShardId> = surveyed.missing.iter().cloned().collect();
+        let done = loop {
+            let request = Request {
+                stage,
+                run: self.run,
+                seed: self.pipeline.seed,
+                inputs,
+                commits: &commits,
+                missing: &missing,
+            };
+            let tasks = match expand(request)? {
+                Expansion::Done(done) => break done,
+                Expansion::Tasks(tasks) => tasks,
+            };
+            let known = tasks.len() as u64;
+            let found = self.adoptable(tasks, &commits, &missing).await?;
+            let Some(found) = found else {
+                let is_last_step = !matches!(stage.kind.split(), Split::Waves);
+                surveyed.tasks = is_last_step.then_some(known);
+                return Ok(surveyed);
+            };
+            surveyed.adoptable += found.len() as u64;
+            commits.extend(found);
+        };
+        surveyed.tasks = Some((commits.len() + missing.len()) as u64);
+        let (output, shown) = match done.given {
+            Given::Dataset { dataset, parts, .. } => {
+                // A number that no version has: recipes hold rows, never versions.
+                let planned = VersionRef { dataset, number: 0 };
+                let published = version.map(|version| version.reference());
+                let shown = published
+                    .as_ref()
+                    .map(|version| serde_json::json!({ "dataset": version.to_string() }));
+                let version = published.unwrap_or(planned);
+                (Some(StageOutput::Dataset { version, parts }), shown)
+            }
+            Given::Model(digest) => {
+                let shown = serde_json::json!({ "model": digest.to_string() });
+                (Some(StageOutput::Model { digest }), Some(shown))
+            }
+            Given::Figures => (Some(StageOutput::Figures), None),
+        };
+        surveyed.output = output;
+        if let Some(shown) = shown {
+            surveyed.output_json = shown.to_string();
+        }
+        Ok(surveyed)
+    }
+
+    /// Commits that would be made of equal recipes, of tasks that have none; `None` where one of
+    /// them has no equal.
+    async fn adoptable(
+        &self,
+        tasks: Vec<Task>,
+        commits: &[Commit],
+        missing: &BTreeSet<ShardId>,
+    ) -> Result<Option<Vec<Commit>>, Error> {
+        let settled: BTreeSet<&ShardId> =
+            commits.iter().map(|c| &c.shard).chain(missing).collect();
+        let open = tasks.into_iter().filter(|t| !settled.contains(&t.shard));
+        let found: Vec<Option<Commit>> = futures::stream::iter(open)
+            .map(|task| async move {
+                if !self.adopts {
+                    return Ok(None);
+                }
+                let found = recipes::adopt(self.store, &task.recipe).await?;
+                Ok::<_, Error>(found.map(|found| adopted(&task, found)))
+            })
+            .buffered(IN_FLIGHT)
+            .try_collect()
+            .await?;
+        Ok(found.into_iter().collect())
+    }
+}
+
+impl Handle {
+    /// What [`Handle::submit`] of the same arguments would have to do. Starts and writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::RunId`], [`Error::OtherPipeline`], [`Error::Expand`]; [`Error::Store`].
+    pub async fn plan(
+        &self,
+        pipeline: Pipeline,
+        seed: Option<u64>,
+        run: Option<RunId>,
+    ) -> Result<v1::PlanRunResponse, Error> {
+        let asked = super::runs::Asked::new(pipeline, seed, run)?;
+        let standing = runs::read(&self.inner.store, &asked.run).await?;
+        if let Some(standing) = &standing {
+            asked.must_equal(standing)?;
+        }
+        let survey = Survey {
+            store: &self.inner.store,
+            run: &asked.run,
+            pipeline: &asked.pipeline,
+            adopts: true,
+        };
+        let stages = survey.stages().await?;
+        Ok(v1::PlanRunResponse {
+            exists: standing.is_some(),
+            stages: stages.into_iter().map(to_message).collect(),
+            run: asked.run.to_string(),
+        })
+    }
+}
+
+fn to_message((stage, surveyed): (Stage, Surveyed)) -> v1::StagePlan {
+    let inputs = stage.kind.inputs();
+    v1::StagePlan {
+        stage: stage.name.to_string(),
+        kind: stage.kind.name().to_owned(),
+        reads: inputs.iter().map(StageName::to_string).collect(),
+        tasks: surveyed.tasks,
+        done: surveyed.committed + surveyed.adoptable,
+        output_json: surveyed.output_json,
+    }
+}
+
+/// Whether the stage is one task, whatever it reads.
+fn alone(stage: &Stage) -> bool {
+    matches!(stage.kind.split(), Split::Global | Split::Gang)
+}
+
+/// The dataset that a stage adds a version to; `None` where it gives none.
+pub(super) fn dataset_of<'a>(
+    kind: &'a Kind,
+    inputs: &'a BTreeMap<StageName, StageOutput>,
+) -> Option<&'a DatasetName> {
+    let from = match kind {
+        Kind::Crawl(config) => return Some(&config.dataset),
+        Kind::Import(config) => return Some(&config.dataset),
+        Kind::Curate(config) => &config.from,
+        Kind::Balance(config) => &config.from,
+        Kind::Caption(config) => &config.from,
+        Kind::Filter(config) => &config.from,
+        Kind::Tokenizer(_) | Kind::Train(_) | Kind::Evaluate(_) => return None,
+    };
+    match inputs.get(from) {
+        Some(StageOutput::Dataset { version, .. }) => Some(&version.dataset),
+        _ => None,
+    }
+}
+
+/// The commit that adopting would make, but for its attempt.
+fn adopted(task: &Task, found: Commit) -> Commit {
+    Commit {
+        run: task.run.clone(),
+        stage: task.stage.clone(),
+        shard: task.shard.clone(),
+        attempt: AttemptId(String::new()),
+        lease_epoch: LeaseEpoch::default(),
+        outputs: rebased(&task.work, found.outputs),
+        adopted: true,
+        ..found
+    }
+}

@@ -1,0 +1,149 @@
+//! Trying again what was given up.
+
+use capstan_plan::Pipeline;
+use capstan_plan::id::{RunId, ShardId, StageName};
+use capstan_proto::v1;
+
+use super::Handle;
+use crate::error::Error;
+use crate::machine::Key;
+use crate::view::RunView;
+
+/// A run that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retried {
+    /// Where it stands now.
+    pub state: v1::RunState,
+    /// Shards that are tried again.
+    pub shards: u64,
+}
+
+/// Which shards are meant.
+struct Choice {
+    stage: Option<StageName>,
+    shard: Option<ShardId>,
+}
+
+impl Choice {
+    fn takes(&self, stage: &StageName, shard: &ShardId) -> bool {
+        self.stage.as_ref().is_none_or(|chosen| chosen == stage)
+            && self.shard.as_ref().is_none_or(|chosen| chosen == shard)
+    }
+
+    /// Shards given up that are meant, of stages that are not done.
+    fn of(&self, view: &RunView) -> Vec<(StageName, ShardId)> {
+        let open = view
+            .stages
+            .iter()
+            .filter(|s| s.state != v1::StageState::Done);
+        open.flat_map(|stage| {
+            let shards = stage.quarantined.keys();
+            shards.map(|shard| (stage.stage.clone(), shard.clone()))
+        })
+        .filter(|(stage, shard)| self.takes(stage, shard))
+        .collect()
+    }
+}
+
+impl Handle {
+    /// Tries again what was given up, with attempts counted anew: every such shard of a run, those
+    /// of one stage, or one shard. A run that failed or was cancelled goes on; shards that are not
+    /// meant stay given up.
+    ///
+    /// A stage that is done has published a version that says what is missing, and a step of a
+    /// crawl that others built on is over: neither can be tried again.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRun`], [`Error::UnknownStage`], [`Error::NothingToRetry`]; a shard without
+    /// its stage is [`Error::Request`]; [`Error::Database`].
+    pub async fn retry(
+        &self,
+        run: &RunId,
+        stage: Option<StageName>,
+        shard: Option<ShardId>,
+    ) -> Result<Retried, Error> {
+        if shard.is_some() && stage.is_none() {
+            return Err(Error::Request {
+                reason: "names a shard without its stage",
+            });
+        }
+        let view = self.run(run).await?;
+        if let Some(stage) = &stage
+            && !view.stages.iter().any(|view| &view.stage == stage)
+        {
+            return Err(Error::UnknownStage {
+                run: run.clone(),
+                stage: stage.clone(),
+            });
+        }
+        let choice = Choice { stage, shard };
+        match view.state {
+            v1::RunState::Running => self.retry_running(run, &choice).await,
+            v1::RunState::Failed | v1::RunState::Cancelled => self.retry_ended(view, &choice).await,
+            v1::RunState::Done | v1::RunState::Unspecified => Err(Error::NothingToRetry {
+                run: run.clone(),
+                reason: "it is done",
+            }),
+        }
+    }
+
+    async fn retry_running(&self, run: &RunId, choice: &Choice) -> Result<Retried, Error> {
+        let mut core = self.inner.core.lock().await;
+        let chosen = core.runs.get(run).map(|active| choice.of(&active.view));
+        let mut shards = 0;
+        for (stage, shard) in chosen.unwrap_or_default() {
+            let key = Key {
+                run: run.clone(),
+                stage,
+                shard,
+            };
+            shards += u64::from(core.machine.retry(&key));
+        }
+        self.inner.flush(&mut core).await?;
+        self.inner.pump.notify_one();
+        if shards == 0 {
+            return Err(Error::NothingToRetry {
+                run: run.clone(),
+                reason: "no such shard of a step that goes on was given up",
+            });
+        }
+        let state = v1::RunState::Running;
+        Ok(Retried { state, shards })
+    }
+
+    async fn retry_ended(&self, ended: RunView, choice: &Choice) -> Result<Retried, Error> {
+        let run = ended.run.clone();
+        let chosen = choice.of(&ended);
+        if choice.stage.is_some() && chosen.is_empty() {
+            return Err(Error::NothingToRetry {
+                run,
+                reason: "no such shard was given up",
+            });
+        }
+        let pipeline: Pipeline =
+            serde_json::from_str(&ended.pipeline_json).map_err(|error| Error::Pipeline {
+                reason: error.to_string(),
+            })?;
+        let now = self.inner.clock.unix_ms();
+        let mut view = RunView::new(
+            run.clone(),
+            &pipeline,
+            ended.pipeline_json.clone(),
+            ended.seed,
+            now,
+        );
+        for before in ended.stages {
+            if let Some(stage) = view.stage_mut(&before.stage) {
+                stage.quarantined = before.quarantined;
+                let takes = |shard: &ShardId| choice.takes(&before.stage, shard);
+                stage.quarantined.retain(|shard, _| !takes(shard));
+            }
+        }
+        tracing::info!(%run, shards = chosen.len(), "run tried again");
+        self.go_on(view).await?;
+        Ok(Retried {
+            state: v1::RunState::Running,
+            shards: chosen.len() as u64,
+        })
+    }
+}
