@@ -18,6 +18,8 @@ use crate::store::{Created, Store, checked};
 
 /// Complete checkpoints that are kept.
 const KEPT: usize = 2;
+/// Tries to read the newest one: a writer may replace it meanwhile.
+const FETCH_TRIES: u32 = 5;
 
 /// A complete checkpoint, as its `COMMIT` has it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,21 +50,22 @@ fn step_folder(run: &RunId, stage: &StageName, step: u64) -> Result<String> {
     Ok(format!("{}/{step:020}", stage_folder(run, stage)?))
 }
 
-/// Puts the files of a local folder, then `COMMIT`; then deletes all complete
-/// checkpoints but the newest two, and what dead writers left before them.
-///
-/// Where a checkpoint of this step is complete already, that one is given.
+/// Files of a checkpoint that are in the store, without their `COMMIT`.
+#[derive(Debug, Clone)]
+pub struct Staged(Checkpoint);
+
+/// Puts the files of a local folder; nobody sees them before [`commit`].
 ///
 /// # Errors
 /// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
-pub async fn put(
+pub async fn stage(
     store: &Store,
     run: &RunId,
     stage: &StageName,
     step: u64,
     attempt: &AttemptId,
     folder: &Path,
-) -> Result<Checkpoint> {
+) -> Result<Staged> {
     let at = step_folder(run, stage, step)?;
     let writer = checked("attempt", attempt.as_str())?;
     let taken = store.folders(&at).await?;
@@ -80,19 +83,50 @@ pub async fn put(
     };
     let prefix = format!("{at}/{}", checkpoint.folder);
     folders::upload(store, &prefix, folder, &checkpoint.files).await?;
-    let commit = format!("{at}/COMMIT");
-    let standing = match store.create_json(&commit, &checkpoint).await? {
+    Ok(Staged(checkpoint))
+}
+
+/// Creates the `COMMIT` of staged files; then deletes all complete checkpoints but the newest
+/// two, and what dead writers left before them.
+///
+/// Where a checkpoint of this step is complete already, another attempt's or this one's, that one
+/// is given and the staged files go: of one recipe every state after a step is the same.
+///
+/// # Errors
+/// Those of [`Store::create`].
+pub async fn commit(store: &Store, staged: Staged) -> Result<Checkpoint> {
+    let Staged(checkpoint) = staged;
+    let at = step_folder(&checkpoint.run, &checkpoint.stage, checkpoint.step)?;
+    let path = format!("{at}/COMMIT");
+    let (run, stage) = (checkpoint.run.clone(), checkpoint.stage.clone());
+    let standing = match store.create_json(&path, &checkpoint).await? {
         Created::Created => checkpoint,
         Created::AlreadyExists => {
-            delete_under(store, &prefix).await?;
-            read(store, &commit).await?.ok_or(Error::NotFound {
+            delete_under(store, &format!("{at}/{}", checkpoint.folder)).await?;
+            read(store, &path).await?.ok_or(Error::NotFound {
                 url: store.url().to_owned(),
-                path: commit,
+                path,
             })?
         }
     };
-    prune(store, run, stage).await?;
+    prune(store, &run, &stage).await?;
     Ok(standing)
+}
+
+/// [`stage`] and [`commit`].
+///
+/// # Errors
+/// Those of the two.
+pub async fn put(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    step: u64,
+    attempt: &AttemptId,
+    folder: &Path,
+) -> Result<Checkpoint> {
+    let staged = self::stage(store, run, stage, step, attempt, folder).await?;
+    commit(store, staged).await
 }
 
 async fn read(store: &Store, path: &str) -> Result<Option<Checkpoint>> {
@@ -119,6 +153,45 @@ pub async fn latest(store: &Store, run: &RunId, stage: &StageName) -> Result<Opt
         }
     }
     Ok(None)
+}
+
+/// The complete checkpoint of one step.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn at_step(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    step: u64,
+) -> Result<Option<Checkpoint>> {
+    let commit = format!("{}/COMMIT", step_folder(run, stage, step)?);
+    read(store, &commit).await
+}
+
+/// [`latest`] and [`fetch`]; looks again where the one it found was replaced by newer ones before
+/// its files were here.
+///
+/// # Errors
+/// Those of the two.
+pub async fn fetch_latest(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    folder: &Path,
+) -> Result<Option<Checkpoint>> {
+    let mut tries = 0;
+    loop {
+        let Some(checkpoint) = latest(store, run, stage).await? else {
+            return Ok(None);
+        };
+        tries += 1;
+        match fetch(store, &checkpoint, folder).await {
+            Ok(()) => return Ok(Some(checkpoint)),
+            Err(Error::NotFound { .. }) if tries < FETCH_TRIES => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Brings its files to `folder`, verified. The folder appears whole or not at

@@ -166,6 +166,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// A folder that cannot be exported to.
+    #[error("cannot export to {path}: {reason}")]
+    Target {
+        /// The folder.
+        path: String,
+        /// What is in the way, and the mend.
+        reason: String,
+    },
     /// A sampler without samples, or batches without samples.
     #[error("cannot sample: {reason}")]
     Sampler {
@@ -191,6 +199,7 @@ impl Error {
             | Self::NoDataset { .. }
             | Self::NoModel { .. }
             | Self::Folder { .. }
+            | Self::Target { .. }
             | Self::Sampler { .. } => FailureKind::BadInput,
             Self::Damaged { .. } | Self::Rows { .. } | Self::Misaligned { .. } => {
                 FailureKind::PoisonShard

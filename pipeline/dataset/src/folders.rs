@@ -33,10 +33,16 @@ pub(crate) fn digest_of(entries: &[Entry]) -> Digest {
 
 /// The files of a local folder, by name. Names that begin with a dot are left out.
 pub(crate) async fn scan(folder: &Path) -> Result<Vec<Entry>> {
+    scan_some(folder, |_| true).await
+}
+
+/// Those files of a local folder whose name within it is wanted; asked of a folder in it, with a
+/// `/` behind its name, whether it is looked into.
+pub(crate) async fn scan_some(folder: &Path, wanted: fn(&str) -> bool) -> Result<Vec<Entry>> {
     let folder = folder.to_owned();
     blocking("folder", move || {
         let mut entries = Vec::new();
-        walk(&folder, "", &mut entries)?;
+        walk(&folder, "", wanted, &mut entries)?;
         if entries.is_empty() {
             return Err(Error::Folder {
                 path: folder.display().to_string(),
@@ -49,7 +55,12 @@ pub(crate) async fn scan(folder: &Path) -> Result<Vec<Entry>> {
     .await
 }
 
-fn walk(folder: &Path, within: &str, entries: &mut Vec<Entry>) -> Result<()> {
+fn walk(
+    folder: &Path,
+    within: &str,
+    wanted: fn(&str) -> bool,
+    entries: &mut Vec<Entry>,
+) -> Result<()> {
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |error| Error::local(&path, error)
@@ -61,12 +72,18 @@ fn walk(folder: &Path, within: &str, entries: &mut Vec<Entry>) -> Result<()> {
         if name.starts_with('.') {
             continue;
         }
-        let name = format!("{within}{}", checked("file of a model", &name)?);
+        let plain = checked("file of a model", &name).map(|name| format!("{within}{name}"));
         let meta = std::fs::metadata(&path).map_err(fail(&path))?;
         if meta.is_dir() {
-            walk(&path, &format!("{name}/"), entries)?;
+            if wanted(&format!("{within}{name}/")) {
+                walk(&path, &format!("{}/", plain?), wanted, entries)?;
+            }
             continue;
         }
+        if !wanted(&format!("{within}{name}")) {
+            continue;
+        }
+        let name = plain?;
         if entries.len() == MAX_FILES {
             return Err(Error::Folder {
                 path: folder.display().to_string(),
@@ -118,11 +135,7 @@ pub(crate) async fn download(
     entries: &[Entry],
     folder: &Path,
 ) -> Result<()> {
-    if let Some(parent) = folder.parent() {
-        make_folder(parent)?;
-    }
-    let staged = Staged(unique_beside(folder));
-    make_folder(&staged.0)?;
+    let staged = Staged::beside(folder)?;
     for entry in entries {
         let object = format!("{prefix}/{}", entry.name);
         for part in entry.name.split('/') {
@@ -140,7 +153,7 @@ pub(crate) async fn download(
             .await
             .map_err(|error| Error::local(&path, error))?;
     }
-    std::fs::rename(&staged.0, folder).map_err(|error| Error::local(folder, error))
+    staged.appear(folder)
 }
 
 fn make_folder(folder: &Path) -> Result<()> {
@@ -148,7 +161,28 @@ fn make_folder(folder: &Path) -> Result<()> {
 }
 
 /// A folder that is removed unless it was renamed.
-struct Staged(PathBuf);
+pub(crate) struct Staged(PathBuf);
+
+impl Staged {
+    /// Makes an empty folder beside `target`, which nobody else uses.
+    pub(crate) fn beside(target: &Path) -> Result<Self> {
+        if let Some(parent) = target.parent() {
+            make_folder(parent)?;
+        }
+        let staged = Self(unique_beside(target));
+        make_folder(&staged.0)?;
+        Ok(staged)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Lets it appear as `target`, which must be absent or empty.
+    pub(crate) fn appear(self, target: &Path) -> Result<()> {
+        std::fs::rename(&self.0, target).map_err(|error| Error::local(target, error))
+    }
+}
 
 impl Drop for Staged {
     fn drop(&mut self) {

@@ -15,9 +15,11 @@ pub mod compare;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod error;
+pub mod export;
 pub mod files;
 mod folders;
 pub mod index;
+pub mod lineage;
 pub mod models;
 pub mod recipes;
 pub mod record;

@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 use crate::folders::{self, Entry};
 use crate::store::Store;
 
+mod catalogue;
+
+pub use catalogue::{Listed, MadeBy, catalogue, describe};
+
 /// Models that a cache folder keeps at most; the least recently fetched go first.
 const CACHED_MODELS: usize = 32;
 
@@ -44,7 +48,52 @@ pub async fn digest(folder: &Path) -> Result<ModelDigest> {
 /// # Errors
 /// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
 pub async fn put(store: &Store, folder: &Path) -> Result<ModelDigest> {
-    let files = folders::scan(folder).await?;
+    put_files(store, folder, folders::scan(folder).await?).await
+}
+
+/// Puts the files of a Hugging Face folder that a model consists of, and leaves its others (weights
+/// in other formats, cards, samples) where they are. A folder that [`put`] stored has the same
+/// digest here.
+///
+/// # Errors
+/// Those of [`put`].
+pub async fn put_given(store: &Store, folder: &Path) -> Result<ModelDigest> {
+    put_files(
+        store,
+        folder,
+        folders::scan_some(folder, is_of_model).await?,
+    )
+    .await
+}
+
+/// The digest that [`put_given`] would give a folder.
+///
+/// # Errors
+/// Those of [`digest`].
+pub async fn digest_given(folder: &Path) -> Result<ModelDigest> {
+    let files = folders::scan_some(folder, is_of_model).await?;
+    Ok(ModelDigest(folders::digest_of(&files)))
+}
+
+/// Whether a file, by its name within the folder, is one that models are read from. A pre-trained
+/// MED is two such folders in one.
+fn is_of_model(name: &str) -> bool {
+    let name = match name.split_once('/') {
+        Some(("conditional_generation" | "image_text_retrieval", "")) => return true,
+        Some(("conditional_generation" | "image_text_retrieval", name)) => name,
+        _ => name,
+    };
+    const FILES: [&str; 5] = [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ];
+    FILES.contains(&name)
+}
+
+async fn put_files(store: &Store, folder: &Path, files: Vec<Entry>) -> Result<ModelDigest> {
     let model = ModelDigest(folders::digest_of(&files));
     if !exists(store, &model).await? {
         folders::upload(store, &prefix(&model), folder, &files).await?;

@@ -14,7 +14,7 @@ use crate::view::{View, ViewRow};
 use crate::{commits, versions};
 
 /// Versions that one goes back at most to find where its pairs came from.
-const MAX_LINEAGE: usize = 1000;
+pub(crate) const MAX_LINEAGE: usize = 1000;
 
 /// Texts of one origin. `found = curated + dropped`; `curated = kept + refused + unjudged`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]

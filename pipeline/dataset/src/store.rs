@@ -4,14 +4,16 @@
 //! A create whose acknowledgement was lost is told from a lost race by reading
 //! back, as the commit protocol asks.
 
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_plan::draw::Draws;
+use capstan_plan::id::Digest;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -26,10 +28,18 @@ mod open;
 
 use cache::Cache;
 
-/// Tries of one operation before its last error is given.
-const TRIES: u32 = 5;
+/// Tries of one operation that a server answers with errors (500, 503 `SlowDown`, a body that
+/// breaks off) before its last error is given: about ten seconds.
+const TRIES: u32 = 8;
+/// Tries of one operation that nobody answers: about two seconds. Whoever can wait for longer
+/// does, by [`Store::ready`].
+const TRIES_UNANSWERED: u32 = 5;
 /// Wait before the second try; doubles with each further one, jitter of half of it included.
 const FIRST_WAIT: Duration = Duration::from_millis(150);
+/// Wait before a further try at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(4);
+/// Wait before a store that is not there is asked again; doubles up to the longest.
+const FIRST_READY_WAIT: Duration = Duration::from_millis(250);
 
 /// What a create met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +106,34 @@ impl Store {
             .map(|_| ())
     }
 
+    /// Waits until the store can be used: one that does not answer yet is asked again, for
+    /// `patience`. What no waiting mends (no such bucket, keys that are refused) is said at once.
+    ///
+    /// # Errors
+    /// Those of [`Store::probe`].
+    pub async fn ready(&self, patience: Duration) -> Result<()> {
+        let began = tokio::time::Instant::now();
+        let mut wait = FIRST_READY_WAIT;
+        loop {
+            match self.probe().await {
+                Err(error) if is_transient(&error) && began.elapsed() < patience => {
+                    tracing::info!(%error, "waiting for the store");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Digests of the files that lie in the shard cache, the most recently read first.
+    pub async fn cached(&self, limit: usize) -> Vec<Digest> {
+        match &self.cache {
+            Some(cache) => cache.recent(limit).await,
+            None => Vec::new(),
+        }
+    }
+
     /// Creates an object if there is none.
     ///
     /// Two writers of *equal* bytes may both be told [`Created::Created`] when an
@@ -110,8 +148,11 @@ impl Store {
         // Set once an answer was lost: the object that stands there may be ours.
         let mut unsure = false;
         let mut last = None;
-        for attempt in 0..TRIES {
+        let mut tries = TRIES;
+        let mut attempt = 0;
+        while attempt < tries {
             wait(path, attempt).await;
+            attempt += 1;
             let options = PutOptions::from(PutMode::Create);
             let put = self
                 .backend
@@ -140,6 +181,7 @@ impl Store {
                         return Err(error);
                     }
                     unsure = true;
+                    tries = tries_for(&error);
                     last = Some(error);
                 }
             }
@@ -156,15 +198,25 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] and those of the store.
     pub async fn get(&self, path: &str) -> Result<Bytes> {
-        if let Some((cache, name)) = self.cached(path) {
-            if let Some(bytes) = cache.get(name, None).await {
-                return Ok(bytes);
-            }
-            let bytes = self.get_from_store(path).await?;
-            cache.put(name, &bytes).await;
+        match self.in_cache(path) {
+            Some((cache, digest)) => match cache.get(digest, None).await {
+                Some(bytes) => Ok(bytes),
+                None => self.fill(&cache, digest, path).await,
+            },
+            None => self.get_from_store(path).await,
+        }
+    }
+
+    /// Brings an object into the cache; of several that want it at once, one fetches it.
+    async fn fill(&self, cache: &Arc<Cache>, digest: Digest, path: &str) -> Result<Bytes> {
+        let turn = cache.turn(digest);
+        let _mine = turn.take().await;
+        if let Some(bytes) = cache.get(digest, None).await {
             return Ok(bytes);
         }
-        self.get_from_store(path).await
+        let bytes = self.get_from_store(path).await?;
+        cache.put(digest, &bytes).await;
+        Ok(bytes)
     }
 
     async fn get_from_store(&self, path: &str) -> Result<Bytes> {
@@ -188,14 +240,13 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] and those of the store.
     pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
-        if let Some((cache, name)) = self.cached(path) {
-            if let Some(bytes) = cache.get(name, Some(range.clone())).await {
+        if let Some((cache, digest)) = self.in_cache(path) {
+            if let Some(bytes) = cache.get(digest, Some(range.clone())).await {
                 return Ok(bytes);
             }
             let size_bytes = self.size(path).await?.unwrap_or(0);
             if cache.takes(size_bytes) {
-                let bytes = self.get_from_store(path).await?;
-                cache.put(name, &bytes).await;
+                let bytes = self.fill(&cache, digest, path).await?;
                 let end = range.end.min(bytes.len() as u64) as usize;
                 return Ok(bytes.slice((range.start as usize).min(end)..end));
             }
@@ -282,10 +333,9 @@ impl Store {
             .map_err(|error| Error::damaged(path, error))
     }
 
-    /// The cache and the name in it, for paths that it holds.
-    fn cached<'a>(&self, path: &'a str) -> Option<(Arc<Cache>, &'a str)> {
-        let name = path.strip_prefix("data/")?;
-        Some((self.cache.clone()?, name))
+    /// The cache and the digest of an object that may lie in it.
+    fn in_cache(&self, path: &str) -> Option<(Arc<Cache>, Digest)> {
+        Some((self.cache.clone()?, cache::digest_of(path)?))
     }
 
     fn location(&self, path: &str) -> Result<Path> {
@@ -314,7 +364,7 @@ impl Store {
                 Err(error) => self.explain(path, error),
             };
             attempt += 1;
-            if attempt == TRIES || !is_transient(&error) {
+            if attempt >= tries_for(&error) || !is_transient(&error) {
                 return Err(error);
             }
             tracing::debug!(path, attempt, %error, "store failed, trying again");
@@ -324,6 +374,14 @@ impl Store {
 
     fn explain(&self, path: &str, error: object_store::Error) -> Error {
         cause::explain(&self.url, path, error)
+    }
+}
+
+/// Tries of an operation that failed like this.
+fn tries_for(error: &Error) -> u32 {
+    match error {
+        Error::Unreachable { .. } => TRIES_UNANSWERED,
+        _ => TRIES,
     }
 }
 
@@ -347,7 +405,7 @@ async fn wait(path: &str, attempt: u32) {
     if attempt == 0 {
         return;
     }
-    let longest = FIRST_WAIT * 2u32.pow(attempt - 1);
+    let longest = (FIRST_WAIT * 2u32.pow(attempt - 1)).min(LONGEST_WAIT);
     let count = WAITS.fetch_add(1, Ordering::Relaxed);
     let draws = Draws::new(u64::from(std::process::id()), "store-jitter");
     let share = 0.5 + 0.5 * draws.unit(path.as_bytes(), count);
@@ -370,12 +428,14 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> 
     })
 }
 
-/// A path that no other call of any process uses, beside `target`.
+/// A path that no other call of any process uses, beside `target`. Processes of two containers
+/// may share a folder and have the same id, so it takes more than that to tell them apart.
 pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let count = UNIQUE.fetch_add(1, Ordering::Relaxed);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+    target.with_file_name(format!(".{name}.{:016x}-{count}.tmp", *PROCESS))
 }
 
 #[cfg(test)]

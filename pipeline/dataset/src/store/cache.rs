@@ -1,17 +1,27 @@
-//! `data/` objects on local disk, bounded by bytes.
+//! The shard cache: `data/` objects on local disk, bounded by bytes.
 //!
 //! Names are digests of bytes and objects never change, so nothing is ever
-//! stale. A cache that fails is slow, never wrong: its errors are logged and the
-//! store is read instead.
+//! stale; what lies here is held against its digest when this process reads it
+//! whole or for the first time. Processes may share the folder: files appear by
+//! rename, and one that another process dropped is read from the store. A cache
+//! that fails is slow, never wrong: its errors are logged.
 
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use capstan_plan::id::Digest;
 
 use super::unique_beside;
 use crate::error::{Error, Result};
+
+/// What a killed process left half written goes once it is this old.
+const STAGED_FOR: Duration = Duration::from_secs(3_600);
+/// Digests that are remembered as verified at most.
+const VERIFIED: usize = 100_000;
 
 /// A folder of objects.
 #[derive(Debug)]
@@ -20,6 +30,40 @@ pub(crate) struct Cache {
     folder: PathBuf,
     /// How much of them.
     max_bytes: u64,
+    /// Files whose bytes this process has held against their digests.
+    verified: Mutex<HashSet<Digest>>,
+    /// Objects that are on their way here: each is fetched once.
+    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// A place among those that want the same object.
+pub(crate) struct Turn {
+    cache: Arc<Cache>,
+    digest: Digest,
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Turn {
+    /// Waits until nobody else fetches the object.
+    pub(crate) async fn take(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.lock.lock().await
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut fetching = lock(&self.cache.fetching);
+        // The map's own and this one: nobody else wants it.
+        if Arc::strong_count(&self.lock) <= 2 {
+            fetching.remove(&self.digest);
+        }
+    }
+}
+
+/// The digest in the path of an object that may lie in a cache.
+pub(crate) fn digest_of(path: &str) -> Option<Digest> {
+    let name = path.strip_prefix("data/")?;
+    Digest::from_hex(name.strip_suffix(".parquet")?)
 }
 
 impl Cache {
@@ -28,6 +72,8 @@ impl Cache {
         Ok(Self {
             folder: folder.to_owned(),
             max_bytes,
+            verified: Mutex::default(),
+            fetching: Mutex::default(),
         })
     }
 
@@ -36,28 +82,98 @@ impl Cache {
         size_bytes <= self.max_bytes / 2
     }
 
-    /// An object, or a range of it, if it lies here.
-    pub(crate) async fn get(&self, name: &str, range: Option<Range<u64>>) -> Option<Bytes> {
-        let path = self.folder.join(name);
-        blocking(move || read(&path, range)).await?.ok()
+    /// An object, or a range of it, if it lies here and its bytes have its digest.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        digest: Digest,
+        range: Option<Range<u64>>,
+    ) -> Option<Bytes> {
+        let cache = self.clone();
+        blocking(move || cache.read(&digest, range)).await?
     }
 
-    /// Keeps an object and drops the least recently read beyond the bound.
-    pub(crate) async fn put(&self, name: &str, bytes: &Bytes) {
+    /// Keeps an object and drops the least recently read beyond the bound. Bytes of another
+    /// digest are not kept.
+    pub(crate) async fn put(self: &Arc<Self>, digest: Digest, bytes: &Bytes) {
         if !self.takes(bytes.len() as u64) {
             return;
         }
-        let (folder, path, max_bytes) =
-            (self.folder.clone(), self.folder.join(name), self.max_bytes);
-        let bytes = bytes.clone();
+        let (cache, bytes) = (self.clone(), bytes.clone());
         let kept = blocking(move || {
-            write_whole(&path, &bytes)?;
-            shrink(&folder, max_bytes)
+            if Digest::of(&bytes) != digest {
+                return Ok(());
+            }
+            write_whole(&cache.path(&digest), &bytes)?;
+            cache.remember(digest);
+            shrink(&cache.folder, cache.max_bytes)
         });
         if let Some(Err(error)) = kept.await {
-            tracing::warn!(name, %error, "shard cache failed");
+            tracing::warn!(%digest, %error, "shard cache failed");
         }
     }
+
+    /// A place among those that want this object.
+    pub(crate) fn turn(self: &Arc<Self>, digest: Digest) -> Turn {
+        Turn {
+            cache: self.clone(),
+            digest,
+            lock: lock(&self.fetching).entry(digest).or_default().clone(),
+        }
+    }
+
+    /// What lies here, the most recently read first.
+    pub(crate) async fn recent(self: &Arc<Self>, limit: usize) -> Vec<Digest> {
+        let cache = self.clone();
+        let listed = blocking(move || entries(&cache.folder)).await;
+        let mut entries = listed.and_then(|listed| listed.ok()).unwrap_or_default();
+        entries.sort_by(|a, b| b.cmp(a));
+        let digests = entries.iter().filter_map(|entry| entry.digest());
+        digests.take(limit).collect()
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(format!("{digest}.parquet"))
+    }
+
+    fn remember(&self, digest: Digest) {
+        let mut verified = lock(&self.verified);
+        if verified.len() >= VERIFIED {
+            verified.clear();
+        }
+        verified.insert(digest);
+    }
+
+    /// Blocks on the disk.
+    fn read(&self, digest: &Digest, range: Option<Range<u64>>) -> Option<Bytes> {
+        let path = self.path(digest);
+        if let Some(range) = &range
+            && lock(&self.verified).contains(digest)
+        {
+            let bytes = read(&path, Some(range.clone())).ok()?;
+            return (bytes.len() as u64 == range.end - range.start).then_some(bytes);
+        }
+        let bytes = read(&path, None).ok()?;
+        if Digest::of(&bytes) != *digest {
+            tracing::warn!(%digest, "a file of the shard cache is damaged and goes");
+            lock(&self.verified).remove(digest);
+            let _ = std::fs::remove_file(&path);
+            return None;
+        }
+        self.remember(*digest);
+        match range {
+            None => Some(bytes),
+            Some(range) if range.end <= bytes.len() as u64 => {
+                Some(bytes.slice(range.start as usize..range.end as usize))
+            }
+            // The store knows what a range beyond the end means.
+            Some(_) => None,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing between lock and unlock leaves a set half changed.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
@@ -81,7 +197,7 @@ fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
 }
 
 /// Writes under a name of its own and renames: never half a file under `path`.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let staged = unique_beside(path);
     let written = std::fs::write(&staged, bytes).and_then(|()| std::fs::rename(&staged, path));
     if written.is_err() {
@@ -90,22 +206,52 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
-fn shrink(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
-    let mut files = Vec::new();
+/// A file of the folder, ordered by the time of its last read.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    read_at: SystemTime,
+    path: PathBuf,
+    size_bytes: u64,
+}
+
+impl Entry {
+    /// None of a file that is still being written, or that is none of ours.
+    fn digest(&self) -> Option<Digest> {
+        let name = self.path.file_name()?.to_str()?;
+        Digest::from_hex(name.strip_suffix(".parquet")?)
+    }
+}
+
+fn entries(folder: &Path) -> std::io::Result<Vec<Entry>> {
+    let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         // Another process may have dropped it meanwhile.
         let Ok(meta) = entry.metadata() else { continue };
-        files.push((meta.modified()?, meta.len(), entry.path()));
+        entries.push(Entry {
+            read_at: meta.modified()?,
+            path: entry.path(),
+            size_bytes: meta.len(),
+        });
     }
-    files.sort();
-    let mut total: u64 = files.iter().map(|(_, len, _)| len).sum();
-    for (_, len, path) in files {
-        if total <= max_bytes {
-            break;
+    Ok(entries)
+}
+
+/// Drops the least recently read beyond the bound, and what killed writers left.
+fn shrink(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
+    let mut entries = entries(folder)?;
+    entries.sort();
+    let mut total: u64 = entries.iter().map(|entry| entry.size_bytes).sum();
+    let abandoned = SystemTime::now() - STAGED_FOR;
+    for entry in entries {
+        let drops = match entry.digest() {
+            Some(_) => total > max_bytes,
+            None => entry.read_at < abandoned,
+        };
+        if drops {
+            let _ = std::fs::remove_file(&entry.path);
+            total -= entry.size_bytes;
         }
-        let _ = std::fs::remove_file(path);
-        total -= len;
     }
     Ok(())
 }

@@ -28,11 +28,12 @@ enum Fault {
     Full,
 }
 
-/// A store in memory whose writes fail as told, one fault a write.
+/// A store in memory whose writes fail as told, one fault a write, and whose first listings fail.
 #[derive(Debug)]
 struct Flaky {
     inner: InMemory,
     faults: Mutex<Vec<Fault>>,
+    failing_listings: AtomicU64,
 }
 
 impl fmt::Display for Flaky {
@@ -112,6 +113,13 @@ impl ObjectStore for Flaky {
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        let less = |left: u64| left.checked_sub(1);
+        let left = self
+            .failing_listings
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if left.is_ok() {
+            return Err(generic(std::io::ErrorKind::ConnectionReset.into()));
+        }
         self.inner.list_with_delimiter(prefix).await
     }
 
@@ -127,9 +135,14 @@ impl ObjectStore for Flaky {
 
 /// A store whose next writes meet these faults, in order.
 fn flaky(faults: &[Fault]) -> Store {
+    failing(faults, 0)
+}
+
+fn failing(faults: &[Fault], listings: u64) -> Store {
     let backend = Flaky {
         inner: InMemory::new(),
         faults: Mutex::new(faults.iter().rev().copied().collect()),
+        failing_listings: AtomicU64::new(listings),
     };
     Store::over(Arc::new(backend), Path::from("under"), "flaky://")
 }
@@ -174,35 +187,127 @@ async fn a_full_disk_is_said_at_once() {
     assert_eq!(created, Created::Created);
 }
 
+/// Puts bytes under their digest, as files are.
+async fn put_file(store: &Store, bytes: Vec<u8>) -> (Digest, String) {
+    let digest = Digest::of(&bytes);
+    let path = crate::files::path(&digest);
+    store.create(&path, bytes).await.unwrap();
+    (digest, path)
+}
+
+fn bytes_in(folder: &FsPath) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|e| e.unwrap().metadata().unwrap().len()).sum()
+}
+
 #[tokio::test]
 async fn the_cache_is_bounded_and_serves_what_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::memory();
     let cached = store.clone().with_cache(folder.path(), 1000).unwrap();
+    let mut put = Vec::new();
     for n in 0..10u8 {
-        let path = format!("data/{n}");
-        store.create(&path, vec![n; 300]).await.unwrap();
+        let (digest, path) = put_file(&store, vec![n; 300]).await;
         assert_eq!(cached.get(&path).await.unwrap(), vec![n; 300]);
         assert_eq!(cached.get_range(&path, 1..3).await.unwrap(), vec![n; 2]);
+        put.push((digest, path));
     }
-    let kept: u64 = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().metadata().unwrap().len())
-        .sum();
-    assert_eq!(kept, 900);
-    store.delete("data/9").await.unwrap();
-    assert_eq!(cached.get("data/9").await.unwrap(), vec![9; 300]);
-    // Too large to be kept, and outside `data/`: read from the store each time.
-    store.create("data/large", vec![1; 600]).await.unwrap();
-    store.create("runs/x", vec![2; 3]).await.unwrap();
-    for path in ["data/large", "runs/x"] {
+    assert_eq!(bytes_in(folder.path()), 900);
+    let newest = |n: usize| put.iter().rev().take(n).map(|(digest, _)| *digest);
+    assert_eq!(cached.cached(2).await, newest(2).collect::<Vec<_>>());
+    assert_eq!(cached.cached(99).await, newest(3).collect::<Vec<_>>());
+    assert!(store.cached(99).await.is_empty());
+    // The least recently read goes first, not the first that came.
+    cached.get_range(&put[7].1, 0..1).await.unwrap();
+    cached.get(&put[0].1).await.unwrap();
+    assert!(!cached.cached(99).await.contains(&put[8].0));
+    store.delete(&put[7].1).await.unwrap();
+    assert_eq!(cached.get(&put[7].1).await.unwrap(), vec![7; 300]);
+    // Too large to be kept, and no file of ours: read from the store each time.
+    let (_, large) = put_file(&store, vec![1; 600]).await;
+    for path in ["runs/x", "data/x"] {
+        store.create(path, vec![2; 3]).await.unwrap();
+    }
+    for path in [large.as_str(), "runs/x", "data/x"] {
         assert!(cached.get(path).await.is_ok());
         store.delete(path).await.unwrap();
-        assert!(matches!(
-            cached.get(path).await,
-            Err(Error::NotFound { .. })
-        ));
+        let gone = cached.get(path).await;
+        assert!(matches!(gone, Err(Error::NotFound { .. })));
     }
+}
+
+#[tokio::test]
+async fn damaged_files_of_the_cache_are_read_from_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let open = || store.clone().with_cache(folder.path(), 10_000).unwrap();
+    let (digest, path) = put_file(&store, vec![5; 300]).await;
+    let cached = open();
+    assert_eq!(cached.get(&path).await.unwrap(), vec![5; 300]);
+    let file = folder.path().join(format!("{digest}.parquet"));
+    let damage = |bytes: &[u8]| std::fs::write(&file, bytes).unwrap();
+    // Read whole by the same process, and in part by another one.
+    damage(&[6; 300]);
+    assert_eq!(cached.get(&path).await.unwrap(), vec![5; 300]);
+    assert_eq!(std::fs::read(&file).unwrap(), vec![5; 300], "it is mended");
+    damage(&[6; 300]);
+    assert_eq!(open().get_range(&path, 2..4).await.unwrap(), vec![5; 2]);
+    // Cut short, or dropped, while this process knows it as good.
+    damage(&[5; 10]);
+    assert_eq!(cached.get_range(&path, 20..24).await.unwrap(), vec![5; 4]);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(cached.get_range(&path, 20..24).await.unwrap(), vec![5; 4]);
+    // Bytes that are not the object's are never kept.
+    let foreign = crate::files::path(&Digest::of(b"another"));
+    store.create(&foreign, &b"damaged"[..]).await.unwrap();
+    assert_eq!(cached.get(&foreign).await.unwrap(), &b"damaged"[..]);
+    assert_eq!(cached.cached(9).await, [digest]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caches_that_share_a_folder_give_what_the_store_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::memory();
+    let mut paths = Vec::new();
+    for n in 0..20u8 {
+        paths.push(put_file(&store, vec![n; 300]).await.1);
+    }
+    let readers = (0..4).map(|reader| {
+        let cached = store.clone().with_cache(folder.path(), 1500).unwrap();
+        let paths = paths.clone();
+        tokio::spawn(async move {
+            for round in 0..100 {
+                let n = (round * 7 + reader) % paths.len();
+                let read = cached.get_range(&paths[n], 10..20).await.unwrap();
+                assert_eq!(read, vec![n as u8; 10]);
+            }
+        })
+    });
+    for reader in futures::future::join_all(readers).await {
+        reader.unwrap();
+    }
+    // One more file may have come between the last look and its end, of each reader.
+    assert!(bytes_in(folder.path()) <= 1500 + 4 * 300);
+    assert!(std::fs::read_dir(folder.path()).unwrap().all(|entry| {
+        let name = entry.unwrap().file_name();
+        !name.to_string_lossy().ends_with(".tmp")
+    }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_late_is_waited_for() {
+    let store = failing(&[], 30);
+    let error = store.ready(Duration::ZERO).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Transient);
+    store.ready(Duration::from_secs(300)).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let store = failing(&[], u64::MAX);
+    assert!(store.ready(Duration::from_secs(60)).await.is_err());
+    let waited = began.elapsed();
+    assert!(
+        waited >= Duration::from_secs(60) && waited < Duration::from_secs(90),
+        "{waited:?}"
+    );
 }
 
 #[tokio::test]

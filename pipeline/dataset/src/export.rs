@@ -1,0 +1,260 @@
+//! A version as files that other programs read: Parquet, or WebDataset tars.
+//!
+//! What goes out is what training would use: pictures that curation keeps, with their texts that
+//! it keeps and that no filter refused. Human texts have no verdict and go out always.
+//!
+//! ```text
+//! version ─► view, a row group at a time ─► batches ─► .name.<n>.tmp/00000.parquet ... ─► name/
+//! ```
+//! The folder appears whole or not at all. Memory is a row group, and a batch of its rows.
+
+use std::path::Path;
+
+use capstan_plan::commit::VersionRef;
+use capstan_plan::id::ModelDigest;
+use capstan_plan::row::{Origin, Pair, Text, Verdict};
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::files::{Pixels, blocking};
+use crate::folders::Staged;
+use crate::store::Store;
+use crate::versions;
+use crate::view::{View, ViewRow};
+
+mod columns;
+mod parquet;
+mod tar;
+
+/// The file that says what an export holds; readers of Parquet folders pass over `_` files.
+pub const ABOUT: &str = "_export.json";
+
+/// What a row of an export is, and in which kind of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    /// Parquet, a row per picture: `texts` is a list of text, origin and scores.
+    Pictures,
+    /// Parquet, a row per kept (picture, text), with the columns of img2dataset.
+    Flat,
+    /// Tar files, `<key>.jpg`, `<key>.txt` and `<key>.json` per kept (picture, text).
+    Webdataset,
+}
+
+/// How a version is exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// What a row is.
+    pub layout: Layout,
+    /// Rows of a file at most; 0 counts as 1. Keys have a digit for each of its digits.
+    pub rows_per_file: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            layout: Layout::Pictures,
+            rows_per_file: 10_000,
+        }
+    }
+}
+
+/// What went out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Exported {
+    /// Pictures.
+    pub pictures: u64,
+    /// Texts with them.
+    pub texts: u64,
+    /// Pictures that stayed: curation drops them, or no text of theirs is kept.
+    pub left_out: u64,
+    /// Files, `_export.json` not counted.
+    pub files: u64,
+    /// Their size.
+    pub size_bytes: u64,
+}
+
+/// A picture with its kept texts.
+struct Row {
+    pair: Pair,
+    texts: Vec<Kept>,
+}
+
+/// A text that goes out.
+struct Kept {
+    text: Text,
+    /// What the filter said; none of human texts, nor where no filter has spoken.
+    verdict: Option<Verdict>,
+    /// The captioner, of a synthetic text.
+    writer: Option<ModelDigest>,
+}
+
+/// Where rows go.
+enum Sink {
+    Parquet(parquet::Folder),
+    Tar(tar::Folder),
+}
+
+/// `_export.json`.
+#[derive(Serialize)]
+struct About<'a> {
+    version: String,
+    layout: Layout,
+    #[serde(flatten)]
+    exported: &'a Exported,
+}
+
+/// Writes a version into `folder`, which must be absent or empty; `told` hears of rows of the
+/// version done and in all.
+///
+/// # Errors
+/// [`Error::Target`] for a folder with something in it; [`Error::Local`], [`Error::StoreFull`];
+/// those of [`versions::parts`] and of the view.
+pub async fn export(
+    store: &Store,
+    version: &VersionRef,
+    folder: &Path,
+    options: Options,
+    told: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Exported> {
+    check_target(folder)?;
+    let parts = versions::parts(store, version).await?;
+    let total = parts.iter().map(|part| part.base.rows).sum();
+    let staged = Staged::beside(folder)?;
+    let mut sink = Sink::new(staged.path(), options);
+    let mut exported = Exported::default();
+    let mut done = 0;
+    for part in &parts {
+        let mut view = View::open(store, part, Pixels::Read).await?;
+        while let Some(rows) = view.next().await? {
+            done += rows.len() as u64;
+            let kept = kept_rows(rows, &view, &mut exported);
+            sink = blocking("export", move || {
+                sink.write(kept)?;
+                Ok(sink)
+            })
+            .await?;
+            told(done, total);
+        }
+    }
+    let (files, size_bytes) = blocking("export", move || sink.finish()).await?;
+    (exported.files, exported.size_bytes) = (files, size_bytes);
+    write_about(staged.path(), version, options.layout, &exported)?;
+    staged.appear(folder)?;
+    Ok(exported)
+}
+
+/// What stands in a folder is somebody's.
+fn check_target(folder: &Path) -> Result<()> {
+    let refuse = |reason: String| Error::Target {
+        path: folder.display().to_string(),
+        reason,
+    };
+    let mut entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(refuse(error.to_string())),
+    };
+    match entries.next() {
+        None => Ok(()),
+        Some(Ok(entry)) => {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            Err(refuse(format!(
+                "it holds something else ({name}); name a new or empty folder"
+            )))
+        }
+        Some(Err(error)) => Err(refuse(error.to_string())),
+    }
+}
+
+fn kept_rows(rows: Vec<ViewRow>, view: &View, exported: &mut Exported) -> Vec<Row> {
+    let mut kept = Vec::with_capacity(rows.len());
+    for row in rows {
+        let texts = kept_texts(&row, view);
+        if texts.is_empty() {
+            exported.left_out += 1;
+            continue;
+        }
+        exported.pictures += 1;
+        exported.texts += texts.len() as u64;
+        kept.push(Row {
+            pair: row.pair,
+            texts,
+        });
+    }
+    kept
+}
+
+/// The kept texts of a picture: found ones in the order of the base file, then synthetic ones.
+fn kept_texts(row: &ViewRow, view: &View) -> Vec<Kept> {
+    let written = row.synthetic.iter().filter(|_| row.keep);
+    let texts = row.curated_texts().chain(written);
+    let kept = texts.filter_map(|text| {
+        let verdict = row.verdict(&text.text_id);
+        let is_kept = text.origin == Origin::Human
+            || !view.has_verdicts()
+            || verdict.is_some_and(|verdict| verdict.kept);
+        is_kept.then(|| Kept {
+            text: text.clone(),
+            verdict: verdict.cloned(),
+            writer: view
+                .captioner()
+                .filter(|_| text.origin == Origin::Synthetic),
+        })
+    });
+    kept.collect()
+}
+
+fn write_about(
+    folder: &Path,
+    version: &VersionRef,
+    layout: Layout,
+    exported: &Exported,
+) -> Result<()> {
+    let path = folder.join(ABOUT);
+    let about = About {
+        version: version.to_string(),
+        layout,
+        exported,
+    };
+    let json = serde_json::to_vec_pretty(&about).map_err(|error| Error::Rows {
+        what: ABOUT.to_owned(),
+        reason: error.to_string(),
+    })?;
+    std::fs::write(&path, json).map_err(|error| Error::local(&path, error))
+}
+
+impl Sink {
+    fn new(folder: &Path, options: Options) -> Self {
+        let rows = options.rows_per_file.max(1);
+        match options.layout {
+            Layout::Webdataset => Self::Tar(tar::Folder::new(folder, rows)),
+            layout => Self::Parquet(parquet::Folder::new(folder, rows, layout)),
+        }
+    }
+
+    fn write(&mut self, rows: Vec<Row>) -> Result<()> {
+        match self {
+            Self::Parquet(folder) => folder.write(&rows),
+            Self::Tar(folder) => folder.write(&rows),
+        }
+    }
+
+    /// Files and their size.
+    fn finish(self) -> Result<(u64, u64)> {
+        match self {
+            Self::Parquet(folder) => folder.finish(),
+            Self::Tar(folder) => folder.finish(),
+        }
+    }
+}
+
+/// The key of a row as img2dataset makes it: five digits of the file, then those of the row.
+fn key(file: u64, row: usize, rows_per_file: usize) -> String {
+    let digits = (rows_per_file - 1).max(1).ilog10() as usize + 1;
+    format!("{file:05}{row:0digits$}")
+}
+
+#[cfg(test)]
+mod tests;
