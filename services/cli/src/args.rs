@@ -1,8 +1,22 @@
 //! The command line: every command with an example that can be pasted.
 
-use std::path::PathBuf;
+mod certs;
+mod dataset;
+mod demo;
+mod models;
+mod roles;
+mod runs;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+pub use certs::Certs;
+pub use dataset::{Dataset, Layout, StoreArgs};
+pub use demo::Demo;
+pub use models::{Caption, Match, Model};
+pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
+pub use runs::{Cancel, Remote, Retry, Run, Runs, State, Watch};
+
+use crate::settings::Settings;
 
 /// Bootstraps vision-language data and models: crawls a noisy web into image-text pairs, trains
 /// BLIP on them, captions and filters them, trains CLIP and BLIP again, and measures the gain.
@@ -14,16 +28,17 @@ use clap::{Args as ClapArgs, Parser, Subcommand};
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Begin with:\n  capstan demo\n\nExit codes: 2 usage, 3 configuration, \
-                        4 unavailable, 5 run failed, 6 unreadable or foreign input."
+    after_help = "Begin with:\n  capstan demo\n\nOr with a system that stays:\n  capstan up &\n  \
+                  capstan run pipeline.toml\n\nExit codes: 2 usage, 3 configuration, \
+                  4 unavailable, 5 run failed, 6 unreadable or foreign input, 130 interrupted."
 )]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Configuration file (TOML) of every role; defaults < file < CAPSTAN__SECTION__KEY < flags.
-    #[arg(long, global = true, value_name = "FILE.toml")]
-    pub config: Option<PathBuf>,
+    /// Where settings come from.
+    #[command(flatten)]
+    pub settings: Settings,
 }
 
 /// The commands.
@@ -36,6 +51,59 @@ pub enum Command {
         capstan demo --world world.toml --out noisier"
     )]
     Demo(Demo),
+    /// Keep the whole system on this machine, waiting for work.
+    #[command(
+        after_help = "Example:\n  capstan up --store capstan-store &\n  capstan run pipeline.toml\n\n\
+        It stops at SIGTERM or Ctrl-C, and goes on where it stopped when started again."
+    )]
+    Up(Up),
+    /// Submit a pipeline and watch it.
+    #[command(
+        after_help = "Examples:\n  capstan run pipeline.toml --seed 2\n  \
+        capstan run pipeline.toml --plan        # what would be done, and what is done already\n  \
+        capstan run pipeline.toml --detach --coordinator https://coordinator:7400\n\n\
+        Ctrl-C leaves the run going: `capstan watch RUN` comes back to it."
+    )]
+    Run(Run),
+    /// Watch a run to its end.
+    #[command(after_help = "Example:\n  capstan watch small-7\n\nCtrl-C leaves the run going.")]
+    Watch(Watch),
+    /// List runs, newest first.
+    #[command(after_help = "Example:\n  capstan runs --limit 5\n  capstan runs --json")]
+    Runs(Runs),
+    /// End a run; what it has committed stays, and submitting it again goes on from there.
+    #[command(after_help = "Example:\n  capstan cancel small-7")]
+    Cancel(Cancel),
+    /// Try again what a run has given up.
+    #[command(
+        after_help = "Examples:\n  capstan retry small-7\n  capstan retry small-7 --stage caption \
+        --shard 3"
+    )]
+    Retry(Retry),
+    /// Run the coordinator of a cluster.
+    #[command(
+        after_help = "Example:\n  capstan coordinator --config capstan.toml --store s3://bucket/prefix"
+    )]
+    Coordinator(Coordinator),
+    /// Run a worker of a cluster.
+    #[command(
+        after_help = "Example:\n  capstan worker --roles crawl,curate --coordinator \
+        http://127.0.0.1:7400 --store s3://bucket/prefix"
+    )]
+    Worker(Worker),
+    /// Run a trainer of a cluster: one rank of a training gang.
+    #[command(
+        after_help = "Example:\n  capstan trainer --coordinator http://127.0.0.1:7400 --store \
+        s3://bucket/prefix --device cuda:0"
+    )]
+    Trainer(Trainer),
+    /// Serve a miniature web to crawl, a port per host.
+    #[command(
+        after_help = "Example:\n  capstan demoweb --listen-from 127.0.0.1:8001 --annotations \
+        annotations\n\nThe first line that it prints goes under [crawl] in the workers' \
+        configuration, and\nDIR is their [import] root."
+    )]
+    Demoweb(DemoWeb),
     /// Describe pictures with a captioner.
     #[command(after_help = "Example:\n  capstan caption photo.jpg --model \
         capstan-demo/models/captioner_bootstrapped")]
@@ -46,131 +114,31 @@ pub enum Command {
         --model capstan-demo/models/matcher"
     )]
     Match(Match),
-    /// Look at datasets: list, show, count, verify.
+    /// Look at datasets, follow texts back, write them out.
     #[command(
         subcommand,
         after_help = "Examples:\n  capstan dataset ls --store capstan-demo/store\n  \
         capstan dataset show web --store capstan-demo/store --rows 5\n  \
-        capstan dataset verify --store s3://bucket/prefix"
+        capstan dataset verify --store s3://bucket/prefix\n  \
+        capstan dataset lineage web \"two red rings\" --store capstan-demo/store\n  \
+        capstan dataset export web folder --store capstan-demo/store"
     )]
     Dataset(Dataset),
+    /// List the models of a store, bring models in and out.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  capstan model ls --store capstan-demo/store\n  \
+        capstan model export 3f2a9c captioner --store capstan-demo/store\n  \
+        capstan model import blip-image-captioning-base --store s3://bucket/prefix"
+    )]
+    Model(Model),
+    /// Make a development CA, a certificate for every role and a token.
+    #[command(
+        after_help = "Examples:\n  capstan certs certs\n  capstan certs certs --role worker    # again, \
+        with a new key\n\nHand each host ca.pem and its own role's two files; keep ca.key."
+    )]
+    Certs(Certs),
     /// Print the effective configuration, secrets hidden.
     #[command(after_help = "Example:\n  CAPSTAN__STORE__URL=s3://bucket/prefix capstan config")]
     Config,
-}
-
-/// `capstan demo`.
-#[derive(Debug, ClapArgs)]
-pub struct Demo {
-    /// Seed of the world and of every draw.
-    #[arg(long, default_value_t = 1)]
-    pub seed: u64,
-    /// Folder for the store, the report and the summary; one of its own is resumed.
-    #[arg(long, default_value = "capstan-demo", value_name = "DIR")]
-    pub out: PathBuf,
-    /// Describes the web to crawl (see --print-world).
-    #[arg(long, value_name = "FILE.toml")]
-    pub world: Option<PathBuf>,
-    /// Describes the stages (see --print-pipeline).
-    #[arg(long, value_name = "FILE.toml")]
-    pub pipeline: Option<PathBuf>,
-    /// Add the arms that complete the 2x2 table of the BLIP paper. Takes about twice as long.
-    #[arg(long)]
-    pub full: bool,
-    /// Print the shipped world and exit.
-    #[arg(long)]
-    pub print_world: bool,
-    /// Print the shipped pipeline and exit.
-    #[arg(long)]
-    pub print_pipeline: bool,
-    /// Print the summary as JSON on stdout instead of the table.
-    #[arg(long)]
-    pub json: bool,
-    /// Where models compute: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "cpu")]
-    pub device: String,
-}
-
-/// `capstan caption`.
-#[derive(Debug, ClapArgs)]
-pub struct Caption {
-    /// Pictures (JPEG, PNG, WebP).
-    #[arg(required = true, value_name = "IMAGE")]
-    pub images: Vec<PathBuf>,
-    /// Folder of a captioner (Hugging Face BlipForConditionalGeneration).
-    #[arg(long, value_name = "FOLDER")]
-    pub model: PathBuf,
-    /// Sequences of beam search; 1 is greedy.
-    #[arg(long, default_value_t = 3)]
-    pub beams: usize,
-    /// Tokens at most.
-    #[arg(long, default_value_t = 20)]
-    pub max_tokens: usize,
-    /// Where the model computes: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// One JSON object per line.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `capstan match`.
-#[derive(Debug, ClapArgs)]
-pub struct Match {
-    /// A picture (JPEG, PNG, WebP).
-    pub image: PathBuf,
-    /// Texts to score.
-    #[arg(required = true, value_name = "TEXT")]
-    pub texts: Vec<String>,
-    /// Folder of a filter (BlipForImageTextRetrieval) or of a CLIP model.
-    #[arg(long, value_name = "FOLDER")]
-    pub model: PathBuf,
-    /// Where the model computes: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// One JSON object per line.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// Where a dataset command looks.
-#[derive(Debug, ClapArgs)]
-pub struct StoreArgs {
-    /// Store: a folder, s3://bucket/prefix or another object store URL [default: from the configuration].
-    #[arg(long, value_name = "URL")]
-    pub store: Option<String>,
-    /// JSON instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `capstan dataset`.
-#[derive(Debug, Subcommand)]
-pub enum Dataset {
-    /// List datasets and their versions.
-    Ls(StoreArgs),
-    /// Show rows of a version: texts, verdicts and reasons.
-    Show {
-        /// `name` (the newest version) or `name@number`.
-        dataset: String,
-        /// Rows to show.
-        #[arg(long, default_value_t = 10)]
-        rows: usize,
-        #[command(flatten)]
-        store: StoreArgs,
-    },
-    /// Count rows, texts, rejects and verdicts of a version.
-    Stats {
-        /// `name` (the newest version) or `name@number`.
-        dataset: String,
-        #[command(flatten)]
-        store: StoreArgs,
-    },
-    /// Check every file of every version: digests, alignment, ids, sums.
-    Verify {
-        /// `name` or `name@number`; all where left out.
-        dataset: Option<String>,
-        #[command(flatten)]
-        store: StoreArgs,
-    },
 }

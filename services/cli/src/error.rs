@@ -17,6 +17,8 @@ pub enum Exit {
     RunFailed = 5,
     /// A file given is unreadable or of another kind.
     ForeignInput = 6,
+    /// A signal ended a command before what it waits for: 128 + SIGINT, as shells have it.
+    Interrupted = 130,
 }
 
 /// An error that somebody who runs the program can mend.
@@ -35,6 +37,11 @@ impl ExpectedError {
             .collect::<Vec<_>>()
             .join(" ");
         Self { exit, line }
+    }
+
+    /// What kind of error it is.
+    pub fn exit(&self) -> Exit {
+        self.exit
     }
 
     /// The exit code for the operating system.

@@ -1,10 +1,18 @@
 //! `capstan`: the one binary. Parses, wires, exits.
 
+mod access;
 mod args;
+mod client;
 mod commands;
 mod demo;
 mod error;
+mod hosts;
 mod output;
+mod roles;
+mod settings;
+mod store;
+mod system;
+mod watch;
 
 use clap::Parser;
 
@@ -18,7 +26,7 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("capstan: {error}");
-            error.exit_code().into()
+            error.exit_code()
         }
     }
 }

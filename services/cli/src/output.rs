@@ -4,6 +4,8 @@ use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Mutex;
 
+use comfy_table::{Table, presets};
+use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -24,4 +26,39 @@ pub fn log_to_file(path: &Path) -> Result<(), ExpectedError> {
         .with_writer(Mutex::new(file))
         .finish();
     tracing::subscriber::set_global_default(subscriber).or_exit(Exit::RunFailed)
+}
+
+/// Prints one value as JSON on stdout.
+///
+/// # Errors
+/// Run failed, for what JSON cannot say.
+pub fn json(value: &impl Serialize) -> Result<(), ExpectedError> {
+    let text = serde_json::to_string_pretty(value).or_exit(Exit::RunFailed)?;
+    println!("{text}");
+    Ok(())
+}
+
+/// An empty table under these titles.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(header.iter().copied());
+    table
+}
+
+/// Writes a file so that it is seen whole or not at all.
+///
+/// # Errors
+/// Run failed, naming the file (a full disk, say).
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
+    let fail = |error: std::io::Error| {
+        ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
+    };
+    let partial = path.with_extension("partial");
+    std::fs::write(&partial, bytes)
+        .inspect_err(|_| {
+            let _ = std::fs::remove_file(&partial);
+        })
+        .map_err(fail)?;
+    std::fs::rename(&partial, path).map_err(fail)
 }

@@ -1,54 +1,69 @@
-//! `capstan dataset`: what a store holds, and whether it is whole.
+//! `capstan dataset`: what a store holds, whether it is whole, and what of it goes out.
 
-use std::path::Path;
+mod export;
+mod lineage;
 
 use capstan_dataset::files::Pixels;
 use capstan_dataset::verify::{Scope, verify};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_dataset::{Error, Store, stats, versions};
-use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
-use super::{block_on, config};
+use super::block_on;
 use crate::args::{Dataset, StoreArgs};
 use crate::error::{Exit, ExpectedError, OrExit};
+use crate::output::{self, table};
+use crate::settings::Settings;
+use crate::store;
 
 /// Runs a dataset command.
 ///
 /// # Errors
 /// Unavailable store, unknown dataset (usage), or what `verify` finds (run failed).
-pub fn run(command: &Dataset, config: Option<&Path>) -> Result<(), ExpectedError> {
+pub fn run(command: &Dataset, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         match command {
-            Dataset::Ls(args) => list(&open(args, config).await?, args.json).await,
+            Dataset::Ls(args) => list(&open(args, settings).await?, args.json).await,
             Dataset::Show {
                 dataset,
                 rows,
                 store,
-            } => show(&open(store, config).await?, dataset, *rows, store.json).await,
+            } => show(&open(store, settings).await?, dataset, *rows, store.json).await,
             Dataset::Stats { dataset, store } => {
-                statistics(&open(store, config).await?, dataset, store.json).await
+                statistics(&open(store, settings).await?, dataset, store.json).await
             }
             Dataset::Verify { dataset, store } => {
-                check(&open(store, config).await?, dataset.as_deref(), store.json).await
+                let opened = open(store, settings).await?;
+                check(&opened, dataset.as_deref(), store.json).await
+            }
+            Dataset::Lineage {
+                dataset,
+                query,
+                limit,
+                store,
+            } => {
+                let opened = open(store, settings).await?;
+                lineage::lineage(&opened, dataset, query, *limit, store.json).await
+            }
+            Dataset::Export {
+                dataset,
+                folder,
+                layout,
+                rows_per_file,
+                store,
+            } => {
+                let opened = open(store, settings).await?;
+                let options = export::options(*layout, *rows_per_file);
+                export::export(&opened, dataset, folder, options, store.json).await
             }
         }
     })
 }
 
 /// Opens a store that is there; reading makes no new one.
-async fn open(args: &StoreArgs, path: Option<&Path>) -> Result<Store, ExpectedError> {
-    let url = match &args.store {
-        Some(url) => url.clone(),
-        None => config::load(path)?.store.url,
-    };
-    if !url.contains("://") && !Path::new(&url).is_dir() {
-        let line = format!("{url}: no such store; name a folder or URL with --store");
-        return Err(ExpectedError::new(Exit::Unavailable, line));
-    }
-    let store = Store::open(&url).or_exit(Exit::Unavailable)?;
-    store.probe().await.or_exit(Exit::Unavailable)?;
-    Ok(store)
+pub(super) async fn open(args: &StoreArgs, settings: &Settings) -> Result<Store, ExpectedError> {
+    let overrides = capstan_runtime::Overrides::new().set_some("store.url", args.store.clone());
+    store::open_existing(&settings.load_with(overrides)?.store).await
 }
 
 /// A dataset or version that is not there is the caller's mistake.
@@ -70,11 +85,7 @@ async fn list(store: &Store, as_json: bool) -> Result<(), ExpectedError> {
         }
     }
     if as_json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&rows).or_exit(Exit::RunFailed)?
-        );
-        return Ok(());
+        return output::json(&rows);
     }
     let mut table = table(&["version", "made by", "run", "statistics"]);
     for version in rows {
@@ -178,11 +189,7 @@ async fn statistics(store: &Store, dataset: &str, as_json: bool) -> Result<(), E
     let stats = found(stats::stats(store, &version).await)?;
     let value = serde_json::to_value(&stats).or_exit(Exit::RunFailed)?;
     if as_json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&value).or_exit(Exit::RunFailed)?
-        );
-        return Ok(());
+        return output::json(&value);
     }
     println!("{version}");
     let mut table = table(&["figure", "value"]);
@@ -220,10 +227,7 @@ async fn check(store: &Store, dataset: Option<&str>, as_json: bool) -> Result<()
     };
     let report = found(verify(store, &scope).await)?;
     if as_json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&report).or_exit(Exit::RunFailed)?
-        );
+        output::json(&report)?;
     } else {
         println!(
             "{} versions, {} shards, {} files, {} rows, {} commits, {} models read",
@@ -249,11 +253,4 @@ async fn check(store: &Store, dataset: Option<&str>, as_json: bool) -> Result<()
         Exit::RunFailed,
         format!("{}: {count} problems found", store.url()),
     ))
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(header.iter().copied());
-    table
 }

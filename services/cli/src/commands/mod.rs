@@ -1,8 +1,16 @@
 //! Every command but the demo, a module each.
 
+mod certs;
 mod config;
 mod dataset;
-mod model;
+mod demoweb;
+mod describe;
+mod models;
+mod role;
+mod run;
+mod runs;
+mod scores;
+mod up;
 
 use crate::args::{Args, Command};
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -12,12 +20,25 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// # Errors
 /// One line and an exit code, see [`Exit`].
 pub fn run(args: Args) -> Result<(), ExpectedError> {
+    let settings = &args.settings;
     match &args.command {
         Command::Demo(demo) => crate::demo::run(demo),
-        Command::Caption(caption) => model::caption(caption),
-        Command::Match(matching) => model::matching(matching),
-        Command::Dataset(dataset) => dataset::run(dataset, args.config.as_deref()),
-        Command::Config => config::print(args.config.as_deref()),
+        Command::Up(up) => up::run(up, settings),
+        Command::Run(run) => run::run(run, settings),
+        Command::Watch(watch) => run::watch(watch, settings),
+        Command::Runs(args) => runs::list(args, settings),
+        Command::Cancel(args) => runs::cancel(args, settings),
+        Command::Retry(args) => runs::retry(args, settings),
+        Command::Coordinator(args) => role::coordinator(args, settings),
+        Command::Worker(args) => role::worker(args, settings),
+        Command::Trainer(args) => role::trainer(args, settings),
+        Command::Demoweb(args) => demoweb::run(args, settings),
+        Command::Caption(args) => scores::caption(args),
+        Command::Match(args) => scores::matching(args),
+        Command::Dataset(args) => dataset::run(args, settings),
+        Command::Model(args) => models::run(args, settings),
+        Command::Certs(args) => certs::run(args),
+        Command::Config => config::print(settings),
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Exit, ExpectedError, OrExit};
+use crate::output::write_whole;
 
 /// Name of the file by which a folder is recognised as a demo's own.
 const MARKER: &str = "demo.json";
@@ -128,23 +129,6 @@ impl Folder {
     pub fn log(&self) -> PathBuf {
         self.root.join("log.jsonl")
     }
-}
-
-/// Writes a file so that it is seen whole or not at all.
-///
-/// # Errors
-/// Run failed, naming the file (a full disk, say).
-pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
-    let fail = |error: std::io::Error| {
-        ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
-    };
-    let partial = path.with_extension("partial");
-    std::fs::write(&partial, bytes)
-        .inspect_err(|_| {
-            let _ = std::fs::remove_file(&partial);
-        })
-        .map_err(fail)?;
-    std::fs::rename(&partial, path).map_err(fail)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use capstan_plan::stage::Kind;
 use capstan_report::summary::{Filter, Judged, Pairs, StageFigures, Summary};
 
 use super::inputs::Inputs;
-use super::system::Ended;
+use super::run::Ended;
 use crate::error::{Exit, ExpectedError, OrExit};
 
 /// The figures of a run, and what the page needs beside them.

@@ -8,13 +8,11 @@
 //!                   board (bars) ─► gather ─► summary.json, report.html, table
 //! ```
 
-mod board;
-mod estimate;
 mod folder;
 mod gather;
 mod inputs;
+mod run;
 mod samples;
-mod system;
 mod table;
 
 use std::sync::Arc;
@@ -25,7 +23,8 @@ use capstan_report::summary::Summary;
 
 use crate::args;
 use crate::error::{Exit, ExpectedError, OrExit};
-use folder::{Folder, write_whole};
+use crate::output::write_whole;
+use folder::Folder;
 use inputs::Inputs;
 
 /// The shipped pipeline.
@@ -71,11 +70,8 @@ async fn whole(
     }
     let store_url = folder.store().display().to_string();
     let store = Store::open(&store_url).or_exit(Exit::Unavailable)?;
-    let system = system::System::start(folder, &store, site.clone(), &inputs.device).await?;
-    let ended = system.run_pipeline(&inputs.pipeline, args.seed).await;
-    let stopped = system.stop().await;
-    let ended = ended?;
-    stopped?;
+    let leave = capstan_runtime::shutdown::on_signals().or_exit(Exit::RunFailed)?;
+    let ended = run::to_its_end(folder, &store, site.clone(), &inputs, leave).await?;
     if ended.leased == 0 {
         eprintln!("nothing was left to do: every task is committed");
     }

@@ -94,7 +94,11 @@ impl Estimate {
 fn prior_seconds(stage: &Stage, pipeline: &Pipeline) -> f64 {
     match &stage.kind {
         Kind::Crawl(_) => 30.0,
-        Kind::Import(_) | Kind::Curate(_) | Kind::Balance(_) | Kind::Tokenizer(_) => 1.0,
+        Kind::Import(_)
+        | Kind::Model(_)
+        | Kind::Curate(_)
+        | Kind::Balance(_)
+        | Kind::Tokenizer(_) => 1.0,
         Kind::Caption(_) => 6.0,
         Kind::Filter(_) => 6.0,
         Kind::Train(train) => train.steps as f64 * step_seconds(train, pipeline),

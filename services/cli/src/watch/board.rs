@@ -12,6 +12,7 @@ use capstan_proto::v1;
 use capstan_proto::v1::event::What;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::clock;
 use super::estimate::{Estimate, Seen};
 
 /// Time between two lines about the remaining time where no terminal is.
@@ -60,8 +61,15 @@ impl StageSeen {
         } else if !pages.is_empty() {
             0.3 * share_of(&pages, pages.len() as f64 + 1.0)
         } else {
-            let all: Vec<_> = self.tasks.values().collect();
-            share_of(&all, self.planned.max(self.tasks.len() as u64) as f64)
+            // A snapshot tells how many tasks are committed, not which.
+            let open = self.tasks.values().filter(|task| !task.committed);
+            let done = self.committed as f64 + open.map(TaskSeen::share).sum::<f64>();
+            let planned = self.planned.max(self.tasks.len() as u64) as f64;
+            if planned == 0.0 {
+                0.0
+            } else {
+                (done / planned).min(0.999)
+            }
         }
     }
 
@@ -231,6 +239,11 @@ impl Board {
             let stage = self.stage(&of_status.stage);
             stage.planned = of_status.tasks;
             stage.committed = of_status.committed;
+            // What was under way when events were missed may be committed by now.
+            stage.tasks.retain(|_, task| task.committed);
+            if of_status.leased > 0 && stage.worked_since.is_none() {
+                stage.worked_since = Some(Instant::now());
+            }
             for progress in &of_status.progress {
                 let task = stage.tasks.entry(progress.shard.clone()).or_default();
                 task.done = progress.done;
@@ -279,7 +292,7 @@ impl Board {
     }
 
     /// Prints a line above the bars.
-    fn say(&self, line: &str) {
+    pub fn say(&self, line: &str) {
         if self.multi.is_hidden() {
             eprintln!("{line}");
         } else {
@@ -343,16 +356,6 @@ fn message(stage: &StageSeen) -> String {
     }
 }
 
-/// Seconds as `4 s` or `3 min 20 s`.
-pub fn clock(seconds: f64) -> String {
-    let whole = seconds.round() as u64;
-    if whole < 60 {
-        format!("{whole} s")
-    } else {
-        format!("{} min {} s", whole / 60, whole % 60)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -401,5 +404,32 @@ mod tests {
             ..Default::default()
         })));
         assert_eq!(board.stages[&StageName::from("caption")].share(), 1.0);
+    }
+
+    #[test]
+    fn who_comes_late_or_missed_events_is_shown_the_same_share() {
+        let pipeline = Pipeline::from_toml(crate::demo::PIPELINE, "demo.toml").unwrap();
+        let mut board = Board::new(&pipeline);
+        board.apply(&changed("caption", "00000", v1::TaskState::Leased));
+        let status = v1::StageStatus {
+            stage: "caption".into(),
+            tasks: 4,
+            committed: 2,
+            leased: 1,
+            progress: vec![v1::TaskProgress {
+                stage: "caption".into(),
+                shard: "00002".into(),
+                done: 50,
+                total: 100,
+                unit: "pictures".into(),
+            }],
+            ..Default::default()
+        };
+        board.apply(&event(What::Snapshot(v1::RunStatus {
+            stages: vec![status],
+            ..Default::default()
+        })));
+        let stage = &board.stages[&StageName::from("caption")];
+        assert!((stage.share() - 0.625).abs() < 1e-9, "{}", stage.share());
     }
 }

@@ -1,0 +1,95 @@
+//! Arguments of commands that work with datasets.
+
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+/// Where a dataset command looks.
+#[derive(Debug, ClapArgs)]
+pub struct StoreArgs {
+    /// Store: a folder, s3://bucket/prefix or another object store URL [default: from the configuration].
+    #[arg(long, value_name = "URL")]
+    pub store: Option<String>,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `capstan dataset`.
+#[derive(Debug, Subcommand)]
+pub enum Dataset {
+    /// List datasets and their versions.
+    Ls(StoreArgs),
+    /// Show rows of a version: texts, verdicts and reasons.
+    Show {
+        /// `name` (the newest version) or `name@number`.
+        dataset: String,
+        /// Rows to show.
+        #[arg(long, default_value_t = 10)]
+        rows: usize,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Count rows, texts, rejects and verdicts of a version.
+    Stats {
+        /// `name` (the newest version) or `name@number`.
+        dataset: String,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Check every file of every version: digests, alignment, ids, sums.
+    Verify {
+        /// `name` or `name@number`; all where left out.
+        dataset: Option<String>,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Follow texts back: to page, picture, model, verdict, and the commits that made them.
+    #[command(
+        after_help = "Examples:\n  capstan dataset lineage bootstrapped \"two red rings\" --store \
+        capstan-demo/store\n  capstan dataset lineage web@3 \
+        0b5fd5e51f38a7e9a7c7c1ae6c6d2a2f4a9d0f4a1c7d4f2a7b8e5c1d2f3a4b5c --json"
+    )]
+    Lineage {
+        /// `name` (the newest version) or `name@number`.
+        dataset: String,
+        /// Id of a text or of a pair (64 hexadecimal digits), or words that the text holds.
+        #[arg(value_name = "ID|WORDS")]
+        query: String,
+        /// Texts at most.
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Write what training would use of a version into a folder that other programs read.
+    #[command(
+        after_help = "Examples:\n  capstan dataset export bootstrapped out --store \
+        capstan-demo/store\n  capstan dataset export web@3 shards --layout webdataset"
+    )]
+    Export {
+        /// `name` (the newest version) or `name@number`.
+        dataset: String,
+        /// Folder to write: new or empty.
+        folder: PathBuf,
+        /// What a row is.
+        #[arg(long, value_enum, default_value_t = Layout::Pictures)]
+        layout: Layout,
+        /// Rows of a file at most.
+        #[arg(long, default_value_t = 10_000)]
+        rows_per_file: usize,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// How an export is laid out.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Layout {
+    /// Parquet, a row per picture with the list of its texts.
+    Pictures,
+    /// Parquet, a row per (picture, text), with the columns of img2dataset.
+    Flat,
+    /// Tar files of WebDataset, a sample per (picture, text).
+    Webdataset,
+}

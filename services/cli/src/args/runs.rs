@@ -1,0 +1,114 @@
+//! Arguments of commands that talk to a coordinator about runs.
+
+use std::path::PathBuf;
+
+use capstan_runtime::Overrides;
+use clap::{Args as ClapArgs, Subcommand};
+
+/// Which coordinator.
+#[derive(Debug, ClapArgs)]
+pub struct Remote {
+    /// Coordinator [coordinator.address].
+    #[arg(long, value_name = "URL")]
+    pub coordinator: Option<String>,
+    /// Seconds to wait for a coordinator that is not there yet.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Remote {
+    /// What its flags say.
+    pub fn overrides(&self) -> Overrides {
+        Overrides::new().set_some("coordinator.address", self.coordinator.clone())
+    }
+}
+
+/// `capstan run`.
+#[derive(Debug, ClapArgs)]
+pub struct Run {
+    /// The stages.
+    #[arg(value_name = "PIPELINE.toml")]
+    pub pipeline: PathBuf,
+    /// Seed of every draw [default: the pipeline's].
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Id of the run [default: made from the pipeline's name, its content and the seed].
+    #[arg(long, value_name = "ID")]
+    pub run: Option<String>,
+    /// Show stages, tasks and what is done already; start nothing.
+    #[arg(long, conflicts_with = "detach")]
+    pub plan: bool,
+    /// Submit and leave.
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan watch`.
+#[derive(Debug, ClapArgs)]
+pub struct Watch {
+    /// Id of the run.
+    pub run: String,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan runs`.
+#[derive(Debug, ClapArgs)]
+pub struct Runs {
+    /// Runs at most.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan cancel`.
+#[derive(Debug, ClapArgs)]
+pub struct Cancel {
+    /// Id of the run.
+    pub run: String,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan retry`.
+#[derive(Debug, ClapArgs)]
+pub struct Retry {
+    /// Id of the run.
+    pub run: String,
+    /// Of this stage only.
+    #[arg(long)]
+    pub stage: Option<String>,
+    /// Of this shard only: its number or its name.
+    #[arg(long, requires = "stage")]
+    pub shard: Option<String>,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan state`.
+#[derive(Debug, Subcommand)]
+pub enum State {
+    /// Make the coordinator's database anew from what stands in the store.
+    #[command(
+        after_help = "Example:\n  capstan state rebuild --store s3://bucket/prefix --database \
+        sqlite:capstan.db\n\nNo coordinator may be running. The database must not be there: move \
+        it away first."
+    )]
+    Rebuild {
+        /// Store: a folder, s3://bucket/prefix or another object store URL [store.url].
+        #[arg(long, value_name = "URL")]
+        store: Option<String>,
+        /// Database: sqlite:FILE [coordinator.database].
+        #[arg(long, value_name = "URL")]
+        database: Option<String>,
+        /// JSON on stdout.
+        #[arg(long)]
+        json: bool,
+    },
+}

@@ -1,0 +1,245 @@
+//! Talks to a coordinator: token, one clear line for everything that it may answer.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use capstan_proto::v1;
+use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_runtime::bearer::Bearer;
+use capstan_runtime::config::Secret;
+use capstan_runtime::tls;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+use crate::error::{Exit, ExpectedError, OrExit};
+
+/// Bytes of one answer at most, as the coordinator sends them: a status names every shard.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Limit for setting up one connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two tries where there is time to wait.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How a coordinator is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// Certificates, where the address is https.
+    pub tls: Option<ClientTlsConfig>,
+    /// Bearer token.
+    pub token: Option<Secret>,
+}
+
+/// A coordinator, near or far. Cheap to clone.
+#[derive(Clone)]
+pub struct Coordinator {
+    client: CoordinatorClient<InterceptedService<Channel, Bearer>>,
+    address: String,
+}
+
+impl Coordinator {
+    /// Connects.
+    ///
+    /// - `wait`: how long a coordinator that is not there may still come.
+    ///
+    /// # Errors
+    /// Unavailable where nobody answers, configuration where a certificate is refused; both name
+    /// the address.
+    pub async fn connect(
+        address: &str,
+        access: &Access,
+        wait: Duration,
+    ) -> Result<Self, ExpectedError> {
+        let endpoint = endpoint(address, access)?;
+        let began = Instant::now();
+        loop {
+            match endpoint.connect().await {
+                Ok(channel) => return Ok(Self::over(address, channel, access)),
+                Err(error) if began.elapsed() >= wait || tls::refusal(&error).is_some() => {
+                    return Err(unreachable(address, &error));
+                }
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        }
+    }
+
+    /// A coordinator of this process: connects when it is first asked.
+    ///
+    /// # Errors
+    /// Configuration, where the address is none.
+    pub fn lazy(address: &str, access: &Access) -> Result<Self, ExpectedError> {
+        let channel = endpoint(address, access)?.connect_lazy();
+        Ok(Self::over(address, channel, access))
+    }
+
+    fn over(address: &str, channel: Channel, access: &Access) -> Self {
+        let bearer = Bearer::new(access.token.as_ref());
+        let client = CoordinatorClient::with_interceptor(channel, bearer)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        Self {
+            client,
+            address: address.to_owned(),
+        }
+    }
+
+    /// URL of the coordinator.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Creates a run, or goes on with the one of the same id.
+    pub async fn submit(
+        &self,
+        request: v1::SubmitRunRequest,
+    ) -> Result<v1::SubmitRunResponse, ExpectedError> {
+        let answer = self.client.clone().submit_run(request).await;
+        self.told(answer)
+    }
+
+    /// What a run would do.
+    pub async fn plan(
+        &self,
+        request: v1::SubmitRunRequest,
+    ) -> Result<v1::PlanRunResponse, ExpectedError> {
+        let answer = self.client.clone().plan_run(request).await;
+        self.told(answer)
+    }
+
+    /// Events of a run. A stream that cannot be had is told apart by the caller.
+    pub async fn events(&self, run: &str) -> Result<Streaming<v1::Event>, Status> {
+        let request = v1::WatchRequest { run: run.to_owned() };
+        Ok(self.client.clone().watch(request).await?.into_inner())
+    }
+
+    /// Runs, newest first.
+    pub async fn runs(&self, limit: u32) -> Result<Vec<v1::RunStatus>, ExpectedError> {
+        let request = v1::ListRunsRequest { limit };
+        let answer = self.client.clone().list_runs(request).await;
+        Ok(self.told(answer)?.runs)
+    }
+
+    /// One run with its stages and its pipeline.
+    pub async fn run(&self, run: &str) -> Result<v1::GetRunResponse, ExpectedError> {
+        let request = v1::GetRunRequest { run: run.to_owned() };
+        let answer = self.client.clone().get_run(request).await;
+        self.told(answer)
+    }
+
+    /// Ends a run.
+    pub async fn cancel(&self, run: &str) -> Result<v1::CancelRunResponse, ExpectedError> {
+        let request = v1::CancelRunRequest { run: run.to_owned() };
+        let answer = self.client.clone().cancel_run(request).await;
+        self.told(answer)
+    }
+
+    /// Tries again what a run has given up.
+    pub async fn retry(
+        &self,
+        request: v1::RetryRunRequest,
+    ) -> Result<v1::RetryRunResponse, ExpectedError> {
+        let answer = self.client.clone().retry_run(request).await;
+        self.told(answer)
+    }
+
+    fn told<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ExpectedError> {
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| refused(&self.address, &status))
+    }
+}
+
+fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
+    let endpoint = Endpoint::from_shared(address.to_owned())
+        .or_exit(Exit::Configuration)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_while_idle(true)
+        .tcp_nodelay(true);
+    match &access.tls {
+        Some(tls) => endpoint.tls_config(tls.clone()).or_exit(Exit::Configuration),
+        None => Ok(endpoint),
+    }
+}
+
+/// Whether a watcher may hope that the coordinator comes back.
+pub fn may_come_back(status: &Status) -> bool {
+    let lost = matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+    );
+    lost && tls::refusal(status).is_none()
+}
+
+/// What the coordinator said, with the exit code of whose mistake it is.
+pub fn refused(address: &str, status: &Status) -> ExpectedError {
+    let message = status.message();
+    let said = |exit| ExpectedError::new(exit, message);
+    match status.code() {
+        Code::InvalidArgument => said(Exit::Configuration),
+        Code::NotFound | Code::AlreadyExists | Code::FailedPrecondition => said(Exit::Usage),
+        Code::Unauthenticated | Code::PermissionDenied => {
+            let line = format!("coordinator {address} refuses: {message}");
+            ExpectedError::new(Exit::Configuration, line)
+        }
+        Code::Unimplemented => {
+            let line = format!("coordinator {address} is of an older version: {message}");
+            ExpectedError::new(Exit::Unavailable, line)
+        }
+        _ => unreachable(address, status),
+    }
+}
+
+/// One line about a coordinator that was not reached, by its innermost cause.
+fn unreachable(address: &str, error: &(dyn Error + 'static)) -> ExpectedError {
+    if let Some(refusal) = tls::refusal(error) {
+        return ExpectedError::new(Exit::Configuration, format!("coordinator {address}: {refusal}"));
+    }
+    let innermost = innermost(error);
+    let line = format!(
+        "coordinator {address} is unreachable: {innermost}; start one with `capstan up`, or name \
+         another with --coordinator"
+    );
+    ExpectedError::new(Exit::Unavailable, line)
+}
+
+/// The innermost cause: what the system said.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut innermost = match error.downcast_ref::<Status>() {
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
+    let mut next = error.source();
+    while let Some(cause) = next {
+        innermost = cause.to_string();
+        next = cause.source();
+    }
+    innermost
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_there_is_one_line_with_the_address() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", closed.local_addr().unwrap());
+        drop(closed);
+        let access = Access::default();
+        let error = Coordinator::connect(&address, &access, Duration::ZERO).await;
+        let error = error.err().expect("nobody listens");
+        assert_eq!(error.exit(), Exit::Unavailable);
+        let line = error.to_string();
+        assert!(line.contains(&address) && line.contains("refused"), "{line}");
+    }
+
+    #[test]
+    fn whose_mistake_it_is_decides_the_exit_code() {
+        let exit = |code| refused("http://c:1", &Status::new(code, "x")).exit();
+        assert_eq!(exit(Code::NotFound), Exit::Usage);
+        assert_eq!(exit(Code::InvalidArgument), Exit::Configuration);
+        assert_eq!(exit(Code::Unauthenticated), Exit::Configuration);
+        assert_eq!(exit(Code::Unavailable), Exit::Unavailable);
+    }
+}

@@ -1,0 +1,48 @@
+//! `capstan certs`: a development CA and certificates for every role.
+
+use capstan_runtime::certificates::{self, Error, Validity};
+use capstan_runtime::tls::Role;
+
+use crate::args;
+use crate::error::{Exit, ExpectedError, OrExit};
+use crate::output;
+
+/// Makes them, and prints the files that were written.
+///
+/// # Errors
+/// Usage, for files that are there, a name, a role or a number of days that cannot be; run failed,
+/// where the folder cannot be written.
+pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
+    let validity = Validity::days(args.days).or_exit(Exit::Usage)?;
+    let written = match &args.role {
+        None => certificates::create(&args.folder, &args.names, validity),
+        Some(name) => {
+            let role = Role::from_name(name).ok_or_else(|| {
+                let line = format!(
+                    "--role {name}: one of coordinator, worker, trainer, operator"
+                );
+                ExpectedError::new(Exit::Usage, line)
+            })?;
+            certificates::issue(&args.folder, role, &args.names, validity)
+        }
+    };
+    let written = written.map_err(|error| {
+        let exit = match &error {
+            Error::Write { .. } | Error::Make(_) | Error::Random => Exit::RunFailed,
+            _ => Exit::Usage,
+        };
+        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+    })?;
+    if args.json {
+        return output::json(&written);
+    }
+    for file in &written {
+        println!("{}", file.display());
+    }
+    let folder = args.folder.display();
+    eprintln!(
+        "every process: [safety] certificates = \"{folder}\"; coordinator and operators: [safety] \
+         token_file = \"{folder}/token\"; [coordinator] address with https://"
+    );
+    Ok(())
+}

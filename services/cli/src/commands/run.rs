@@ -1,0 +1,128 @@
+//! `capstan run` and `capstan watch`: a pipeline submitted, planned, watched.
+
+use std::path::Path;
+use std::time::Duration;
+
+use capstan_plan::Pipeline;
+use capstan_proto::v1;
+use capstan_proto::v1::submit_run_request::Pipeline as Given;
+use capstan_runtime::shutdown;
+use serde_json::json;
+
+use super::{block_on, describe};
+use crate::access;
+use crate::args;
+use crate::client::Coordinator;
+use crate::error::{Exit, ExpectedError, OrExit};
+use crate::output;
+use crate::settings::Settings;
+use crate::watch::{Board, Followed, finished, follow};
+
+/// Submits a pipeline and watches it, or shows what it would do.
+///
+/// # Errors
+/// Configuration, naming file, stage and key; unavailable coordinator; run failed, with the stage,
+/// the shards and what they said; interrupted, where a signal left the run going.
+pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
+    let (text, pipeline) = read(&args.pipeline)?;
+    let request = v1::SubmitRunRequest {
+        pipeline: Some(Given::Toml(text)),
+        file_name: args.pipeline.display().to_string(),
+        seed: args.seed,
+        run: args.run.clone().unwrap_or_default(),
+    };
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        if args.plan {
+            let plan = coordinator.plan(request).await?;
+            if args.remote.json {
+                return output::json(&describe::plan_json(&plan));
+            }
+            println!("{}", describe::plan_table(&plan));
+            println!("{}", describe::plan_sentence(&plan));
+            return Ok(());
+        }
+        let submitted = coordinator.submit(request).await?;
+        let run = submitted.run;
+        if args.detach {
+            if args.remote.json {
+                return output::json(&json!({"run": run, "resumed": submitted.resumed}));
+            }
+            println!("{run}");
+            return Ok(());
+        }
+        let verb = if submitted.resumed { "going on with" } else { "submitted" };
+        eprintln!("{verb} run {run}");
+        to_its_end(&coordinator, &run, &pipeline, args.remote.json).await
+    })
+}
+
+/// Watches a run that was submitted before.
+///
+/// # Errors
+/// As [`run`]; usage, for a run that is not there.
+pub fn watch(args: &args::Watch, settings: &Settings) -> Result<(), ExpectedError> {
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        let found = coordinator.run(&args.run).await?;
+        let pipeline: Pipeline = serde_json::from_str(&found.pipeline_json).map_err(|error| {
+            let line = format!("run {}: its pipeline cannot be read: {error}", args.run);
+            ExpectedError::new(Exit::Unavailable, line)
+        })?;
+        to_its_end(&coordinator, &args.run, &pipeline, args.remote.json).await
+    })
+}
+
+/// Connects to the coordinator of the configuration.
+///
+/// # Errors
+/// Configuration, unavailable.
+pub(super) async fn connect(
+    args: &args::Remote,
+    settings: &Settings,
+) -> Result<Coordinator, ExpectedError> {
+    let config = settings.load_with(args.overrides())?;
+    let access = access::operator(&config)?;
+    let wait = Duration::from_secs(args.wait);
+    Coordinator::connect(&config.coordinator.address, &access, wait).await
+}
+
+/// Reads and checks a pipeline file, so that most mistakes are found without a coordinator.
+fn read(path: &Path) -> Result<(String, Pipeline), ExpectedError> {
+    let file = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| ExpectedError::new(Exit::Configuration, format!("{file}: {error}")))?;
+    let pipeline = Pipeline::from_toml(&text, &file).or_exit(Exit::Configuration)?;
+    Ok((text, pipeline))
+}
+
+/// Watches on a board until the run ends or a signal comes, then tells what it gave.
+async fn to_its_end(
+    coordinator: &Coordinator,
+    run: &str,
+    pipeline: &Pipeline,
+    as_json: bool,
+) -> Result<(), ExpectedError> {
+    let leave = shutdown::on_signals().or_exit(Exit::RunFailed)?;
+    let mut board = Board::new(pipeline);
+    let followed = follow(coordinator, run, &mut board, &leave).await;
+    board.finish();
+    let ended = match followed? {
+        Followed::Ended(ended) => ended,
+        Followed::Left => {
+            let line = format!("left; run {run} goes on: `capstan watch {run}` comes back to it");
+            return Err(ExpectedError::new(Exit::Interrupted, line));
+        }
+    };
+    let status = coordinator.run(run).await?.status.unwrap_or_default();
+    if as_json {
+        output::json(&describe::run_json(&status))?;
+    } else {
+        println!("{}", describe::stages_table(&status));
+    }
+    let ended = finished(ended)?;
+    if ended.leased == 0 {
+        eprintln!("nothing was left to do: every task is committed");
+    }
+    Ok(())
+}

@@ -1,0 +1,94 @@
+//! `capstan runs`, `cancel` and `retry`.
+
+use capstan_proto::v1;
+use serde_json::{Value, json};
+
+use super::run::connect;
+use super::{block_on, describe};
+use crate::args;
+use crate::error::ExpectedError;
+use crate::output;
+use crate::settings::Settings;
+
+/// Lists runs, newest first.
+///
+/// # Errors
+/// Configuration, unavailable.
+pub fn list(args: &args::Runs, settings: &Settings) -> Result<(), ExpectedError> {
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        let runs = coordinator.runs(args.limit).await?;
+        if args.remote.json {
+            let runs: Vec<Value> = runs.iter().map(describe::run_json).collect();
+            return output::json(&runs);
+        }
+        if runs.is_empty() {
+            println!("no runs: `capstan run PIPELINE.toml` submits one");
+        } else {
+            println!("{}", describe::runs_table(&runs));
+        }
+        Ok(())
+    })
+}
+
+/// Ends a run.
+///
+/// # Errors
+/// Configuration, unavailable; usage, for a run that is not there.
+pub fn cancel(args: &args::Cancel, settings: &Settings) -> Result<(), ExpectedError> {
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        let cancelled = coordinator.cancel(&args.run).await?;
+        let state = describe::run_state(cancelled.state());
+        if args.remote.json {
+            return output::json(&json!({"run": args.run, "state": state}));
+        }
+        println!("run {} is {state}", args.run);
+        Ok(())
+    })
+}
+
+/// Tries again what a run has given up.
+///
+/// # Errors
+/// Configuration, unavailable; usage, for a run that is not there, or nothing to try again.
+pub fn retry(args: &args::Retry, settings: &Settings) -> Result<(), ExpectedError> {
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        let request = v1::RetryRunRequest {
+            run: args.run.clone(),
+            stage: args.stage.clone().unwrap_or_default(),
+            shard: args.shard.as_deref().map(shard).unwrap_or_default(),
+        };
+        let retried = coordinator.retry(request).await?;
+        let state = describe::run_state(retried.state());
+        if args.remote.json {
+            let told = json!({"run": args.run, "state": state, "shards": retried.shards});
+            return output::json(&told);
+        }
+        let run = &args.run;
+        println!("run {run} is {state}, {} shards are tried again", retried.shards);
+        Ok(())
+    })
+}
+
+/// A shard by name, or by number as most are named.
+fn shard(given: &str) -> String {
+    match given.parse::<u32>() {
+        Ok(number) => format!("{number:05}"),
+        Err(_) => given.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shard;
+
+    #[test]
+    fn a_shard_may_be_given_by_its_number() {
+        assert_eq!(shard("3"), "00003");
+        assert_eq!(shard("00003"), "00003");
+        assert_eq!(shard("pages-0-00001"), "pages-0-00001");
+        assert_eq!(shard("all"), "all");
+    }
+}

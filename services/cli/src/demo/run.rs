@@ -1,0 +1,223 @@
+//! The demo's run: every role on a loopback socket of its own, over the demo web, to its end.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use capstan_crawl::NetConfig;
+use capstan_dataset::{Store, versions};
+use capstan_demoweb::Site;
+use capstan_plan::Pipeline;
+use capstan_plan::commit::Part;
+use capstan_plan::id::{RunId, StageName};
+use capstan_plan::stage::Kind;
+use capstan_proto::v1;
+use capstan_runtime::Config;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::folder::Folder;
+use super::inputs::Inputs;
+use crate::client::{Access, Coordinator};
+use crate::error::{Exit, ExpectedError, OrExit};
+use crate::system::{Sizes, System};
+use crate::watch::{Board, Followed, follow};
+
+/// Roles of the demo; its gangs are of two ranks.
+const SIZES: Sizes = Sizes {
+    workers: 2,
+    trainers: 2,
+};
+
+/// How a run ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The run.
+    pub run: RunId,
+    /// Tasks that were leased: none where nothing was left to do.
+    pub leased: u64,
+    /// Seconds that it took now.
+    pub wall_seconds: f64,
+    /// The remaining time shown when 60 s had passed.
+    pub remaining_shown_at_60s: Option<f64>,
+    /// Seconds from the first task to the last commit of each stage.
+    pub stage_seconds: BTreeMap<StageName, f64>,
+    /// What each stage gave, as the coordinator says it.
+    outputs: BTreeMap<StageName, serde_json::Value>,
+}
+
+/// Runs the pipeline to its end and takes every role down again.
+///
+/// - `leave`: cancelled by a signal, the run stops where it is and can be resumed.
+///
+/// # Errors
+/// Run failed, with the stage, the shards and what they said; unavailable, where a socket cannot
+/// be bound.
+pub async fn to_its_end(
+    folder: &Folder,
+    store: &Store,
+    site: Arc<Site>,
+    inputs: &Inputs,
+    leave: CancellationToken,
+) -> Result<Ended, ExpectedError> {
+    let hosts = bind_web(&site).await?;
+    let net = net(&hosts)?;
+    let listener = bind().await?;
+    let config = config(folder);
+    let mut system = System::start(
+        &config,
+        SIZES,
+        store,
+        listener,
+        &net,
+        inputs.device,
+        leave.clone(),
+    )?;
+    let listeners = hosts.into_iter().map(|(_, listener)| listener).collect();
+    let serve = capstan_demoweb::serve(site, listeners, leave.child_token());
+    system.spawn(async move { serve.await.or_exit(Exit::RunFailed) });
+    let coordinator = Coordinator::lazy(system.address(), &Access::default())?;
+    let ended = run(&coordinator, &inputs.pipeline, &leave).await;
+    let stopped = system.stop().await;
+    // A role that failed is why the watch was left.
+    match ended {
+        Ok(Some(ended)) => stopped.map(|()| ended),
+        Ok(None) => Err(stopped.err().unwrap_or_else(|| {
+            let line = "interrupted; the same command goes on where it stopped";
+            ExpectedError::new(Exit::RunFailed, line)
+        })),
+        Err(error) => Err(error),
+    }
+}
+
+/// Submits the pipeline and watches it on a board; `None` where it was left.
+async fn run(
+    coordinator: &Coordinator,
+    pipeline: &Pipeline,
+    leave: &CancellationToken,
+) -> Result<Option<Ended>, ExpectedError> {
+    let began = Instant::now();
+    let json = serde_json::to_string(pipeline).or_exit(Exit::RunFailed)?;
+    let request = v1::SubmitRunRequest {
+        pipeline: Some(v1::submit_run_request::Pipeline::Json(json)),
+        file_name: "pipeline".to_owned(),
+        seed: Some(pipeline.seed),
+        run: format!("{}-{}", pipeline.name, pipeline.seed),
+    };
+    let run = coordinator.submit(request).await?.run;
+    let mut board = Board::new(pipeline);
+    let followed = follow(coordinator, &run, &mut board, leave).await;
+    board.finish();
+    let ended = match followed? {
+        Followed::Left => return Ok(None),
+        Followed::Ended(ended) => crate::watch::finished(ended)?,
+    };
+    let status = coordinator.run(&run).await?.status.unwrap_or_default();
+    Ok(Some(Ended {
+        run: RunId(run),
+        leased: ended.leased,
+        wall_seconds: began.elapsed().as_secs_f64(),
+        remaining_shown_at_60s: board.remaining_shown_at_60s(),
+        stage_seconds: of_stages(&status, |stage| {
+            (stage.ended_unix_ms - stage.started_unix_ms).max(0) as f64 / 1e3
+        }),
+        outputs: of_stages(&status, |stage| {
+            serde_json::from_str(&stage.output_json).unwrap_or_default()
+        }),
+    }))
+}
+
+fn of_stages<T>(
+    status: &v1::RunStatus,
+    figure: impl Fn(&v1::StageStatus) -> T,
+) -> BTreeMap<StageName, T> {
+    let stages = status.stages.iter();
+    stages
+        .map(|stage| (StageName::from(stage.stage.as_str()), figure(stage)))
+        .collect()
+}
+
+impl Ended {
+    /// The shards of the last filter stage's dataset, or of the last dataset that a crawl led to
+    /// where nothing filters.
+    ///
+    /// # Errors
+    /// Run failed, where the version cannot be read.
+    pub async fn filtered_parts(
+        &self,
+        store: &Store,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Part>, ExpectedError> {
+        let rank = |kind: &Kind| match kind {
+            Kind::Crawl(_) => Some(0),
+            Kind::Curate(_) => Some(1),
+            Kind::Balance(_) => Some(2),
+            Kind::Caption(_) => Some(3),
+            Kind::Filter(_) => Some(4),
+            _ => None,
+        };
+        let order = pipeline.order();
+        let last = order
+            .iter()
+            .filter_map(|name| pipeline.stage(name))
+            .filter_map(|stage| rank(&stage.kind).map(|rank| (rank, &stage.name)))
+            .max_by_key(|(rank, _)| *rank);
+        let Some((_, stage)) = last else {
+            return Ok(Vec::new());
+        };
+        let Some(version) = self.outputs.get(stage).and_then(|o| o["dataset"].as_str()) else {
+            return Ok(Vec::new());
+        };
+        let version = versions::resolve(store, version)
+            .await
+            .or_exit(Exit::RunFailed)?;
+        versions::parts(store, &version)
+            .await
+            .or_exit(Exit::RunFailed)
+    }
+}
+
+async fn bind() -> Result<TcpListener, ExpectedError> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .or_exit(Exit::Unavailable)
+}
+
+/// A listener for each host of the demo web.
+async fn bind_web(site: &Site) -> Result<Vec<(String, TcpListener)>, ExpectedError> {
+    let mut listeners = Vec::new();
+    for host in site.hosts() {
+        listeners.push((host, bind().await?));
+    }
+    Ok(listeners)
+}
+
+/// The crawler's map of names.
+fn net(hosts: &[(String, TcpListener)]) -> Result<NetConfig, ExpectedError> {
+    let address = |listener: &TcpListener| listener.local_addr().or_exit(Exit::Unavailable);
+    let hosts: Result<BTreeMap<String, SocketAddr>, ExpectedError> = hosts
+        .iter()
+        .map(|(host, listener)| Ok((host.clone(), address(listener)?)))
+        .collect();
+    Ok(NetConfig {
+        hosts: hosts?,
+        ..NetConfig::default()
+    })
+}
+
+/// The configuration of the demo's own roles: everything lies in its folder.
+fn config(folder: &Folder) -> Config {
+    let mut config = Config::default();
+    config.store.url = folder.store().display().to_string();
+    config.coordinator.database = format!("sqlite:{}", folder.database().display());
+    config.coordinator.heartbeat_seconds = 1;
+    config.import.root = folder.annotations();
+    config.worker.cache_folder = folder.cache();
+    config.worker.threads = 1;
+    config.worker.patience_seconds = 60;
+    config.trainer.cache_folder = folder.cache();
+    config.trainer.metrics_folder = folder.root().join("metrics");
+    config.trainer.patience_seconds = 60;
+    config
+}

@@ -1,0 +1,150 @@
+//! From the configuration to the options of a role, for processes, `up` and the demo alike.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use capstan_crawl::NetConfig;
+use capstan_model::DeviceSpec;
+use capstan_plan::id::WorkerId;
+use capstan_plan::task::Role;
+use capstan_runtime::{Config, config};
+use capstan_worker::Turns;
+
+use crate::error::{Exit, ExpectedError, OrExit};
+
+/// The device of the configuration, `auto` resolved.
+///
+/// # Errors
+/// Configuration, where this program or machine has no such device.
+pub fn device(config: &Config) -> Result<DeviceSpec, ExpectedError> {
+    let asked: DeviceSpec = config
+        .device
+        .spec
+        .to_string()
+        .parse()
+        .or_exit(Exit::Configuration)?;
+    let found = asked.resolve().map_err(|error| anyhow::anyhow!("[device] spec: {error}"));
+    found.or_exit(Exit::Configuration)
+}
+
+/// The name given, or one of role, host and process: unique among live workers, for people to
+/// find the log by.
+pub fn name(given: &str, role: &str) -> WorkerId {
+    if !given.is_empty() {
+        return given.into();
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| std::env::var("HOSTNAME").map_err(std::io::Error::other))
+        .unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "host" } else { host };
+    format!("{role}-{host}-{}", std::process::id()).into()
+}
+
+/// Cores of this machine.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// What a worker is told.
+///
+/// - `address`: of the coordinator.
+/// - `threads`: that a model computes on.
+pub fn worker(
+    config: &Config,
+    address: &str,
+    name: WorkerId,
+    device: DeviceSpec,
+    net: &NetConfig,
+    threads: usize,
+    turns: Turns,
+) -> capstan_worker::Options {
+    let settings = &config.worker;
+    let roles = settings.roles.iter().map(|role| plan_role(*role)).collect();
+    capstan_worker::Options {
+        lease: capstan_lease::Options {
+            slots: settings.slots as usize,
+            patience: Duration::from_secs(settings.patience_seconds),
+            grace: Duration::from_secs(settings.grace_seconds),
+            ..lease(config, address, name, roles, device)
+        },
+        net: net.clone(),
+        import_root: config.import.root.clone(),
+        cache: settings.cache_folder.clone(),
+        device,
+        threads,
+        turns,
+    }
+}
+
+/// What a trainer is told.
+///
+/// - `advertise`: where other ranks reach it, where that is not the address that it is bound to.
+pub fn trainer(
+    config: &Config,
+    address: &str,
+    name: WorkerId,
+    device: DeviceSpec,
+    advertise: Option<SocketAddr>,
+    turns: &Turns,
+) -> capstan_trainer::Options {
+    let settings = &config.trainer;
+    capstan_trainer::Options {
+        lease: capstan_lease::Options {
+            patience: Duration::from_secs(settings.patience_seconds),
+            grace: Duration::from_secs(settings.grace_seconds),
+            ..lease(config, address, name, vec![Role::Train], device)
+        },
+        listen: settings.listen,
+        advertise,
+        ring_timeout: Duration::from_secs(settings.ring_timeout_seconds),
+        cache: settings.cache_folder.clone(),
+        metrics: settings.metrics_folder.clone(),
+        picture_bytes: settings.picture_bytes,
+        device,
+        turns: turns.semaphore(),
+    }
+}
+
+fn lease(
+    config: &Config,
+    address: &str,
+    worker: WorkerId,
+    roles: Vec<Role>,
+    device: DeviceSpec,
+) -> capstan_lease::Options {
+    capstan_lease::Options {
+        coordinator: address.to_owned(),
+        worker,
+        roles,
+        slots: 1,
+        device: device.to_string(),
+        heartbeat: Duration::from_secs(config.coordinator.heartbeat_seconds),
+        poll: Duration::from_secs(config.coordinator.poll_seconds),
+        patience: Duration::from_secs(60),
+        grace: Duration::from_secs(10),
+    }
+}
+
+fn plan_role(role: config::Role) -> Role {
+    match role {
+        config::Role::Crawl => Role::Crawl,
+        config::Role::Curate => Role::Curate,
+        config::Role::Caption => Role::Caption,
+        config::Role::Filter => Role::Filter,
+        config::Role::Evaluate => Role::Evaluate,
+    }
+}
+
+/// The exit code of a worker or trainer that could not go on.
+pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedError> {
+    outcome.map_err(|error| {
+        let exit = match &error {
+            capstan_lease::Error::Refused(_) | capstan_lease::Error::Address { .. } => {
+                Exit::Configuration
+            }
+            _ => Exit::Unavailable,
+        };
+        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+    })
+}
