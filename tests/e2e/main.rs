@@ -6,7 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bad_input;
+mod cluster_input;
 mod crawl_truth;
 mod demo;
 mod harness;
+mod process;
 mod resume;
+mod up;

@@ -134,8 +134,8 @@ pub enum Command {
     Model(Model),
     /// Make a development CA, a certificate for every role and a token.
     #[command(
-        after_help = "Examples:\n  capstan certs certs\n  capstan certs certs --role worker    # again, \
-        with a new key\n\nHand each host ca.pem and its own role's two files; keep ca.key."
+        after_help = "Examples:\n  capstan certs --out certs --name coordinator.example.org\n  \
+        capstan certs --out certs --role worker    # again, with a new key\n\nHand each host ca.pem and its own role's two files; keep ca.key."
     )]
     Certs(Certs),
     /// Print the effective configuration, secrets hidden.

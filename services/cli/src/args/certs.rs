@@ -8,8 +8,8 @@ use clap::Args as ClapArgs;
 #[derive(Debug, ClapArgs)]
 pub struct Certs {
     /// Folder for ca.pem, ca.key, a certificate and key per role, and the token.
-    #[arg(value_name = "DIR", default_value = "certs")]
-    pub folder: PathBuf,
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub out: PathBuf,
     /// Host name or address that certificates carry beside their role; may be given more than once.
     #[arg(long = "name", value_name = "HOST")]
     pub names: Vec<String>,

@@ -15,7 +15,7 @@ use crate::output;
 pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
     let validity = Validity::days(args.days).or_exit(Exit::Usage)?;
     let written = match &args.role {
-        None => certificates::create(&args.folder, &args.names, validity),
+        None => certificates::create(&args.out, &args.names, validity),
         Some(name) => {
             let role = Role::from_name(name).ok_or_else(|| {
                 let line = format!(
@@ -23,7 +23,7 @@ pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
                 );
                 ExpectedError::new(Exit::Usage, line)
             })?;
-            certificates::issue(&args.folder, role, &args.names, validity)
+            certificates::issue(&args.out, role, &args.names, validity)
         }
     };
     let written = written.map_err(|error| {
@@ -39,7 +39,7 @@ pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
     for file in &written {
         println!("{}", file.display());
     }
-    let folder = args.folder.display();
+    let folder = args.out.display();
     eprintln!(
         "every process: [safety] certificates = \"{folder}\"; coordinator and operators: [safety] \
          token_file = \"{folder}/token\"; [coordinator] address with https://"
