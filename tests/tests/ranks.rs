@@ -413,6 +413,7 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
             step: &mut |step| losses.push(step.loss),
             checkpoints: None,
             cancel: &AtomicBool::new(false),
+            before_update: None,
         };
         train(job, &mut network, ring, None, watch).unwrap();
         losses

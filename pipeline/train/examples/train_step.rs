@@ -152,6 +152,7 @@ fn rank(
         step: &mut |step| steps.push(step.clone()),
         checkpoints: None,
         cancel: &AtomicBool::new(false),
+        before_update: None,
     };
     train(job, &mut network, ring, None, watch)?;
     Ok(steps)

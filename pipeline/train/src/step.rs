@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
 use capstan_model::ImagePreprocess;
+use capstan_plan::FailureKind;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
 
@@ -47,6 +48,8 @@ pub struct Watch<'a> {
     pub checkpoints: Option<&'a mut dyn Checkpoints>,
     /// Set to stop before the next step.
     pub cancel: &'a AtomicBool,
+    /// Told of every step whose gradient is summed over the ranks and not applied yet.
+    pub before_update: Option<&'a (dyn Fn(u64) + Sync)>,
 }
 
 /// A training that is over; the network holds its parameters.
@@ -62,6 +65,9 @@ pub struct Trained {
 ///
 /// Every rank calls it with equal arguments but for `ring`; all end with equal bits. Computes on
 /// a pool of `config.threads_per_rank` threads of its own.
+///
+/// A training that is cancelled, or whose ring breaks, has still applied whole steps alone: rank 0
+/// saves the state after the last of them before the error is given.
 ///
 /// - `resume`: the state to go on from, the same on every rank.
 ///
@@ -143,6 +149,8 @@ struct Loop<'a> {
     params: Vec<f32>,
     curve: Curve,
     step: u64,
+    /// The step of the newest checkpoint.
+    saved: u64,
     layout: String,
 }
 
@@ -184,6 +192,7 @@ impl<'a> Loop<'a> {
             params: network.model().to_flat(),
             layout: network.layout_digest(),
             step: 0,
+            saved: 0,
             sampler,
             objectives,
             job,
@@ -215,6 +224,7 @@ impl<'a> Loop<'a> {
         self.optimizer
             .restore(&state.first, &state.second, state.updates);
         self.step = state.step;
+        self.saved = state.step;
         self.params = state.params;
         self.network.model_mut().load_flat(&self.params);
         Ok(())
@@ -230,24 +240,10 @@ impl<'a> Loop<'a> {
             steps = self.job.config.steps,
             "training begins"
         );
-        while self.step < self.job.config.steps {
-            if watch.cancel.load(Ordering::Relaxed) {
-                return Err(TrainError::Cancelled { step: self.step });
-            }
-            let step = self.one()?;
-            self.curve.add(&step);
-            (watch.step)(&step);
-            self.step += 1;
-            let every = self.job.config.checkpoint_steps;
-            if every > 0 && self.step.is_multiple_of(every) && self.step < self.job.config.steps {
-                self.save(&mut watch)?;
-            }
+        if let Err(error) = self.steps(&mut watch) {
+            self.keep_what_was_done(&error, &mut watch);
+            return Err(error);
         }
-        // No rank reports success before all have done the last step.
-        self.link.barrier().map_err(|source| TrainError::Ring {
-            step: self.step,
-            source,
-        })?;
         Ok(Training {
             world_size: self.link.world_size(),
             bytes_reduced: self.link.bytes_reduced(),
@@ -256,7 +252,47 @@ impl<'a> Loop<'a> {
         })
     }
 
+    fn steps(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        while self.step < self.job.config.steps {
+            if watch.cancel.load(Ordering::Relaxed) {
+                return Err(TrainError::Cancelled { step: self.step });
+            }
+            let step = self.one(watch.before_update)?;
+            self.curve.add(&step);
+            (watch.step)(&step);
+            self.step += 1;
+            let every = self.job.config.checkpoint_steps;
+            if every > 0 && self.step.is_multiple_of(every) && self.step < self.job.config.steps {
+                self.save(watch)?;
+            }
+        }
+        // No rank reports success before all have done the last step.
+        let step = self.step;
+        self.link
+            .barrier()
+            .map_err(|source| TrainError::Ring { step, source })
+    }
+
+    /// Saves the last applied step of a training that cannot go on for a reason that lies outside
+    /// of it. A step that failed changed nothing: the optimiser is not reached before the ring
+    /// has given the whole gradient.
+    fn keep_what_was_done(&mut self, error: &TrainError, watch: &mut Watch<'_>) {
+        let from_outside = match error {
+            TrainError::Cancelled { .. } | TrainError::Ring { .. } => true,
+            TrainError::Picture { kind, .. } => *kind == FailureKind::Transient,
+            _ => false,
+        };
+        if !from_outside || self.step == self.saved {
+            return;
+        }
+        // The attempt has failed already; what cannot be saved is done again.
+        if let Err(lost) = self.save(watch) {
+            tracing::warn!(step = self.step, error = %lost, "the last steps are lost");
+        }
+    }
+
     fn save(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        self.saved = self.step;
         if self.link.rank() != 0 {
             return Ok(());
         }
@@ -281,7 +317,10 @@ impl<'a> Loop<'a> {
     }
 
     /// One step: gradient of the global batch, clipped update, the same on every rank.
-    fn one(&mut self) -> Result<TrainingStep, TrainError> {
+    fn one(
+        &mut self,
+        before_update: Option<&(dyn Fn(u64) + Sync)>,
+    ) -> Result<TrainingStep, TrainError> {
         let start = Instant::now();
         let batch = self.sampler.batch(self.step);
         let range = rank_slice(
@@ -296,6 +335,9 @@ impl<'a> Loop<'a> {
             .gradient(self.network, &self.params, &slice, &mut self.link)
             .map_err(|source| TrainError::Ring { step, source })?;
         let norm = self.finite_norm(&gradient)?;
+        if let Some(told) = before_update {
+            told(step);
+        }
         let learning_rate = self.schedule.learning_rate(step);
         let factor = clip_factor(norm, self.job.config.clip_norm);
         self.optimizer

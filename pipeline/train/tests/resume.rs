@@ -1,16 +1,16 @@
-//! A training that is stopped and goes on from its checkpoint is the undisturbed one, bit by bit;
-//! one that cannot go on says why.
+//! A training that is stopped at whatever step, or whose ring breaks within one, and goes on from
+//! its checkpoint is the undisturbed one, bit by bit; one that cannot go on says why.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use capstan_collective::SoloRing;
+use capstan_collective::{Collective, RingError, SoloRing};
 use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::FailureKind;
 use capstan_plan::id::{Digest, TextId};
-use capstan_plan::results::TrainingStep;
+use capstan_plan::results::{CurvePoint, TrainingStep};
 use capstan_plan::stage::{self, Architecture, Family, Objective};
 use capstan_train::{
     Checkpoints, Job, Network, PictureSource, Pictures, Sample, SourceError, State, TrainError,
@@ -100,7 +100,71 @@ struct Outcome {
     kept: Kept,
 }
 
+/// A ring that breaks in the call after so many.
+struct Breaking {
+    calls_left: u64,
+}
+
+impl Breaking {
+    fn call(&mut self) -> Result<(), RingError> {
+        let left = self.calls_left.checked_sub(1).ok_or(RingError::Broken)?;
+        self.calls_left = left;
+        Ok(())
+    }
+}
+
+impl Collective for Breaking {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn all_reduce_sum(&mut self, values: &mut [f32], deadline: Instant) -> Result<(), RingError> {
+        if let Err(error) = self.call() {
+            // As a ring that breaks midway leaves them.
+            values.fill(f32::NAN);
+            return Err(error);
+        }
+        SoloRing.all_reduce_sum(values, deadline)
+    }
+
+    fn all_gather_bytes(
+        &mut self,
+        bytes: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<u8>>, RingError> {
+        self.call()?;
+        SoloRing.all_gather_bytes(bytes, deadline)
+    }
+
+    fn broadcast(
+        &mut self,
+        values: &mut [f32],
+        root: usize,
+        deadline: Instant,
+    ) -> Result<(), RingError> {
+        self.call()?;
+        SoloRing.broadcast(values, root, deadline)
+    }
+
+    fn bytes_reduced(&self) -> u64 {
+        0
+    }
+}
+
 fn run(config: &stage::Train, resume: Option<State>, stop_at: Option<u64>) -> Outcome {
+    run_on(&mut SoloRing, config, resume, stop_at)
+}
+
+fn run_on(
+    ring: &mut dyn Collective,
+    config: &stage::Train,
+    resume: Option<State>,
+    stop_at: Option<u64>,
+) -> Outcome {
     let (samples, mut network) = (samples(), network());
     let mut pictures = Pictures::new(Box::new(Bars), 10, 1 << 20);
     let (cancel, mut kept, mut steps) = (AtomicBool::new(false), Kept::default(), Vec::new());
@@ -119,8 +183,9 @@ fn run(config: &stage::Train, resume: Option<State>, stop_at: Option<u64>) -> Ou
         },
         checkpoints: Some(&mut kept),
         cancel: &cancel,
+        before_update: None,
     };
-    let result = train(job, &mut network, &mut SoloRing, resume, watch);
+    let result = train(job, &mut network, ring, resume, watch);
     Outcome {
         result,
         params: network.model().to_flat(),
@@ -141,20 +206,72 @@ fn a_resumed_training_is_the_undisturbed_one() {
     assert_eq!(whole.steps.len(), 12);
     assert_eq!(training.samples, 20);
 
-    let stopped = run(&config, None, Some(7));
-    assert!(matches!(
-        stopped.result,
-        Err(TrainError::Cancelled { step: 8 })
-    ));
-    let state = stopped.kept.0.into_iter().next_back().unwrap();
-    assert_eq!(state.step, 5);
-    let resumed = run(&config, Some(state), None);
-    assert_eq!(resumed.result.unwrap().training.curve, training.curve);
-    assert_eq!(resumed.steps.first().unwrap().step, 5);
+    // Right after a checkpoint, between two, and after the last one.
+    for stop_at in [0, 4, 7, 10] {
+        let stopped = run(&config, None, Some(stop_at));
+        let done = stop_at + 1;
+        assert!(
+            matches!(stopped.result, Err(TrainError::Cancelled { step }) if step == done),
+            "{:?}",
+            stopped.result
+        );
+        let state = stopped.kept.0.last().unwrap().clone();
+        assert_eq!(state.step, done, "the last applied step is saved");
+        let times = stopped.kept.0.iter().filter(|kept| kept.step == done);
+        assert_eq!(times.count(), 1, "and saved once");
+        goes_on_as(&config, state, &whole.params, &whole.steps, &training.curve);
+    }
+}
+
+#[test]
+fn a_training_whose_ring_breaks_loses_no_applied_step() {
+    let config = settings(1e-2);
+    let whole = run(&config, None, None);
+    let curve = whole.result.unwrap().training.curve;
+    let mut steps_seen = Vec::new();
+    // Every call of a ring within three steps, and the last barrier.
+    let mut counted = Breaking {
+        calls_left: u64::MAX,
+    };
+    run_on(&mut counted, &config, None, None).result.unwrap();
+    let calls = u64::MAX - counted.calls_left;
+    for calls_left in (calls / 2..calls / 2 + calls / 4).chain([calls - 1]) {
+        let mut ring = Breaking { calls_left };
+        let broken = run_on(&mut ring, &config, None, None);
+        let Err(TrainError::Ring { step, .. }) = broken.result else {
+            panic!("{:?}", broken.result);
+        };
+        assert_eq!(broken.steps.len() as u64, step);
+        let state = broken.kept.0.last().unwrap().clone();
+        assert_eq!(state.step, step);
+        if steps_seen.last() != Some(&step) {
+            goes_on_as(&config, state, &whole.params, &whole.steps, &curve);
+            steps_seen.push(step);
+        }
+    }
+    assert!(steps_seen.len() >= 3, "{steps_seen:?}");
+    assert_eq!(
+        steps_seen.last(),
+        Some(&12),
+        "the last barrier is one of them"
+    );
+}
+
+/// Going on from `state` gives the bits, losses and curve of the undisturbed training.
+fn goes_on_as(
+    config: &stage::Train,
+    state: State,
+    params: &[f32],
+    steps: &[TrainingStep],
+    curve: &[CurvePoint],
+) {
+    let from = state.step;
+    let resumed = run(config, Some(state), None);
+    assert_eq!(resumed.result.unwrap().training.curve, curve);
     let bits = |params: &[f32]| params.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
-    assert_eq!(bits(&resumed.params), bits(&whole.params));
+    assert_eq!(bits(&resumed.params), bits(params));
     let losses = |steps: &[TrainingStep]| steps.iter().map(|s| s.loss).collect::<Vec<_>>();
-    assert_eq!(losses(&resumed.steps), losses(&whole.steps)[5..]);
+    assert_eq!(losses(&resumed.steps), losses(steps)[from as usize..]);
 }
 
 #[test]

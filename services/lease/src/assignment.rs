@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Outputs;
@@ -89,8 +89,44 @@ impl Progress {
 pub struct Control {
     /// To say how far it is.
     pub progress: Progress,
-    /// Cancelled when the lease is lost, the run is cancelled or the worker stops.
+    /// Cancelled when the computation must end at once: the lease is lost, the run is cancelled,
+    /// or the worker stops and its grace period is over.
     pub cancel: CancellationToken,
+    /// Cancelled when the worker is asked to stop. What can be finished soon is finished, what
+    /// can be saved is saved; `cancel` follows when the grace period is over.
+    pub stop: CancellationToken,
+    /// Set where the coordinator said that the lease is no longer this worker's.
+    lost: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// A lease of a worker that is asked to stop by `stop` and may compute until `cancel`.
+    pub(crate) fn new(stop: CancellationToken, cancel: CancellationToken) -> Self {
+        Self {
+            cancel,
+            stop,
+            ..Self::default()
+        }
+    }
+
+    /// Returns once the worker is asked to stop, or the computation must end at once.
+    pub async fn stopped(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.cancel.cancelled() => {}
+        }
+    }
+
+    /// The coordinator took the lease away: nobody waits for an answer.
+    pub(crate) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+        self.cancel.cancel();
+    }
+
+    /// Whether the coordinator took it away.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
 }
 
 /// What an attempt made.
@@ -141,8 +177,11 @@ impl Failure {
 pub trait Executor: Send + Sync + 'static {
     /// Does it. `None` where there is nothing to commit (a rank other than 0).
     ///
+    /// It ends soon after `control.cancel`: five seconds later it is dropped.
+    ///
     /// # Errors
-    /// [`Failure`]; an executor that was cancelled returns any failure, it is not reported.
+    /// [`Failure`]; an executor that was cancelled returns any failure, it is not reported. One
+    /// that gives up because of `control.stop` returns a transient one: the lease goes back.
     async fn execute(
         &self,
         assignment: Assignment,

@@ -26,6 +26,9 @@ pub enum Error {
     /// The coordinator refuses this worker.
     #[error("coordinator refused the worker: {0}")]
     Refused(String),
+    /// The store cannot be used, or did not answer for as long as the worker may wait.
+    #[error(transparent)]
+    Store(#[from] capstan_dataset::Error),
     /// The heartbeat thread could not be started.
     #[error("heartbeat thread could not be started: {0}")]
     Thread(#[source] std::io::Error),

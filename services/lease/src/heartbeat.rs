@@ -7,6 +7,7 @@ use std::time::Duration;
 use capstan_plan::id::WorkerId;
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_runtime::fault;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
@@ -29,6 +30,7 @@ impl Heartbeat {
         endpoint: Endpoint,
         worker: WorkerId,
         period: Duration,
+        is_trainer: bool,
     ) -> Result<Self, Error> {
         let held = Arc::new(Mutex::new(Held::new()));
         let stop = CancellationToken::new();
@@ -44,7 +46,7 @@ impl Heartbeat {
                     runtime.block_on(async {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            () = beat(endpoint, worker, period, held) => {}
+                            () = beat(endpoint, worker, period, held, is_trainer) => {}
                         }
                     });
                 }
@@ -87,7 +89,13 @@ fn key(lease: &v1::LeaseRef) -> (String, u32) {
 }
 
 /// Sends a heartbeat each period while anything is held.
-async fn beat(endpoint: Endpoint, worker: WorkerId, period: Duration, held: Arc<Mutex<Held>>) {
+async fn beat(
+    endpoint: Endpoint,
+    worker: WorkerId,
+    period: Duration,
+    held: Arc<Mutex<Held>>,
+    is_trainer: bool,
+) {
     let mut client = CoordinatorClient::new(endpoint.connect_lazy());
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -102,6 +110,9 @@ async fn beat(endpoint: Endpoint, worker: WorkerId, period: Duration, held: Arc<
         if now.is_empty() {
             continue;
         }
+        if !is_trainer {
+            fault::point("worker.in_heartbeat");
+        }
         let leases = now
             .iter()
             .map(|(lease, control)| control.progress.message(lease))
@@ -115,7 +126,7 @@ async fn beat(endpoint: Endpoint, worker: WorkerId, period: Duration, held: Arc<
                 for (verdict, (lease, control)) in response.into_inner().verdicts().zip(&now) {
                     if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
                         debug!(attempt = lease.attempt, ?verdict, "lease is gone");
-                        control.cancel.cancel();
+                        control.lose();
                     }
                 }
             }

@@ -1,9 +1,11 @@
 //! Checkpoints of a training in the store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use capstan_dataset::{Store, checkpoints};
+use capstan_dataset::Store;
+use capstan_dataset::checkpoints::{self, Checkpoint};
 use capstan_plan::id::{AttemptId, RunId, StageName};
+use capstan_runtime::fault;
 use capstan_train::{Checkpoints, SourceError, State};
 use tokio::runtime::Handle;
 
@@ -32,20 +34,22 @@ impl Writer {
     fn write(&self, state: &State) -> Result<(), Error> {
         let folder = self.scratch.join(format!("checkpoint-{}", state.step));
         std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-        for (name, bytes) in state.to_files()? {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(|error| Error::local(&path, error))?;
-        }
-        let put = checkpoints::put(
-            &self.store,
-            &self.run,
-            &self.stage,
-            state.step,
-            &self.attempt,
-            &folder,
+        state.write(&folder)?;
+        let standing = self.handle.block_on(self.put(state.step, &folder))?;
+        std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
+        tracing::info!(
+            run = %self.run, stage = %self.stage, step = state.step,
+            mine = standing.attempt == self.attempt, "checkpoint"
         );
-        self.handle.block_on(put)?;
-        std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))
+        Ok(())
+    }
+
+    async fn put(&self, step: u64, folder: &Path) -> Result<Checkpoint, capstan_dataset::Error> {
+        let (store, attempt) = (&self.store, &self.attempt);
+        let staged =
+            checkpoints::stage(store, &self.run, &self.stage, step, attempt, folder).await?;
+        fault::point("trainer.in_checkpoint");
+        checkpoints::commit(store, staged).await
     }
 }
 
@@ -54,26 +58,42 @@ pub(crate) async fn latest(
     store: &Store,
     run: &RunId,
     stage: &StageName,
-    scratch: &std::path::Path,
+    scratch: &Path,
 ) -> Result<Option<State>, Error> {
-    let Some(checkpoint) = checkpoints::latest(store, run, stage).await? else {
-        return Ok(None);
-    };
     let folder = scratch.join("resume");
-    checkpoints::fetch(store, &checkpoint, &folder).await?;
-    let mut files = Vec::new();
-    let entries = std::fs::read_dir(&folder).map_err(|error| Error::local(&folder, error))?;
-    for entry in entries {
-        let path = entry.map_err(|error| Error::local(&folder, error))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let bytes = std::fs::read(&path).map_err(|error| Error::local(&path, error))?;
-        files.push((name, bytes));
+    match checkpoints::fetch_latest(store, run, stage, &folder).await? {
+        Some(_) => read(&folder).map(Some),
+        None => Ok(None),
     }
-    let state = State::from_files(&files)?;
-    std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-    Ok(Some(state))
+}
+
+/// The state after so many steps, which another rank found; none for 0.
+///
+/// # Errors
+/// [`Error::Rendezvous`] where that checkpoint is gone: newer ones stand in its place.
+pub(crate) async fn of_step(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    step: u64,
+    scratch: &Path,
+) -> Result<Option<State>, Error> {
+    if step == 0 {
+        return Ok(None);
+    }
+    let gone = || Error::Rendezvous(format!("the checkpoint at step {step} is gone"));
+    let checkpoint = checkpoints::at_step(store, run, stage, step).await?;
+    let folder = scratch.join("resume");
+    match checkpoints::fetch(store, &checkpoint.ok_or_else(gone)?, &folder).await {
+        Err(capstan_dataset::Error::NotFound { .. }) => return Err(gone()),
+        fetched => fetched?,
+    }
+    read(&folder).map(Some)
+}
+
+/// Reads a checkpoint's files and removes them.
+fn read(folder: &Path) -> Result<State, Error> {
+    let state = State::read(folder)?;
+    std::fs::remove_dir_all(folder).map_err(|error| Error::local(folder, error))?;
+    Ok(state)
 }

@@ -74,6 +74,7 @@ impl Error {
             Self::Dataset(error) => error.kind(),
             Self::Train(error) => error.kind(),
             Self::Ring(_) | Self::Rendezvous(_) | Self::Cancelled => FailureKind::Transient,
+            Self::State(capstan_train::StateError::File { .. }) => FailureKind::WorkerFault,
             Self::State(_)
             | Self::Tokenizer(_)
             | Self::Model(_)
@@ -83,6 +84,12 @@ impl Error {
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Role => FailureKind::Fatal,
         }
+    }
+
+    /// Whether the ring broke: then another rank knows why, and this one only noticed.
+    pub(crate) fn is_of_ring(&self) -> bool {
+        use capstan_train::TrainError;
+        matches!(self, Self::Ring(_) | Self::Train(TrainError::Ring { .. }))
     }
 
     /// A file of this machine that cannot be used.

@@ -1,11 +1,12 @@
 //! One attempt of one rank, from its lease to its end.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, Ring};
+use capstan_collective::{Collective, Ring, RingPlan};
 use capstan_dataset::{Store, models};
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 use capstan_model::folder::Assets;
@@ -13,20 +14,29 @@ use capstan_plan::commit::Outputs;
 use capstan_plan::id::AttemptId;
 use capstan_plan::results::TrainingStep;
 use capstan_plan::task::Work;
+use capstan_runtime::fault;
 use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
-use tonic::transport::Endpoint;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Options;
 use crate::error::Error;
 use crate::inputs::{Inputs, Training};
+use crate::join::Meeting;
+use crate::scratch::Scratch;
 use crate::{checkpoint, join, pictures};
+
+/// How long a rank whose ring broke leaves the word to the rank that knows why (it stops, it
+/// failed): the scheduler then treats the gang by the cause and not by its echo.
+const CAUSE_FIRST: Duration = Duration::from_secs(1);
 
 /// Executes training tasks.
 pub(crate) struct Trainer {
     options: Options,
     store: Store,
+    /// One per slot. A computation that outlives its lease keeps its place until it has ended, so
+    /// that its checkpoint is in the store before the next attempt looks for one.
+    places: Arc<Semaphore>,
 }
 
 /// What the computing thread takes with it.
@@ -37,8 +47,13 @@ struct Attempt {
     control: Control,
     training: Training,
     inputs: Inputs,
+    plan: RingPlan,
+    listener: TcpListener,
+    /// The same on every rank.
     resume: Option<State>,
-    scratch: PathBuf,
+    scratch: Scratch,
+    /// Its place and its turn at the processor.
+    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// What the computing thread gives back.
@@ -47,11 +62,18 @@ struct Finished {
     cpu_seconds: f64,
     wall_seconds: f64,
     folder: PathBuf,
+    /// Holds the folder.
+    _scratch: Scratch,
 }
 
 impl Trainer {
     pub(crate) fn new(options: Options, store: Store) -> Self {
-        Self { options, store }
+        let places = Arc::new(Semaphore::new(options.lease.slots.max(1)));
+        Self {
+            options,
+            store,
+            places,
+        }
     }
 
     async fn attempt(
@@ -59,6 +81,25 @@ impl Trainer {
         assignment: Assignment,
         control: Control,
     ) -> Result<Option<Done>, Error> {
+        // Nothing is lost before the first step: all of it is done anew.
+        let prepared = tokio::select! {
+            () = control.stopped() => return Err(Error::Cancelled),
+            prepared = self.prepare(assignment, control.clone()) => prepared?,
+        };
+        let (rank, digests) = (prepared.plan.rank, prepared.training.digests());
+        let handle = Handle::current();
+        let computed = tokio::task::spawn_blocking(move || prepared.compute(handle));
+        let finished = computed
+            .await
+            .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))?;
+        match rank {
+            0 => self.done(finished, digests).await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Everything up to the ring: place, inputs, turn, checkpoint, and the other ranks.
+    async fn prepare(&self, assignment: Assignment, control: Control) -> Result<Attempt, Error> {
         let task = assignment.task.clone();
         let Work::Train {
             config,
@@ -76,59 +117,58 @@ impl Trainer {
             tokenizer,
             init,
         };
-        let scratch = self.scratch(&assignment)?;
+        let place = self.places.clone().acquire_owned();
+        let place = place.await.map_err(|_| Error::Cancelled)?;
+        let scratch = Scratch::new(&self.options.cache, &assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
-        let resume = checkpoint::latest(&self.store, &task.run, &task.stage, &scratch).await?;
-        let step = resume.as_ref().map_or(0, |state| state.step);
-        let turn = self
-            .turn(&control, training.config.threads_per_rank)
-            .await?;
+        let turns = self.options.turns.clone();
+        let turn = turns.acquire_many_owned(training.config.threads_per_rank as u32);
+        let turn = turn.await.map_err(|_| Error::Cancelled)?;
+        let (store, run, stage) = (&self.store, &task.run, &task.stage);
+        let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
         let (listener, bound) = join::bind(self.options.listen)?;
-        let advertised = self.options.advertise.map_or(bound, |mut address| {
-            if address.port() == 0 {
-                address.set_port(bound.port());
-            }
-            address
-        });
-        let channel = Endpoint::from_shared(self.options.lease.coordinator.clone())
-            .map_err(|error| Error::Rendezvous(error.to_string()))?
-            .connect_lazy();
-        let limit = self.options.ring_timeout;
-        let worker = self.options.lease.worker.as_str();
-        let meet = join::rendezvous(channel, worker, &assignment, advertised, step, limit);
-        let plan = tokio::select! {
-            () = control.cancel.cancelled() => return Err(Error::Cancelled),
-            plan = meet => plan?,
+        let has_done = found.as_ref().map_or(0, |state| state.step);
+        let Meeting { plan, step } = self.meet(&assignment, bound, has_done).await?;
+        let resume = if step == has_done {
+            found
+        } else {
+            checkpoint::of_step(store, run, stage, step, scratch.path()).await?
         };
-        let rank = plan.rank;
-        let digests = training.digests();
-        let attempt = Attempt {
+        Ok(Attempt {
             options: self.options.clone(),
             store: self.store.clone(),
             assignment,
             control,
             training,
             inputs,
+            plan,
+            listener,
             resume,
-            scratch: scratch.clone(),
-        };
-        let handle = Handle::current();
-        let finished = tokio::task::spawn_blocking(move || {
-            let ring = join::connect(&plan, &listener, step, limit)?;
-            attempt.compute(ring, handle, turn)
+            scratch,
+            _held: (place, turn),
         })
-        .await
-        .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())));
-        let done = match finished {
-            Ok(finished) if rank == 0 => Some(self.done(finished, digests).await?),
-            Ok(_) => None,
-            Err(error) => {
-                let _ = std::fs::remove_dir_all(&scratch);
-                return Err(error);
+    }
+
+    /// Meets the other ranks.
+    ///
+    /// - `bound`: where this rank listens for its neighbour.
+    async fn meet(
+        &self,
+        assignment: &Assignment,
+        bound: SocketAddr,
+        has_done: u64,
+    ) -> Result<Meeting, Error> {
+        let advertised = self.options.advertise.map_or(bound, |mut address| {
+            if address.port() == 0 {
+                address.set_port(bound.port());
             }
-        };
-        std::fs::remove_dir_all(&scratch).map_err(|error| Error::local(&scratch, error))?;
-        Ok(done)
+            address
+        });
+        let endpoint = self.options.lease.endpoint();
+        let endpoint = endpoint.map_err(|error| Error::Rendezvous(error.to_string()))?;
+        let worker = self.options.lease.worker.as_str();
+        let (channel, limit) = (endpoint.connect_lazy(), self.options.ring_timeout);
+        join::rendezvous(channel, worker, assignment, advertised, has_done, limit).await
     }
 
     /// Puts the model folder into the store.
@@ -137,6 +177,7 @@ impl Trainer {
         finished: Finished,
         inputs: Vec<capstan_plan::id::Digest>,
     ) -> Result<Done, Error> {
+        fault::point("trainer.before_model");
         let model = models::put(&self.store, &finished.folder).await?;
         let outputs = Outputs {
             model: Some(model),
@@ -150,26 +191,6 @@ impl Trainer {
             wall_seconds: finished.wall_seconds,
         })
     }
-
-    /// An empty folder of this attempt and rank.
-    fn scratch(&self, assignment: &Assignment) -> Result<PathBuf, Error> {
-        let name = format!("attempt-{}-{}", assignment.lease.attempt, assignment.rank());
-        let folder = self.options.cache.join("scratch").join(name);
-        if folder.exists() {
-            std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-        }
-        std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-        Ok(folder)
-    }
-
-    /// Waits for a turn at the processor: as many as the rank has threads.
-    async fn turn(&self, control: &Control, threads: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let turns = self.options.turns.clone();
-        tokio::select! {
-            () = control.cancel.cancelled() => Err(Error::Cancelled),
-            turn = turns.acquire_many_owned(threads as u32) => turn.map_err(|_| Error::Cancelled),
-        }
-    }
 }
 
 #[async_trait::async_trait]
@@ -179,27 +200,27 @@ impl Executor for Trainer {
         assignment: Assignment,
         control: Control,
     ) -> Result<Option<Done>, Failure> {
-        let done = self.attempt(assignment, control).await;
+        let done = self.attempt(assignment, control.clone()).await;
+        if matches!(&done, Err(error) if error.is_of_ring()) {
+            let _ = tokio::time::timeout(CAUSE_FIRST, control.stopped()).await;
+        }
         done.map_err(|error| Failure::new(error.kind(), &error))
     }
 }
 
 impl Attempt {
-    /// Trains; blocks until the last step of the slowest rank.
-    fn compute(
-        mut self,
-        mut ring: Ring,
-        handle: Handle,
-        _turn: OwnedSemaphorePermit,
-    ) -> Result<Finished, Error> {
+    /// Forms the ring and trains; blocks until the last step of the slowest rank.
+    fn compute(mut self, handle: Handle) -> Result<Finished, Error> {
         let began = Instant::now();
+        let first = self.resume.as_ref().map_or(0, |state| state.step);
+        let limit = self.options.ring_timeout;
+        let mut ring = join::connect(&self.plan, &self.listener, first, limit)?;
         let device = self.options.device.open()?.autodiff();
         let seed = self.assignment.task.seed;
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
         let mut pictures = self.pictures(&preprocess, &handle);
         let cancel = Arc::new(AtomicBool::new(false));
-        let watching = self.watch_cancel(&handle, &cancel);
-        let first = self.resume.as_ref().map_or(0, |state| state.step);
+        let watching = self.watch_stop(&handle, &cancel);
         let mut metrics = self.metrics(ring.rank(), first)?;
         let mut broken_metrics = None;
         let progress = self.control.progress.clone();
@@ -219,7 +240,7 @@ impl Attempt {
             samples: &self.inputs.samples,
             pictures: &mut pictures,
             preprocess: &preprocess,
-            ring_limit: self.options.ring_timeout,
+            ring_limit: limit,
         };
         let watch = Watch {
             step: &mut on_step,
@@ -227,6 +248,7 @@ impl Attempt {
                 .as_mut()
                 .map(|writer| writer as &mut dyn capstan_train::Checkpoints),
             cancel: &cancel,
+            before_update: Some(&|_| fault::point("trainer.mid_step")),
         };
         let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
         watching.abort();
@@ -236,8 +258,8 @@ impl Attempt {
             let result = broken_metrics.map_or(flushed, Err);
             result.map_err(|error| Error::local(self.metrics_path(), error))?;
         }
-        let cpu_seconds = self.cpu_of_all_ranks(&mut ring, &trained)?;
-        let folder = self.scratch.join("model");
+        let cpu_seconds = self.cpu_of_all_ranks(&mut ring, &trained);
+        let folder = self.scratch.path().join("model");
         if ring.rank() == 0 {
             let tokenizer = Some(&self.inputs.tokenizer);
             std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
@@ -254,6 +276,7 @@ impl Attempt {
             cpu_seconds,
             wall_seconds: began.elapsed().as_secs_f64(),
             folder,
+            _scratch: self.scratch,
         })
     }
 
@@ -267,11 +290,11 @@ impl Attempt {
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 
-    /// Sets the flag that stops the loop once the lease is lost.
-    fn watch_cancel(&self, handle: &Handle, flag: &Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
-        let (cancel, flag) = (self.control.cancel.clone(), flag.clone());
+    /// Sets the flag that stops the loop once the trainer stops or the lease is lost.
+    fn watch_stop(&self, handle: &Handle, flag: &Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
+        let (control, flag) = (self.control.clone(), flag.clone());
         handle.spawn(async move {
-            cancel.cancelled().await;
+            control.stopped().await;
             flag.store(true, Ordering::Relaxed);
         })
     }
@@ -305,19 +328,21 @@ impl Attempt {
             run: task.run.clone(),
             stage: task.stage.clone(),
             attempt: AttemptId(self.assignment.lease.attempt.clone()),
-            scratch: self.scratch.clone(),
+            scratch: self.scratch.path().to_owned(),
         }
     }
 
-    /// CPU seconds over all ranks, summed where it is committed.
-    fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> Result<f64, Error> {
-        let own = [trained.cpu.as_secs_f32()];
+    /// CPU seconds over all ranks, summed where it is committed. A rank that is gone by now has
+    /// done its part: what is not known of its time is no reason to train again.
+    fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
+        let own = trained.cpu.as_secs_f32();
         let deadline = Instant::now() + self.options.ring_timeout;
-        let all = ring.all_gather(&own, deadline)?;
-        Ok(all
-            .iter()
-            .flatten()
-            .map(|seconds| f64::from(*seconds))
-            .sum())
+        match ring.all_gather(&[own], deadline) {
+            Ok(all) => all.iter().flatten().map(|s| f64::from(*s)).sum(),
+            Err(error) => {
+                tracing::warn!(%error, "only this rank's CPU time is known");
+                f64::from(own)
+            }
+        }
     }
 }

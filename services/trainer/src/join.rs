@@ -7,6 +7,7 @@ use capstan_collective::{Ring, RingEpoch, RingPlan, Secret};
 use capstan_lease::Assignment;
 use capstan_proto::v1;
 use capstan_proto::v1::ring_client::RingClient;
+use capstan_runtime::fault;
 use tonic::transport::Channel;
 
 use crate::error::Error;
@@ -17,6 +18,14 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Err
     let listener = TcpListener::bind(address).map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;
     Ok((listener, bound))
+}
+
+/// A rank's place, and where the ring begins.
+pub(crate) struct Meeting {
+    pub(crate) plan: RingPlan,
+    /// Steps that the most advanced rank has applied, by the checkpoint that it found: all begin
+    /// there. Ranks look for checkpoints one after the other, and one may be written meanwhile.
+    pub(crate) step: u64,
 }
 
 /// Asks the coordinator for this rank's place; answers when all ranks have joined.
@@ -30,7 +39,7 @@ pub(crate) async fn rendezvous(
     advertised: SocketAddr,
     step: u64,
     limit: Duration,
-) -> Result<RingPlan, Error> {
+) -> Result<Meeting, Error> {
     let request = v1::JoinRingRequest {
         worker: worker.to_owned(),
         lease: Some(assignment.lease.clone()),
@@ -43,7 +52,10 @@ pub(crate) async fn rendezvous(
         .map_err(|_| Error::Rendezvous("not all ranks came in time".to_owned()))?
         .map_err(|status| Error::Rendezvous(status.message().to_owned()))?
         .into_inner();
-    plan_of(plan, assignment)
+    let step = plan.last_applied_step.map_or(0, |applied| applied + 1);
+    let plan = plan_of(plan, assignment)?;
+    fault::point("trainer.after_join");
+    Ok(Meeting { plan, step })
 }
 
 fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Error> {

@@ -14,6 +14,7 @@ mod executor;
 mod inputs;
 mod join;
 mod pictures;
+mod scratch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,7 +51,8 @@ pub struct Options {
     pub turns: Arc<Semaphore>,
 }
 
-/// Works until `shutdown`.
+/// Works until `shutdown`; then rank 0 of a gang writes a checkpoint of its last applied step, and
+/// every rank gives its lease back.
 ///
 /// # Errors
 /// [`capstan_lease::Error`] where the coordinator stays away or refuses this trainer.
@@ -59,6 +61,7 @@ pub async fn run(
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), capstan_lease::Error> {
+    scratch::sweep(&options.cache);
     let lease = options.lease.clone();
     let trainer = Arc::new(executor::Trainer::new(options, store.clone()));
     capstan_lease::serve(lease, store, trainer, shutdown).await

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_model::device::DeviceSpec;
+use capstan_runtime::fault;
 use tokio::sync::Semaphore;
 
 /// Turns at the processor, for roles that share a machine: whoever computes for long takes one per
@@ -63,4 +64,16 @@ pub(crate) struct Context {
     pub(crate) seed: u64,
     /// Names folders of this attempt.
     pub(crate) attempt: String,
+}
+
+impl Context {
+    /// To be told after every batch how many units are done; gives whether to go on.
+    pub(crate) fn told(&self) -> impl Fn(u64) -> bool + Send + Sync + 'static {
+        let control = self.control.clone();
+        move |done| {
+            control.progress.set(done);
+            fault::point("worker.mid_shard");
+            !control.cancel.is_cancelled()
+        }
+    }
 }

@@ -11,7 +11,11 @@ use capstan_plan::stage;
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::measured::computed;
 use crate::models::part_digests;
+
+/// Rows between two looks at whether the task was cancelled.
+const BATCH: usize = 256;
 
 /// Curates one shard; commits an overlay.
 pub(crate) async fn curate(
@@ -22,7 +26,21 @@ pub(crate) async fn curate(
     let curator = Curator::new(&config)?;
     let rows = View::read(&context.store, &part, Pixels::Skip).await?;
     let rows: Vec<CurateRow> = rows.into_iter().map(curate_row).collect();
-    let curated = blocking(move || curator.shard(&rows)).await?;
+    let pictures = rows.len() as u64;
+    context.control.progress.begin("pictures", pictures);
+    let told = context.told();
+    let measured = computed(move || {
+        let mut curated = Vec::with_capacity(rows.len());
+        for batch in rows.chunks(BATCH) {
+            curated.extend(curator.shard(batch));
+            if !told(curated.len() as u64) {
+                return Err(Error::Cancelled);
+            }
+        }
+        Ok(curated)
+    });
+    let measured = measured.await?;
+    let curated = measured.value;
     let mut outputs = Outputs::default();
     count(&mut outputs, &curated);
     outputs
@@ -31,6 +49,7 @@ pub(crate) async fn curate(
     Ok(Done {
         outputs,
         inputs: inputs(&[part]),
+        cpu_seconds: measured.cpu_seconds,
         ..Done::default()
     })
 }
@@ -47,9 +66,10 @@ pub(crate) async fn balance(
         shards.push(rows.iter().map(balance_row).collect::<Vec<_>>());
     }
     let seed = context.seed;
-    let balanced = blocking(move || capstan_curate::balance(&config, seed, &shards)).await?;
+    let balance = move || Ok(capstan_curate::balance(&config, seed, &shards));
+    let measured = computed(balance).await?;
     let mut outputs = Outputs::default();
-    for (part, rows) in parts.iter().zip(balanced) {
+    for (part, rows) in parts.iter().zip(measured.value) {
         count(&mut outputs, &rows);
         outputs
             .files
@@ -58,6 +78,7 @@ pub(crate) async fn balance(
     Ok(Done {
         outputs,
         inputs: inputs(&parts),
+        cpu_seconds: measured.cpu_seconds,
         ..Done::default()
     })
 }
@@ -92,13 +113,4 @@ fn count(outputs: &mut Outputs, rows: &[Curation]) {
 
 fn inputs(parts: &[Part]) -> Vec<Digest> {
     parts.iter().flat_map(part_digests).collect()
-}
-
-/// Runs a computation away from the async runtime.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|panic| Error::Broken(panic.to_string()))
 }

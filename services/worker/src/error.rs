@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use capstan_plan::FailureKind;
+use capstan_plan::id::ModelDigest;
 
 /// Why a task failed. The message of a wrapped error is its own.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,22 @@ pub enum Error {
     /// A vocabulary.
     #[error(transparent)]
     Tokenizer(#[from] capstan_model::tokenizer::Error),
+    /// A given model folder that is none.
+    #[error(transparent)]
+    Given(#[from] capstan_model::inspect::Error),
+    /// A given model folder that is not the one asked for.
+    #[error(
+        "model folder {folder} has digest {found}, the pipeline asks for {wanted}: it changed, or is another model",
+        folder = folder.display()
+    )]
+    OtherModel {
+        /// The folder.
+        folder: PathBuf,
+        /// Its digest.
+        found: ModelDigest,
+        /// The stage's `digest`.
+        wanted: ModelDigest,
+    },
     /// The device or its threads.
     #[error(transparent)]
     Device(#[from] capstan_model::device::Error),
@@ -37,6 +54,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// A runtime for a crawl could not be started.
+    #[error("the threads of a crawl could not be started: {0}")]
+    Runtime(#[source] std::io::Error),
     /// The computing thread broke.
     #[error("the computation broke: {0}")]
     Broken(String),
@@ -57,8 +77,8 @@ impl Error {
             Self::Curate(error) => error.kind(),
             Self::Bootstrap(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),
-            Self::Tokenizer(_) => FailureKind::BadInput,
-            Self::Device(_) | Self::Local { .. } => FailureKind::WorkerFault,
+            Self::Tokenizer(_) | Self::Given(_) | Self::OtherModel { .. } => FailureKind::BadInput,
+            Self::Device(_) | Self::Local { .. } | Self::Runtime(_) => FailureKind::WorkerFault,
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
             Self::Role(_) => FailureKind::Fatal,

@@ -47,7 +47,11 @@ impl Executor for Worker {
     ) -> Result<Option<Done>, Failure> {
         let context = self.context(control, &assignment);
         let began = Instant::now();
-        let done = dispatch(&context, assignment.task).await;
+        // Whatever waits ends at once; a computation on a thread of its own sees it at its next
+        // batch.
+        let cancel = context.control.cancel.clone();
+        let work = cancel.run_until_cancelled(dispatch(&context, assignment.task));
+        let done = work.await.unwrap_or(Err(Error::Cancelled));
         let mut done = done.map_err(|error| Failure::new(error.kind(), &error))?;
         if done.wall_seconds == 0.0 {
             done.wall_seconds = began.elapsed().as_secs_f64();
@@ -69,7 +73,8 @@ async fn dispatch(context: &Context, task: Task) -> Result<Done, Error> {
             crawl::image_frontier(context, &config, &links).await
         }
         Work::Images { config, images } => crawl::images(context, &config, &images).await,
-        Work::Import { config } => crawl::import(context, &config).await,
+        Work::Import { config, slice } => crawl::import(context, &config, slice).await,
+        Work::Model { config } => models::given(context, &config).await,
         Work::Curate { config, part } => curate::curate(context, config, part).await,
         Work::Balance { config, parts } => curate::balance(context, config, parts).await,
         Work::Tokenizer { config, data } => models::tokenizer(context, config, &data).await,

@@ -16,6 +16,7 @@ mod crawl;
 mod curate;
 mod error;
 mod executor;
+mod measured;
 mod models;
 mod score;
 

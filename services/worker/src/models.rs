@@ -8,6 +8,7 @@ use capstan_dataset::view::View;
 use capstan_dataset::{index, models};
 use capstan_lease::Done;
 use capstan_model::Tokenizer;
+use capstan_model::inspect::inspect;
 use capstan_plan::commit::{Outputs, Part};
 use capstan_plan::id::{Digest, ModelDigest};
 use capstan_plan::stage;
@@ -15,6 +16,7 @@ use capstan_plan::task::Data;
 
 use crate::compute::compute;
 use crate::context::Context;
+use crate::crawl::given_folder;
 use crate::error::Error;
 
 /// Makes one vocabulary from the texts of all sources; commits its folder.
@@ -30,16 +32,15 @@ pub(crate) async fn tokenizer(
         .map(|sample| sample.text)
         .collect();
     context.control.progress.begin("texts", texts.len() as u64);
-    let folder = scratch(context, "tokenizer")?;
-    let made = folder.clone();
+    let folder = Scratch::new(context, "tokenizer")?;
+    let made = folder.0.clone();
     let computed = compute(context, move |_| {
         let tokenizer = Tokenizer::train(&texts, config.min_count, config.max_vocab)?;
         tokenizer.save(&made)?;
         Ok(tokenizer.len() as u64)
     })
     .await?;
-    let model = models::put(&context.store, &folder).await?;
-    std::fs::remove_dir_all(&folder).map_err(|error| local(&folder, error))?;
+    let model = models::put(&context.store, &folder.0).await?;
     let mut outputs = Outputs {
         model: Some(model),
         ..Outputs::default()
@@ -58,6 +59,50 @@ pub(crate) async fn tokenizer(
     })
 }
 
+/// Brings in a model that somebody has: from a folder, or one that the store holds already.
+///
+/// All of it is read as its users will, so that a foreign one is refused here, in one line.
+pub(crate) async fn given(context: &Context, config: &stage::GivenModel) -> Result<Done, Error> {
+    let store = &context.store;
+    let folder = match (&config.source, &config.digest) {
+        (Some(source), _) => given_folder(context, source),
+        (None, Some(digest)) => models::fetch(store, digest, &context.cache).await?,
+        (None, None) => {
+            return Err(Error::Role(
+                "bring in a model without `source` and `digest`",
+            ));
+        }
+    };
+    let inspected = folder.clone();
+    let computed = compute(context, move |_| Ok(inspect(&inspected)?)).await?;
+    let model = match (&config.source, config.digest) {
+        (None, Some(digest)) => digest,
+        (_, wanted) => {
+            let found = models::digest_given(&folder).await?;
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                return Err(Error::OtherModel {
+                    folder,
+                    found,
+                    wanted,
+                });
+            }
+            models::put_given(store, &folder).await?
+        }
+    };
+    let mut outputs = Outputs {
+        model: Some(model),
+        ..Outputs::default()
+    };
+    let parameters = computed.value.parameters as u64;
+    outputs.counts.insert("parameters".to_owned(), parameters);
+    Ok(Done {
+        outputs,
+        inputs: config.digest.iter().map(|digest| digest.0).collect(),
+        cpu_seconds: computed.cpu_seconds,
+        wall_seconds: computed.wall_seconds,
+    })
+}
+
 /// Captions one shard; commits an overlay.
 pub(crate) async fn caption(
     context: &Context,
@@ -71,18 +116,10 @@ pub(crate) async fn caption(
         .control
         .progress
         .begin("pictures", rows.len() as u64);
-    let (progress, seed, device) = (
-        context.control.progress.clone(),
-        context.seed,
-        context.device,
-    );
-    let (cancel, digest) = (context.control.cancel.clone(), *model);
+    let (told, seed) = (context.told(), context.seed);
+    let (device, digest) = (context.device, *model);
     let computed = compute(context, move |pool| {
         let captioner = Captioner::load(&folder, digest, device, pool)?;
-        let told = |done: u64| {
-            progress.set(done);
-            !cancel.is_cancelled()
-        };
         Ok(captioner.caption_shard(&config, seed, &rows, &told)?)
     })
     .await?;
@@ -117,14 +154,9 @@ pub(crate) async fn filter(
         .control
         .progress
         .begin("pictures", rows.len() as u64);
-    let (progress, device) = (context.control.progress.clone(), context.device);
-    let (cancel, digest) = (context.control.cancel.clone(), *model);
+    let (told, device, digest) = (context.told(), context.device, *model);
     let computed = compute(context, move |pool| {
         let filter = Filter::load(&folder, digest, device, pool)?;
-        let told = |done: u64| {
-            progress.set(done);
-            !cancel.is_cancelled()
-        };
         Ok(filter.judge_shard(&config, &rows, &told)?)
     })
     .await?;
@@ -155,15 +187,28 @@ pub(crate) fn part_digests(part: &Part) -> Vec<Digest> {
         .collect()
 }
 
-/// An empty folder for files under way.
-fn scratch(context: &Context, name: &str) -> Result<PathBuf, Error> {
-    let unique = format!("{name}-{}", context.attempt);
-    let folder = context.cache.join("scratch").join(unique);
-    if folder.exists() {
-        std::fs::remove_dir_all(&folder).map_err(|error| local(&folder, error))?;
+/// A folder for files under way; removed on drop.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it, empty.
+    fn new(context: &Context, name: &str) -> Result<Self, Error> {
+        let unique = format!("{name}-{}", context.attempt);
+        let folder = context.cache.join("scratch").join(unique);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| local(&folder, error))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(|error| local(&folder, error))?;
+        Ok(Self(folder))
     }
-    std::fs::create_dir_all(&folder).map_err(|error| local(&folder, error))?;
-    Ok(folder)
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "files of an attempt are left");
+        }
+    }
 }
 
 fn local(path: &std::path::Path, source: std::io::Error) -> Error {

@@ -41,16 +41,12 @@ pub(crate) async fn evaluate(
         zero_shot: pairs(context, &parts.zero_shot).await?,
     };
     context.control.progress.begin("parts", 0);
-    let (progress, cancel) = (
-        context.control.progress.clone(),
-        context.control.cancel.clone(),
-    );
+    let (progress, told) = (context.control.progress.clone(), context.told());
     let (seed, device) = (context.seed, context.device);
     let computed = compute(context, move |pool| {
         let told = |done: u64, total: u64| {
             progress.begin("parts", total);
-            progress.set(done);
-            !cancel.is_cancelled()
+            told(done)
         };
         let models = Models {
             model: &folder,

@@ -1,0 +1,169 @@
+//! One assignment, from its lease to its commit.
+
+use std::time::Duration;
+
+use capstan_dataset::commits;
+use capstan_plan::FailureKind;
+use capstan_plan::commit::Commit;
+use capstan_plan::id::AttemptId;
+use capstan_proto::v1;
+use capstan_runtime::fault;
+use tracing::{info, warn};
+
+use crate::answer::Answer;
+use crate::assignment::{Assignment, Control, Done, Failure};
+use crate::serve::Session;
+
+/// How long a computation that must end at once may take to do so; then it is dropped.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What an assignment told about the worker itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Worked {
+    /// Nothing.
+    Well,
+    /// The store does not answer.
+    StoreAway,
+}
+
+impl Session {
+    /// Executes one assignment and answers for it.
+    pub(crate) async fn work(&self, assignment: v1::Assignment) -> Worked {
+        let Some(lease) = assignment.lease else {
+            warn!("an assignment without a lease is ignored");
+            return Worked::Well;
+        };
+        if !self.options.is_trainer() {
+            fault::point("worker.after_lease");
+        }
+        let (stop, cancel) = (self.shutdown.child_token(), self.overdue.child_token());
+        let control = Control::new(stop, cancel);
+        self.heartbeat.hold(&lease, &control);
+        let outcome = match serde_json::from_str(&assignment.task_json) {
+            // It came in the moment of the stop.
+            Ok(_) if self.shutdown.is_cancelled() => Err(stopped()),
+            Ok(task) => {
+                let assignment = Assignment {
+                    task,
+                    lease: lease.clone(),
+                    world_size: assignment.world_size as usize,
+                    attempt_number: assignment.attempt_number,
+                };
+                self.execute_and_commit(assignment, &control).await
+            }
+            Err(error) => Err(Failure::new(FailureKind::Fatal, &error)),
+        };
+        let worked = self.blame_store(&outcome, &control).await;
+        let answer = match worked {
+            Worked::StoreAway => Answer::Release,
+            Worked::Well => Answer::of(outcome, &control),
+        };
+        self.answer(&lease, answer).await;
+        self.heartbeat.release(&lease);
+        worked
+    }
+
+    /// Executes in a task of its own, so that a panic fails the attempt and not the worker.
+    async fn execute_and_commit(
+        &self,
+        assignment: Assignment,
+        control: &Control,
+    ) -> Result<bool, Failure> {
+        let (executor, given, told) = (self.executor.clone(), assignment.clone(), control.clone());
+        let mut executed = tokio::spawn(async move { executor.execute(given, told).await });
+        let joined = tokio::select! {
+            joined = &mut executed => joined,
+            () = overdue(control) => {
+                executed.abort();
+                return Err(stopped());
+            }
+        };
+        let done = joined.unwrap_or_else(|panic| {
+            Err(Failure {
+                kind: FailureKind::PoisonShard,
+                message: format!("the program broke on this shard: {}", panic_text(panic)),
+            })
+        })?;
+        if control.is_lost() {
+            return Err(stopped());
+        }
+        match done {
+            None => Ok(true),
+            Some(done) => self.commit(&assignment, done).await,
+        }
+    }
+
+    /// Creates the commit record; true where it is this attempt's own.
+    async fn commit(&self, assignment: &Assignment, done: Done) -> Result<bool, Failure> {
+        let task = &assignment.task;
+        let commit = Commit {
+            run: task.run.clone(),
+            stage: task.stage.clone(),
+            shard: task.shard.clone(),
+            attempt: AttemptId(assignment.lease.attempt.clone()),
+            worker: self.options.worker.clone(),
+            lease_epoch: assignment.lease_epoch(),
+            recipe: task.recipe,
+            inputs: done.inputs,
+            outputs: done.outputs,
+            wall_seconds: done.wall_seconds,
+            cpu_seconds: done.cpu_seconds,
+            adopted: false,
+        };
+        if !self.options.is_trainer() {
+            fault::point("worker.before_commit");
+        }
+        let committed = commits::commit(&self.store, &commit)
+            .await
+            .map_err(|error| Failure::new(error.kind(), &error))?;
+        fault::point(match self.options.is_trainer() {
+            true => "trainer.after_commit",
+            false => "worker.after_commit",
+        });
+        let mine = matches!(committed, commits::Committed::Mine);
+        info!(
+            stage = %task.stage, shard = %task.shard, mine,
+            elapsed_ms = (commit.wall_seconds * 1e3) as u64, "committed"
+        );
+        Ok(mine)
+    }
+
+    /// Whether the store is away: then the attempt says nothing about its task.
+    async fn blame_store(&self, outcome: &Result<bool, Failure>, control: &Control) -> Worked {
+        let may_be = matches!(outcome, Err(failure) if failure.kind == FailureKind::Transient);
+        if !may_be || control.stop.is_cancelled() || control.cancel.is_cancelled() {
+            return Worked::Well;
+        }
+        match self.store.probe().await {
+            Err(error) if error.kind() == FailureKind::Transient => {
+                warn!(%error, "the store is away: the lease goes back");
+                Worked::StoreAway
+            }
+            _ => Worked::Well,
+        }
+    }
+}
+
+/// Returns when a computation that should have ended has not.
+async fn overdue(control: &Control) {
+    control.cancel.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// The failure of what was not done to its end; nobody is told of it.
+fn stopped() -> Failure {
+    Failure {
+        kind: FailureKind::Transient,
+        message: "stopped before its end".to_owned(),
+    }
+}
+
+fn panic_text(panic: tokio::task::JoinError) -> String {
+    if !panic.is_panic() {
+        return "the task was aborted".to_owned();
+    }
+    let panic = panic.into_panic();
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

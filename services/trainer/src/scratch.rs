@@ -1,0 +1,55 @@
+//! A folder for files under way, gone when its attempt is.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use capstan_lease::Assignment;
+
+use crate::error::Error;
+
+/// What a killed attempt left is no longer of any attempt when it is this old.
+const ABANDONED: Duration = Duration::from_secs(24 * 3_600);
+
+/// Removes what killed attempts left; other trainers may share the folder.
+pub(crate) fn sweep(cache: &Path) {
+    let Ok(entries) = std::fs::read_dir(cache.join("scratch")) else {
+        return;
+    };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let written = std::fs::metadata(&path).and_then(|meta| meta.modified());
+        let age = written.map(|written| SystemTime::now().duration_since(written));
+        if matches!(age, Ok(Ok(age)) if age > ABANDONED) {
+            // One that cannot be removed is tried again by the next trainer.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// A folder of one attempt and rank; removed on drop.
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it, empty.
+    pub(crate) fn new(cache: &Path, assignment: &Assignment) -> Result<Self, Error> {
+        let name = format!("attempt-{}-{}", assignment.lease.attempt, assignment.rank());
+        let folder = cache.join("scratch").join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
+        }
+        std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
+        Ok(Self(folder))
+    }
+
+    /// Where it lies.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "files of an attempt are left");
+        }
+    }
+}
