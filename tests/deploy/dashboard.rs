@@ -1,0 +1,120 @@
+//! `deploy/dashboards` against the metrics that the program gives.
+
+use std::collections::BTreeSet;
+
+use capstan_runtime::metrics::{self, Kind, Metric};
+use serde_json::Value;
+
+use super::objects::{list, text};
+use super::{files, none};
+
+/// Functions that are of counters and of the parts of histograms alone.
+const OF_COUNTERS: [&str; 2] = ["rate(", "increase("];
+
+/// Metrics that the dashboard asks for and the program does not give, or of another kind.
+pub fn check(board: &Value) -> Vec<String> {
+    let mut findings = Vec::new();
+    let mut ids = BTreeSet::new();
+    for panel in list(&board["panels"]) {
+        let title = text(&panel["title"]);
+        if !ids.insert(panel["id"].as_u64()) {
+            findings.push(format!("{title}: another panel has its id"));
+        }
+        for target in list(&panel["targets"]) {
+            let asked = text(&target["expr"]);
+            if asked.matches('(').count() != asked.matches(')').count() {
+                findings.push(format!("{title}: brackets of `{asked}`"));
+            }
+            let found = names(asked)
+                .into_iter()
+                .filter_map(|(at, name)| wrong(asked, at, name));
+            findings.extend(found.map(|finding| format!("{title}: {finding}")));
+        }
+    }
+    findings
+}
+
+/// Every metric that a query names, with the place where it stands.
+fn names(query: &str) -> Vec<(usize, &str)> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let name = |(at, _)| {
+        let rest: &str = &query[at..];
+        let end = rest.find(|c: char| !is_name(c)).unwrap_or(rest.len());
+        (at, &rest[..end])
+    };
+    query.match_indices("capstan_").map(name).collect()
+}
+
+/// The metric that a name in a query is of: a histogram is asked for by its parts.
+fn metric(name: &str) -> Option<&'static Metric> {
+    let parts = ["_bucket", "_sum", "_count"];
+    metrics::ALL.iter().find(|metric| match metric.kind {
+        Kind::Histogram => {
+            let part = name.strip_prefix(metric.name);
+            part.is_some_and(|part| parts.contains(&part))
+        }
+        Kind::Counter | Kind::Gauge => metric.name == name,
+    })
+}
+
+fn wrong(query: &str, at: usize, name: &str) -> Option<String> {
+    let Some(metric) = metric(name) else {
+        return Some(format!("the program gives no {name}"));
+    };
+    let before = &query[..at];
+    let is_rated = OF_COUNTERS
+        .iter()
+        .any(|function| before.ends_with(function));
+    match (metric.kind, is_rated) {
+        (Kind::Gauge, true) => Some(format!("{name} goes up and down and has no rate")),
+        (Kind::Counter | Kind::Histogram, false) => {
+            Some(format!("{name} only grows: ask its rate"))
+        }
+        _ => None,
+    }
+}
+
+fn board() -> Value {
+    serde_json::from_str(&files::read("deploy/dashboards/capstan.json")).unwrap()
+}
+
+#[test]
+fn every_metric_of_the_dashboard_is_the_programs() {
+    none(&check(&board()));
+}
+
+/// What an operator must see, whatever else is shown.
+#[test]
+fn the_dashboard_shows_what_the_system_measures() {
+    let board = board();
+    let targets = list(&board["panels"])
+        .iter()
+        .flat_map(|panel| list(&panel["targets"]));
+    let asked: Vec<_> = targets.map(|target| text(&target["expr"])).collect();
+    let shown: BTreeSet<&str> = asked
+        .iter()
+        .flat_map(|query| names(query))
+        .filter_map(|(_, name)| Some(metric(name)?.name))
+        .collect();
+    let given: BTreeSet<&str> = metrics::ALL.iter().map(|metric| metric.name).collect();
+    assert_eq!(
+        given.difference(&shown).collect::<Vec<_>>(),
+        Vec::<&&str>::new(),
+        "not shown"
+    );
+}
+
+#[test]
+fn a_gauge_has_no_rate_and_a_counter_nothing_else() {
+    let board = |query: &str| {
+        let panel = serde_json::json!({ "title": "x", "targets": [{ "expr": query }] });
+        check(&serde_json::json!({ "panels": [panel] }))
+    };
+    super::one_says(&board("rate(capstan_tasks[5m])"), "has no rate");
+    super::one_says(&board("sum(capstan_images_total)"), "only grows");
+    super::one_says(
+        &board("rate(capstan_training_step_seconds[5m])"),
+        "gives no",
+    );
+    super::one_says(&board("sum(capstan_tasks"), "brackets");
+}
