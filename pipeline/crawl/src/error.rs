@@ -1,6 +1,7 @@
 //! Why a task of this room ends without a result. What befalls one page or one
 //! picture is no error but a reject.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use capstan_plan::FailureKind;
@@ -31,12 +32,14 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A file of an import is not in COCO captions form.
-    #[error("{path} is no COCO captions file: {problem}", path = path.display())]
+    /// The source of an import is of another form.
+    #[error("{path} is no {expected}: {problem}", path = path.display())]
     Format {
-        /// The file.
+        /// The file or folder.
         path: PathBuf,
-        /// Line, column and field.
+        /// What it should be.
+        expected: &'static str,
+        /// What is wrong, with line or column where there is one.
         problem: String,
     },
     /// A worker thread of this process died.
@@ -50,7 +53,12 @@ impl Error {
         match self {
             Self::Cancelled => FailureKind::Transient,
             Self::Setting { .. } | Self::Format { .. } => FailureKind::BadInput,
-            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Self::Read { source, .. }
+                if matches!(
+                    source.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
+            {
                 FailureKind::BadInput
             }
             Self::Client(_) | Self::Read { .. } => FailureKind::WorkerFault,

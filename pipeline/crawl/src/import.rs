@@ -1,14 +1,24 @@
-//! Imports annotated pairs: COCO captions JSON beside a folder of pictures.
+//! Imports pairs that somebody has: COCO captions, img2dataset's Parquet, WebDataset tars, a folder.
+//!
+//! ```text
+//! source ─► reader of its format (a thread) ─► items ─► read, decode, store ─► pairs and rejects
+//! ```
+//! A reader gives items in the sorted order of the source and keeps none; pictures are decoded a
+//! few ahead, and come out in that order. What is wrong with one file or row is a reject.
 
 mod coco;
+mod folder;
+mod img2dataset;
+mod item;
+mod table;
+mod webdataset;
 
-use std::collections::HashSet;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use capstan_plan::id::PairId;
 use capstan_plan::reject::RejectCode;
-use capstan_plan::row::{Origin, Pair, Reject, Text};
-use capstan_plan::stage::Import;
+use capstan_plan::row::{Pair, Reject, Text};
+use capstan_plan::stage::{Import, ImportFormat};
+use capstan_plan::task::Slice;
 use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
@@ -17,130 +27,130 @@ use crate::net::Refusal;
 use crate::pages::reject;
 use crate::picture::{Picture, Studio};
 use crate::{Control, Error, POLICY_VERSION};
-use coco::Record;
+use item::{Candidate, Item, Sink, Source};
 
-/// The file of captions, and the page URL of its pairs.
-const CAPTIONS: &str = "captions.json";
-/// The folder of pictures beside it.
-const IMAGES: &str = "images";
-/// Pictures read and decoded ahead.
+/// Pictures read and decoded ahead, and items waiting for that.
 const AHEAD: usize = 16;
 
-/// Imports `folder/captions.json` (COCO captions form) with the pictures of
-/// `folder/images`: one pair per picture, with all of its captions as human texts, to
-/// `pairs` in the order of the file.
+/// What became of one item of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Imported {
+    /// A picture with its texts.
+    Pair(Box<Pair>),
+    /// A picture, a row or a file that cannot be used.
+    Reject(Reject),
+}
+
+/// Imports one slice of the source at `folder`, in its sorted order.
 ///
-/// A pair's image URL is the key `file:<dataset>/<file_name>`, its page URL
-/// `captions.json`. Of a file as large as COCO's own, records stay in memory; pictures
-/// are read one by one.
+/// What the slices are made of: the pictures of a folder, else files. A picture's URL is the one
+/// that the source states, else `file:<dataset>/<path>`; the file that names it stands for the
+/// page, and its key there for the archive's.
 ///
-/// Rejects: `record` (no such file, a name outside of the folder, no caption, a caption
-/// without its picture, a field missing or of another type), `text_bytes`, `bytes`, and
-/// what decoding may say.
+/// Rejects: `record` (no text, no picture, a key twice, a file that cannot be read), `text_bytes`,
+/// `bytes`, what decoding may say, and of rows that img2dataset failed on what it said.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::Format`]: `captions.json` is not there or no COCO captions
-/// file. [`Error::Cancelled`], also where the receiver of `pairs` is gone.
-pub async fn import_coco(
+/// [`Error::Read`], [`Error::Format`]: the source is not there or of another form.
+/// [`Error::Cancelled`], also where the receiver of `imported` is gone.
+pub async fn import(
     config: &Import,
     folder: &Path,
+    slice: Slice,
     control: &Control,
-    pairs: mpsc::Sender<Pair>,
-) -> Result<Vec<Reject>, Error> {
+    imported: mpsc::Sender<Imported>,
+) -> Result<(), Error> {
     let work = async {
-        let path = folder.join(CAPTIONS);
-        let read = tokio::task::spawn_blocking(move || coco::read(&path));
-        let (records, refused) = read.await.map_err(Error::Thread)??;
-        let mut rejects: Vec<Reject> = refused
-            .into_iter()
-            .map(|refused| reject(refused.refusal, &refused.what, CAPTIONS, refused.is_image))
-            .collect();
-        let total = records.len() as u64;
+        let (sender, mut items) = mpsc::channel(AHEAD);
+        let reading = tokio::task::spawn_blocking({
+            let (config, folder) = (config.clone(), folder.to_owned());
+            move || read(&config, &folder, slice, &Sink::new(sender))
+        });
         let studio = Studio::new(&config.storing);
-        let images = folder.join(IMAGES);
-        let made = futures::stream::iter(unique(records))
-            .map(|(record, is_first)| load(config, &studio, &images, control, record, is_first));
+        let items = futures::stream::poll_fn(move |context| items.poll_recv(context));
+        let made = items.map(|item| make(config, &studio, control, item));
         let mut made = made.buffered(AHEAD);
         let mut done = 0;
-        while let Some((name, outcome)) = made.try_next().await? {
-            match outcome {
-                Ok(pair) => pairs.send(*pair).await.map_err(|_| Error::Cancelled)?,
-                Err(refusal) => rejects.push(reject(refusal, &name, CAPTIONS, true)),
-            }
+        while let Some(one) = made.try_next().await? {
+            imported.send(one).await.map_err(|_| Error::Cancelled)?;
             done += 1;
-            control.report(done, total);
+            control.report(done, 0);
         }
-        Ok(rejects)
+        reading.await.map_err(Error::Thread)?
     };
     let outcome = control.cancel.run_until_cancelled(work).await;
     outcome.unwrap_or(Err(Error::Cancelled))
 }
 
-/// Each record with whether it is the first of its file name.
-fn unique(records: Vec<Record>) -> Vec<(Record, bool)> {
-    let mut names = HashSet::new();
-    let records = records.into_iter();
-    records
-        .map(|record| {
-            let is_first = names.insert(record.file_name.clone());
-            (record, is_first)
-        })
-        .collect()
+/// Gives every item of the slice to `sink`; blocks.
+fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+    match config.format {
+        ImportFormat::CocoCaptions => coco::read(config, folder, slice, sink),
+        ImportFormat::Img2dataset => img2dataset::read(config, folder, slice, sink),
+        ImportFormat::Webdataset => webdataset::read(config, folder, slice, sink),
+        ImportFormat::Folder => folder::read(config, folder, slice, sink),
+    }
 }
 
-async fn load(
+async fn make(
     config: &Import,
     studio: &Studio,
-    images: &Path,
     control: &Control,
-    record: Record,
-    is_first: bool,
-) -> Result<(String, Result<Box<Pair>, Refusal>), Error> {
-    let name = record.file_name.clone();
-    let checked = check(config, &record, is_first).and_then(|()| inside(images, &name));
-    let path = match checked {
-        Ok(path) => path,
-        Err(refusal) => return Ok((name, Err(refusal))),
+    item: Item,
+) -> Result<Imported, Error> {
+    let candidate = match item {
+        Item::Candidate(candidate) => candidate,
+        Item::Refused(refused) => return Ok(Imported::Reject(refused)),
     };
-    let bytes = match read_capped(&path, config.max_image_bytes).await {
+    let refused = |refusal| {
+        let what = candidate.what();
+        Imported::Reject(reject(refusal, what, &candidate.page_url, true))
+    };
+    if let Err(refusal) = check_texts(config, &candidate.texts) {
+        return Ok(refused(refusal));
+    }
+    let bytes = match load(&candidate.picture, config.max_image_bytes).await {
         Ok(bytes) => bytes,
-        Err(refusal) => return Ok((name, Err(refusal))),
+        Err(refusal) => return Ok(refused(refusal)),
     };
-    let picture = studio.make(bytes).await?;
-    let outcome = picture.map(|picture| Box::new(pair(config, record, picture, control.now_ms())));
-    Ok((name, outcome))
+    Ok(match studio.make(bytes).await? {
+        Ok(picture) => {
+            let made = pair(config, *candidate, picture, control.now_ms());
+            Imported::Pair(Box::new(made))
+        }
+        Err(refusal) => refused(refusal),
+    })
 }
 
-fn check(config: &Import, record: &Record, is_first: bool) -> Result<(), Refusal> {
-    let refuse = |detail: &str| Err(Refusal::new(RejectCode::Record, detail));
-    if !is_first {
-        return refuse("another record names the same file");
-    }
-    if record.captions.is_empty() {
-        return refuse("no annotation has a caption for it");
+fn check_texts(config: &Import, texts: &[String]) -> Result<(), Refusal> {
+    if texts.is_empty() {
+        let detail = "no text belongs to the picture";
+        return Err(Refusal::new(RejectCode::Record, detail));
     }
     let cap = config.max_text_bytes;
-    match record.captions.iter().find(|caption| caption.len() > cap) {
+    match texts.iter().find(|text| text.len() > cap) {
         Some(long) => {
-            let detail = format!("caption of {} bytes; at most {cap}", long.len());
+            let detail = format!("text of {} bytes; at most {cap}", long.len());
             Err(Refusal::new(RejectCode::TextBytes, detail))
         }
         None => Ok(()),
     }
 }
 
-/// The path of a file name, which must not lead out of the folder.
-fn inside(images: &Path, name: &str) -> Result<PathBuf, Refusal> {
-    let is_plain = |part| matches!(part, Component::Normal(_));
-    let path = Path::new(name);
-    if name.is_empty() || !path.components().all(is_plain) {
-        let detail = "file_name must be a plain path within `images`";
-        return Err(Refusal::new(RejectCode::Record, detail));
+async fn load(picture: &Source, cap: u64) -> Result<Vec<u8>, Refusal> {
+    let bytes = match picture {
+        Source::Bytes(bytes) => bytes.clone(),
+        Source::File(path) => read_capped(path, cap).await?,
+    };
+    if bytes.len() as u64 > cap {
+        let detail = format!("more than {cap} bytes");
+        return Err(Refusal::new(RejectCode::Bytes, detail));
     }
-    Ok(images.join(path))
+    Ok(bytes)
 }
 
-async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Refusal> {
+/// At most a byte more than the cap.
+async fn read_capped(path: &PathBuf, cap: u64) -> Result<Vec<u8>, Refusal> {
     let unreadable = |error: std::io::Error| {
         Refusal::new(RejectCode::Record, format!("cannot read the file: {error}"))
     };
@@ -150,42 +160,35 @@ async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Refusal> {
     }
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Vec::new();
-    file.take(cap + 1)
-        .read_to_end(&mut bytes)
-        .await
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > cap {
-        return Err(Refusal::new(
-            RejectCode::Bytes,
-            format!("more than {cap} bytes"),
-        ));
-    }
+    let mut capped = file.take(cap.saturating_add(1));
+    capped.read_to_end(&mut bytes).await.map_err(unreadable)?;
     Ok(bytes)
 }
 
-fn pair(config: &Import, record: Record, picture: Picture, fetched_at_ms: i64) -> Pair {
-    let image_url = format!("file:{}/{}", config.dataset, record.file_name);
-    let pair_id = PairId::new(&image_url, CAPTIONS);
-    let captions = record.captions.into_iter();
+fn pair(config: &Import, candidate: Candidate, picture: Picture, fetched_at_ms: i64) -> Pair {
+    let pair_id = candidate.pair_id();
+    let origin = config.origin();
+    let original = candidate.original;
+    let texts = candidate.texts.into_iter();
     Pair {
         pair_id,
         image: picture.bytes,
         width: picture.width,
         height: picture.height,
-        original_width: picture.original_width,
-        original_height: picture.original_height,
-        sha256: picture.sha256,
+        original_width: original.width.unwrap_or(picture.original_width),
+        original_height: original.height.unwrap_or(picture.original_height),
+        sha256: original.sha256.unwrap_or(picture.sha256),
         phash: picture.phash,
-        image_url,
-        page_url: CAPTIONS.to_owned(),
-        archive_ref: Some(record.file_name),
+        image_url: candidate.image_url,
+        page_url: candidate.page_url,
+        archive_ref: Some(candidate.key),
         fetched_at_ms,
         opt_out: Vec::new(),
         policy_version: POLICY_VERSION,
-        licence: record.licence,
+        licence: candidate.licence,
         attribution: None,
-        texts: captions
-            .map(|text| Text::new(&pair_id, Origin::Human, text))
+        texts: texts
+            .map(|text| Text::new(&pair_id, origin, text))
             .collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! From seeds to pictures with their texts, politely and safely; and the import of annotated pairs.
+//! From seeds to pictures with their texts, politely and safely; and the import of pairs that somebody has.
 //!
 //! What lives here: the frontier (which page is fetched in which wave, by which
 //! shard), robots.txt and opt-outs, the network with its address guard, pacing
@@ -30,7 +30,7 @@ pub use control::{Control, Progress};
 pub use error::Error;
 pub use frontier::{plan_images, plan_pages};
 pub use images::fetch_images;
-pub use import::import_coco;
+pub use import::{Imported, import};
 pub use net::{Net, NetConfig};
 pub use pages::{PagesFetched, fetch_pages};
 

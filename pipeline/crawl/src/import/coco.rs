@@ -1,34 +1,98 @@
-//! COCO captions JSON: `images: [{id, file_name, license}]`,
+//! COCO captions: `captions.json` of the form `images: [{id, file_name, license}]`,
 //! `annotations: [{image_id, caption}]`, `licenses: [{id, url, name}]`
-//! (cocodataset.org, "Data format", 1 and 4).
+//! (cocodataset.org, "Data format", 1 and 4) beside a folder `images`.
+//!
+//! Of a file as large as COCO's own, records stay in memory; pictures do not.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use capstan_plan::reject::RejectCode;
+use capstan_plan::stage::Import;
+use capstan_plan::task::Slice;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::item::{Candidate, Original, Sink, Source, file_url};
 use crate::Error;
 use crate::net::Refusal;
 
+/// The file of captions, and the page URL of its pairs.
+const CAPTIONS: &str = "captions.json";
+/// The folder of pictures beside it.
+const IMAGES: &str = "images";
+
+/// One pair per picture of the file, in its order, with all of its captions.
+pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+    let (records, refused) = read_file(&folder.join(CAPTIONS))?;
+    let mut places = 0..;
+    let mut is_ours = || places.next().is_some_and(|place| slice.holds(place));
+    for refused in refused {
+        if is_ours() {
+            sink.refuse(refused.refusal, &refused.what, CAPTIONS, refused.is_image)?;
+        }
+    }
+    let images = folder.join(IMAGES);
+    let mut names = HashSet::new();
+    for record in records {
+        let path = match names.insert(record.file_name.clone()) {
+            true => inside(&images, &record.file_name),
+            false => Err(refusal("another record names the same file")),
+        };
+        if !is_ours() {
+            continue;
+        }
+        match path {
+            Ok(path) => sink.candidate(candidate(config, record, path))?,
+            Err(refusal) => sink.refuse(refusal, &record.file_name, CAPTIONS, true)?,
+        }
+    }
+    Ok(())
+}
+
+fn candidate(config: &Import, record: Record, path: PathBuf) -> Candidate {
+    Candidate {
+        image_url: file_url(config, &record.file_name),
+        key: record.file_name,
+        page_url: CAPTIONS.to_owned(),
+        picture: Source::File(path),
+        texts: record.captions,
+        original: Original::default(),
+        licence: record.licence,
+    }
+}
+
+/// The path of a file name, which must not lead out of the folder.
+fn inside(images: &Path, name: &str) -> Result<PathBuf, Refusal> {
+    let is_plain = |part| matches!(part, Component::Normal(_));
+    let path = Path::new(name);
+    match !name.is_empty() && path.components().all(is_plain) {
+        true => Ok(images.join(path)),
+        false => Err(refusal("file_name must be a plain path within `images`")),
+    }
+}
+
+fn refusal(detail: &str) -> Refusal {
+    Refusal::new(RejectCode::Record, detail)
+}
+
 /// A picture with its captions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) file_name: String,
+struct Record {
+    file_name: String,
     /// Whitespace collapsed, none empty, none twice.
-    pub(super) captions: Vec<String>,
-    pub(super) licence: Option<String>,
+    captions: Vec<String>,
+    licence: Option<String>,
 }
 
 /// A record that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) what: String,
-    pub(super) is_image: bool,
-    pub(super) refusal: Refusal,
+struct Refused {
+    what: String,
+    is_image: bool,
+    refusal: Refusal,
 }
 
 #[derive(Deserialize)]
@@ -68,7 +132,7 @@ struct License {
 }
 
 /// Reads the file.
-pub(super) fn read(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
+fn read_file(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
     let file = File::open(path).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
@@ -83,6 +147,7 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
         }
         Error::Format {
             path,
+            expected: "COCO captions file",
             problem: error.to_string(),
         }
     })?;
@@ -145,10 +210,9 @@ fn licences(licences: Vec<Lenient<License>>) -> HashMap<u64, String> {
 }
 
 fn refuse(what: String, is_image: bool, detail: &str) -> Refused {
-    let refusal = Refusal::new(RejectCode::Record, detail);
     Refused {
         what,
         is_image,
-        refusal,
+        refusal: refusal(detail),
     }
 }

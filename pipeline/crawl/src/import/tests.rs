@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use capstan_plan::row::Origin;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-fn config() -> Import {
+mod folder;
+mod img2dataset;
+mod webdataset;
+
+fn config(format: &str) -> Import {
     serde_json::from_value(serde_json::json!({
         "dataset": "human",
-        "format": "coco_captions",
+        "format": format,
         "source": "x",
         "max_text_bytes": 100,
         "max_image_bytes": 50_000,
@@ -19,19 +24,78 @@ fn config() -> Import {
     .unwrap()
 }
 
-async fn import(folder: &Path) -> Result<(Vec<Pair>, Vec<Reject>), Error> {
+type Both = (Vec<Pair>, Vec<Reject>);
+
+async fn import_slice(format: &str, folder: &Path, slice: Slice) -> Result<Both, Error> {
     let control = Control::new(CancellationToken::new(), |_| {}, || 7);
     let (sender, mut receiver) = mpsc::channel(2);
     let collect = async {
-        let mut pairs = Vec::new();
-        while let Some(pair) = receiver.recv().await {
-            pairs.push(pair);
+        let (mut pairs, mut rejects) = (Vec::new(), Vec::new());
+        while let Some(imported) = receiver.recv().await {
+            match imported {
+                Imported::Pair(pair) => pairs.push(*pair),
+                Imported::Reject(reject) => rejects.push(reject),
+            }
         }
+        (pairs, rejects)
+    };
+    let config = config(format);
+    let reading = super::import(&config, folder, slice, &control, sender);
+    let (read, both) = tokio::join!(reading, collect);
+    read.map(|()| both)
+}
+
+async fn import_as(format: &str, folder: &Path) -> Result<Both, Error> {
+    import_slice(format, folder, Slice::default()).await
+}
+
+async fn import(folder: &Path) -> Result<Both, Error> {
+    import_as("coco_captions", folder).await
+}
+
+/// The slices of a source hold what the whole holds, each item once.
+async fn slices_are_the_whole(format: &str, folder: &Path) {
+    let key = |reject: &Reject| (reject.code, reject.url.clone(), reject.detail.clone());
+    let (whole, whole_rejects) = import_as(format, folder).await.unwrap();
+    let (mut pairs, mut rejects) = (Vec::new(), Vec::new());
+    for index in 0..3 {
+        let slice = import_slice(format, folder, Slice { index, of: 3 }).await;
+        let slice = slice.unwrap();
+        assert!(slice.0.len() < whole.len(), "one slice holds all");
+        pairs.extend(slice.0);
+        rejects.extend(slice.1);
+    }
+    let sorted = |mut pairs: Vec<Pair>| {
+        pairs.sort_by_key(|pair| pair.pair_id);
         pairs
     };
-    let config = config();
-    let (rejects, pairs) = tokio::join!(import_coco(&config, folder, &control, sender), collect);
-    Ok((pairs, rejects?))
+    assert_eq!(sorted(pairs), sorted(whole));
+    let codes = |rejects: &[Reject]| {
+        let mut codes: Vec<_> = rejects.iter().map(key).collect();
+        codes.sort();
+        codes
+    };
+    assert_eq!(codes(&rejects), codes(&whole_rejects));
+}
+
+fn codes(rejects: &[Reject]) -> Vec<(RejectCode, &str)> {
+    let mut codes: Vec<_> = rejects.iter().map(|r| (r.code, r.url.as_str())).collect();
+    codes.sort();
+    codes
+}
+
+fn picture(side: u32) -> Vec<u8> {
+    let picture =
+        image::RgbImage::from_fn(side, side, |x, y| image::Rgb([x as u8 * 3, y as u8, 9]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    picture
+        .write_to(&mut bytes, image::ImageFormat::Png)
+        .unwrap();
+    bytes.into_inner()
+}
+
+fn words(pair: &Pair) -> Vec<&str> {
+    pair.texts.iter().map(|text| text.text.as_str()).collect()
 }
 
 fn save(folder: &Path, name: &str, side: u32) {

@@ -1,0 +1,249 @@
+//! WebDataset: tar files whose members share the name up to the first dot of their last part, one
+//! sample after another. img2dataset (`output_format=webdataset`) writes `<key>.jpg`, `<key>.txt`
+//! and `<key>.json`, and beside `00000.tar` a `00000.parquet` that names the rows it failed on.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use capstan_plan::id::Digest;
+use capstan_plan::reject::RejectCode;
+use capstan_plan::stage::Import;
+use capstan_plan::task::Slice;
+use serde_json::Value;
+use tar::{Archive, EntryType};
+
+use super::img2dataset::{each_batch, failed};
+use super::item::{
+    Candidate, Keys, Original, Sink, Source, file_url, files, image_url, texts, twice,
+};
+use crate::Error;
+use crate::net::Refusal;
+
+/// Bytes of a sample's `json` at most.
+const MAX_JSON_BYTES: u64 = 1 << 20;
+const EXPECTED: &str = "WebDataset tar";
+
+/// Samples of the slice's tars, in the order of their names.
+pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+    let names = files(folder, "tar")?;
+    check_source(folder, &names)?;
+    for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
+        let mut samples = Samples::new(config, name, sink);
+        if let Err(problem) = samples.read(&folder.join(name))? {
+            sink.refuse_file(name, &format!("the rest of it is lost: {problem}"))?;
+        }
+        samples.flush()?;
+        refuse_failed(config, folder, name, sink)?;
+    }
+    Ok(())
+}
+
+/// Whether any file begins like a tar; else the source is another's.
+fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
+    let foreign = |path: &Path, problem: String| Error::Format {
+        path: path.to_owned(),
+        expected: EXPECTED,
+        problem,
+    };
+    let mut first = None;
+    for name in names {
+        let path = folder.join(name);
+        let opened = File::open(&path).and_then(|file| {
+            let mut archive = Archive::new(BufReader::new(file));
+            archive.entries()?.next().transpose().map(|_| ())
+        });
+        match opened {
+            Ok(()) => return Ok(()),
+            Err(error) => first = first.or(Some(foreign(&path, error.to_string()))),
+        }
+    }
+    Err(first.unwrap_or_else(|| foreign(folder, "no file in it ends in `.tar`".to_owned())))
+}
+
+/// Rows that img2dataset failed on stand in no tar, but in the Parquet beside it.
+fn refuse_failed(config: &Import, folder: &Path, name: &str, sink: &Sink) -> Result<(), Error> {
+    let beside = Path::new(name).with_extension("parquet");
+    let (path, page_url) = (folder.join(&beside), file_url(config, name));
+    if !path.is_file() {
+        return Ok(());
+    }
+    let columns = ["url", "key", "status", "error_message"];
+    let name = beside.display().to_string();
+    each_batch(&path, &name, &columns, sink, |batch, _| {
+        for row in 0..batch.rows() {
+            if let Some(refusal) = failed(batch, row) {
+                let what = batch.text("url", row).or_else(|| batch.text("key", row));
+                sink.refuse(refusal, what.unwrap_or_default(), &page_url, true)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A sample as far as its members were met.
+#[derive(Default)]
+struct Sample {
+    key: String,
+    picture: Option<Result<Vec<u8>, Refusal>>,
+    text: Option<Result<Vec<u8>, Refusal>>,
+    json: Option<Value>,
+}
+
+/// Gathers the members of samples.
+struct Samples<'a> {
+    config: &'a Import,
+    /// The tar.
+    name: &'a str,
+    page_url: String,
+    sink: &'a Sink,
+    open: Option<Sample>,
+    keys: Keys,
+}
+
+impl<'a> Samples<'a> {
+    fn new(config: &'a Import, name: &'a str, sink: &'a Sink) -> Self {
+        Self {
+            config,
+            name,
+            page_url: file_url(config, name),
+            sink,
+            open: None,
+            keys: Keys::default(),
+        }
+    }
+
+    /// The inner result says where the tar breaks.
+    fn read(&mut self, path: &Path) -> Result<Result<(), std::io::Error>, Error> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut archive = Archive::new(BufReader::new(file));
+        let entries = match archive.entries() {
+            Ok(entries) => entries,
+            Err(error) => return Ok(Err(error)),
+        };
+        for entry in entries {
+            let (member, bytes) = match entry.and_then(|entry| self.member(entry)) {
+                Ok(Some(found)) => found,
+                Ok(None) => continue,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.add(&member, bytes)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// A member by its path, with its bytes as far as they are wanted; `None` where they are not.
+    fn member(
+        &self,
+        mut entry: tar::Entry<'_, impl Read>,
+    ) -> std::io::Result<Option<(String, Result<Vec<u8>, Refusal>)>> {
+        if entry.header().entry_type() != EntryType::Regular {
+            return Ok(None);
+        }
+        let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let cap = match split(&path).1.as_str() {
+            "jpg" | "jpeg" | "png" | "webp" | "gif" => self.config.max_image_bytes,
+            "txt" => self.config.max_text_bytes as u64,
+            "json" => MAX_JSON_BYTES,
+            _ => return Ok(None),
+        };
+        if entry.size() > cap {
+            let detail = format!("{} bytes; at most {cap}", entry.size());
+            return Ok(Some((path, Err(Refusal::new(RejectCode::Bytes, detail)))));
+        }
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes)?;
+        Ok(Some((path, Ok(bytes))))
+    }
+
+    fn add(&mut self, path: &str, bytes: Result<Vec<u8>, Refusal>) -> Result<(), Error> {
+        let (key, kind) = split(path);
+        if self.open.as_ref().is_none_or(|sample| sample.key != key) {
+            self.flush()?;
+        }
+        let sample = self.open.get_or_insert_with(|| Sample {
+            key: key.to_owned(),
+            ..Sample::default()
+        });
+        match kind.as_str() {
+            "txt" => {
+                let cap = |refusal: Refusal| Refusal::new(RejectCode::TextBytes, refusal.detail);
+                sample.text = Some(bytes.map_err(cap));
+            }
+            "json" => {
+                sample.json = bytes
+                    .ok()
+                    .and_then(|json| serde_json::from_slice(&json).ok())
+            }
+            _ => sample.picture = Some(bytes),
+        }
+        Ok(())
+    }
+
+    /// Gives the sample whose members were gathered.
+    fn flush(&mut self) -> Result<(), Error> {
+        let Some(sample) = self.open.take() else {
+            return Ok(());
+        };
+        let key = sample.key.clone();
+        let made = match self.keys.is_new(&key) {
+            true => self.candidate(sample),
+            false => Err(twice()),
+        };
+        match made {
+            Ok(candidate) => self.sink.candidate(candidate),
+            Err(refusal) => self.sink.refuse(refusal, &key, &self.page_url, true),
+        }
+    }
+
+    fn candidate(&self, sample: Sample) -> Result<Candidate, Refusal> {
+        let record = |detail: &str| Refusal::new(RejectCode::Record, detail);
+        let picture = sample
+            .picture
+            .unwrap_or_else(|| Err(record("the sample has no jpg, png, webp or gif")))?;
+        let json = |field: &str| sample.json.as_ref().and_then(|json| json.get(field));
+        let stated = |field: &str| json(field).and_then(Value::as_str);
+        let text = sample.text.transpose()?;
+        let text = match &text {
+            Some(bytes) => Some(std::str::from_utf8(bytes).map_err(|_| record("txt is no UTF-8"))?),
+            None => stated("caption"),
+        };
+        let pixels = |field: &str| {
+            let pixels = json(field).and_then(Value::as_u64);
+            pixels
+                .and_then(|pixels| u32::try_from(pixels).ok())
+                .filter(|pixels| *pixels > 0)
+        };
+        let path = format!("{}/{}", self.name, sample.key);
+        Ok(Candidate {
+            image_url: image_url(self.config, stated("url"), &path),
+            page_url: self.page_url.clone(),
+            picture: Source::Bytes(picture),
+            texts: texts(text),
+            original: Original {
+                width: pixels("original_width"),
+                height: pixels("original_height"),
+                sha256: stated("sha256")
+                    .and_then(Digest::from_hex)
+                    .map(|digest| digest.0),
+            },
+            licence: stated("licence").map(str::to_owned),
+            key: sample.key,
+        })
+    }
+}
+
+/// Key and kind of a member: what stands before and behind the first dot of its last part.
+fn split(path: &str) -> (&str, String) {
+    let last = path.rfind('/').map_or(0, |slash| slash + 1);
+    match path[last..].find('.') {
+        Some(dot) => {
+            let (key, kind) = path.split_at(last + dot);
+            (key, kind[1..].to_lowercase())
+        }
+        None => (path, String::new()),
+    }
+}
