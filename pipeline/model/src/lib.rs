@@ -23,6 +23,7 @@ pub mod device;
 pub mod folder;
 pub mod generate;
 pub mod init;
+pub mod inspect;
 mod layers;
 mod ops;
 pub mod preprocess;

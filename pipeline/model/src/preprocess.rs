@@ -71,17 +71,26 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
-/// The same as files of Hugging Face hold it.
+/// The same as files of Hugging Face hold it. Of the fields that nothing here reads, each release
+/// of its library leaves out others.
 #[derive(Serialize, Deserialize)]
 struct File {
+    #[serde(default)]
     image_processor_type: String,
+    #[serde(default)]
     do_convert_rgb: bool,
+    #[serde(default)]
     do_resize: bool,
+    #[serde(default)]
     do_center_crop: bool,
+    #[serde(default)]
     do_rescale: bool,
+    #[serde(default)]
     do_normalize: bool,
+    #[serde(default)]
     rescale_factor: f64,
     /// Bicubic.
+    #[serde(default)]
     resample: u8,
     image_mean: [f32; 3],
     image_std: [f32; 3],
@@ -325,5 +334,21 @@ mod tests {
                 preprocess
             );
         }
+    }
+
+    #[test]
+    fn files_of_released_models_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        // As it lies beside BLIP, written by an early release of the library.
+        let text = r#"{"do_normalize": true, "do_pad": true, "do_rescale": true,
+            "do_resize": true, "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_processor_type": "BlipImageProcessor",
+            "image_std": [0.26862954, 0.26130258, 0.27577711], "processor_class": "BlipProcessor",
+            "resample": 3, "rescale_factor": 0.00392156862745098,
+            "size": {"height": 384, "width": 384}, "size_divisor": 32}"#;
+        std::fs::write(folder.path().join(FILE), text).expect("written");
+        let read = ImagePreprocess::load(folder.path()).expect("read");
+        assert_eq!((read.side, read.fit), (384, Fit::Square));
+        assert_eq!(read.mean[1], 0.457_827_5);
     }
 }

@@ -166,10 +166,18 @@ impl Tokenizer {
 
     /// Reads the contents of a `vocab.txt`.
     ///
+    /// BERT's own, which lies beside released BLIP models, ends before [DEC] and [ENC]: BLIP puts
+    /// them behind its last token, in this order (`blip.py`, `init_tokenizer`).
+    ///
     /// # Errors
     /// [`Error`].
     pub fn from_vocab_text(text: &str) -> Result<Self, Error> {
-        Self::from_tokens(text.lines().map(str::to_owned).collect())
+        let mut tokens: Vec<String> = text.lines().map(str::to_owned).collect();
+        let has = |token: &str| tokens.iter().any(|found| found == token);
+        if !has("[DEC]") && !has("[ENC]") {
+            tokens.extend(["[DEC]", "[ENC]"].map(str::to_owned));
+        }
+        Self::from_tokens(tokens)
     }
 
     /// The contents of `vocab.txt`.
@@ -376,6 +384,19 @@ mod tests {
         assert!(matches!(
             Tokenizer::from_vocab_text("a\nb\n"),
             Err(Error::Special(_))
+        ));
+    }
+
+    #[test]
+    fn berts_own_vocabulary_gets_the_tokens_that_blip_adds() {
+        let bert = "[PAD]\n[unused0]\n[UNK]\n[CLS]\n[SEP]\nred\n";
+        let tokenizer = Tokenizer::from_vocab_text(bert).expect("a vocabulary");
+        let special = tokenizer.special();
+        assert_eq!((special.dec, special.enc, tokenizer.len()), (6, 7, 8));
+        let half = format!("{bert}[ENC]\n");
+        assert!(matches!(
+            Tokenizer::from_vocab_text(&half),
+            Err(Error::Special("[DEC]"))
         ));
     }
 }
