@@ -2,7 +2,8 @@
 
 use super::*;
 
-const DEMO: &str = include_str!("../../../services/cli/src/demo/pipeline.toml");
+const DEMO: &str = include_str!("../../../deploy/pipelines/demo.toml");
+const CAPFILT: &str = include_str!("../../../deploy/pipelines/capfilt.toml");
 const FULL: &str = include_str!("../../../services/cli/src/demo/full.toml");
 
 fn refused(text: &str) -> String {
@@ -16,8 +17,12 @@ fn refused(text: &str) -> String {
 }
 
 #[test]
-fn the_shipped_pipeline_is_read_and_every_stage_comes_after_its_inputs() {
-    for text in [DEMO.to_owned(), format!("{DEMO}\n{FULL}")] {
+fn shipped_pipelines_are_read_and_every_stage_comes_after_its_inputs() {
+    for text in [
+        DEMO.to_owned(),
+        format!("{DEMO}\n{FULL}"),
+        CAPFILT.to_owned(),
+    ] {
         let pipeline = Pipeline::from_toml(&text, "demo.toml").unwrap();
         let order = pipeline.order();
         assert_eq!(order.len(), pipeline.stages.len());

@@ -27,8 +27,8 @@ use crate::output::write_whole;
 use folder::Folder;
 use inputs::Inputs;
 
-/// The shipped pipeline.
-pub const PIPELINE: &str = include_str!("pipeline.toml");
+/// The shipped pipeline: the one file that `deploy` offers too.
+pub const PIPELINE: &str = include_str!("../../../../deploy/pipelines/demo.toml");
 
 /// What `--full` adds to it.
 pub const FULL: &str = include_str!("full.toml");
