@@ -9,6 +9,7 @@ mod bad_input;
 mod cluster_input;
 mod crawl_truth;
 mod demo;
+mod given;
 mod harness;
 mod process;
 mod resume;
