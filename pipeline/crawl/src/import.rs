@@ -13,7 +13,7 @@ mod item;
 mod table;
 mod webdataset;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{Pair, Reject, Text};
@@ -98,8 +98,8 @@ async fn make(
     control: &Control,
     item: Item,
 ) -> Result<Imported, Error> {
-    let candidate = match item {
-        Item::Candidate(candidate) => candidate,
+    let (candidate, source) = match item {
+        Item::Candidate(candidate, source) => (candidate, source),
         Item::Refused(refused) => return Ok(Imported::Reject(refused)),
     };
     let refused = |refusal| {
@@ -109,7 +109,7 @@ async fn make(
     if let Err(refusal) = check_texts(config, &candidate.texts) {
         return Ok(refused(refusal));
     }
-    let bytes = match load(&candidate.picture, config.max_image_bytes).await {
+    let bytes = match load(source, config.max_image_bytes).await {
         Ok(bytes) => bytes,
         Err(refusal) => return Ok(refused(refusal)),
     };
@@ -137,10 +137,10 @@ fn check_texts(config: &Import, texts: &[String]) -> Result<(), Refusal> {
     }
 }
 
-async fn load(picture: &Source, cap: u64) -> Result<Vec<u8>, Refusal> {
-    let bytes = match picture {
-        Source::Bytes(bytes) => bytes.clone(),
-        Source::File(path) => read_capped(path, cap).await?,
+async fn load(source: Source, cap: u64) -> Result<Vec<u8>, Refusal> {
+    let bytes = match source {
+        Source::Bytes(bytes) => bytes,
+        Source::File(path) => read_capped(&path, cap).await?,
     };
     if bytes.len() as u64 > cap {
         let detail = format!("more than {cap} bytes");
@@ -150,7 +150,7 @@ async fn load(picture: &Source, cap: u64) -> Result<Vec<u8>, Refusal> {
 }
 
 /// At most a byte more than the cap.
-async fn read_capped(path: &PathBuf, cap: u64) -> Result<Vec<u8>, Refusal> {
+async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Refusal> {
     let unreadable = |error: std::io::Error| {
         Refusal::new(RejectCode::Record, format!("cannot read the file: {error}"))
     };

@@ -45,19 +45,18 @@ pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) ->
             continue;
         }
         match path {
-            Ok(path) => sink.candidate(candidate(config, record, path))?,
+            Ok(path) => sink.candidate(candidate(config, record), Source::File(path))?,
             Err(refusal) => sink.refuse(refusal, &record.file_name, CAPTIONS, true)?,
         }
     }
     Ok(())
 }
 
-fn candidate(config: &Import, record: Record, path: PathBuf) -> Candidate {
+fn candidate(config: &Import, record: Record) -> Candidate {
     Candidate {
         image_url: file_url(config, &record.file_name),
         key: record.file_name,
         page_url: CAPTIONS.to_owned(),
-        picture: Source::File(path),
         texts: record.captions,
         original: Original::default(),
         licence: record.licence,

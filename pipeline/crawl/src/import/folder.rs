@@ -165,15 +165,18 @@ impl Walk<'_> {
             None => Err(Refusal::new(RejectCode::Record, "no `.txt` has its name")),
         };
         match lines {
-            Ok(lines) => self.sink.candidate(Candidate {
-                image_url: file_url(self.config, &path),
-                picture: Source::File(self.root.join(&path)),
-                page_url,
-                texts: texts(lines.lines()),
-                original: Original::default(),
-                licence: None,
-                key: path,
-            }),
+            Ok(lines) => {
+                let source = Source::File(self.root.join(&path));
+                let candidate = Candidate {
+                    image_url: file_url(self.config, &path),
+                    page_url,
+                    texts: texts(lines.lines()),
+                    original: Original::default(),
+                    licence: None,
+                    key: path,
+                };
+                self.sink.candidate(candidate, source)
+            }
             Err(refusal) => self.sink.refuse(refusal, &path, &page_url, true),
         }
     }

@@ -109,12 +109,11 @@ fn read_file(
                         key: key.to_owned(),
                         image_url: image_url(config, stated, &format!("{name}/{key}")),
                         page_url: page_url.clone(),
-                        picture: Source::Bytes(bytes),
                         texts: texts(batch.text(CAPTION, row)),
                         original: original(batch, row),
                         licence: None,
                     };
-                    sink.candidate(candidate)?;
+                    sink.candidate(candidate, Source::Bytes(bytes))?;
                     continue;
                 }
                 Ok(_) => twice(),

@@ -17,8 +17,8 @@ use crate::pages::reject;
 
 /// One item of a source.
 pub(super) enum Item {
-    /// A picture that may become a pair.
-    Candidate(Box<Candidate>),
+    /// A picture that may become a pair, and where its bytes are.
+    Candidate(Box<Candidate>, Source),
     /// What can be none.
     Refused(Reject),
 }
@@ -31,8 +31,6 @@ pub(super) struct Candidate {
     pub(super) image_url: String,
     /// The file that names it.
     pub(super) page_url: String,
-    /// Encoded.
-    pub(super) picture: Source,
     /// Whitespace collapsed, none empty, none twice: see [`texts`].
     pub(super) texts: Vec<String>,
     /// What the source says of the picture as it was downloaded.
@@ -41,7 +39,7 @@ pub(super) struct Candidate {
     pub(super) licence: Option<String>,
 }
 
-/// Where the bytes of a picture are.
+/// Where the encoded bytes of a picture are.
 pub(super) enum Source {
     /// Here.
     Bytes(Vec<u8>),
@@ -109,8 +107,8 @@ impl Sink {
     }
 
     /// Blocks while those before are decoded.
-    pub(super) fn candidate(&self, candidate: Candidate) -> Result<(), Error> {
-        self.send(Item::Candidate(Box::new(candidate)))
+    pub(super) fn candidate(&self, candidate: Candidate, source: Source) -> Result<(), Error> {
+        self.send(Item::Candidate(Box::new(candidate), source))
     }
 
     /// A picture, or another part of the source, that cannot be used.

@@ -194,12 +194,13 @@ impl<'a> Samples<'a> {
             false => Err(twice()),
         };
         match made {
-            Ok(candidate) => self.sink.candidate(candidate),
+            Ok((candidate, picture)) => self.sink.candidate(candidate, Source::Bytes(picture)),
             Err(refusal) => self.sink.refuse(refusal, &key, &self.page_url, true),
         }
     }
 
-    fn candidate(&self, sample: Sample) -> Result<Candidate, Refusal> {
+    /// The sample with the bytes of its picture.
+    fn candidate(&self, sample: Sample) -> Result<(Candidate, Vec<u8>), Refusal> {
         let record = |detail: &str| Refusal::new(RejectCode::Record, detail);
         let picture = sample
             .picture
@@ -218,10 +219,9 @@ impl<'a> Samples<'a> {
                 .filter(|pixels| *pixels > 0)
         };
         let path = format!("{}/{}", self.name, sample.key);
-        Ok(Candidate {
+        let candidate = Candidate {
             image_url: image_url(self.config, stated("url"), &path),
             page_url: self.page_url.clone(),
-            picture: Source::Bytes(picture),
             texts: texts(text),
             original: Original {
                 width: pixels("original_width"),
@@ -232,7 +232,8 @@ impl<'a> Samples<'a> {
             },
             licence: stated("licence").map(str::to_owned),
             key: sample.key,
-        })
+        };
+        Ok((candidate, picture))
     }
 }
 
