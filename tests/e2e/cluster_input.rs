@@ -16,7 +16,10 @@ fn closed() -> String {
 fn coordinator(folder: &Path) -> Command {
     let mut command = capstan(["coordinator", "--listen", "127.0.0.1:0", "--store"]);
     let database = format!("sqlite:{}", folder.join("state.db").display());
-    command.arg(folder.join("store")).arg("--database").arg(database);
+    command
+        .arg(folder.join("store"))
+        .arg("--database")
+        .arg(database);
     command
 }
 
@@ -33,9 +36,15 @@ fn a_pipeline_file_is_checked_before_anybody_is_asked() {
     let without_input = "name = \"x\"\n[[stage]]\nname = \"thin\"\nkind = \"balance\"\n";
     let cycle = small.replacen("from = \"crawl\"", "from = \"balance\"", 1);
     for (text, named) in [
-        (small.replacen("cap = 80", "cup = 80", 1), vec!["balance", "cup"]),
+        (
+            small.replacen("cap = 80", "cup = 80", 1),
+            vec!["balance", "cup"],
+        ),
         (without_input.to_owned(), vec!["thin", "from"]),
-        (cycle, vec!["`curate` reads `balance`", "`balance` reads `curate`"]),
+        (
+            cycle,
+            vec!["`curate` reads `balance`", "`balance` reads `curate`"],
+        ),
         ("name = \"x\"\n".to_owned(), vec!["[[stage]]"]),
         ("name = ".to_owned(), vec!["TOML"]),
     ] {
@@ -52,7 +61,10 @@ fn a_pipeline_file_is_checked_before_anybody_is_asked() {
         }
     }
     let stderr = fail(&mut capstan(["run", "/no/such/pipeline.toml"]), 3);
-    assert!(one_line(&stderr).contains("/no/such/pipeline.toml"), "{stderr}");
+    assert!(
+        one_line(&stderr).contains("/no/such/pipeline.toml"),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -71,7 +83,10 @@ fn a_coordinator_that_is_not_there_is_named() {
     for mut command in commands {
         let stderr = fail(command.args(["--coordinator", &address]), 4);
         let line = one_line(&stderr);
-        assert!(line.contains(&address) && line.contains("unreachable"), "{line}");
+        assert!(
+            line.contains(&address) && line.contains("unreachable"),
+            "{line}"
+        );
     }
 }
 
@@ -203,7 +218,10 @@ fn a_wrong_token_is_refused_and_nothing_is_submitted() {
     let mut runs = capstan(["runs", "--json", "--coordinator", &url]);
     let listed = succeed(runs.env("CAPSTAN__SAFETY__TOKEN", RIGHT));
     assert_eq!(String::from_utf8(listed.stdout).unwrap().trim(), "[]");
-    assert!(!temp.path().join("store/runs").exists(), "a run was written");
+    assert!(
+        !temp.path().join("store/runs").exists(),
+        "a run was written"
+    );
 }
 
 #[test]

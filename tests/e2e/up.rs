@@ -76,7 +76,10 @@ fn a_run_is_planned_submitted_watched_and_needs_no_work_again() {
     assert_eq!(plan["exists"], false, "{plan}");
     assert_eq!(plan["stages"][0]["stage"], "human");
     assert_eq!(plan["stages"][0]["done"], 0);
-    assert_eq!(json(&succeed(&mut with(&["runs", "--json"]))), Value::Array(vec![]));
+    assert_eq!(
+        json(&succeed(&mut with(&["runs", "--json"]))),
+        Value::Array(vec![])
+    );
 
     let told = json(&run(&["--json"]));
     assert_eq!(told["state"], "done", "{told}");
@@ -110,8 +113,13 @@ fn tools_find_what_it_made(folder: &Path, run: &str) {
         command.arg("--store").arg(&store);
         command
     };
-    let shown = succeed(&mut over(&["dataset", "show", "human", "--rows", "1", "--json"]));
-    let text = json(&shown)["texts"][0]["text"].as_str().unwrap().to_owned();
+    let shown = succeed(&mut over(&[
+        "dataset", "show", "human", "--rows", "1", "--json",
+    ]));
+    let text = json(&shown)["texts"][0]["text"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let found = succeed(&mut over(&["dataset", "lineage", "human", &text, "--json"]));
     let found = &json(&found)[0];
     assert_eq!(found["text"], text.as_str());
@@ -120,7 +128,10 @@ fn tools_find_what_it_made(folder: &Path, run: &str) {
     let id = found["text_id"].as_str().unwrap();
     let by_id = succeed(&mut over(&["dataset", "lineage", "human", id]));
     assert!(String::from_utf8(by_id.stdout).unwrap().contains(&text));
-    let stderr = fail(&mut over(&["dataset", "lineage", "human", "no such words"]), 2);
+    let stderr = fail(
+        &mut over(&["dataset", "lineage", "human", "no such words"]),
+        2,
+    );
     assert!(one_line(&stderr).contains("no such words"), "{stderr}");
 
     let out = folder.join("exported");
@@ -140,7 +151,10 @@ fn tools_find_what_it_made(folder: &Path, run: &str) {
     assert!(vocabulary.join("vocab.txt").is_file());
     assert!(!folder.join("vocabulary.partial").exists());
     fail(over(&["model", "export", &digest[..8]]).arg(&vocabulary), 2);
-    fail(over(&["model", "export", "zz"]).arg(folder.join("other")), 2);
+    fail(
+        over(&["model", "export", "zz"]).arg(folder.join("other")),
+        2,
+    );
     fail(over(&["model", "import"]).arg(&vocabulary), 6);
 }
 

@@ -1,6 +1,7 @@
-//! What a process shows of itself, by its role: certificates and the token.
+//! What a process shows of itself, and what a coordinator demands: certificates and the token.
 
 use capstan_runtime::Config;
+use capstan_runtime::config::Secret;
 use capstan_runtime::tls::{Identity, Role};
 
 use crate::client::Access;
@@ -13,8 +14,18 @@ use crate::error::{Exit, ExpectedError, OrExit};
 pub fn operator(config: &Config) -> Result<Access, ExpectedError> {
     Ok(Access {
         tls: identity(config, Role::Operator)?.map(|identity| identity.client()),
-        token: config.safety.read_token().or_exit(Exit::Configuration)?,
+        token: token(config)?,
     })
+}
+
+/// What a coordinator demands of its callers.
+///
+/// # Errors
+/// Configuration, for certificates or a token that cannot be used.
+pub fn coordinator(config: &Config) -> Result<capstan_coordinator::Access, ExpectedError> {
+    let identity = identity(config, Role::Coordinator)?;
+    let token = token(config)?;
+    Ok(capstan_coordinator::Access::new(identity.as_ref(), token))
 }
 
 /// The certificate of a role, where certificates are configured.
@@ -23,4 +34,8 @@ pub fn operator(config: &Config) -> Result<Access, ExpectedError> {
 /// Configuration, naming the file and what is wrong with it.
 pub fn identity(config: &Config, role: Role) -> Result<Option<Identity>, ExpectedError> {
     Identity::load(&config.safety, role).or_exit(Exit::Configuration)
+}
+
+fn token(config: &Config) -> Result<Option<Secret>, ExpectedError> {
+    config.safety.read_token().or_exit(Exit::Configuration)
 }

@@ -58,12 +58,10 @@ pub enum Command {
     )]
     Up(Up),
     /// Submit a pipeline and watch it.
-    #[command(
-        after_help = "Examples:\n  capstan run pipeline.toml --seed 2\n  \
+    #[command(after_help = "Examples:\n  capstan run pipeline.toml --seed 2\n  \
         capstan run pipeline.toml --plan        # what would be done, and what is done already\n  \
         capstan run pipeline.toml --detach --coordinator https://coordinator:7400\n\n\
-        Ctrl-C leaves the run going: `capstan watch RUN` comes back to it."
-    )]
+        Ctrl-C leaves the run going: `capstan watch RUN` comes back to it.")]
     Run(Run),
     /// Watch a run to its end.
     #[command(after_help = "Example:\n  capstan watch small-7\n\nCtrl-C leaves the run going.")]
@@ -104,6 +102,13 @@ pub enum Command {
         configuration, and\nDIR is their [import] root."
     )]
     Demoweb(DemoWeb),
+    /// The coordinator's database.
+    #[command(
+        subcommand,
+        after_help = "Example:\n  capstan state rebuild --store s3://bucket/prefix --database \
+        sqlite:capstan.db"
+    )]
+    State(State),
     /// Describe pictures with a captioner.
     #[command(after_help = "Example:\n  capstan caption photo.jpg --model \
         capstan-demo/models/captioner_bootstrapped")]

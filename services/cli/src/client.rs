@@ -108,7 +108,9 @@ impl Coordinator {
 
     /// Events of a run. A stream that cannot be had is told apart by the caller.
     pub async fn events(&self, run: &str) -> Result<Streaming<v1::Event>, Status> {
-        let request = v1::WatchRequest { run: run.to_owned() };
+        let request = v1::WatchRequest {
+            run: run.to_owned(),
+        };
         Ok(self.client.clone().watch(request).await?.into_inner())
     }
 
@@ -121,14 +123,18 @@ impl Coordinator {
 
     /// One run with its stages and its pipeline.
     pub async fn run(&self, run: &str) -> Result<v1::GetRunResponse, ExpectedError> {
-        let request = v1::GetRunRequest { run: run.to_owned() };
+        let request = v1::GetRunRequest {
+            run: run.to_owned(),
+        };
         let answer = self.client.clone().get_run(request).await;
         self.told(answer)
     }
 
     /// Ends a run.
     pub async fn cancel(&self, run: &str) -> Result<v1::CancelRunResponse, ExpectedError> {
-        let request = v1::CancelRunRequest { run: run.to_owned() };
+        let request = v1::CancelRunRequest {
+            run: run.to_owned(),
+        };
         let answer = self.client.clone().cancel_run(request).await;
         self.told(answer)
     }
@@ -157,7 +163,9 @@ fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
     match &access.tls {
-        Some(tls) => endpoint.tls_config(tls.clone()).or_exit(Exit::Configuration),
+        Some(tls) => endpoint
+            .tls_config(tls.clone())
+            .or_exit(Exit::Configuration),
         None => Ok(endpoint),
     }
 }
@@ -193,7 +201,10 @@ pub fn refused(address: &str, status: &Status) -> ExpectedError {
 /// One line about a coordinator that was not reached, by its innermost cause.
 fn unreachable(address: &str, error: &(dyn Error + 'static)) -> ExpectedError {
     if let Some(refusal) = tls::refusal(error) {
-        return ExpectedError::new(Exit::Configuration, format!("coordinator {address}: {refusal}"));
+        return ExpectedError::new(
+            Exit::Configuration,
+            format!("coordinator {address}: {refusal}"),
+        );
     }
     let innermost = innermost(error);
     let line = format!(
@@ -231,7 +242,10 @@ mod tests {
         let error = error.err().expect("nobody listens");
         assert_eq!(error.exit(), Exit::Unavailable);
         let line = error.to_string();
-        assert!(line.contains(&address) && line.contains("refused"), "{line}");
+        assert!(
+            line.contains(&address) && line.contains("refused"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod client;
 mod commands;
 mod demo;
 mod error;
+mod health;
 mod hosts;
 mod output;
 mod roles;

@@ -7,6 +7,8 @@ use capstan_crawl::NetConfig;
 use capstan_model::DeviceSpec;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
+use capstan_runtime::health::Readiness;
+use capstan_runtime::tls::Identity;
 use capstan_runtime::{Config, config};
 use capstan_worker::Turns;
 
@@ -23,7 +25,9 @@ pub fn device(config: &Config) -> Result<DeviceSpec, ExpectedError> {
         .to_string()
         .parse()
         .or_exit(Exit::Configuration)?;
-    let found = asked.resolve().map_err(|error| anyhow::anyhow!("[device] spec: {error}"));
+    let found = asked
+        .resolve()
+        .map_err(|error| anyhow::anyhow!("[device] spec: {error}"));
     found.or_exit(Exit::Configuration)
 }
 
@@ -46,27 +50,44 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// A worker or trainer as the coordinator sees it.
+#[derive(Debug, Clone)]
+pub struct Member<'a> {
+    /// URL of the coordinator.
+    pub address: &'a str,
+    /// How it calls itself.
+    pub name: WorkerId,
+    /// What it computes on.
+    pub device: DeviceSpec,
+    /// Who it is, where certificates are configured.
+    pub identity: Option<Identity>,
+    /// Marked whenever the coordinator answers.
+    pub readiness: Readiness,
+}
+
 /// What a worker is told.
 ///
-/// - `address`: of the coordinator.
 /// - `threads`: that a model computes on.
 pub fn worker(
     config: &Config,
-    address: &str,
-    name: WorkerId,
-    device: DeviceSpec,
+    member: Member<'_>,
     net: &NetConfig,
     threads: usize,
     turns: Turns,
 ) -> capstan_worker::Options {
     let settings = &config.worker;
+    let device = member.device;
     let roles = settings.roles.iter().map(|role| plan_role(*role)).collect();
     capstan_worker::Options {
         lease: capstan_lease::Options {
             slots: settings.slots as usize,
-            patience: Duration::from_secs(settings.patience_seconds),
-            grace: Duration::from_secs(settings.grace_seconds),
-            ..lease(config, address, name, roles, device)
+            ..lease(
+                config,
+                member,
+                roles,
+                settings.patience_seconds,
+                settings.grace_seconds,
+            )
         },
         net: net.clone(),
         import_root: config.import.root.clone(),
@@ -82,19 +103,21 @@ pub fn worker(
 /// - `advertise`: where other ranks reach it, where that is not the address that it is bound to.
 pub fn trainer(
     config: &Config,
-    address: &str,
-    name: WorkerId,
-    device: DeviceSpec,
+    member: Member<'_>,
     advertise: Option<SocketAddr>,
     turns: &Turns,
 ) -> capstan_trainer::Options {
     let settings = &config.trainer;
+    let device = member.device;
+    let roles = vec![Role::Train];
     capstan_trainer::Options {
-        lease: capstan_lease::Options {
-            patience: Duration::from_secs(settings.patience_seconds),
-            grace: Duration::from_secs(settings.grace_seconds),
-            ..lease(config, address, name, vec![Role::Train], device)
-        },
+        lease: lease(
+            config,
+            member,
+            roles,
+            settings.patience_seconds,
+            settings.grace_seconds,
+        ),
         listen: settings.listen,
         advertise,
         ring_timeout: Duration::from_secs(settings.ring_timeout_seconds),
@@ -108,21 +131,23 @@ pub fn trainer(
 
 fn lease(
     config: &Config,
-    address: &str,
-    worker: WorkerId,
+    member: Member<'_>,
     roles: Vec<Role>,
-    device: DeviceSpec,
+    patience_seconds: u64,
+    grace_seconds: u64,
 ) -> capstan_lease::Options {
     capstan_lease::Options {
-        coordinator: address.to_owned(),
-        worker,
+        coordinator: member.address.to_owned(),
+        worker: member.name,
         roles,
         slots: 1,
-        device: device.to_string(),
+        device: member.device.to_string(),
         heartbeat: Duration::from_secs(config.coordinator.heartbeat_seconds),
         poll: Duration::from_secs(config.coordinator.poll_seconds),
-        patience: Duration::from_secs(60),
-        grace: Duration::from_secs(10),
+        patience: Duration::from_secs(patience_seconds),
+        grace: Duration::from_secs(grace_seconds),
+        identity: member.identity,
+        readiness: member.readiness,
     }
 }
 

@@ -7,21 +7,33 @@ use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_model::DeviceSpec;
 use capstan_runtime::Config;
+use capstan_runtime::health::{CONTACT, Readiness};
+use capstan_runtime::tls::Identity;
 use capstan_worker::Turns;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Exit, ExpectedError, OrExit};
-use crate::roles;
+use crate::roles::{self, Member};
 
-/// How many of each role.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
+/// What a system is made of.
+pub struct Setup<'a> {
+    /// Settings of every role. `[coordinator] address` is not read, nor where ranks listen: on this
+    /// machine each takes a free port of loopback.
+    pub config: &'a Config,
     /// Workers.
     pub workers: usize,
     /// Trainers: ranks of a gang at most.
     pub trainers: usize,
+    /// What models compute on.
+    pub device: DeviceSpec,
+    /// What the coordinator demands of its callers.
+    pub access: capstan_coordinator::Access,
+    /// Who workers are, where certificates are configured.
+    pub worker: Option<Identity>,
+    /// Who trainers are, likewise.
+    pub trainer: Option<Identity>,
 }
 
 /// The roles under way.
@@ -29,67 +41,113 @@ pub struct System {
     roles: JoinSet<Result<(), ExpectedError>>,
     shutdown: CancellationToken,
     address: String,
+    readiness: Vec<(&'static str, Readiness)>,
 }
 
 impl System {
     /// Starts every role; the coordinator's socket is the one given.
     ///
-    /// - `config`: of every role. `[coordinator] address` is not read, nor where ranks listen:
-    ///   on this machine each takes a free port of loopback.
     /// - `shutdown`: cancelled, every role stops; a role that fails cancels it.
     ///
     /// # Errors
     /// Unavailable, where the socket has no address.
     pub fn start(
-        config: &Config,
-        sizes: Sizes,
+        setup: Setup<'_>,
         store: &Store,
         listener: TcpListener,
         net: &NetConfig,
-        device: DeviceSpec,
         shutdown: CancellationToken,
     ) -> Result<Self, ExpectedError> {
         let bound = listener.local_addr().or_exit(Exit::Unavailable)?;
-        let address = format!("http://{}", reachable(bound));
+        let scheme = if setup.config.safety.has_certificates() {
+            "https"
+        } else {
+            "http"
+        };
         let mut system = Self {
             roles: JoinSet::new(),
             shutdown,
-            address,
+            address: format!("{scheme}://{}", reachable(bound)),
+            readiness: Vec::new(),
         };
-        let coordinate = capstan_coordinator::run(
-            config.coordinator.clone(),
-            listener,
-            store.clone(),
-            system.shutdown.child_token(),
-        );
-        system.spawn(async move { coordinate.await.or_exit(Exit::Unavailable) });
-        let turns = Turns::new(roles::cores().max(sizes.workers));
-        let threads = match config.worker.threads {
-            0 => (roles::cores() / sizes.workers.max(1)).max(1),
-            threads => threads,
-        };
-        for ordinal in 0..sizes.workers {
-            let name = format!("worker-{ordinal}").into();
-            let address = &system.address;
-            let turns = turns.clone();
-            let options = roles::worker(config, address, name, device, net, threads, turns);
-            let work =
-                capstan_worker::run(options, store.clone(), system.shutdown.child_token());
-            system.spawn(async move { roles::ended(work.await) });
+        system.coordinate(&setup, listener, store);
+        let turns = Turns::new(roles::cores().max(setup.workers));
+        for ordinal in 0..setup.workers {
+            system.work(&setup, ordinal, store, net, turns.clone());
         }
-        for ordinal in 0..sizes.trainers {
-            let name = format!("trainer-{ordinal}").into();
-            let mut options = roles::trainer(config, &system.address, name, device, None, &turns);
-            options.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-            let train =
-                capstan_trainer::run(options, store.clone(), system.shutdown.child_token());
-            system.spawn(async move { roles::ended(train.await) });
+        for ordinal in 0..setup.trainers {
+            system.train(&setup, ordinal, store, &turns);
         }
         Ok(system)
     }
 
+    fn coordinate(&mut self, setup: &Setup<'_>, listener: TcpListener, store: &Store) {
+        let options = capstan_coordinator::Options {
+            access: setup.access.clone(),
+            readiness: self.ready("coordinator", Readiness::lasting()),
+        };
+        let settings = setup.config.coordinator.clone();
+        let shutdown = self.shutdown.child_token();
+        let run = capstan_coordinator::run(settings, options, listener, store.clone(), shutdown);
+        self.spawn(async move { run.await.or_exit(Exit::Unavailable) });
+    }
+
+    fn work(
+        &mut self,
+        setup: &Setup<'_>,
+        ordinal: usize,
+        store: &Store,
+        net: &NetConfig,
+        turns: Turns,
+    ) {
+        let threads = match setup.config.worker.threads {
+            0 => (roles::cores() / setup.workers.max(1)).max(1),
+            threads => threads,
+        };
+        let address = self.address.clone();
+        let member = Member {
+            address: &address,
+            name: format!("worker-{ordinal}").into(),
+            device: setup.device,
+            identity: setup.worker.clone(),
+            readiness: self.ready("worker", Readiness::within(CONTACT)),
+        };
+        let options = roles::worker(setup.config, member, net, threads, turns);
+        let run = capstan_worker::run(options, store.clone(), self.shutdown.child_token());
+        self.spawn(async move { roles::ended(run.await) });
+    }
+
+    fn train(&mut self, setup: &Setup<'_>, ordinal: usize, store: &Store, turns: &Turns) {
+        let address = self.address.clone();
+        let member = Member {
+            address: &address,
+            name: format!("trainer-{ordinal}").into(),
+            device: setup.device,
+            identity: setup.trainer.clone(),
+            readiness: self.ready("trainer", Readiness::within(CONTACT)),
+        };
+        let mut options = roles::trainer(setup.config, member, None, turns);
+        options.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let run = capstan_trainer::run(options, store.clone(), self.shutdown.child_token());
+        self.spawn(async move { roles::ended(run.await) });
+    }
+
+    /// Notes whose readiness counts for the whole.
+    fn ready(&mut self, role: &'static str, readiness: Readiness) -> Readiness {
+        self.readiness.push((role, readiness.clone()));
+        readiness
+    }
+
+    /// Whether each role can do its work.
+    pub fn readiness(&self) -> Vec<(&'static str, Readiness)> {
+        self.readiness.clone()
+    }
+
     /// Runs one more role beside the others. Whichever fails stops them all.
-    pub fn spawn(&mut self, role: impl Future<Output = Result<(), ExpectedError>> + Send + 'static) {
+    pub fn spawn(
+        &mut self,
+        role: impl Future<Output = Result<(), ExpectedError>> + Send + 'static,
+    ) {
         let shutdown = self.shutdown.clone();
         self.roles.spawn(async move {
             let ended = role.await;

@@ -97,8 +97,8 @@ pub enum State {
     /// Make the coordinator's database anew from what stands in the store.
     #[command(
         after_help = "Example:\n  capstan state rebuild --store s3://bucket/prefix --database \
-        sqlite:capstan.db\n\nNo coordinator may be running. The database must not be there: move \
-        it away first."
+        sqlite:capstan.db\n\nNo coordinator may be running. What stands in the database's \
+        place is replaced."
     )]
     Rebuild {
         /// Store: a folder, s3://bucket/prefix or another object store URL [store.url].

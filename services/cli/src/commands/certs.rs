@@ -18,9 +18,7 @@ pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
         None => certificates::create(&args.out, &args.names, validity),
         Some(name) => {
             let role = Role::from_name(name).ok_or_else(|| {
-                let line = format!(
-                    "--role {name}: one of coordinator, worker, trainer, operator"
-                );
+                let line = format!("--role {name}: one of coordinator, worker, trainer, operator");
                 ExpectedError::new(Exit::Usage, line)
             })?;
             certificates::issue(&args.out, role, &args.names, validity)

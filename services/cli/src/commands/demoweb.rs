@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::process::{Ready, bind, process};
 use crate::args;
-use crate::commands::role::{Ready, bind, process};
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output::write_whole;
 use crate::settings::Settings;
@@ -104,7 +104,9 @@ fn nth(mut first: SocketAddr, ordinal: usize) -> Result<SocketAddr, ExpectedErro
 
 /// `{ "a.test" = "127.0.0.1:8001", ... }`
 fn inline_table(hosts: &[(String, String)]) -> String {
-    let entries = hosts.iter().map(|(name, at)| format!("\"{name}\" = \"{at}\""));
+    let entries = hosts
+        .iter()
+        .map(|(name, at)| format!("\"{name}\" = \"{at}\""));
     format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
 }
 
@@ -165,12 +167,16 @@ fn claim(folder: &Path, marker: &Marker) -> Result<(), ExpectedError> {
             "--annotations {shown}: holds something else ({set}); name another folder"
         )));
     }
-    write_whole(&path, &serde_json::to_vec_pretty(marker).expect("plain data"))
+    write_whole(
+        &path,
+        &serde_json::to_vec_pretty(marker).expect("plain data"),
+    )
 }
 
 fn open_log(path: &Path) -> Result<std::fs::File, ExpectedError> {
-    std::fs::File::create(path)
-        .map_err(|error| ExpectedError::new(Exit::Usage, format!("--log {}: {error}", path.display())))
+    std::fs::File::create(path).map_err(|error| {
+        ExpectedError::new(Exit::Usage, format!("--log {}: {error}", path.display()))
+    })
 }
 
 /// Writes requests as they come, the last ones after the shutdown.

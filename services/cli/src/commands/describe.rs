@@ -151,7 +151,11 @@ pub fn plan_table(plan: &v1::PlanRunResponse) -> Table {
 pub fn plan_sentence(plan: &v1::PlanRunResponse) -> String {
     let is_done = |stage: &&v1::StagePlan| stage.tasks.is_some_and(|tasks| tasks == stage.done);
     let done = plan.stages.iter().filter(is_done).count();
-    let what = if plan.exists { "exists" } else { "would be new" };
+    let what = if plan.exists {
+        "exists"
+    } else {
+        "would be new"
+    };
     format!(
         "run {} {what}: {done} of {} stages are done already; nothing was started",
         plan.run,

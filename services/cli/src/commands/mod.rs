@@ -6,11 +6,15 @@ mod dataset;
 mod demoweb;
 mod describe;
 mod models;
+mod process;
 mod role;
 mod run;
 mod runs;
 mod scores;
+mod state;
 mod up;
+
+pub use process::bind;
 
 use crate::args::{Args, Command};
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -33,6 +37,7 @@ pub fn run(args: Args) -> Result<(), ExpectedError> {
         Command::Worker(args) => role::worker(args, settings),
         Command::Trainer(args) => role::trainer(args, settings),
         Command::Demoweb(args) => demoweb::run(args, settings),
+        Command::State(args) => state::run(args, settings),
         Command::Caption(args) => scores::caption(args),
         Command::Match(args) => scores::matching(args),
         Command::Dataset(args) => dataset::run(args, settings),

@@ -98,7 +98,9 @@ fn load(folder: &Path, device: &Device) -> Result<(), ExpectedError> {
     let config: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| foreign(error.to_string()))?;
     match config["architectures"][0].as_str() {
-        Some("CLIPModel") => Clip::load(folder, device).map(drop).or_exit(Exit::ForeignInput),
+        Some("CLIPModel") => Clip::load(folder, device)
+            .map(drop)
+            .or_exit(Exit::ForeignInput),
         Some("BlipForConditionalGeneration") => med(folder, MedParts::Captioner, device),
         Some("BlipForImageTextRetrieval") => med(folder, MedParts::Filter, device),
         other => Err(foreign(format!(
@@ -110,16 +112,16 @@ fn load(folder: &Path, device: &Device) -> Result<(), ExpectedError> {
 }
 
 fn med(folder: &Path, parts: MedParts, device: &Device) -> Result<(), ExpectedError> {
-    Med::load(folder, parts, device).map(drop).or_exit(Exit::ForeignInput)
+    Med::load(folder, parts, device)
+        .map(drop)
+        .or_exit(Exit::ForeignInput)
 }
 
-async fn import(
-    folder: &Path,
-    args: &StoreArgs,
-    settings: &Settings,
-) -> Result<(), ExpectedError> {
+async fn import(folder: &Path, args: &StoreArgs, settings: &Settings) -> Result<(), ExpectedError> {
     let store = dataset::open(args, settings).await?;
-    let digest = models::put_given(&store, folder).await.or_exit(Exit::Unavailable)?;
+    let digest = models::put_given(&store, folder)
+        .await
+        .or_exit(Exit::Unavailable)?;
     if args.json {
         return output::json(&json!({"model": digest}));
     }

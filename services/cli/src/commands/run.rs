@@ -51,7 +51,11 @@ pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
             println!("{run}");
             return Ok(());
         }
-        let verb = if submitted.resumed { "going on with" } else { "submitted" };
+        let verb = if submitted.resumed {
+            "going on with"
+        } else {
+            "submitted"
+        };
         eprintln!("{verb} run {run}");
         to_its_end(&coordinator, &run, &pipeline, args.remote.json).await
     })

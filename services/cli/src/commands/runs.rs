@@ -67,7 +67,10 @@ pub fn retry(args: &args::Retry, settings: &Settings) -> Result<(), ExpectedErro
             return output::json(&told);
         }
         let run = &args.run;
-        println!("run {run} is {state}, {} shards are tried again", retried.shards);
+        println!(
+            "run {run} is {state}, {} shards are tried again",
+            retried.shards
+        );
         Ok(())
     })
 }

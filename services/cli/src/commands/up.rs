@@ -1,11 +1,13 @@
 //! `capstan up`: the whole system on this machine, waiting for work.
 
-use crate::args;
-use crate::commands::role::{Announcement, Ready, bind, process, unless};
-use crate::error::{Exit, ExpectedError, OrExit};
+use capstan_runtime::tls::Role;
+
+use super::process::{Announcement, Ready, bind, process, unless};
+use crate::error::ExpectedError;
+use crate::health::Health;
 use crate::settings::Settings;
-use crate::system::{Sizes, System};
-use crate::{hosts, roles, store};
+use crate::system::{Setup, System};
+use crate::{access, args, hosts, roles, store};
 
 /// Keeps coordinator, workers and trainers until a signal.
 ///
@@ -14,15 +16,19 @@ use crate::{hosts, roles, store};
 /// used.
 pub fn run(args: &args::Up, settings: &Settings) -> Result<(), ExpectedError> {
     let config = settings.load_with(args.overrides())?;
-    let device = roles::device(&config)?;
-    let ready = Ready::new("up", &args.ready)?;
-    let sizes = Sizes {
+    let setup = Setup {
+        config: &config,
         workers: args.workers.into(),
         trainers: args.trainers.into(),
+        device: roles::device(&config)?,
+        access: access::coordinator(&config)?,
+        worker: access::identity(&config, Role::Worker)?,
+        trainer: access::identity(&config, Role::Trainer)?,
     };
+    let ready = Ready::new("up", &args.ready)?;
     process(&config, async |shutdown| {
         let listener = bind(config.coordinator.listen, "[coordinator] listen").await?;
-        let bound = listener.local_addr().or_exit(Exit::Unavailable)?;
+        let health = Health::bind(&config).await?;
         let Some(net) = unless(&shutdown, hosts::net(&config)).await? else {
             return Ok(());
         };
@@ -31,8 +37,10 @@ pub fn run(args: &args::Up, settings: &Settings) -> Result<(), ExpectedError> {
         };
         let cache = &config.worker;
         let store = store::cached(store, &cache.cache_folder, cache.cache_bytes)?;
-        let system = System::start(&config, sizes, &store, listener, &net, device, shutdown)?;
-        ready.announce(&Announcement::listening(bound))?;
+        let told = Announcement::of(Some(&listener), &health)?;
+        let system = System::start(setup, &store, listener, &net, shutdown)?;
+        health.serve(system.readiness());
+        ready.announce(&told)?;
         system.stopped().await
     })
 }

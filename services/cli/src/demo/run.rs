@@ -21,14 +21,13 @@ use super::folder::Folder;
 use super::inputs::Inputs;
 use crate::client::{Access, Coordinator};
 use crate::error::{Exit, ExpectedError, OrExit};
-use crate::system::{Sizes, System};
+use crate::system::{Setup, System};
 use crate::watch::{Board, Followed, follow};
 
-/// Roles of the demo; its gangs are of two ranks.
-const SIZES: Sizes = Sizes {
-    workers: 2,
-    trainers: 2,
-};
+/// Workers of the demo.
+const WORKERS: usize = 2;
+/// Its trainers: ranks of its gangs.
+const TRAINERS: usize = 2;
 
 /// How a run ended.
 #[derive(Debug, Clone)]
@@ -65,15 +64,16 @@ pub async fn to_its_end(
     let net = net(&hosts)?;
     let listener = bind().await?;
     let config = config(folder);
-    let mut system = System::start(
-        &config,
-        SIZES,
-        store,
-        listener,
-        &net,
-        inputs.device,
-        leave.clone(),
-    )?;
+    let setup = Setup {
+        config: &config,
+        workers: WORKERS,
+        trainers: TRAINERS,
+        device: inputs.device,
+        access: capstan_coordinator::Access::default(),
+        worker: None,
+        trainer: None,
+    };
+    let mut system = System::start(setup, store, listener, &net, leave.clone())?;
     let listeners = hosts.into_iter().map(|(_, listener)| listener).collect();
     let serve = capstan_demoweb::serve(site, listeners, leave.child_token());
     system.spawn(async move { serve.await.or_exit(Exit::RunFailed) });

@@ -45,7 +45,9 @@ fn print(lineage: &Lineage) {
     line("pair", format!("{} (row {})", lineage.pair_id, lineage.row));
     line("curation", curation(lineage));
     if let Some(judged) = &lineage.judged {
-        let by = judged.by.map_or_else(String::new, |model| format!(" by model {model}"));
+        let by = judged
+            .by
+            .map_or_else(String::new, |model| format!(" by model {model}"));
         let fate = if judged.kept { "kept" } else { "dropped" };
         line(
             "verdict",
