@@ -10,7 +10,7 @@ mod runs;
 use clap::{Parser, Subcommand};
 
 pub use certs::Certs;
-pub use dataset::{Dataset, Layout, StoreArgs};
+pub use dataset::{Dataset, Import, Layout, StoreArgs};
 pub use demo::Demo;
 pub use models::{Caption, Match, Model};
 pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
@@ -119,7 +119,7 @@ pub enum Command {
         --model capstan-demo/models/matcher"
     )]
     Match(Match),
-    /// Look at datasets, follow texts back, write them out.
+    /// Look at datasets, follow texts back, bring pairs in and out.
     #[command(
         subcommand,
         after_help = "Examples:\n  capstan dataset ls --store capstan-demo/store\n  \

@@ -8,6 +8,7 @@
 
 mod board;
 mod estimate;
+mod stage;
 
 use std::time::{Duration, Instant};
 

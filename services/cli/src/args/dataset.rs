@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
+use super::Remote;
+
 /// Where a dataset command looks.
 #[derive(Debug, ClapArgs)]
 pub struct StoreArgs {
@@ -62,6 +64,13 @@ pub enum Dataset {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Bring pairs that somebody has into a dataset: a run of one import stage.
+    #[command(
+        after_help = "Examples:\n  capstan dataset import pairs --dataset mine --format img2dataset\n  \
+        capstan dataset import captions --dataset human --format coco_captions\n\nThe workers read \
+        SOURCE: a relative one lies under their [import] root."
+    )]
+    Import(Import),
     /// Write what training would use of a version into a folder that other programs read.
     #[command(
         after_help = "Examples:\n  capstan dataset export bootstrapped out --store \
@@ -81,6 +90,34 @@ pub enum Dataset {
         #[command(flatten)]
         store: StoreArgs,
     },
+}
+
+/// `capstan dataset import`.
+#[derive(Debug, ClapArgs)]
+pub struct Import {
+    /// Folder of the pairs, as workers see it.
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// Dataset to write.
+    #[arg(long, value_name = "NAME")]
+    pub dataset: String,
+    /// What the source looks like: img2dataset, webdataset, folder or coco_captions.
+    #[arg(long)]
+    pub format: String,
+    /// Tasks that it is shared out to [default: by format].
+    #[arg(long)]
+    pub shards: Option<u64>,
+    /// What the texts are: alt, title, caption or human [default: by format].
+    #[arg(long)]
+    pub origin: Option<String>,
+    /// Label of the source's state: another label imports it again.
+    #[arg(long, value_name = "LABEL")]
+    pub snapshot: Option<String>,
+    /// Submit and leave.
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub remote: Remote,
 }
 
 /// How an export is laid out.

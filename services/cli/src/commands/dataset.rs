@@ -1,6 +1,7 @@
-//! `capstan dataset`: what a store holds, whether it is whole, and what of it goes out.
+//! `capstan dataset`: what a store holds, whether it is whole, what comes in and goes out.
 
 mod export;
+mod import;
 mod lineage;
 
 use capstan_dataset::files::Pixels;
@@ -45,6 +46,7 @@ pub fn run(command: &Dataset, settings: &Settings) -> Result<(), ExpectedError> 
                 let opened = open(store, settings).await?;
                 lineage::lineage(&opened, dataset, query, *limit, store.json).await
             }
+            Dataset::Import(args) => import::import(args, settings).await,
             Dataset::Export {
                 dataset,
                 folder,

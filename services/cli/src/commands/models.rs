@@ -4,8 +4,7 @@ use std::path::Path;
 
 use capstan_dataset::models::{self, Listed};
 use capstan_dataset::{Error, Store};
-use capstan_model::blip::{CAPTIONER_FOLDER, Med, MedParts};
-use capstan_model::{Clip, Device, DeviceSpec, ImagePreprocess, Tokenizer};
+use capstan_model::inspect::inspect;
 use capstan_plan::id::ModelDigest;
 use serde_json::json;
 
@@ -24,7 +23,7 @@ pub fn run(command: &Model, settings: &Settings) -> Result<(), ExpectedError> {
     match command {
         Model::Ls(args) => block_on(list(args, settings)),
         Model::Import { folder, store } => {
-            check(folder)?;
+            inspect(folder).or_exit(Exit::ForeignInput)?;
             block_on(import(folder, store, settings))
         }
         Model::Export {
@@ -76,45 +75,6 @@ fn size(bytes: u64) -> String {
         0 => format!("{bytes} B"),
         _ => format!("{value:.1} {}", units[unit]),
     }
-}
-
-/// Loads everything that a stage would, so that no foreign folder gets into a store.
-fn check(folder: &Path) -> Result<(), ExpectedError> {
-    let device = DeviceSpec::Cpu.open().or_exit(Exit::RunFailed)?;
-    Tokenizer::load(folder).or_exit(Exit::ForeignInput)?;
-    ImagePreprocess::load(folder).or_exit(Exit::ForeignInput)?;
-    load(folder, &device)
-}
-
-fn load(folder: &Path, device: &Device) -> Result<(), ExpectedError> {
-    if folder.join(CAPTIONER_FOLDER).is_dir() {
-        return med(folder, MedParts::Both, device);
-    }
-    let path = folder.join(capstan_model::folder::CONFIG_FILE);
-    let foreign = |reason: String| {
-        ExpectedError::new(Exit::ForeignInput, format!("{}: {reason}", path.display()))
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| foreign(error.to_string()))?;
-    let config: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| foreign(error.to_string()))?;
-    match config["architectures"][0].as_str() {
-        Some("CLIPModel") => Clip::load(folder, device)
-            .map(drop)
-            .or_exit(Exit::ForeignInput),
-        Some("BlipForConditionalGeneration") => med(folder, MedParts::Captioner, device),
-        Some("BlipForImageTextRetrieval") => med(folder, MedParts::Filter, device),
-        other => Err(foreign(format!(
-            "architecture {} is none of CLIPModel, BlipForConditionalGeneration, \
-             BlipForImageTextRetrieval",
-            other.unwrap_or("(not given)")
-        ))),
-    }
-}
-
-fn med(folder: &Path, parts: MedParts, device: &Device) -> Result<(), ExpectedError> {
-    Med::load(folder, parts, device)
-        .map(drop)
-        .or_exit(Exit::ForeignInput)
 }
 
 async fn import(folder: &Path, args: &StoreArgs, settings: &Settings) -> Result<(), ExpectedError> {

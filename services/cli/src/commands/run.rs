@@ -32,8 +32,8 @@ pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
         run: args.run.clone().unwrap_or_default(),
     };
     block_on(async {
-        let coordinator = connect(&args.remote, settings).await?;
         if args.plan {
+            let coordinator = connect(&args.remote, settings).await?;
             let plan = coordinator.plan(request).await?;
             if args.remote.json {
                 return output::json(&describe::plan_json(&plan));
@@ -42,23 +42,38 @@ pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
             println!("{}", describe::plan_sentence(&plan));
             return Ok(());
         }
-        let submitted = coordinator.submit(request).await?;
-        let run = submitted.run;
-        if args.detach {
-            if args.remote.json {
-                return output::json(&json!({"run": run, "resumed": submitted.resumed}));
-            }
-            println!("{run}");
-            return Ok(());
-        }
-        let verb = if submitted.resumed {
-            "going on with"
-        } else {
-            "submitted"
-        };
-        eprintln!("{verb} run {run}");
-        to_its_end(&coordinator, &run, &pipeline, args.remote.json).await
+        submit(request, &pipeline, args.detach, &args.remote, settings).await
     })
+}
+
+/// Submits a pipeline; watches it to its end, or leaves.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn submit(
+    request: v1::SubmitRunRequest,
+    pipeline: &Pipeline,
+    detach: bool,
+    remote: &args::Remote,
+    settings: &Settings,
+) -> Result<(), ExpectedError> {
+    let coordinator = connect(remote, settings).await?;
+    let submitted = coordinator.submit(request).await?;
+    let run = submitted.run;
+    if detach {
+        if remote.json {
+            return output::json(&json!({"run": run, "resumed": submitted.resumed}));
+        }
+        println!("{run}");
+        return Ok(());
+    }
+    let verb = if submitted.resumed {
+        "going on with"
+    } else {
+        "submitted"
+    };
+    eprintln!("{verb} run {run}");
+    to_its_end(&coordinator, &run, pipeline, remote.json).await
 }
 
 /// Watches a run that was submitted before.

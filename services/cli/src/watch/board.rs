@@ -14,107 +14,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::clock;
 use super::estimate::{Estimate, Seen};
+use super::stage::{StageSeen, TaskSeen, message};
 
 /// Time between two lines about the remaining time where no terminal is.
 const PLAIN_PERIOD: Duration = Duration::from_secs(15);
-
-/// One task as far as it is known.
-#[derive(Debug, Clone, Default)]
-struct TaskSeen {
-    done: u64,
-    total: u64,
-    unit: String,
-    committed: bool,
-}
-
-/// One stage as far as it is known.
-#[derive(Debug, Default)]
-struct StageSeen {
-    tasks: BTreeMap<String, TaskSeen>,
-    planned: u64,
-    committed: u64,
-    worked_since: Option<Instant>,
-    worked: Duration,
-    done: bool,
-    reused: bool,
-}
-
-impl StageSeen {
-    /// Share done. A crawl's pictures come last and weigh most; how many waves of pages come
-    /// before them nobody knows.
-    fn share(&self) -> f64 {
-        if self.done {
-            return 1.0;
-        }
-        let share_of = |tasks: &[&TaskSeen], planned: f64| {
-            let done: f64 = tasks.iter().map(|task| task.share()).sum();
-            if planned == 0.0 {
-                0.0
-            } else {
-                (done / planned).min(0.999)
-            }
-        };
-        let pictures: Vec<_> = self.of_prefix("images-").collect();
-        let pages: Vec<_> = self.of_prefix("pages-").collect();
-        if !pictures.is_empty() {
-            0.3 + 0.7 * share_of(&pictures, pictures.len() as f64)
-        } else if !pages.is_empty() {
-            0.3 * share_of(&pages, pages.len() as f64 + 1.0)
-        } else {
-            // A snapshot tells how many tasks are committed, not which.
-            let open = self.tasks.values().filter(|task| !task.committed);
-            let done = self.committed as f64 + open.map(TaskSeen::share).sum::<f64>();
-            let planned = self.planned.max(self.tasks.len() as u64) as f64;
-            if planned == 0.0 {
-                0.0
-            } else {
-                (done / planned).min(0.999)
-            }
-        }
-    }
-
-    fn of_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a TaskSeen> {
-        self.tasks
-            .iter()
-            .filter(move |(shard, _)| shard.starts_with(prefix))
-            .map(|(_, task)| task)
-    }
-
-    /// Units done, units in all and their name, over the tasks of the newest unit.
-    fn units(&self) -> Option<(u64, u64, &str)> {
-        let unit = self
-            .tasks
-            .values()
-            .rev()
-            .find(|task| !task.unit.is_empty())?
-            .unit
-            .as_str();
-        let of_unit = self.tasks.values().filter(|task| task.unit == unit);
-        let (done, total) = of_unit.fold((0, 0), |(done, total), task| {
-            (done + task.done, total + task.total)
-        });
-        Some((done, total, unit))
-    }
-
-    fn seconds(&self) -> f64 {
-        let running = self
-            .worked_since
-            .map_or(Duration::ZERO, |since| since.elapsed());
-        (self.worked + running).as_secs_f64()
-    }
-}
-
-impl TaskSeen {
-    fn share(&self) -> f64 {
-        if self.committed {
-            1.0
-        } else if self.total == 0 {
-            0.0
-        } else {
-            (self.done as f64 / self.total as f64).min(1.0)
-        }
-    }
-}
 
 /// The stages of a run as a watcher sees them.
 pub struct Board {
@@ -341,18 +244,6 @@ impl Board {
         } else {
             lines.join(", ")
         }
-    }
-}
-
-fn message(stage: &StageSeen) -> String {
-    let seconds = stage.seconds();
-    match stage.units() {
-        Some((done, total, unit)) if done > 0 && seconds > 0.0 => {
-            let rate = done as f64 / seconds;
-            format!("{done}/{total} {unit}, {rate:.0}/s, {}", clock(seconds))
-        }
-        _ if stage.done => clock(seconds),
-        _ => format!("{}/{} tasks", stage.committed, stage.planned),
     }
 }
 
