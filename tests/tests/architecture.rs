@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "evaluate",
         ],
     ),
-    ("lease", &["proto", "plan", "dataset"]),
+    ("lease", &["proto", "runtime", "plan", "dataset"]),
     (
         "trainer",
         &[

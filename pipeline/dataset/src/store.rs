@@ -15,6 +15,7 @@ use bytes::Bytes;
 use capstan_plan::draw::Draws;
 use capstan_plan::id::Digest;
 use futures::TryStreamExt;
+use metrics::counter;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
@@ -159,7 +160,10 @@ impl Store {
                 .put_opts(&location, bytes.clone().into(), options)
                 .await;
             match put {
-                Ok(_) => return Ok(Created::Created),
+                Ok(_) => {
+                    counter!(WRITTEN_BYTES).increment(bytes.len() as u64);
+                    return Ok(Created::Created);
+                }
                 Err(
                     object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. },
@@ -221,10 +225,10 @@ impl Store {
 
     async fn get_from_store(&self, path: &str) -> Result<Bytes> {
         let location = self.location(path)?;
-        self.retrying(path, || async {
+        let read = self.retrying(path, || async {
             self.backend.get(&location).await?.bytes().await
-        })
-        .await
+        });
+        counted(read.await)
     }
 
     /// Reads an object, if it is there.
@@ -252,8 +256,8 @@ impl Store {
             }
         }
         let location = self.location(path)?;
-        self.retrying(path, || self.backend.get_range(&location, range.clone()))
-            .await
+        let read = self.retrying(path, || self.backend.get_range(&location, range.clone()));
+        counted(read.await)
     }
 
     /// Size of an object, if it is there.
@@ -387,6 +391,14 @@ fn tries_for(error: &Error) -> u32 {
 
 fn is_transient(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. } | Error::Store { .. })
+}
+
+/// Counts what the store gave.
+fn counted(read: Result<Bytes>) -> Result<Bytes> {
+    if let Ok(bytes) = &read {
+        counter!(READ_BYTES).increment(bytes.len() as u64);
+    }
+    read
 }
 
 /// "Not there" as `None`.

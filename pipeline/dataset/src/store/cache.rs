@@ -7,6 +7,7 @@
 //! that fails is slow, never wrong: its errors are logged.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -181,7 +182,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
-    use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open(path)?;
     // The time of the last read decides what goes first.
     let _ = file.set_modified(SystemTime::now());
@@ -199,11 +199,19 @@ fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
 /// Writes under a name of its own and renames: never half a file under `path`.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let staged = unique_beside(path);
-    let written = std::fs::write(&staged, bytes).and_then(|()| std::fs::rename(&staged, path));
+    let written = write_new(&staged, bytes).and_then(|()| std::fs::rename(&staged, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&staged);
     }
     written
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create_new(path)?;
+    file.write_all(bytes)?;
+    // The system's own time of a write lags behind by some milliseconds: what was just written
+    // would look older than what was read before it.
+    file.set_modified(SystemTime::now())
 }
 
 /// A file of the folder, ordered by the time of its last read.
