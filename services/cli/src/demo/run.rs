@@ -64,6 +64,12 @@ pub async fn to_its_end(
     let net = net(&hosts)?;
     let listener = bind().await?;
     let config = config(folder);
+    if !folder.database().exists() {
+        // New or lost: made of what the folder's store holds, so that the run goes on from there.
+        capstan_coordinator::rebuild(&config.coordinator, store)
+            .await
+            .or_exit(Exit::Unavailable)?;
+    }
     let setup = Setup {
         config: &config,
         workers: WORKERS,
