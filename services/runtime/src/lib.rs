@@ -1,15 +1,24 @@
-//! What every process of Capstan needs before it does its work: configuration, telemetry,
-//! shutdown and the points at which tests kill it, a module each, and nothing else. It calls none
-//! of our rooms.
+//! What every process of Capstan needs before it does its work, and nothing else: configuration;
+//! who it is and whom it lets in (TLS, certificates, the bearer token); telemetry (logs, traces,
+//! metrics, the health port); shutdown; and the points at which tests kill it. A module each. It
+//! calls none of our rooms.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
+//! ca.pem, <role>.pem, <role>.key ─► Identity (checked) ─► gRPC and ring, both ways
 //! SIGTERM, SIGINT ─► CancellationToken ─► every loop; a second signal exits at once
+//! /healthz, /readyz, /metrics ◄─ probes, Prometheus
 //! ```
 
+pub mod bearer;
+pub mod certificates;
 pub mod config;
 pub mod fault;
+pub mod health;
+pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
+pub mod trace;
 
 pub use config::{Config, ConfigError, Overrides};

@@ -2,7 +2,10 @@
 
 use std::io::IsTerminal;
 
+use tracing::Subscriber;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Telemetry};
 
@@ -23,17 +26,32 @@ pub enum Error {
 /// [`Error`]: a filter that cannot be read, or a process that logs already.
 pub fn init(settings: &Telemetry) -> Result<(), Error> {
     let filter = EnvFilter::try_new(&settings.filter)?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let done = if is_json(settings.format, std::io::stderr().is_terminal()) {
-        subscriber.json().flatten_event(true).try_init()
+    let is_terminal = std::io::stderr().is_terminal();
+    let done = if is_json(settings.format, is_terminal) {
+        json(filter, std::io::stderr).try_init()
     } else {
-        subscriber
-            .with_ansi(std::io::stderr().is_terminal())
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(is_terminal)
+            .finish()
             .try_init()
     };
-    done.map_err(Error::AlreadySet)
+    done.map_err(|error| Error::AlreadySet(Box::new(error)))
+}
+
+/// Logs as JSON, an object a line: the event's fields at the top, those of its spans (`run, stage,
+/// shard, attempt, trace_id`) under `span` and `spans`.
+pub fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .json()
+        .flatten_event(true)
+        .finish()
 }
 
 fn is_json(format: LogFormat, is_terminal: bool) -> bool {

@@ -52,10 +52,23 @@ mod tests {
 
     #[test]
     fn a_host_needs_a_port_and_no_scheme() {
-        for good in ["127.0.0.1:8001", "demoweb:8001", "[::1]:80", "a.b-c.test:65535"] {
+        for good in [
+            "127.0.0.1:8001",
+            "demoweb:8001",
+            "[::1]:80",
+            "a.b-c.test:65535",
+        ] {
             assert!(is_host_and_port(good, 1), "{good}");
         }
-        for bad in ["127.0.0.1", "demoweb", "http://x:80", ":80", "x:0", "x:99999", "::1:80"] {
+        for bad in [
+            "127.0.0.1",
+            "demoweb",
+            "http://x:80",
+            ":80",
+            "x:0",
+            "x:99999",
+            "::1:80",
+        ] {
             assert!(!is_host_and_port(bad, 1), "{bad}");
         }
         assert!(is_host_and_port("trainer-0.ring:0", 0));

@@ -72,10 +72,16 @@ impl ConfigError {
                 path.push(name.clone());
             }
         }
+        let reason = if super::layers::is_secret(&path.join(".")) {
+            // The value would stand in what figment says.
+            "is a secret of the wrong type: give text in quotes".to_owned()
+        } else {
+            reason(&error.kind)
+        };
         Self::Key {
             origin,
             key: key(&path),
-            reason: reason(&error.kind),
+            reason,
         }
     }
 }

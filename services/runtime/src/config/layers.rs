@@ -42,6 +42,7 @@ impl Overrides {
     /// [`ConfigError::Override`] where it is written otherwise.
     pub fn parse(self, text: &str) -> Result<Self, ConfigError> {
         match text.split_once('=') {
+            Some((key, value)) if is_secret(key.trim()) => Ok(self.set(key.trim(), value)),
             Some((key, value)) if key.contains('.') => Ok(self.set(key.trim(), read_value(value))),
             _ => Err(ConfigError::Override {
                 text: text.to_owned(),
@@ -128,11 +129,22 @@ fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(St
                 .strip_prefix("CAPSTAN__")?
                 .to_ascii_lowercase()
                 .replace("__", ".");
-            Some((key, read_value(&value)))
+            let value = if is_secret(&key) {
+                Value::from(value)
+            } else {
+                read_value(&value)
+            };
+            Some((key, value))
         })
         .collect();
     settings.sort_by(|a, b| a.0.cmp(&b.0));
     settings
+}
+
+/// Whether the value of a key is text that must never be shown. It is not read as anything else:
+/// a token of digits would be taken for a number, refused, and shown in the error.
+pub(super) fn is_secret(key: &str) -> bool {
+    key == "safety.token" || key.starts_with("store.options.")
 }
 
 /// A number, a boolean, a list or a table where it reads as one, else text.

@@ -7,6 +7,7 @@ mod crawl;
 mod error;
 mod layers;
 mod roles;
+mod safety;
 mod secret;
 mod sections;
 #[cfg(test)]
@@ -20,10 +21,9 @@ pub use crawl::Crawl;
 pub use error::ConfigError;
 pub use layers::Overrides;
 pub use roles::{Role, Trainer, Worker};
+pub use safety::Safety;
 pub use secret::Secret;
-pub use sections::{
-    Coordinator, Device, DeviceSpec, Import, LogFormat, Safety, Store, Telemetry,
-};
+pub use sections::{Coordinator, Device, DeviceSpec, Import, LogFormat, Store, Telemetry};
 
 /// The settings of every role, a section each. A role reads the sections that concern it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -43,9 +43,9 @@ pub struct Config {
     pub crawl: Crawl,
     /// Where imports are read from.
     pub import: Import,
-    /// Logs.
+    /// Logs, health and metrics.
     pub telemetry: Telemetry,
-    /// What is allowed although it is not safe everywhere.
+    /// Certificates and the token, and what is allowed without them.
     pub safety: Safety,
 }
 
@@ -92,6 +92,8 @@ impl Config {
         self.trainer.check()?;
         self.crawl.check()?;
         self.telemetry.check()?;
+        self.safety.check()?;
+        self.safety.check_address(&self.coordinator.address)?;
         let listeners = [
             ("coordinator", "listen", self.coordinator.listen),
             ("trainer", "listen", self.trainer.listen),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
+use subtle::ConstantTimeEq;
 
 const HIDDEN: &str = "(hidden)";
 
@@ -15,6 +16,17 @@ impl Secret {
     /// The text itself, for the one call that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `text` is the same. Takes as long wherever the two differ, so that no guess is
+    /// nearer than another; only their lengths show.
+    pub fn matches(&self, text: &str) -> bool {
+        self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }
 }
 
@@ -32,7 +44,8 @@ impl fmt::Debug for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(HIDDEN)
+        // That there is none is no secret.
+        serializer.serialize_str(if self.is_empty() { "" } else { HIDDEN })
     }
 }
 

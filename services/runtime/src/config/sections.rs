@@ -123,7 +123,10 @@ impl Coordinator {
         match url::Url::parse(&self.address) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
             _ => {
-                let reason = format!("`{}` is no address: give http://host:port", self.address);
+                let reason = format!(
+                    "`{}` is no address: give http://host:port, or https:// with certificates",
+                    self.address
+                );
                 return Err(value("coordinator", "address", reason));
             }
         }
@@ -235,6 +238,8 @@ pub struct Telemetry {
     pub filter: String,
     /// How.
     pub format: LogFormat,
+    /// Where `/healthz`, `/readyz` and `/metrics` are served, in plain HTTP; empty for nowhere.
+    pub health_listen: String,
 }
 
 impl Default for Telemetry {
@@ -242,50 +247,36 @@ impl Default for Telemetry {
         Self {
             filter: "info".to_owned(),
             format: LogFormat::Auto,
+            health_listen: String::new(),
         }
     }
 }
 
 impl Telemetry {
+    /// Where health and metrics are served, if anywhere.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_listen.parse().ok()
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
+        if !self.health_listen.is_empty() && self.health_address().is_none() {
+            let reason = format!(
+                "`{}` is no address: give address:port such as 0.0.0.0:7401, or leave it empty",
+                self.health_listen
+            );
+            return Err(value("telemetry", "health_listen", reason));
+        }
         tracing_subscriber::EnvFilter::try_new(&self.filter)
             .map(drop)
             .map_err(|error| value("telemetry", "filter", format!("`{}`: {error}", self.filter)))
     }
 }
 
-/// `[safety]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Safety {
-    /// Whether a listener that others can reach may start without TLS.
-    pub insecure: bool,
-}
-
-impl Safety {
-    /// Whether this listener may start: loopback always, any other only with `insecure`
-    /// (certificates come later).
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`] with the mend.
-    pub fn check_listener(
-        &self,
-        section: &'static str,
-        key: &'static str,
-        address: SocketAddr,
-    ) -> Result<(), ConfigError> {
-        if address.ip().is_loopback() || self.insecure {
-            return Ok(());
-        }
-        let reason = format!(
-            "{address} is reachable by others and there is no TLS: listen on 127.0.0.1, or set \
-             [safety] insecure = true (--insecure) on a network that you trust"
-        );
-        Err(value(section, key, reason))
-    }
-}
-
-pub(super) fn value(section: &'static str, key: &'static str, reason: impl Into<String>) -> ConfigError {
+pub(super) fn value(
+    section: &'static str,
+    key: &'static str,
+    reason: impl Into<String>,
+) -> ConfigError {
     ConfigError::Value {
         section,
         key,

@@ -140,10 +140,13 @@ fn a_variable_that_is_wrong_is_named_as_such() {
 }
 
 #[test]
-fn a_listener_that_others_reach_needs_insecure() {
+fn a_listener_that_others_reach_needs_certificates_or_insecure() {
     let text = error("[coordinator]\nlisten = \"0.0.0.0:7400\"\n");
     assert!(
-        text.contains("[coordinator] listen: 0.0.0.0:7400 is reachable by others"),
+        text.contains(
+            "[coordinator] listen: 0.0.0.0:7400 is reachable by others and there are no \
+             certificates: make them with `capstan certs`"
+        ),
         "{text}"
     );
     let text = error("[trainer]\nlisten = \"10.0.0.5:0\"\n");
@@ -153,6 +156,71 @@ fn a_listener_that_others_reach_needs_insecure() {
     );
     load("[coordinator]\nlisten = \"0.0.0.0:7400\"\n[safety]\ninsecure = true\n").unwrap();
     load("[coordinator]\nlisten = \"[::1]:7400\"\n").unwrap();
+    let secured = "[coordinator]\nlisten = \"0.0.0.0:7400\"\naddress = \"https://c:7400\"\n\
+                   [safety]\ncertificates = \"certs\"\n";
+    assert!(load(secured).unwrap().safety.has_certificates());
+}
+
+#[test]
+fn the_scheme_of_the_coordinator_goes_with_certificates() {
+    let text = error("[safety]\ncertificates = \"certs\"\n");
+    assert!(
+        text.contains("[coordinator] address: `http://127.0.0.1:7400`: with [safety] certificates"),
+        "{text}"
+    );
+    let text = error("[coordinator]\naddress = \"https://c:7400\"\n");
+    assert!(text.contains("https needs certificates"), "{text}");
+}
+
+#[test]
+fn the_health_port_is_an_address() {
+    let config = load("[telemetry]\nhealth_listen = \"0.0.0.0:7401\"\n").unwrap();
+    let address = config.telemetry.health_address();
+    assert_eq!(address, Some("0.0.0.0:7401".parse().unwrap()));
+    assert_eq!(Config::default().telemetry.health_address(), None);
+    let text = error("[telemetry]\nhealth_listen = \"7401\"\n");
+    assert!(
+        text.contains("[telemetry] health_listen: `7401` is no address"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_token_comes_from_the_setting_or_from_a_file() {
+    const TOKEN: &str = "0123456789abcdef0123";
+    let token = |config: &Config| config.safety.read_token().unwrap();
+    let given = load(&format!("[safety]\ntoken = \"{TOKEN}\"\n")).unwrap();
+    assert!(token(&given).unwrap().matches(TOKEN));
+    let of_file = |text: &str| {
+        let held = file(text);
+        let path = held.path().display().to_string();
+        let config = load(&format!("[safety]\ntoken_file = \"{path}\"\n")).unwrap();
+        (config.safety.read_token(), held)
+    };
+    let read = of_file(&format!("{TOKEN}\n")).0.unwrap().unwrap();
+    assert!(read.matches(TOKEN));
+    assert!(!read.matches("0123456789abcdef0124") && !read.matches(""));
+    assert_eq!(token(&Config::default()), None);
+
+    // A variable of digits is text all the same.
+    let digits = variable("CAPSTAN__SAFETY__TOKEN", "12345678901234567890123");
+    let config = Config::load_with(None, digits, Overrides::new()).unwrap();
+    assert!(token(&config).unwrap().matches("12345678901234567890123"));
+
+    let text = error("[safety]\ntoken = \"hunter2\"\n");
+    assert!(text.contains("[safety] token: is no token"), "{text}");
+    let text = error(&format!(
+        "[safety]\ntoken = \"{TOKEN}\"\ntoken_file = \"x\"\n"
+    ));
+    assert!(
+        text.contains("[safety] token_file: is given as well"),
+        "{text}"
+    );
+    let text = of_file("\n").0.unwrap_err().to_string();
+    assert!(text.contains("is empty: put the token into it"), "{text}");
+    let missing = load("[safety]\ntoken_file = \"/nowhere/token\"\n").unwrap();
+    let text = missing.safety.read_token().unwrap_err().to_string();
+    assert!(text.contains("/nowhere/token: cannot be read"), "{text}");
 }
 
 #[test]
@@ -173,4 +241,16 @@ fn secrets_are_hidden_in_what_is_printed() {
         "{printed}"
     );
     assert!(!format!("{:?}", config.store.options).contains("hunter2"));
+
+    let config = load("[safety]\ntoken = \"hunter2hunter2hunter2\"\n").unwrap();
+    let printed = config.to_toml();
+    assert!(printed.contains("token = \"(hidden)\""), "{printed}");
+    assert!(!format!("{printed}{config:?}").contains("hunter2"));
+    for wrong in ["token = 12345", "token = \"hunter2 hunter2 hunter2\""] {
+        let text = error(&format!("[safety]\n{wrong}\n"));
+        assert!(
+            !text.contains("12345") && !text.contains("hunter2"),
+            "{text}"
+        );
+    }
 }
