@@ -40,6 +40,7 @@ impl ExpectedError {
     }
 
     /// What kind of error it is.
+    #[cfg(test)]
     pub fn exit(&self) -> Exit {
         self.exit
     }

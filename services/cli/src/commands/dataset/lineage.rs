@@ -35,7 +35,7 @@ pub async fn lineage(
 
 fn print(lineage: &Lineage) {
     println!("\"{}\"", lineage.text);
-    let mut line = |name: &str, value: String| println!("  {name:9} {value}");
+    let line = |name: &str, value: String| println!("  {name:9} {value}");
     line("text", lineage.text_id.to_string());
     let writer = lineage.written_by.as_ref();
     let writer = writer.map_or_else(String::new, |model| format!(", written by model {model}"));
