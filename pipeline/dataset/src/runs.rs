@@ -3,7 +3,7 @@
 use capstan_plan::id::RunId;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::store::{Created, Store, checked};
 
 /// `runs/<run>/run.json`.
@@ -36,7 +36,7 @@ pub async fn begin(store: &Store, record: &RunRecord) -> Result<Created> {
 /// The record of a run.
 ///
 /// # Errors
-/// Those of the store; [`Error::Damaged`](crate::Error::Damaged).
+/// Those of the store; [`Error::Damaged`].
 pub async fn read(store: &Store, run: &RunId) -> Result<Option<RunRecord>> {
     store.get_json(&path(run)?).await
 }
@@ -44,11 +44,84 @@ pub async fn read(store: &Store, run: &RunId) -> Result<Option<RunRecord>> {
 /// Every run, by id.
 ///
 /// # Errors
-/// Those of the store; [`Error::Damaged`](crate::Error::Damaged).
+/// Those of the store; [`Error::Damaged`].
 pub async fn list(store: &Store) -> Result<Vec<RunRecord>> {
     let mut runs = Vec::new();
     for run in store.folders("runs").await? {
         runs.extend(read(store, &RunId(run)).await?);
     }
     Ok(runs)
+}
+
+/// `runs/<run>/state-<number>.json`: that a run ended, or went on again. The last one counts; a
+/// run without any goes on. So a database that is made anew does not wake what was cancelled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Where the run stands.
+    pub state: RunState,
+    /// Why, where it failed.
+    pub reason: String,
+    /// Since when, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// Where a run stands, as far as the store is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// It was tried again.
+    Running,
+    /// Every stage is done.
+    Done,
+    /// It cannot go on.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+/// Times that one run ends or goes on at most.
+const STANDINGS: u32 = 10_000;
+
+fn standing_path(run: &RunId, number: u32) -> Result<String> {
+    let run = checked("run", run.as_str())?;
+    Ok(format!("runs/{run}/state-{number:06}.json"))
+}
+
+/// Where a run stands; `None` where nothing was said of it.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn standing(store: &Store, run: &RunId) -> Result<Option<Standing>> {
+    match last_standing(store, run).await? {
+        0 => Ok(None),
+        last => store.get_json(&standing_path(run, last)?).await,
+    }
+}
+
+/// Says where a run stands from now on.
+///
+/// # Errors
+/// Those of [`Store::create`]; [`Error::Contended`] after 10,000 of them.
+pub async fn stands(store: &Store, run: &RunId, standing: &Standing) -> Result<()> {
+    let last = last_standing(store, run).await?;
+    for number in last + 1..=STANDINGS {
+        let path = standing_path(run, number)?;
+        if store.create_json(&path, standing).await? == Created::Created {
+            return Ok(());
+        }
+    }
+    Err(Error::Contended {
+        url: store.url().to_owned(),
+        path: format!("runs/{run}"),
+        tries: STANDINGS,
+    })
+}
+
+/// The number of the last one; 0 where there is none. They are few: asked for one by one.
+async fn last_standing(store: &Store, run: &RunId) -> Result<u32> {
+    let mut last = 0;
+    while last < STANDINGS && store.size(&standing_path(run, last + 1)?).await?.is_some() {
+        last += 1;
+    }
+    Ok(last)
 }

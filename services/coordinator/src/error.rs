@@ -1,5 +1,7 @@
 //! Why the coordinator cannot do what it is asked, and how that crosses gRPC.
 
+use std::sync::Arc;
+
 use capstan_plan::FailureKind;
 use capstan_plan::expand;
 use capstan_plan::id::{RunId, StageName};
@@ -13,10 +15,42 @@ use crate::state;
 pub enum Error {
     /// The database fails.
     #[error(transparent)]
-    Database(#[from] state::Error),
+    Database(Arc<state::Error>),
     /// The store fails.
     #[error(transparent)]
     Store(#[from] capstan_dataset::Error),
+    /// The newest generation of the store was not taken with this database.
+    #[error(
+        "database `{database}` knows generation {known} of store {store}, whose newest is \
+         {newest}: another coordinator has served it; `capstan state rebuild` makes the database \
+         anew from the store"
+    )]
+    Behind {
+        /// The database, as configured.
+        database: String,
+        /// The generation that it knows; 0 where it is new.
+        known: u64,
+        /// The store.
+        store: String,
+        /// The newest generation of the store; 0 where it has none.
+        newest: u64,
+    },
+    /// A newer coordinator serves the store.
+    #[error("generation {newer} of the store was taken: this coordinator, {ours}, has stopped")]
+    Superseded {
+        /// This one's generation.
+        ours: u64,
+        /// The newer one's.
+        newer: u64,
+    },
+    /// A record of a generation that cannot be read.
+    #[error("{path} is no record of a generation: {source}")]
+    Generation {
+        /// The object.
+        path: String,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
     /// There is no such run.
     #[error("there is no run {run}")]
     UnknownRun {
@@ -103,9 +137,12 @@ impl Error {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Store(error) => error.kind(),
-            Self::Database(_) | Self::Ring { .. } | Self::Closing | Self::Serve(_) => {
-                FailureKind::Transient
-            }
+            Self::Database(_)
+            | Self::Ring { .. }
+            | Self::Closing
+            | Self::Superseded { .. }
+            | Self::Serve(_) => FailureKind::Transient,
+            Self::Behind { .. } | Self::Generation { .. } => FailureKind::Fatal,
             Self::UnknownRun { .. }
             | Self::UnknownStage { .. }
             | Self::NothingToRetry { .. }
@@ -131,10 +168,21 @@ impl Error {
             }
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
-            Self::Database(_) | Self::Closing | Self::Serve(_) => Code::Unavailable,
+            Self::Database(_)
+            | Self::Closing
+            | Self::Superseded { .. }
+            | Self::Behind { .. }
+            | Self::Generation { .. }
+            | Self::Serve(_) => Code::Unavailable,
             Self::Store(error) if error.kind() == FailureKind::Transient => Code::Unavailable,
             Self::Store(_) => Code::Internal,
         }
+    }
+}
+
+impl From<state::Error> for Error {
+    fn from(error: state::Error) -> Self {
+        Self::Database(Arc::new(error))
     }
 }
 

@@ -1,51 +1,124 @@
 //! Generations: each start of a coordinator over a store takes the next number, for ever.
+//!
+//! The newest record tells who may schedule, and it must be one that this coordinator's database
+//! took part in: otherwise another coordinator has served the store since, and what the database
+//! remembers of runs is old. What a start does, and what a crash between two steps leaves:
+//!
+//! ```text
+//!  1  database: intended = S      S is a random id of this start
+//!     ✗ newest record is still the one that the database knows: the next start goes on
+//!  2  store: create generations/<n+1>.json with start = S
+//!     ✗ newest record is by the intended start: the next start knows it for its own
+//!  3  database: generation = n+1, start = S
+//! ```
+//!
+//! Two that start at once over one store, each with a database of its own, both see `n`; creating
+//! has one winner, and the other one is refused.
 
 use capstan_dataset::Store;
 use capstan_dataset::store::Created;
-use serde::Serialize;
+use capstan_runtime::fault;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
+use crate::error::Error;
+use crate::state::{Database, Known};
 
 const FOLDER: &str = "coordinator/generations";
 
-/// Starts that may race before one gives up.
-const TRIES: u64 = 1_000;
-
-#[derive(Serialize)]
-struct Record {
-    generation: u64,
-    started_unix_ms: i64,
-    /// Tells two starts apart that would write equal bytes.
-    start: String,
+/// A generation, as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) generation: u64,
+    pub(crate) started_unix_ms: i64,
+    /// Which start took it.
+    pub(crate) start: String,
 }
 
-/// Takes the next generation: creates `coordinator/generations/<n>.json`.
+fn path(generation: u64) -> String {
+    format!("{FOLDER}/{generation}.json")
+}
+
+/// Takes the next generation.
 ///
 /// # Errors
-/// Those of the store.
-pub(crate) async fn take(store: &Store, clock: &dyn Clock) -> capstan_dataset::Result<u64> {
+/// [`Error::Behind`]: the newest generation is none of this database's; [`Error::Store`],
+/// [`Error::Database`].
+pub(crate) async fn take(
+    store: &Store,
+    database: &Database,
+    url: &str,
+    clock: &dyn Clock,
+) -> Result<u64, Error> {
+    let known = database.known().await?;
+    let newest = newest(store).await?;
+    let behind = |newest: u64| Error::Behind {
+        database: url.to_owned(),
+        known: known.generation,
+        store: store.url().to_owned(),
+        newest,
+    };
+    let before = match newest {
+        None if known.generation == 0 => Known::default(),
+        Some(newest) if newest.start == known.start || newest.start == known.intended => Known {
+            generation: newest.generation,
+            start: newest.start,
+            intended: String::new(),
+        },
+        newest => return Err(behind(newest.map_or(0, |newest| newest.generation))),
+    };
+    let start = uuid::Uuid::new_v4().to_string();
+    let intended = Known {
+        intended: start.clone(),
+        ..before
+    };
+    database.know(&intended).await?;
+    let generation = intended.generation + 1;
+    let record = Record {
+        generation,
+        started_unix_ms: clock.unix_ms(),
+        start: start.clone(),
+    };
+    let json = serde_json::to_vec(&record).expect("plain data");
+    if store.create(&path(generation), json).await? == Created::AlreadyExists {
+        return Err(behind(generation));
+    }
+    fault::point("coordinator.after_generation");
+    let taken = Known {
+        generation,
+        start,
+        intended: String::new(),
+    };
+    database.know(&taken).await?;
+    Ok(generation)
+}
+
+/// The newest generation of a store.
+///
+/// # Errors
+/// Those of the store; a record that cannot be read is [`Error::Generation`].
+pub(crate) async fn newest(store: &Store) -> Result<Option<Record>, Error> {
     let objects = store.list(FOLDER).await?;
     let taken = objects.iter().filter_map(|object| {
         let name = object.path.rsplit('/').next()?;
         name.strip_suffix(".json")?.parse::<u64>().ok()
     });
-    let first = taken.max().unwrap_or(0) + 1;
-    let start = uuid::Uuid::new_v4().to_string();
-    for generation in first..first + TRIES {
-        let path = format!("{FOLDER}/{generation}.json");
-        let record = Record {
-            generation,
-            started_unix_ms: clock.unix_ms(),
-            start: start.clone(),
-        };
-        let json = serde_json::to_vec(&record).expect("plain data");
-        if store.create(&path, json).await? == Created::Created {
-            return Ok(generation);
-        }
-    }
-    Err(capstan_dataset::Error::Contended {
-        url: store.url().to_owned(),
-        path: FOLDER.to_owned(),
-        tries: u32::try_from(TRIES).unwrap_or(u32::MAX),
-    })
+    let Some(generation) = taken.max() else {
+        return Ok(None);
+    };
+    let path = path(generation);
+    let bytes = store.get(&path).await?;
+    let record = serde_json::from_slice(&bytes).map_err(|source| Error::Generation {
+        path: format!("{}/{path}", store.url()),
+        source,
+    })?;
+    Ok(Some(record))
+}
+
+/// Whether a generation was taken: one question for one object, not a listing.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn is_taken(store: &Store, generation: u64) -> Result<bool, Error> {
+    Ok(store.size(&path(generation)).await?.is_some())
 }

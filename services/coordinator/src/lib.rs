@@ -12,17 +12,21 @@
 //!                              database ┘ └─ watchers        store: commits, recipes, versions
 //! ```
 
+mod access;
 pub mod clock;
 mod convert;
 mod error;
 mod generation;
 pub mod machine;
+mod metrics;
+mod rebuild;
 mod ring;
 mod scheduler;
 mod service;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod trace;
 pub mod view;
 
 use std::sync::Arc;
@@ -32,13 +36,18 @@ use capstan_dataset::Store;
 use capstan_proto::v1::coordinator_server::CoordinatorServer;
 use capstan_proto::v1::ring_server::RingServer;
 use capstan_runtime::config;
+use capstan_runtime::health::Readiness;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::access::AccessLayer;
+
+pub use access::Access;
 pub use error::Error;
-pub use scheduler::Handle;
+pub use rebuild::{Rebuilt, rebuild};
+pub use scheduler::{Handle, Retried, Submitted};
 
 /// Bytes of one message at most: a task names every shard that it reads.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -46,21 +55,41 @@ pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How long open connections may take to end once the coordinator goes down.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How a coordinator is reached.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What callers must show. Whether the listener may be reached by others at all was checked
+    /// by the configuration.
+    pub access: Access,
+    /// Marked while it serves.
+    pub readiness: Readiness,
+}
+
+impl Default for Options {
+    /// For a listener on loopback: asks for nothing.
+    fn default() -> Self {
+        Self {
+            access: Access::default(),
+            readiness: Readiness::lasting(),
+        }
+    }
+}
+
 /// Runs a coordinator on `listener` until `shutdown`.
 ///
-/// Whether the listener may be reached by others was checked by the configuration.
-///
 /// # Errors
-/// [`Error`]: the database cannot be opened, the store does not answer, or serving fails.
+/// [`Error::Database`], [`Error::Behind`], [`Error::Superseded`], [`Error::Store`]: it cannot
+/// start, or may not go on; [`Error::Serve`].
 pub async fn run(
     settings: config::Coordinator,
+    options: Options,
     listener: TcpListener,
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let clock = Arc::new(clock::SystemClock::new());
     let handle = Handle::start(settings, store, clock, shutdown.clone()).await?;
-    serve(handle, listener, shutdown).await
+    serve(handle, options, listener, shutdown).await
 }
 
 /// Serves a coordinator that was started, until `shutdown`; then stops it.
@@ -69,6 +98,7 @@ pub async fn run(
 /// [`Error::Serve`].
 pub async fn serve(
     handle: Handle,
+    options: Options,
     listener: TcpListener,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
@@ -78,15 +108,23 @@ pub async fn serve(
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = Server::builder()
+    let Options { access, readiness } = options;
+    let mut server = Server::builder();
+    if let Some(tls) = access.tls() {
+        server = server.tls_config(tls)?;
+    }
+    let server = server
+        .layer(AccessLayer(access))
         .add_service(health)
         .add_service(coordinator)
         .add_service(RingServer::new(handle.clone()))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+    readiness.mark();
     let served = capstan_runtime::shutdown::with_grace(&shutdown, GRACE, server).await;
+    readiness.unmark();
     // The server may have ended by itself; nothing goes on without it.
     shutdown.cancel();
-    handle.stopped().await;
+    let stopped = handle.stopped().await;
     served.unwrap_or(Ok(()))?;
-    Ok(())
+    stopped
 }

@@ -3,55 +3,54 @@
 //! ```text
 //!              backoff over            assign                 commit record stands
 //!  Blocked ──────────────────► Ready ──────────► Leased ──────────────────────────► Committed
-//!     ▲                          ▲                 │ │ │
-//!     │ retryable, attempt + 1   └─ not delivered ─┘ │ └─ BadInput, PoisonShard, Fatal,
-//!     └───────────────────────── failed, expired ────┘    or no attempts left ─► Quarantined
+//!     ▲                          ▲ ▲               │ │ │ ▲
+//!     │ retryable, attempt + 1   │ └─ given back ──┘ │ │ └─ one of two twins failed
+//!     └──────────────────────────│── failed, expired ┘ │
+//!                                │                     └─ BadInput, PoisonShard, Fatal,
+//!                                │                        or no attempts left ─► Quarantined
+//!                                └── somebody asks for it ◄──────────────────────────┘
 //!                                                         run ended ───────────► Cancelled
 //! ```
 //!
 //! - Every lease has an epoch (generation, counter) that is never used again; whoever answers
 //!   with another epoch is stale.
 //! - A gang's task is leased to all of its ranks at once; one lost rank fails the attempt.
+//! - A task that takes far longer than its like may be leased a second time, to a twin; whichever
+//!   commits first wins, and the other one is stale.
 //! - `now` is whatever monotonic clock the caller has; only it judges expiry.
 //! - What changes is noted in an outbox, so that the caller can write it down and tell others.
+//! - Nothing looks at all tasks: each state has its queue, by what it waits for.
 
 mod assign;
+mod policy;
+mod queues;
+mod stages;
 mod task;
 #[cfg(test)]
 mod tests;
+mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_plan::FailureKind;
-use capstan_plan::id::{AttemptId, LeaseEpoch, RunId, WorkerId};
-use capstan_plan::task::Role;
+use capstan_plan::id::{LeaseEpoch, RunId, StageName, WorkerId};
+
+use self::queues::Queues;
+use self::stages::Stages;
+use self::workers::Workers;
 
 pub use assign::{Grant, Offer};
-pub use task::{Change, Key, Lease, Rank, Spec, State, Task};
+pub use policy::Policy;
+pub use task::{Change, Held, Key, Lease, Rank, Spec, State, Task, What, attempt_id};
+pub use workers::Ejected;
 
 /// Time since some fixed moment, by a monotonic clock.
 pub type Now = Duration;
 
-/// When leases end and how often a task is tried.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Policy {
-    /// How long a lease lives without a heartbeat.
-    pub lease: Duration,
-    /// Attempts before a task is given up.
-    pub max_attempts: u32,
-    /// Before the second attempt; doubled for each further one.
-    pub backoff: Duration,
-    /// Between two attempts at most.
-    pub max_backoff: Duration,
-}
-
-impl Policy {
-    fn backoff_after(&self, attempts: u32) -> Duration {
-        let doublings = attempts.saturating_sub(1).min(16);
-        (self.backoff * 2u32.pow(doublings)).min(self.max_backoff)
-    }
-}
+/// A task's place in the order of adding; lower is older.
+type Ordinal = u64;
 
 /// Why an answer was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,25 +74,50 @@ pub struct Claim {
     pub worker: WorkerId,
 }
 
+/// Something that people should see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A worker fails too much and gets no lease for a while.
+    Ejected(Ejected),
+    /// A task that takes too long was leased a second time.
+    Twin {
+        /// The task.
+        key: Arc<Key>,
+        /// Who has it.
+        first: Option<WorkerId>,
+        /// Who has it as well.
+        twin: WorkerId,
+    },
+}
+
 /// Every task that is not forgotten, and the workers that were seen of late.
 #[derive(Debug)]
 pub struct Machine {
     policy: Policy,
     /// The last epoch that was given out.
     last_epoch: LeaseEpoch,
-    tasks: BTreeMap<Key, Task>,
-    /// Tasks that are not final, in the order in which they were added.
-    open: BTreeMap<u64, Key>,
-    added: u64,
-    workers: BTreeMap<WorkerId, Seen>,
+    entries: BTreeMap<Ordinal, Entry>,
+    by_key: HashMap<Arc<Key>, Ordinal>,
+    added: Ordinal,
+    queues: Queues,
+    stages: Stages,
+    workers: Workers,
     outbox: Vec<Change>,
+    notices: Vec<Notice>,
 }
 
-/// When a worker was heard of last.
-#[derive(Debug, Clone)]
-struct Seen {
-    at: Now,
-    roles: BTreeSet<Role>,
+#[derive(Debug)]
+struct Entry {
+    key: Arc<Key>,
+    task: Task,
+}
+
+/// An attempt that came to nothing.
+struct Failure<'a> {
+    lease_epoch: LeaseEpoch,
+    worker: &'a WorkerId,
+    kind: FailureKind,
+    message: &'a str,
 }
 
 impl Machine {
@@ -105,11 +129,14 @@ impl Machine {
                 generation,
                 counter: 0,
             },
-            tasks: BTreeMap::new(),
-            open: BTreeMap::new(),
+            entries: BTreeMap::new(),
+            by_key: HashMap::new(),
             added: 0,
-            workers: BTreeMap::new(),
+            queues: Queues::default(),
+            stages: Stages::default(),
+            workers: Workers::default(),
             outbox: Vec::new(),
+            notices: Vec::new(),
         }
     }
 
@@ -121,42 +148,50 @@ impl Machine {
 
     /// A task by its key.
     pub fn task(&self, key: &Key) -> Option<&Task> {
-        self.tasks.get(key)
+        let ordinal = self.by_key.get(key)?;
+        self.entries.get(ordinal).map(|entry| &entry.task)
     }
 
     /// Adds a task that waits for a worker. One that is known already stays as it is.
     pub fn add(&mut self, key: Key, spec: Spec) {
-        if !self.tasks.contains_key(&key) {
-            self.insert(key.clone(), Task::new(spec));
-            self.note(&key, "");
+        if !self.by_key.contains_key(&key) {
+            let ordinal = self.insert(key, Task::new(spec));
+            self.note(ordinal, What::Added, "");
         }
     }
 
     /// Puts back a task as it was before a restart: a lease gets one full period.
     pub fn restore(&mut self, key: Key, mut task: Task, now: Now) {
-        if let State::Leased(lease) = &mut task.state {
-            lease.renew_all(now + self.policy.lease);
+        if let State::Leased(held) = &mut task.state {
+            held.renew_all(now, now + self.policy.lease);
         }
         self.insert(key, task);
     }
 
-    fn insert(&mut self, key: Key, mut task: Task) {
+    fn insert(&mut self, key: Key, task: Task) -> Ordinal {
         self.added += 1;
-        task.added = self.added;
-        if !task.state.is_final() {
-            self.open.insert(self.added, key.clone());
+        let (ordinal, key) = (self.added, Arc::new(key));
+        self.stages.add(&key, ordinal);
+        if task.state == State::Committed {
+            self.stages.committed(&key, None);
         }
-        self.tasks.insert(key, task);
+        self.queues.enter(ordinal, &task.spec, &task.state);
+        for lease in task.held().into_iter().flat_map(Held::leases) {
+            self.queues.watch(ordinal, lease);
+        }
+        self.by_key.insert(key.clone(), ordinal);
+        self.entries.insert(ordinal, Entry { key, task });
+        ordinal
     }
 
-    /// Renews a lease and takes down how far it is.
+    /// Renews a lease.
     ///
     /// # Errors
     /// [`Stale`] where the lease is no longer this worker's.
     pub fn heartbeat(&mut self, claim: &Claim, now: Now) -> Result<(), Stale> {
-        self.see(&claim.worker, None, now);
+        self.workers.beats(&claim.worker, now);
         let deadline = now + self.policy.lease;
-        self.held(claim)?.deadline = deadline;
+        self.rank_mut(claim)?.deadline = deadline;
         Ok(())
     }
 
@@ -164,25 +199,40 @@ impl Machine {
     ///
     /// # Errors
     /// [`Stale`] where it is not.
-    pub fn check(&mut self, claim: &Claim) -> Result<&Lease, Stale> {
-        self.held(claim)?;
-        match &self.tasks[&claim.key].state {
-            State::Leased(lease) => Ok(lease),
-            _ => Err(Stale::NotHeld),
+    pub fn check(&self, claim: &Claim) -> Result<&Lease, Stale> {
+        let task = self.task(&claim.key).ok_or(Stale::NotHeld)?;
+        if task.state == State::Cancelled {
+            return Err(Stale::Cancelled);
         }
+        let lease = task.held().and_then(|held| held.of(claim.lease_epoch));
+        let is_own = |lease: &&Lease| {
+            let rank = lease.ranks.get(claim.rank);
+            rank.is_some_and(|rank| rank.worker == claim.worker)
+        };
+        lease.filter(is_own).ok_or(Stale::NotHeld)
     }
 
     /// A commit record of this task stands in the store. It decides, whoever made it, unless
     /// the task was given up before. True where the task is committed now.
-    pub fn committed(&mut self, key: &Key) -> bool {
-        let Some(task) = self.tasks.get_mut(key) else {
+    ///
+    /// - `by`: the epoch in the record; a lease of it has done its work.
+    pub fn committed(&mut self, key: &Key, by: LeaseEpoch, now: Now) -> bool {
+        let Some((ordinal, task)) = self.find(key) else {
             return false;
         };
-        match task.state {
+        match &task.state {
             State::Committed => true,
             State::Quarantined | State::Cancelled => false,
             State::Blocked { .. } | State::Ready | State::Leased(_) => {
-                self.end(key, State::Committed, "");
+                let winner = task.held().and_then(|held| held.of(by));
+                let runtime = winner.map(|lease| now.saturating_sub(lease.since));
+                let workers = winner.iter().flat_map(|lease| &lease.ranks);
+                let workers: Vec<WorkerId> = workers.map(|rank| rank.worker.clone()).collect();
+                self.stages.committed(key, runtime);
+                for worker in workers {
+                    self.workers.succeeded(&worker, now);
+                }
+                self.go(ordinal, State::Committed, "");
                 true
             }
         }
@@ -193,8 +243,10 @@ impl Machine {
     /// # Errors
     /// [`Stale`] where the lease is no longer this worker's.
     pub fn rank_finished(&mut self, claim: &Claim) -> Result<(), Stale> {
-        self.held(claim)?.is_finished = true;
-        self.note(&claim.key, "");
+        self.rank_mut(claim)?.is_finished = true;
+        if let Some((ordinal, _)) = self.find(&claim.key) {
+            self.note(ordinal, What::RankFinished(claim.lease_epoch), "");
+        }
         Ok(())
     }
 
@@ -209,21 +261,36 @@ impl Machine {
         message: &str,
         now: Now,
     ) -> Result<(), Stale> {
-        self.held(claim)?;
-        self.attempt_failed(&claim.key, &claim.worker, kind, message, now);
+        let is_gang = self.check(claim)?.ranks.len() > 1;
+        let Some((ordinal, _)) = self.find(&claim.key) else {
+            return Err(Stale::NotHeld);
+        };
+        let failure = Failure {
+            lease_epoch: claim.lease_epoch,
+            worker: &claim.worker,
+            kind,
+            message,
+        };
+        self.attempt_failed(ordinal, &failure, now);
+        if kind.is_retryable() && !is_gang {
+            self.blame(&claim.worker, ordinal, now);
+        }
         Ok(())
     }
 
     /// A lease could not be handed over: nothing was tried.
     pub fn undelivered(&mut self, key: &Key, lease_epoch: LeaseEpoch) {
-        let Some(task) = self.tasks.get_mut(key) else {
+        let Some((ordinal, task)) = self.find(key) else {
             return;
         };
-        if matches!(&task.state, State::Leased(lease) if lease.lease_epoch == lease_epoch) {
-            task.attempts -= 1;
-            task.state = State::Ready;
-            self.note(key, "not delivered");
+        let Some(held) = task.held().filter(|held| held.of(lease_epoch).is_some()) else {
+            return;
+        };
+        let state = held.clone().without(lease_epoch).unwrap_or(State::Ready);
+        if let Some(entry) = self.entries.get_mut(&ordinal) {
+            entry.task.attempts = entry.task.attempts.saturating_sub(1);
         }
+        self.set(ordinal, state, What::TakenBack(lease_epoch), "given back");
     }
 
     /// A worker that stops gives its lease back: the attempt does not count. For a gang the whole
@@ -232,73 +299,117 @@ impl Machine {
     /// # Errors
     /// [`Stale`] where the lease is no longer this worker's.
     pub fn release(&mut self, claim: &Claim) -> Result<(), Stale> {
-        self.held(claim)?;
+        self.check(claim)?;
         self.undelivered(&claim.key, claim.lease_epoch);
         Ok(())
     }
 
     /// Tries a task again that was given up, as if it never had been. True where it was.
     pub fn retry(&mut self, key: &Key) -> bool {
-        match self.tasks.get_mut(key) {
-            Some(task) if task.state == State::Quarantined => {
-                (task.attempts, task.last_failure) = (0, None);
-                task.failed_on.clear();
-                task.state = State::Ready;
-                let added = task.added;
-                self.open.insert(added, key.clone());
-                self.note(key, "tried again");
-                true
-            }
-            _ => false,
+        let Some((ordinal, task)) = self.find(key) else {
+            return false;
+        };
+        if task.state != State::Quarantined {
+            return false;
         }
+        if let Some(entry) = self.entries.get_mut(&ordinal) {
+            entry.task = Task {
+                last_worker: entry.task.last_worker.take(),
+                state: State::Quarantined,
+                ..Task::new(entry.task.spec.clone())
+            };
+        }
+        self.set(ordinal, State::Ready, What::Retried, "tried again");
+        true
     }
 
     /// Ends leases whose time is over and lets go tasks whose backoff is over.
     ///
     /// Gives the tasks whose lease expired.
     pub fn tick(&mut self, now: Now) -> Vec<Key> {
-        let mut due = Vec::new();
+        while let Some(ordinal) = self.queues.due(now) {
+            self.go(ordinal, State::Ready, "");
+        }
         let mut expired = Vec::new();
-        for key in self.open.values() {
-            match &self.tasks[key].state {
-                State::Blocked { until } if *until <= now => due.push(key.clone()),
-                State::Leased(lease) => {
-                    if let Some(rank) = lease.expired(now) {
-                        expired.push((key.clone(), lease.ranks[rank].worker.clone(), rank));
-                    }
-                }
-                _ => {}
+        // What a worker loses by one silence has one cause.
+        let mut silent: BTreeMap<WorkerId, Ordinal> = BTreeMap::new();
+        while let Some((ordinal, lease_epoch)) = self.queues.overdue(now) {
+            let Some(entry) = self.entries.get(&ordinal) else {
+                continue;
+            };
+            let held = entry.task.held();
+            let Some(lease) = held.and_then(|held| held.of(lease_epoch)) else {
+                continue;
+            };
+            let Some((deadline, rank)) = lease.deadline() else {
+                continue;
+            };
+            if deadline >= now {
+                self.queues.watch(ordinal, lease);
+                continue;
+            }
+            let (worker, is_gang) = (lease.ranks[rank].worker.clone(), lease.ranks.len() > 1);
+            expired.push((*entry.key).clone());
+            let message = format!("worker {worker} (rank {rank}) was not heard of in time");
+            let failure = Failure {
+                lease_epoch,
+                worker: &worker,
+                kind: FailureKind::Transient,
+                message: &message,
+            };
+            self.attempt_failed(ordinal, &failure, now);
+            if !is_gang {
+                silent.entry(worker).or_insert(ordinal);
             }
         }
-        for key in due {
-            self.set(&key, State::Ready, "");
+        for (worker, ordinal) in silent {
+            self.blame(&worker, ordinal, now);
         }
-        for (key, worker, rank) in &expired {
-            let message = format!("worker {worker} (rank {rank}) was not heard of in time");
-            self.attempt_failed(key, worker, FailureKind::Transient, &message, now);
-        }
-        let oldest = now.saturating_sub(self.policy.lease * 10);
-        self.workers.retain(|_, seen| seen.at >= oldest);
-        expired.into_iter().map(|(key, _, _)| key).collect()
+        self.workers.forget(&self.policy, now);
+        expired
     }
 
     /// Ends every task of a run that is not final; leases are told so by their next heartbeat.
     pub fn cancel(&mut self, run: &RunId) {
-        let open: Vec<Key> = self
-            .open
-            .values()
-            .filter(|key| &key.run == run)
-            .cloned()
-            .collect();
-        for key in open {
-            self.end(&key, State::Cancelled, "");
+        for ordinal in self.stages.of_run(run) {
+            if !self.entries[&ordinal].task.state.is_final() {
+                self.go(ordinal, State::Cancelled, "");
+            }
         }
     }
 
     /// Forgets every task of a run that has ended.
     pub fn forget(&mut self, run: &RunId) {
-        self.tasks.retain(|key, _| &key.run != run);
-        self.open.retain(|_, key| &key.run != run);
+        for ordinal in self.stages.forget(run) {
+            self.remove(ordinal);
+        }
+    }
+
+    /// Forgets the tasks of a step of a stage that is over, but for those that stay.
+    pub fn forget_step(&mut self, run: &RunId, stage: &StageName, staying: &BTreeSet<Key>) {
+        for ordinal in self.stages.forget_stage(run, stage) {
+            let key = self.entries[&ordinal].key.clone();
+            if staying.contains(&*key) {
+                self.stages.add(&key, ordinal);
+                if self.entries[&ordinal].task.state == State::Committed {
+                    self.stages.committed(&key, None);
+                }
+            } else {
+                self.remove(ordinal);
+            }
+        }
+    }
+
+    fn remove(&mut self, ordinal: Ordinal) {
+        if let Some(Entry { key, task }) = self.entries.remove(&ordinal) {
+            self.queues.leave(ordinal, &task.spec, &task.state);
+            self.by_key.remove(&key);
+        }
+    }
+
+    /// Workers that get no leases now.
+    pub fn ejected(&self, now: Now) -> usize {
+        self.workers.ejected(now)
     }
 
     /// Takes the changes since they were taken last, in order.
@@ -306,55 +417,68 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
+    /// Takes what people should see since it was taken last, in order.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
+    }
+
+    fn find(&self, key: &Key) -> Option<(Ordinal, &Task)> {
+        let ordinal = *self.by_key.get(key)?;
+        Some((ordinal, &self.entries.get(&ordinal)?.task))
+    }
+
     /// The rank that a claim names, where it is its own.
-    fn held(&mut self, claim: &Claim) -> Result<&mut Rank, Stale> {
-        let task = self.tasks.get_mut(&claim.key).ok_or(Stale::NotHeld)?;
-        match &mut task.state {
-            State::Cancelled => Err(Stale::Cancelled),
-            State::Leased(lease) if lease.lease_epoch == claim.lease_epoch => {
-                let rank = lease.ranks.get_mut(claim.rank).ok_or(Stale::NotHeld)?;
-                if rank.worker == claim.worker {
-                    Ok(rank)
-                } else {
-                    Err(Stale::NotHeld)
-                }
+    fn rank_mut(&mut self, claim: &Claim) -> Result<&mut Rank, Stale> {
+        self.check(claim)?;
+        let ordinal = self.by_key.get(&claim.key);
+        let entry = ordinal.and_then(|ordinal| self.entries.get_mut(ordinal));
+        match entry.map(|entry| &mut entry.task.state) {
+            Some(State::Leased(held)) => {
+                let lease = held.of_mut(claim.lease_epoch);
+                let rank = lease.and_then(|lease| lease.ranks.get_mut(claim.rank));
+                rank.ok_or(Stale::NotHeld)
             }
             _ => Err(Stale::NotHeld),
         }
     }
 
-    fn attempt_failed(
-        &mut self,
-        key: &Key,
-        worker: &WorkerId,
-        kind: FailureKind,
-        message: &str,
-        now: Now,
-    ) {
-        let Some(task) = self.tasks.get_mut(key) else {
+    fn attempt_failed(&mut self, ordinal: Ordinal, failure: &Failure<'_>, now: Now) {
+        let Some(entry) = self.entries.get_mut(&ordinal) else {
             return;
         };
-        task.failed_on.insert(worker.clone());
-        task.last_failure = Some(kind);
-        let state = if self.is_hopeless(key, kind, now) {
-            State::Quarantined
-        } else {
-            let attempts = self.tasks[key].attempts;
-            State::Blocked {
-                until: now + self.policy.backoff_after(attempts),
+        let task = &mut entry.task;
+        task.failed_on.insert(failure.worker.clone());
+        task.last_failure = Some(failure.kind);
+        let held = task.held().cloned();
+        let other = held.and_then(|held| held.without(failure.lease_epoch));
+        let over = What::Moved(vec![failure.lease_epoch]);
+        match other {
+            // The other one of two goes on, unless nobody can do it.
+            Some(state) if failure.kind.is_retryable() => {
+                self.set(ordinal, state, over, failure.message);
             }
-        };
-        if state.is_final() {
-            self.end(key, state, message);
-        } else {
-            self.set(key, state, message);
+            _ if self.is_hopeless(ordinal, failure.kind, now) => {
+                self.go(ordinal, State::Quarantined, failure.message);
+            }
+            _ => {
+                let backoff = self
+                    .policy
+                    .backoff_after(self.entries[&ordinal].task.attempts);
+                let until = now + backoff;
+                self.go(ordinal, State::Blocked { until }, failure.message);
+            }
         }
+    }
+
+    fn blame(&mut self, worker: &WorkerId, shard: Ordinal, now: Now) {
+        let ejected = self.workers.failed(worker, shard, &self.policy, now);
+        self.notices.extend(ejected.map(Notice::Ejected));
     }
 
     /// Whether a further attempt makes no sense: four were made, on two workers where two are
     /// alive. Twice as many are enough in any case, so that everything ends.
-    fn is_hopeless(&self, key: &Key, kind: FailureKind, now: Now) -> bool {
-        let task = &self.tasks[key];
+    fn is_hopeless(&self, ordinal: Ordinal, kind: FailureKind, now: Now) -> bool {
+        let task = &self.entries[&ordinal].task;
         if !kind.is_retryable() || task.attempts >= self.policy.max_attempts * 2 {
             return true;
         }
@@ -362,66 +486,41 @@ impl Machine {
         task.attempts >= self.policy.max_attempts && (task.failed_on.len() >= 2 || !others)
     }
 
-    /// Whether a worker is alive that could take this task and has not failed it.
+    /// Whether a worker is there that could take this task and has not failed it.
     fn others_alive(&self, task: &Task, now: Now) -> bool {
-        let alive = now.saturating_sub(self.policy.lease);
-        self.workers.iter().any(|(worker, seen)| {
-            seen.at >= alive
-                && seen.roles.contains(&task.spec.role)
-                && !task.failed_on.contains(worker)
-        })
+        self.workers
+            .others(task.spec.role, &task.failed_on, &self.policy, now)
     }
 
-    fn see(&mut self, worker: &WorkerId, roles: Option<&BTreeSet<Role>>, now: Now) {
-        match (self.workers.get_mut(worker), roles) {
-            (Some(seen), roles) => {
-                seen.at = now;
-                if let Some(roles) = roles {
-                    seen.roles.clone_from(roles);
-                }
-            }
-            (None, Some(roles)) => {
-                self.workers.insert(
-                    worker.clone(),
-                    Seen {
-                        at: now,
-                        roles: roles.clone(),
-                    },
-                );
-            }
-            (None, None) => {}
+    /// Moves a task on; whatever leases it had are over.
+    fn go(&mut self, ordinal: Ordinal, state: State, message: &str) {
+        let held = self.entries.get(&ordinal).and_then(|e| e.task.held());
+        let over = held.into_iter().flat_map(Held::leases);
+        let over = over.map(|lease| lease.lease_epoch).collect();
+        self.set(ordinal, state, What::Moved(over), message);
+    }
+
+    fn set(&mut self, ordinal: Ordinal, state: State, what: What, message: &str) {
+        let Some(entry) = self.entries.get_mut(&ordinal) else {
+            return;
+        };
+        let task = &mut entry.task;
+        self.queues.leave(ordinal, &task.spec, &task.state);
+        if let Some(holder) = task.holder().cloned() {
+            task.last_worker = Some(holder);
         }
+        task.state = state;
+        self.queues.enter(ordinal, &task.spec, &task.state);
+        self.note(ordinal, what, message);
     }
 
-    fn set(&mut self, key: &Key, state: State, message: &str) {
-        if let Some(task) = self.tasks.get_mut(key) {
-            task.last_worker = task.holder().or(task.last_worker.take());
-            task.state = state;
-            self.note(key, message);
-        }
-    }
-
-    fn end(&mut self, key: &Key, state: State, message: &str) {
-        self.set(key, state, message);
-        if let Some(task) = self.tasks.get(key) {
-            self.open.remove(&task.added);
-        }
-    }
-
-    fn note(&mut self, key: &Key, message: &str) {
-        let task = &self.tasks[key];
+    fn note(&mut self, ordinal: Ordinal, what: What, message: &str) {
+        let entry = &self.entries[&ordinal];
         self.outbox.push(Change {
-            key: key.clone(),
-            task: task.clone(),
+            key: entry.key.clone(),
+            task: entry.task.clone(),
+            what,
             message: message.to_owned(),
         });
     }
-}
-
-/// The attempt of this epoch: epochs are used once in a store, so attempts are unique in it.
-pub fn attempt_id(lease_epoch: LeaseEpoch) -> AttemptId {
-    AttemptId(format!(
-        "{:06}-{:08}",
-        lease_epoch.generation, lease_epoch.counter
-    ))
 }

@@ -93,8 +93,9 @@ impl Handle {
             key: claim.key.clone(),
         };
         let world_size = {
-            let mut core = self.inner.core.lock().await;
-            core.machine.check(&claim).map_err(|_| stale())?.ranks.len()
+            let core = self.inner.core()?;
+            let lease = core.machine.check(&claim).map_err(|_| stale())?;
+            lease.ranks.len()
         };
         let (answer, mut plan) = oneshot::channel();
         let joined = Joined {
@@ -104,7 +105,7 @@ impl Handle {
         };
         let ring = &self.inner.ring;
         if let Some(gang) = ring.join(claim.lease_epoch, world_size, claim.rank, joined) {
-            let ring_epoch = self.inner.core.lock().await.machine.next_epoch();
+            let ring_epoch = self.inner.core()?.machine.next_epoch();
             tell(gang, ring_epoch);
         }
         tokio::select! {

@@ -11,12 +11,16 @@ use capstan_proto::v1::coordinator_server::Coordinator;
 use capstan_proto::v1::ring_server::Ring;
 use capstan_proto::v1::submit_run_request::Pipeline as Given;
 use futures::{Stream, StreamExt};
-use tonic::{Request, Response, Status};
+use tonic::metadata::MetadataMap;
+use tonic::{Extensions, Request, Response, Status};
+use tracing::Instrument;
 
+use crate::access::may_take;
 use crate::convert;
 use crate::error::Error;
 use crate::machine::{Claim, Offer};
 use crate::scheduler::Handle;
+use crate::trace;
 use crate::view::Progress;
 
 /// Tasks that one worker gets at a time at most.
@@ -52,11 +56,16 @@ impl Coordinator for Handle {
         &self,
         request: Request<v1::LeaseRequest>,
     ) -> Result<Response<v1::LeaseResponse>, Status> {
-        let request = request.into_inner();
+        let (_, extensions, request) = request.into_parts();
         let longest = Duration::from_secs(self.inner.settings.poll_seconds);
         let wait = Duration::from_millis(request.wait_ms).min(longest);
-        let assignments = self.lease(offer(request)?, wait).await?;
-        Ok(Response::new(v1::LeaseResponse { assignments }))
+        let offer = offer(request)?;
+        may_take(&extensions, &offer.roles)?;
+        let assignments = self.lease(offer, wait).await?;
+        let mut metadata = MetadataMap::new();
+        trace::put_on(&mut metadata, &assignments);
+        let answer = v1::LeaseResponse { assignments };
+        Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }
 
     async fn heartbeat(
@@ -88,10 +97,15 @@ impl Coordinator for Handle {
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
-        let request = request.into_inner();
-        let mine = self
-            .complete(claim(&request.worker, request.lease)?)
-            .await?;
+        let (metadata, _, request) = request.into_parts();
+        let span = trace::of_request(&metadata, request.lease.as_ref());
+        let claim = claim(&request.worker, request.lease)?;
+        let mine = async {
+            let mine = self.complete(claim).await?;
+            tracing::info!(mine, "completed");
+            Ok::<_, Error>(mine)
+        };
+        let mine = mine.instrument(span).await?;
         Ok(Response::new(v1::CompleteResponse { mine }))
     }
 
@@ -99,12 +113,13 @@ impl Coordinator for Handle {
         &self,
         request: Request<v1::FailRequest>,
     ) -> Result<Response<v1::FailResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        let span = trace::of_request(&metadata, request.lease.as_ref());
         let kind = convert::failure_kind(request.kind);
         let message = one_line(&request.message);
-        let state = self
-            .fail(claim(&request.worker, request.lease)?, kind, &message)
-            .await?;
+        let claim = claim(&request.worker, request.lease)?;
+        let failed = self.fail(claim, kind, &message).instrument(span);
+        let state = failed.await?;
         Ok(Response::new(v1::FailResponse {
             state: state as i32,
         }))
@@ -114,8 +129,10 @@ impl Coordinator for Handle {
         &self,
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
-        let request = request.into_inner();
-        self.release(claim(&request.worker, request.lease)?).await?;
+        let (metadata, _, request) = request.into_parts();
+        let span = trace::of_request(&metadata, request.lease.as_ref());
+        let claim = claim(&request.worker, request.lease)?;
+        self.release(claim).instrument(span).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
     }
 
@@ -191,11 +208,11 @@ impl Ring for Handle {
         &self,
         request: Request<v1::JoinRingRequest>,
     ) -> Result<Response<v1::RingPlan>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
+        let span = trace::of_request(&metadata, request.lease.as_ref());
         let claim = claim(&request.worker, request.lease)?;
-        let plan = self
-            .join_ring(claim, request.address, request.last_applied_step)
-            .await?;
+        let joined = self.join_ring(claim, request.address, request.last_applied_step);
+        let plan = joined.instrument(span).await?;
         Ok(Response::new(plan))
     }
 }

@@ -1,22 +1,34 @@
 //! What the coordinator remembers over a restart: runs, stages, tasks, attempts and leases, in
 //! SQL that SQLite and PostgreSQL both take.
 //!
-//! One connection, so one writer: changes are written in the order in which they happened. The
-//! truth about data is in the store; all that is here can be made anew from it.
+//! One connection, so one writer: changes are written in the order in which they happened. One
+//! process, too: a lock on `FILE.lock`, which the operating system releases with the process,
+//! keeps a second coordinator out. The truth about data is in the store; all that is here can be
+//! made anew from it.
 
+mod fence;
+mod lock;
 mod read;
 #[cfg(test)]
 mod tests;
 mod write;
 
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::SqlitePool;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions,
+    SqliteSynchronous,
+};
 
+pub(crate) use fence::Known;
 pub use read::Restored;
-pub use write::NewTask;
+pub use write::{NewTask, Op, ViewChange};
 
 /// Why the database failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,8 +41,32 @@ pub enum Error {
         /// What the driver says.
         source: sqlx::Error,
     },
+    /// Another coordinator has it.
+    #[error(
+        "database {} is held by another coordinator: stop that one, or give each its own \
+         [coordinator] database",
+        file.display()
+    )]
+    Held {
+        /// The database file.
+        file: PathBuf,
+    },
+    /// The lock beside it cannot be made, or the file cannot be replaced.
+    #[error(
+        "database {}: {source}; give sqlite:FILE in a folder that is there and can be written",
+        file.display()
+    )]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// Its tables are of another version of the program.
-    #[error("database `{url}` has other tables than this program: {source}")]
+    #[error(
+        "database `{url}` has other tables than this program: {source}; \
+         `capstan state rebuild` makes it anew from the store"
+    )]
     Migrate {
         /// As configured.
         url: String,
@@ -41,7 +77,10 @@ pub enum Error {
     #[error("database: {0}")]
     Statement(#[from] sqlx::Error),
     /// A row does not hold what the program wrote.
-    #[error("database: {table} of run {run} is damaged: {reason}")]
+    #[error(
+        "database: {table} of run {run} is damaged: {reason}; \
+         `capstan state rebuild` makes it anew from the store"
+    )]
     Damaged {
         /// The table.
         table: &'static str,
@@ -56,21 +95,30 @@ pub enum Error {
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: SqlitePool,
+    /// Held for as long as the database is open; an in-memory one needs none.
+    lock: Option<Arc<File>>,
+    /// The last place that was given to a task.
+    position: Arc<AtomicI64>,
 }
 
 impl Database {
-    /// Opens the database, makes it where it is missing, and brings its tables up to date.
+    /// Opens the database, makes it where it is missing, and brings its tables up to date. Until
+    /// it is closed, or the process ends, nobody else can open it.
     ///
     /// # Errors
-    /// [`Error::Open`], [`Error::Migrate`].
+    /// [`Error::Held`], [`Error::Open`], [`Error::Migrate`], [`Error::File`].
     pub async fn open(url: &str) -> Result<Self, Error> {
-        let open = |source| Error::Open {
-            url: url.to_owned(),
-            source,
+        let lock = match file_of(url)? {
+            Some(file) => Some(lock::take(&file)?),
+            None => None,
         };
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(open)?
+        Self::open_locked(url, lock).await
+    }
+
+    async fn open_locked(url: &str, lock: Option<File>) -> Result<Self, Error> {
+        let options = options(url)?
             .create_if_missing(true)
+            .locking_mode(SqliteLockingMode::Exclusive)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(5));
@@ -82,7 +130,7 @@ impl Database {
             .max_lifetime(None)
             .connect_with(options)
             .await
-            .map_err(open)?;
+            .map_err(|source| open_error(url, source))?;
         sqlx::migrate!("./migrations")
             .run(&pool)
             .await
@@ -90,11 +138,100 @@ impl Database {
                 url: url.to_owned(),
                 source,
             })?;
-        Ok(Self { pool })
+        let (last,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(position), 0) FROM tasks")
+            .fetch_one(&pool)
+            .await?;
+        Ok(Self {
+            pool,
+            lock: lock.map(Arc::new),
+            position: Arc::new(AtomicI64::new(last)),
+        })
     }
 
-    /// Closes it, with everything written.
+    /// Makes a database in the place of this one: `fill` writes it, and only a whole one is put
+    /// there. What stands there may be damaged, or missing.
+    ///
+    /// # Errors
+    /// [`Error::Held`] where a coordinator has it; those of `fill`.
+    pub(crate) async fn replace<E: From<Error>>(
+        url: &str,
+        fill: impl AsyncFnOnce(&Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(file) = file_of(url)? else {
+            // In memory there is nothing to replace, and nothing that would last.
+            let database = Self::open(url).await?;
+            let filled = fill(&database).await;
+            database.close().await;
+            return filled;
+        };
+        let _lock = lock::take(&file)?;
+        let new = beside(&file, ".new");
+        remove(&new)?;
+        let database = Self::open_locked(&format!("sqlite:{}", new.display()), None).await?;
+        let filled = fill(&database).await;
+        database.close().await;
+        filled?;
+        // The old one's log would be taken for the new one's.
+        for log in ["-wal", "-shm"] {
+            remove_one(&beside(&file, log))?;
+        }
+        std::fs::rename(&new, &file).map_err(|source| Error::File { file, source })?;
+        Ok(())
+    }
+
+    /// Closes it, with everything written, and lets others open it.
     pub async fn close(&self) {
         self.pool.close().await;
+        if let Some(lock) = &self.lock
+            && let Err(error) = lock.unlock()
+        {
+            tracing::warn!(%error, "the lock of the database stays until the process ends");
+        }
+    }
+
+    fn next_position(&self) -> i64 {
+        self.position.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+fn options(url: &str) -> Result<SqliteConnectOptions, Error> {
+    SqliteConnectOptions::from_str(url).map_err(|source| open_error(url, source))
+}
+
+fn open_error(url: &str, source: sqlx::Error) -> Error {
+    Error::Open {
+        url: url.to_owned(),
+        source,
+    }
+}
+
+/// The file of a database; `None` for one in memory.
+fn file_of(url: &str) -> Result<Option<PathBuf>, Error> {
+    let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
+    let options = options(url)?;
+    Ok((!is_in_memory).then(|| options.get_filename().to_owned()))
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// Removes a database file and its logs.
+fn remove(file: &Path) -> Result<(), Error> {
+    for suffix in ["", "-wal", "-shm"] {
+        remove_one(&beside(file, suffix))?;
+    }
+    Ok(())
+}
+
+fn remove_one(file: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(file) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
+            file: file.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }

@@ -1,6 +1,11 @@
 //! The coordinator on a real socket, with workers that commit real files to a real store.
 
+mod access;
+mod fence;
 mod leases;
+mod operate;
+mod rebuild;
 mod runs;
 mod sandbox;
+mod trace;
 mod whole;

@@ -1,16 +1,19 @@
 //! Who gets what: offers of workers against tasks that wait.
 
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use capstan_plan::FailureKind;
 use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, WorkerId};
 use capstan_plan::task::Role;
 
-use super::{Key, Lease, Machine, Now, Rank, State, Task, attempt_id};
+use super::task::{Held, Lease, Rank, State, Task, What, attempt_id};
+use super::{Key, Machine, Notice, Now, Ordinal};
 
-/// Tasks that are looked at for one whose base file the worker has cached.
-const CACHE_LOOKAHEAD: usize = 64;
+/// Tasks that are looked at for one offer, the oldest first. All but those that this worker
+/// should leave to others are taken at once, so more are never needed.
+const LOOKAHEAD: usize = 256;
 
 /// A worker that asks for work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub struct Grant {
     /// Index of the offer.
     pub offer: usize,
     /// The task.
-    pub key: Key,
+    pub key: Arc<Key>,
     /// Under which lease.
     pub lease_epoch: LeaseEpoch,
     /// The attempt.
@@ -47,76 +50,136 @@ pub struct Grant {
 impl Machine {
     /// Serves offers, the oldest first, with tasks, the oldest first.
     ///
-    /// A gang's task is granted to all of its ranks or not at all, each to another worker.
+    /// - A gang's task is granted to all of its ranks or not at all, each to another worker.
+    /// - A task whose base file a worker has cached goes to it before older ones, and other
+    ///   workers leave it alone: both for a bounded time, so that nothing starves (delay
+    ///   scheduling: Zaharia et al., EuroSys 2010).
+    /// - A worker for whom nothing is left may get a twin of a task that takes far too long.
     pub fn assign(&mut self, offers: &[impl Borrow<Offer>], now: Now) -> Vec<Grant> {
         let offers: Vec<&Offer> = offers.iter().map(Borrow::borrow).collect();
         for offer in &offers {
-            self.see(&offer.worker, Some(&offer.roles), now);
+            let (roles, cached) = (&offer.roles, &offer.cached);
+            self.workers.offers(&offer.worker, roles, cached, now);
         }
         let mut slots: Vec<usize> = offers.iter().map(|offer| offer.slots).collect();
         let mut grants = self.assign_gangs(&offers, &mut slots, now);
         for (index, offer) in offers.iter().enumerate() {
             while slots[index] > 0 {
-                let Some(key) = self.pick(offer, now) else {
+                let Some(ordinal) = self.pick(offer, now) else {
                     break;
                 };
                 slots[index] -= 1;
-                grants.extend(self.grant(&key, &[(index, &offer.worker)], now));
+                grants.extend(self.grant(ordinal, &[(index, &offer.worker)], now));
             }
         }
+        self.assign_twins(&offers, &mut slots, &mut grants, now);
         grants
     }
 
     fn assign_gangs(&mut self, offers: &[&Offer], slots: &mut [usize], now: Now) -> Vec<Grant> {
-        let gangs: Vec<Key> = self
-            .ready()
-            .filter(|(_, t)| t.spec.world_size > 1)
-            .map(first)
-            .collect();
         let mut grants = Vec::new();
-        for key in gangs {
-            let task = &self.tasks[&key];
+        for ordinal in self.queues.gangs() {
+            let spec = &self.entries[&ordinal].task.spec;
             let mut members: Vec<(usize, &WorkerId)> = Vec::new();
             for (index, offer) in offers.iter().enumerate() {
-                let is_free = slots[index] > 0 && offer.roles.contains(&task.spec.role);
+                let is_free = slots[index] > 0 && offer.roles.contains(&spec.role);
                 let is_new = members.iter().all(|(_, worker)| *worker != &offer.worker);
-                if is_free && is_new && members.len() < task.spec.world_size {
+                if is_free && is_new && members.len() < spec.world_size {
                     members.push((index, &offer.worker));
                 }
             }
-            if members.len() < task.spec.world_size {
+            if members.len() < spec.world_size {
                 continue;
             }
             members.iter().for_each(|(index, _)| slots[*index] -= 1);
             // By name, so that a gang of the same workers has the same ranks again.
             members.sort_by(|a, b| a.1.cmp(b.1));
-            grants.extend(self.grant(&key, &members, now));
+            grants.extend(self.grant(ordinal, &members, now));
         }
         grants
     }
 
-    /// The task that an offer gets: the oldest, but first one whose base file it has.
-    fn pick(&self, offer: &Offer, now: Now) -> Option<Key> {
-        let mut fitting = self.ready().filter(|(_, task)| {
-            task.spec.world_size == 1
-                && offer.roles.contains(&task.spec.role)
-                && !self.must_avoid(task, &offer.worker, now)
-        });
-        if offer.cached.is_empty() {
-            return fitting.next().map(first);
+    /// The task that an offer gets: the oldest, unless a cache speaks for another one.
+    fn pick(&mut self, offer: &Offer, now: Now) -> Option<Ordinal> {
+        if !self.queues.any_ready(&offer.roles) {
+            return None;
         }
+        let roles = self.roles_of(offer, now);
         let mut oldest = None;
-        for (key, task) in fitting.take(CACHE_LOOKAHEAD) {
-            if task
-                .spec
-                .base
-                .is_some_and(|base| offer.cached.contains(&base))
-            {
-                return Some(key.clone());
+        let mut left: Vec<Ordinal> = Vec::new();
+        for ordinal in self.queues.ready(&roles).take(LOOKAHEAD) {
+            let task = &self.entries[&ordinal].task;
+            if self.must_avoid(task, &offer.worker, now) {
+                continue;
             }
-            oldest = oldest.or(Some(key));
+            if self.is_better_off_elsewhere(ordinal, task, offer, now) {
+                left.push(ordinal);
+                continue;
+            }
+            oldest = Some(ordinal);
+            break;
         }
-        oldest.cloned()
+        let overtaking = oldest
+            .filter(|oldest| !self.has_cached(offer, *oldest))
+            .filter(|oldest| !self.is_overdue(*oldest, now))
+            .and_then(|_| self.cached_by(offer, &roles, now));
+        if overtaking.is_some() {
+            left.extend(oldest);
+        }
+        for ordinal in left {
+            self.queues.pass_over(ordinal, now);
+        }
+        overtaking.or(oldest)
+    }
+
+    /// Roles of an offer that it may take tasks of now.
+    fn roles_of(&self, offer: &Offer, now: Now) -> Vec<Role> {
+        let roles = offer.roles.iter().copied();
+        let is_ejected = |role: &Role| {
+            self.workers
+                .is_ejected(&offer.worker, *role, &self.policy, now)
+        };
+        roles.filter(|role| !is_ejected(role)).collect()
+    }
+
+    /// Whether another worker has the base file of this task and this one has not, for as long as
+    /// it is worth waiting for that one.
+    fn is_better_off_elsewhere(
+        &self,
+        ordinal: Ordinal,
+        task: &Task,
+        offer: &Offer,
+        now: Now,
+    ) -> bool {
+        let Some(base) = task.spec.base else {
+            return false;
+        };
+        let policy = &self.policy;
+        !offer.cached.contains(&base)
+            && !self.is_overdue(ordinal, now)
+            && self
+                .workers
+                .others_have(&base, task.spec.role, &offer.worker, policy, now)
+    }
+
+    fn is_overdue(&self, ordinal: Ordinal, now: Now) -> bool {
+        let since = self.queues.passed_over_since(ordinal, now);
+        now.saturating_sub(since) >= self.policy.locality_wait
+    }
+
+    fn has_cached(&self, offer: &Offer, ordinal: Ordinal) -> bool {
+        let base = self.entries[&ordinal].task.spec.base;
+        base.is_some_and(|base| offer.cached.contains(&base))
+    }
+
+    /// The oldest task whose base file this worker has.
+    fn cached_by(&self, offer: &Offer, roles: &[Role], now: Now) -> Option<Ordinal> {
+        let of_cache = self.queues.ready_of(&offer.cached);
+        let fitting = of_cache.filter(|ordinal| {
+            let task = &self.entries[ordinal].task;
+            roles.contains(&task.spec.role) && !self.must_avoid(task, &offer.worker, now)
+        });
+        fitting.min()
     }
 
     /// Whether this worker should leave a task to another one that is alive: it failed the task
@@ -130,44 +193,103 @@ impl Machine {
         (is_own_fault || is_last) && self.others_alive(task, now)
     }
 
-    fn ready(&self) -> impl Iterator<Item = (&Key, &Task)> {
-        let open = self.open.values().map(|key| (key, &self.tasks[key]));
-        open.filter(|(_, task)| task.state == State::Ready)
+    fn assign_twins(
+        &mut self,
+        offers: &[&Offer],
+        slots: &mut [usize],
+        grants: &mut Vec<Grant>,
+        now: Now,
+    ) {
+        if slots.iter().all(|free| *free == 0) {
+            return;
+        }
+        for ordinal in self.stragglers(now) {
+            let task = &self.entries[&ordinal].task;
+            let takes = |(index, offer): &(usize, &&Offer)| {
+                let worker = &offer.worker;
+                slots[*index] > 0
+                    && offer.roles.contains(&task.spec.role)
+                    && task.holder() != Some(worker)
+                    && !task.failed_on.contains(worker)
+                    && !self
+                        .workers
+                        .is_ejected(worker, task.spec.role, &self.policy, now)
+            };
+            let Some((index, offer)) = offers.iter().enumerate().find(takes) else {
+                continue;
+            };
+            slots[index] -= 1;
+            let key = self.entries[&ordinal].key.clone();
+            let (first, twin) = (task.holder().cloned(), offer.worker.clone());
+            self.notices.push(Notice::Twin { key, first, twin });
+            grants.extend(self.grant(ordinal, &[(index, &offer.worker)], now));
+        }
     }
 
-    fn grant(&mut self, key: &Key, members: &[(usize, &WorkerId)], now: Now) -> Vec<Grant> {
+    /// Tasks that a second worker should try as well: alone with one worker, of a stage that is
+    /// nearly done, and running for three times the median of the stage.
+    fn stragglers(&self, now: Now) -> Vec<Ordinal> {
+        let late = self.stages.late();
+        if late.is_empty() {
+            return Vec::new();
+        }
+        let late: HashMap<_, _> = late.into_iter().collect();
+        let is_straggler = |ordinal: &Ordinal| {
+            let entry = &self.entries[ordinal];
+            let (Some(held), Some(limit)) = (
+                entry.task.held(),
+                late.get(&(&entry.key.run, &entry.key.stage)),
+            ) else {
+                return false;
+            };
+            let runs_for = now.saturating_sub(held.lease.since);
+            entry.task.spec.may_twin
+                && held.twin.is_none()
+                && entry.task.attempts < self.policy.max_attempts
+                && runs_for > *limit
+                && runs_for >= self.policy.min_straggle
+        };
+        self.queues.leased().filter(is_straggler).collect()
+    }
+
+    /// Leases a task; one that is leased already gets its twin.
+    fn grant(&mut self, ordinal: Ordinal, members: &[(usize, &WorkerId)], now: Now) -> Vec<Grant> {
         let lease_epoch = self.next_epoch();
-        let attempt = attempt_id(lease_epoch);
         let deadline = now + self.policy.lease;
         let rank = |(_, worker): &(usize, &WorkerId)| Rank {
             worker: (*worker).clone(),
             deadline,
             is_finished: false,
         };
-        let lease = Lease {
-            lease_epoch,
-            attempt: attempt.clone(),
-            ranks: members.iter().map(rank).collect(),
-        };
-        let Some(task) = self.tasks.get_mut(key) else {
+        let Some(entry) = self.entries.get_mut(&ordinal) else {
             return Vec::new();
         };
-        task.attempts += 1;
-        let attempt_number = task.attempts;
-        self.set(key, State::Leased(lease), "");
+        entry.task.attempts += 1;
+        let lease = Lease {
+            lease_epoch,
+            number: entry.task.attempts,
+            since: now,
+            ranks: members.iter().map(rank).collect(),
+        };
+        let (key, attempt_number) = (entry.key.clone(), lease.number);
+        self.queues.watch(ordinal, &lease);
+        let state = match &entry.task.state {
+            State::Leased(held) => {
+                let Held { lease: first, .. } = (**held).clone();
+                State::leased(first, Some(lease))
+            }
+            _ => State::leased(lease, None),
+        };
+        self.set(ordinal, state, What::Began(lease_epoch), "");
         let grant = |(rank, (offer, _)): (usize, &(usize, &WorkerId))| Grant {
             offer: *offer,
             key: key.clone(),
             lease_epoch,
-            attempt: attempt.clone(),
+            attempt: attempt_id(lease_epoch),
             rank,
             world_size: members.len(),
             attempt_number,
         };
         members.iter().enumerate().map(grant).collect()
     }
-}
-
-fn first((key, _): (&Key, &Task)) -> Key {
-    key.clone()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use capstan_plan::FailureKind;
 use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, RunId, ShardId, StageName, WorkerId};
@@ -35,6 +36,9 @@ pub struct Spec {
     pub world_size: usize,
     /// The base file that it reads, where it is one: a worker that has it cached goes first.
     pub base: Option<Digest>,
+    /// Whether a second worker may take it while the first still has it: one shard of many, whose
+    /// work touches nobody outside (a crawl's shard has one owner, for the sake of the hosts).
+    pub may_twin: bool,
 }
 
 /// A task.
@@ -52,8 +56,6 @@ pub struct Task {
     pub last_failure: Option<FailureKind>,
     /// Who held it last (rank 0 of a gang).
     pub last_worker: Option<WorkerId>,
-    /// Place in the order of adding.
-    pub(super) added: u64,
 }
 
 impl Task {
@@ -66,16 +68,21 @@ impl Task {
             failed_on: BTreeSet::new(),
             last_failure: None,
             last_worker: None,
-            added: 0,
         }
     }
 
-    /// Who holds it: rank 0 of a gang.
-    pub fn holder(&self) -> Option<WorkerId> {
+    /// Who holds it, where somebody does.
+    pub fn held(&self) -> Option<&Held> {
         match &self.state {
-            State::Leased(lease) => lease.ranks.first().map(|rank| rank.worker.clone()),
+            State::Leased(held) => Some(held),
             _ => None,
         }
+    }
+
+    /// Who holds it: rank 0 of a gang, the first of two twins.
+    pub fn holder(&self) -> Option<&WorkerId> {
+        let rank = self.held()?.lease.ranks.first()?;
+        Some(&rank.worker)
     }
 }
 
@@ -89,11 +96,11 @@ pub enum State {
     },
     /// Waits for a worker.
     Ready,
-    /// Somebody has it.
-    Leased(Lease),
+    /// Somebody has it. Boxed, since few of many tasks are leased at a time.
+    Leased(Box<Held>),
     /// Its commit record stands. Final.
     Committed,
-    /// Given up. Final.
+    /// Given up. Final, unless somebody asks to try it again.
     Quarantined,
     /// Its run ended before it did. Final.
     Cancelled,
@@ -104,6 +111,62 @@ impl State {
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Committed | Self::Quarantined | Self::Cancelled)
     }
+
+    /// Held under these leases.
+    pub(super) fn leased(lease: Lease, twin: Option<Lease>) -> Self {
+        Self::Leased(Box::new(Held { lease, twin }))
+    }
+}
+
+/// The leases of a task that is held.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The first one.
+    pub lease: Lease,
+    /// A second one, on another worker, of a task that takes far longer than its like. Whichever
+    /// commits first wins.
+    pub twin: Option<Lease>,
+}
+
+impl Held {
+    /// Both leases, where there are two.
+    pub fn leases(&self) -> impl Iterator<Item = &Lease> {
+        [&self.lease].into_iter().chain(&self.twin)
+    }
+
+    /// The lease of this epoch.
+    pub fn of(&self, lease_epoch: LeaseEpoch) -> Option<&Lease> {
+        self.leases().find(|lease| lease.lease_epoch == lease_epoch)
+    }
+
+    pub(super) fn of_mut(&mut self, lease_epoch: LeaseEpoch) -> Option<&mut Lease> {
+        let leases = [&mut self.lease].into_iter().chain(&mut self.twin);
+        leases
+            .into_iter()
+            .find(|lease| lease.lease_epoch == lease_epoch)
+    }
+
+    /// Without the lease of this epoch; `None` where no other is left.
+    pub(super) fn without(self, lease_epoch: LeaseEpoch) -> Option<State> {
+        let Self { lease, twin } = self;
+        let rest = if lease.lease_epoch == lease_epoch {
+            twin
+        } else {
+            Some(lease)
+        };
+        rest.map(|lease| State::leased(lease, None))
+    }
+
+    pub(super) fn renew_all(&mut self, now: Now, deadline: Now) {
+        for lease in [&mut self.lease].into_iter().chain(&mut self.twin) {
+            // The clock that it began by is gone.
+            lease.since = now;
+            lease
+                .ranks
+                .iter_mut()
+                .for_each(|rank| rank.deadline = deadline);
+        }
+    }
 }
 
 /// Who holds a task.
@@ -111,24 +174,25 @@ impl State {
 pub struct Lease {
     /// Under which epoch; shared by the ranks.
     pub lease_epoch: LeaseEpoch,
-    /// The attempt; shared by the ranks.
-    pub attempt: AttemptId,
+    /// Which try it is, from 1.
+    pub number: u32,
+    /// Since when.
+    pub since: Now,
     /// By rank; one for all but training.
     pub ranks: Vec<Rank>,
 }
 
 impl Lease {
-    /// A rank that was not heard of in time.
-    pub(super) fn expired(&self, now: Now) -> Option<usize> {
-        self.ranks
-            .iter()
-            .position(|rank| !rank.is_finished && rank.deadline < now)
+    /// The attempt: as unique as the epoch.
+    pub fn attempt(&self) -> AttemptId {
+        attempt_id(self.lease_epoch)
     }
 
-    pub(super) fn renew_all(&mut self, deadline: Now) {
-        self.ranks
-            .iter_mut()
-            .for_each(|rank| rank.deadline = deadline);
+    /// When it ends unless a rank is heard of, and the rank.
+    pub(super) fn deadline(&self) -> Option<(Now, usize)> {
+        let open = self.ranks.iter().enumerate();
+        let open = open.filter(|(_, rank)| !rank.is_finished);
+        open.map(|(index, rank)| (rank.deadline, index)).min()
     }
 }
 
@@ -147,9 +211,36 @@ pub struct Rank {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The task.
-    pub key: Key,
+    pub key: Arc<Key>,
     /// As it is now.
     pub task: Task,
+    /// What happened.
+    pub what: What,
     /// Why, where it failed.
     pub message: String,
+}
+
+/// What happened to a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// It was added.
+    Added,
+    /// This lease of it began.
+    Began(LeaseEpoch),
+    /// A rank of this lease has done its part.
+    RankFinished(LeaseEpoch),
+    /// These leases of it came back untried: they do not count.
+    TakenBack(LeaseEpoch),
+    /// It went on or ended, and these leases of it are over.
+    Moved(Vec<LeaseEpoch>),
+    /// It is tried again, although it was given up.
+    Retried,
+}
+
+/// The attempt of this epoch: epochs are used once in a store, so attempts are unique in it.
+pub fn attempt_id(lease_epoch: LeaseEpoch) -> AttemptId {
+    AttemptId(format!(
+        "{:06}-{:08}",
+        lease_epoch.generation, lease_epoch.counter
+    ))
 }

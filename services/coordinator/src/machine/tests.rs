@@ -1,18 +1,20 @@
-//! Cases one by one, then random events against what must hold after each.
+//! Cases one by one; [`random`] tries random events against what must hold after each.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod random;
+mod twins;
+mod workers;
 
 use capstan_plan::id::Digest;
-use proptest::prelude::*;
+use capstan_plan::task::Role;
 
 use super::*;
 
-const POLICY: Policy = Policy {
-    lease: Duration::from_secs(30),
-    max_attempts: 4,
-    backoff: Duration::from_secs(1),
-    max_backoff: Duration::from_secs(60),
-};
+const POLICY: Policy = Policy::new(
+    Duration::from_secs(30),
+    4,
+    Duration::from_secs(1),
+    Duration::from_secs(60),
+);
 
 fn seconds(seconds: u64) -> Now {
     Duration::from_secs(1_000 + seconds)
@@ -31,6 +33,7 @@ fn spec(role: Role, world_size: usize) -> Spec {
         role,
         world_size,
         base: None,
+        may_twin: false,
     }
 }
 
@@ -54,7 +57,7 @@ fn machine(shards: &[&str]) -> Machine {
 
 fn claim(grant: &Grant, worker: &str) -> Claim {
     Claim {
-        key: grant.key.clone(),
+        key: (*grant.key).clone(),
         lease_epoch: grant.lease_epoch,
         rank: grant.rank,
         worker: worker.into(),
@@ -304,7 +307,7 @@ fn a_rank_that_has_finished_may_fall_silent() {
         .heartbeat(&claim(&grants[0], "t1"), seconds(29))
         .unwrap();
     assert!(machine.tick(seconds(50)).is_empty());
-    assert!(machine.committed(&key("all")));
+    assert!(machine.committed(&key("all"), grants[0].lease_epoch, seconds(50)));
 }
 
 #[test]
@@ -328,13 +331,16 @@ fn a_rank_cannot_answer_for_another() {
 #[test]
 fn a_zombies_commit_counts_whoever_holds_the_lease() {
     let mut machine = machine(&["0"]);
-    lease(&mut machine, "w1", seconds(0)).unwrap();
+    let zombie = lease(&mut machine, "w1", seconds(0)).unwrap();
     machine.tick(seconds(31));
     machine.tick(seconds(40));
     let second = lease(&mut machine, "w2", seconds(40)).unwrap();
-    assert!(machine.committed(&key("0")));
+    assert!(machine.committed(&key("0"), zombie.lease_epoch, seconds(41)));
     assert_eq!(machine.heartbeat(&second, seconds(41)), Err(Stale::NotHeld));
-    assert!(machine.committed(&key("0")), "and again");
+    assert!(
+        machine.committed(&key("0"), zombie.lease_epoch, seconds(41)),
+        "and again"
+    );
 }
 
 #[test]
@@ -345,7 +351,7 @@ fn what_was_given_up_stays_given_up() {
         .fail(&claim, FailureKind::PoisonShard, "", seconds(0))
         .unwrap();
     assert!(
-        !machine.committed(&key("0")),
+        !machine.committed(&key("0"), claim.lease_epoch, seconds(0)),
         "later stages may have gone on without it"
     );
     assert_eq!(state(&machine, "0"), State::Quarantined);
@@ -376,6 +382,63 @@ fn what_was_not_delivered_was_not_tried() {
 }
 
 #[test]
+fn what_is_given_back_waits_for_another_at_once_and_does_not_count() {
+    let mut machine = machine(&["0"]);
+    let claim = lease(&mut machine, "w1", seconds(0)).unwrap();
+    machine.release(&claim).unwrap();
+    assert_eq!(machine.release(&claim), Err(Stale::NotHeld), "only once");
+    let again = lease(&mut machine, "w2", seconds(0)).unwrap();
+    assert_eq!(machine.task(&key("0")).unwrap().attempts, 1);
+    assert!(again.lease_epoch > claim.lease_epoch);
+}
+
+#[test]
+fn one_rank_gives_back_the_lease_of_its_gang() {
+    let mut machine = Machine::new(POLICY, 1);
+    machine.add(key("all"), spec(Role::Train, 2));
+    let both = [offer("t1", Role::Train), offer("t2", Role::Train)];
+    let grants = machine.assign(&both, seconds(0));
+    machine.release(&claim(&grants[1], "t2")).unwrap();
+    assert_eq!(state(&machine, "all"), State::Ready);
+    assert_eq!(
+        machine.heartbeat(&claim(&grants[0], "t1"), seconds(1)),
+        Err(Stale::NotHeld)
+    );
+    assert_eq!(machine.assign(&both, seconds(1))[0].attempt_number, 1);
+}
+
+#[test]
+fn what_was_given_up_can_be_tried_again_as_if_it_were_new() {
+    let mut machine = machine(&["0"]);
+    let claim = lease(&mut machine, "w", seconds(0)).unwrap();
+    assert!(!machine.retry(&key("0")), "it goes on");
+    machine
+        .fail(&claim, FailureKind::BadInput, "no such column", seconds(0))
+        .unwrap();
+    assert!(machine.retry(&key("0")));
+    let task = machine.task(&key("0")).unwrap();
+    assert_eq!((task.attempts, task.failed_on.len()), (0, 0));
+    assert!(lease(&mut machine, "w", seconds(0)).is_some());
+}
+
+#[test]
+fn a_step_that_is_over_is_forgotten_but_for_what_stays() {
+    let mut machine = machine(&["0", "1", "2"]);
+    let first = lease(&mut machine, "w", seconds(0)).unwrap();
+    let staying = [key("2")].into();
+    machine.forget_step(&"r".into(), &"s".into(), &staying);
+    assert_eq!(
+        machine.heartbeat(&first, seconds(1)),
+        Err(Stale::NotHeld),
+        "forgotten"
+    );
+    let left = lease(&mut machine, "w", seconds(1)).unwrap();
+    assert_eq!(left.key.shard.as_str(), "2");
+    assert!(lease(&mut machine, "w", seconds(1)).is_none());
+    assert!(machine.tick(seconds(40)).contains(&key("2")), "and nothing else expires");
+}
+
+#[test]
 fn a_restored_lease_gets_one_full_period_and_keeps_its_epoch() {
     let mut before = machine(&["0"]);
     let claim = lease(&mut before, "w", seconds(0)).unwrap();
@@ -397,275 +460,3 @@ fn a_restored_lease_gets_one_full_period_and_keeps_its_epoch() {
     assert!(second.lease_epoch > claim.lease_epoch);
 }
 
-/// What may happen to a machine.
-#[derive(Debug, Clone)]
-enum Event {
-    Add {
-        shard: u8,
-        world_size: usize,
-    },
-    Offer {
-        workers: Vec<u8>,
-    },
-    Heartbeat {
-        claim: prop::sample::Index,
-    },
-    Commit {
-        shard: u8,
-    },
-    Finish {
-        claim: prop::sample::Index,
-    },
-    Fail {
-        claim: prop::sample::Index,
-        kind: FailureKind,
-    },
-    Undelivered {
-        claim: prop::sample::Index,
-    },
-    Pass {
-        seconds: u64,
-    },
-    Restart,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let kind = prop_oneof![
-        4 => Just(FailureKind::Transient),
-        2 => Just(FailureKind::WorkerFault),
-        1 => Just(FailureKind::PoisonShard),
-    ];
-    let claim = any::<prop::sample::Index>;
-    prop_oneof![
-        2 => (0u8..6, 1usize..4).prop_map(|(shard, world_size)| Event::Add { shard, world_size }),
-        4 => prop::collection::vec(0u8..4, 1..5).prop_map(|workers| Event::Offer { workers }),
-        3 => claim().prop_map(|claim| Event::Heartbeat { claim }),
-        1 => (0u8..6).prop_map(|shard| Event::Commit { shard }),
-        1 => claim().prop_map(|claim| Event::Finish { claim }),
-        2 => (claim(), kind).prop_map(|(claim, kind)| Event::Fail { claim, kind }),
-        1 => claim().prop_map(|claim| Event::Undelivered { claim }),
-        3 => (0u64..40).prop_map(|seconds| Event::Pass { seconds }),
-        1 => Just(Event::Restart),
-    ]
-}
-
-/// A machine under random events, with everything that was ever true of it.
-struct Trial {
-    machine: Machine,
-    generation: u64,
-    now: Now,
-    /// Every claim that was ever granted.
-    claims: Vec<Claim>,
-    /// Final states, once reached.
-    ended: BTreeMap<Key, State>,
-    /// Tasks that were added.
-    added: BTreeSet<Key>,
-    /// The highest epoch that was ever granted.
-    highest: LeaseEpoch,
-}
-
-impl Trial {
-    fn new() -> Self {
-        Self {
-            machine: Machine::new(POLICY, 1),
-            generation: 1,
-            now: seconds(0),
-            claims: Vec::new(),
-            ended: BTreeMap::new(),
-            added: BTreeSet::new(),
-            highest: LeaseEpoch::default(),
-        }
-    }
-
-    fn offer(&mut self, workers: &[u8]) {
-        let offers: Vec<Offer> = workers
-            .iter()
-            .map(|worker| Offer {
-                slots: 2,
-                ..offer(&format!("w{worker}"), Role::Crawl)
-            })
-            .collect();
-        for grant in self.machine.assign(&offers, self.now) {
-            assert!(grant.lease_epoch >= self.highest, "an epoch went back");
-            assert!(
-                grant.rank > 0 || grant.lease_epoch > self.highest,
-                "an epoch was reused"
-            );
-            self.highest = grant.lease_epoch;
-            let worker = offers[grant.offer].worker.as_str().to_owned();
-            self.claims.push(claim(&grant, &worker));
-        }
-    }
-
-    fn restart(&mut self) {
-        self.generation += 1;
-        let mut machine = Machine::new(POLICY, self.generation);
-        for key in &self.added {
-            machine.restore(
-                key.clone(),
-                self.machine.task(key).unwrap().clone(),
-                self.now,
-            );
-        }
-        self.machine = machine;
-    }
-
-    fn apply(&mut self, event: Event) {
-        let pick = |claims: &[Claim], index: prop::sample::Index| {
-            (!claims.is_empty()).then(|| index.get(claims).clone())
-        };
-        match event {
-            Event::Add { shard, world_size } => {
-                let key = key(&shard.to_string());
-                self.machine.add(key.clone(), spec(Role::Crawl, world_size));
-                self.added.insert(key);
-            }
-            Event::Offer { workers } => self.offer(&workers),
-            Event::Heartbeat { claim } => {
-                if let Some(claim) = pick(&self.claims, claim) {
-                    let is_current = self.is_current(&claim);
-                    let answer = self.machine.heartbeat(&claim, self.now);
-                    assert_eq!(answer.is_ok(), is_current, "a stale epoch was taken");
-                }
-            }
-            Event::Commit { shard } => {
-                self.machine.committed(&key(&shard.to_string()));
-            }
-            Event::Finish { claim } => {
-                if let Some(claim) = pick(&self.claims, claim).filter(|claim| claim.rank > 0) {
-                    let _ = self.machine.rank_finished(&claim);
-                }
-            }
-            Event::Fail { claim, kind } => {
-                if let Some(claim) = pick(&self.claims, claim) {
-                    let is_current = self.is_current(&claim);
-                    let answer = self.machine.fail(&claim, kind, "x", self.now);
-                    assert_eq!(answer.is_ok(), is_current, "a stale failure was taken");
-                }
-            }
-            Event::Undelivered { claim } => {
-                if let Some(claim) = pick(&self.claims, claim) {
-                    self.machine.undelivered(&claim.key, claim.lease_epoch);
-                }
-            }
-            Event::Pass { seconds } => {
-                self.now += Duration::from_secs(seconds);
-                self.machine.tick(self.now);
-            }
-            Event::Restart => self.restart(),
-        }
-        self.check();
-    }
-
-    /// Told from the task alone: the lease that it is under has this epoch and worker.
-    fn is_current(&self, claim: &Claim) -> bool {
-        match &self.machine.task(&claim.key).unwrap().state {
-            State::Leased(lease) => {
-                lease.lease_epoch == claim.lease_epoch
-                    && lease.ranks.get(claim.rank).map(|rank| &rank.worker) == Some(&claim.worker)
-            }
-            _ => false,
-        }
-    }
-
-    fn check(&mut self) {
-        for key in &self.added {
-            let task = self.machine.task(key).expect("no task is lost");
-            if let Some(ended) = self.ended.get(key) {
-                assert_eq!(&task.state, ended, "a final state changed");
-            } else if task.state.is_final() {
-                self.ended.insert(key.clone(), task.state.clone());
-            }
-            if let State::Leased(lease) = &task.state {
-                assert_eq!(lease.ranks.len(), task.spec.world_size, "part of a gang");
-                let workers: BTreeSet<_> = lease.ranks.iter().map(|rank| &rank.worker).collect();
-                assert_eq!(workers.len(), lease.ranks.len(), "a worker twice in a gang");
-            }
-            assert!(task.attempts <= POLICY.max_attempts * 2, "tried for ever");
-            // Two valid leases for one task would be two claims with different epochs.
-            let current: BTreeSet<_> = self
-                .claims
-                .iter()
-                .filter(|claim| &claim.key == key && self.is_current(claim))
-                .map(|claim| claim.lease_epoch)
-                .collect();
-            assert!(current.len() <= 1, "two valid leases");
-        }
-    }
-
-    /// Workers that poll, beat and fail or commit: everything must end.
-    fn play_out(&mut self) {
-        for round in 0..400 {
-            if self
-                .added
-                .iter()
-                .all(|key| self.machine.task(key).unwrap().state.is_final())
-            {
-                return;
-            }
-            self.offer(&[0, 1, 2, 3]);
-            let current: Vec<Claim> = self
-                .claims
-                .iter()
-                .filter(|claim| self.is_current(claim))
-                .cloned()
-                .collect();
-            for (index, claim) in current.iter().enumerate() {
-                if (round + index) % 3 == 0 {
-                    self.machine.committed(&claim.key);
-                } else {
-                    let _ = self
-                        .machine
-                        .fail(claim, FailureKind::Transient, "x", self.now);
-                }
-            }
-            self.now += Duration::from_secs(61);
-            self.machine.tick(self.now);
-            self.check();
-        }
-        panic!("tasks that never end");
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
-    /// Never two valid leases, final is final, stale epochs are refused, no task is lost, and
-    /// everything ends, whatever happens in whatever order.
-    #[test]
-    fn whatever_happens_the_promises_hold(events in prop::collection::vec(event(), 0..120)) {
-        let mut trial = Trial::new();
-        for event in events {
-            trial.apply(event);
-        }
-        trial.play_out();
-    }
-
-    /// The outbox tells every state that a task goes through, in order.
-    #[test]
-    fn the_outbox_ends_where_the_tasks_are(events in prop::collection::vec(event(), 0..60)) {
-        let mut trial = Trial::new();
-        let mut written: BTreeMap<Key, Task> = BTreeMap::new();
-        for event in events {
-            let is_restart = matches!(event, Event::Restart);
-            trial.apply(event);
-            if is_restart {
-                continue;
-            }
-            for change in trial.machine.take_changes() {
-                written.insert(change.key, change.task);
-            }
-            for key in &trial.added {
-                let task = trial.machine.task(key).unwrap();
-                prop_assert_eq!(task.attempts, written[key].attempts);
-                match (&task.state, &written[key].state) {
-                    // Heartbeats, and the full period after a restart, are not written down.
-                    (State::Leased(now), State::Leased(then)) => {
-                        prop_assert_eq!(now.lease_epoch, then.lease_epoch)
-                    }
-                    (now, then) => prop_assert_eq!(now, then),
-                }
-            }
-        }
-    }
-}

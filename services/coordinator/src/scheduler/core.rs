@@ -1,17 +1,22 @@
-//! The state behind one lock: the task machine, runs as people see them, workers that wait.
+//! The state behind one lock: the task machine, runs as people see them, workers that wait, and
+//! what of all that is not written yet.
 //!
 //! What the machine notes is first shown in the views, then written, then told to watchers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use capstan_plan::FailureKind;
+use capstan_plan::commit::Commit;
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_proto::v1;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::task_state;
-use crate::machine::{Change, Machine, Offer, State};
+use crate::error::Error;
+use crate::machine::{Change, Key, Machine, Now, Offer, State, What};
+use crate::state::{NewTask, Op, ViewChange};
 use crate::view::{Progress, RunView, StageView};
 
 /// Events of a run that a watcher may lag behind before it gets a snapshot instead.
@@ -28,28 +33,82 @@ pub(crate) struct Core {
     pub(crate) runs: BTreeMap<RunId, Active>,
     /// Workers that wait, the oldest first.
     pub(crate) waiting: Vec<Waiting>,
-    /// Changes that are not written yet.
-    pub(super) pending: Vec<Change>,
-    /// Runs whose view is not written yet.
-    pub(super) dirty: BTreeSet<RunId>,
+    /// Whether work is handed out.
+    pub(crate) gate: Gate,
+    /// What is not written yet.
+    batch: Batch,
+}
+
+/// Whether work is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// It is.
+    Open,
+    /// The store has not said for long whether this coordinator is still the newest one: no
+    /// lease begins, those that are held go on.
+    Shut,
+    /// The coordinator goes down: nothing is answered.
+    Closing,
+    /// A newer coordinator is there: nothing is answered.
+    Superseded {
+        /// This one's generation.
+        ours: u64,
+        /// The newer one's.
+        newer: u64,
+    },
+}
+
+/// What is written together and then told.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(super) ops: Vec<Op>,
+    /// Runs whose view is not written yet, and which stages of it.
+    dirty: BTreeMap<RunId, BTreeSet<StageName>>,
+    pub(super) views: Vec<ViewChange>,
     /// Events that are not sent yet.
-    events: Vec<v1::Event>,
+    pub(super) events: Vec<v1::Event>,
+    /// Who waits for it to be written.
+    pub(super) waiters: Vec<oneshot::Sender<Result<(), Arc<crate::state::Error>>>>,
 }
 
 /// A run in memory.
 pub(crate) struct Active {
     pub(crate) view: RunView,
     pub(crate) events: broadcast::Sender<v1::Event>,
-    /// Told when a task of it ends.
+    /// Told when something is in the inbox.
     pub(crate) wake: Arc<Notify>,
     /// Cancelled when it ends.
     pub(crate) stop: CancellationToken,
+    /// What became of its tasks, for its driver.
+    pub(super) inbox: Vec<Note>,
+}
+
+/// What became of a task, for the driver of its run.
+#[derive(Debug)]
+pub(super) enum Note {
+    /// Its commit stands.
+    Committed(Box<Commit>),
+    /// It was given up.
+    GivenUp {
+        stage: StageName,
+        shard: ShardId,
+        said: String,
+        is_fatal: bool,
+    },
+    /// It is tried again, although it was given up.
+    Retried { stage: StageName, shard: ShardId },
 }
 
 /// A worker that waits for work.
 pub(crate) struct Waiting {
     pub(crate) offer: Offer,
     pub(crate) answer: oneshot::Sender<Vec<v1::Assignment>>,
+}
+
+impl std::borrow::Borrow<Offer> for Waiting {
+    fn borrow(&self) -> &Offer {
+        &self.offer
+    }
 }
 
 impl Active {
@@ -59,6 +118,23 @@ impl Active {
             events: broadcast::channel(EVENTS).0,
             wake: Arc::new(Notify::new()),
             stop: CancellationToken::new(),
+            inbox: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, note: Note) {
+        self.inbox.push(note);
+        self.wake.notify_one();
+    }
+}
+
+impl Gate {
+    /// Whether anything is answered.
+    pub(crate) fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Open | Self::Shut => Ok(()),
+            Self::Closing => Err(Error::Closing),
+            Self::Superseded { ours, newer } => Err(Error::Superseded { ours, newer }),
         }
     }
 }
@@ -69,41 +145,125 @@ impl Core {
             machine,
             runs: BTreeMap::new(),
             waiting: Vec::new(),
-            pending: Vec::new(),
-            dirty: BTreeSet::new(),
-            events: Vec::new(),
+            gate: Gate::Open,
+            batch: Batch::default(),
         }
     }
 
     /// Shows in the views what the machine has noted.
     pub(crate) fn absorb(&mut self, now_unix_ms: i64) {
         for change in self.machine.take_changes() {
+            crate::metrics::count(&change);
             let key = &change.key;
             if let Some(active) = self.runs.get_mut(&key.run) {
-                show(&mut active.view, &change);
-                self.dirty.insert(key.run.clone());
-                if change.task.state.is_final() {
-                    active.wake.notify_one();
+                let is_shown = show(&mut active.view, &change);
+                if is_shown {
+                    let stages = self.batch.dirty.entry(key.run.clone()).or_default();
+                    if !stages.contains(&key.stage) {
+                        stages.insert(key.stage.clone());
+                    }
+                }
+                if let Some(note) = note(&change) {
+                    active.note(note);
                 }
             }
-            let what = v1::event::What::TaskChanged(task_changed(&change));
-            self.tell(&change.key.run, what, now_unix_ms);
-            self.pending.push(change);
+            if self.is_watched(&change.key.run) {
+                let what = v1::event::What::TaskChanged(task_changed(&change));
+                self.tell(&change.key.run, what, now_unix_ms);
+            }
+            self.batch.ops.push(Op::Change(change));
         }
+    }
+
+    /// A commit record of a task was read from the store: it decides. True where the task is
+    /// committed now.
+    pub(crate) fn committed(&mut self, key: &Key, commit: Commit, now: Now) -> bool {
+        let was = self.machine.task(key).map(|task| task.state.is_final());
+        let is_committed = self.machine.committed(key, commit.lease_epoch, now);
+        if is_committed
+            && was == Some(false)
+            && let Some(active) = self.runs.get_mut(&key.run)
+        {
+            active.note(Note::Committed(Box::new(commit)));
+        }
+        is_committed
+    }
+
+    /// Puts a run at its beginning.
+    pub(crate) fn begin_run(&mut self, view: RunView) {
+        self.batch.ops.push(Op::Submit(Box::new(view.clone())));
+        self.runs.insert(view.run.clone(), Active::new(view));
+    }
+
+    /// Adds tasks that wait for workers. Those that are known already stay as they are.
+    pub(crate) fn add(&mut self, tasks: Vec<NewTask>) {
+        let is_new = |task: &NewTask| self.machine.task(&task.key).is_none();
+        let tasks: Vec<NewTask> = tasks.into_iter().filter(is_new).collect();
+        for task in &tasks {
+            self.machine.add(task.key.clone(), task.spec.clone());
+        }
+        if !tasks.is_empty() {
+            self.batch.ops.push(Op::Tasks(tasks));
+        }
+    }
+
+    /// Whether the driver is still to learn that a shard of this stage is tried again.
+    pub(super) fn is_retried(&self, run: &RunId, stage: &StageName) -> bool {
+        let notes = self.runs.get(run).map(|active| &active.inbox);
+        let mut notes = notes.into_iter().flatten();
+        notes.any(|note| matches!(note, Note::Retried { stage: of, .. } if of == stage))
+    }
+
+    /// Commits of this stage that the driver is still to learn of.
+    pub(super) fn noted(&self, run: &RunId, stage: &StageName) -> u64 {
+        let notes = self.runs.get(run).map(|active| &active.inbox);
+        let notes = notes.into_iter().flatten();
+        let of_stage = |note: &&Note| matches!(note, Note::Committed(c) if &c.stage == stage);
+        notes.filter(of_stage).count() as u64
+    }
+
+    /// Whether somebody watches a run: events are made for nobody else.
+    fn is_watched(&self, run: &RunId) -> bool {
+        let active = self.runs.get(run);
+        active.is_some_and(|active| active.events.receiver_count() > 0)
     }
 
     /// Notes an event; it is sent once everything is written.
     pub(crate) fn tell(&mut self, run: &RunId, what: v1::event::What, at_unix_ms: i64) {
-        self.events.push(v1::Event {
+        self.batch.events.push(v1::Event {
             run: run.to_string(),
             at_unix_ms,
             what: Some(what),
         });
     }
 
-    /// Sends what was noted. Nobody may be watching.
-    pub(crate) fn send_events(&mut self) {
-        for event in self.events.drain(..) {
+    /// Waits for what was changed so far to be written; `None` where nothing was.
+    pub(crate) fn written(
+        &mut self,
+    ) -> Option<oneshot::Receiver<Result<(), Arc<crate::state::Error>>>> {
+        if self.batch.ops.is_empty() && self.batch.dirty.is_empty() {
+            return None;
+        }
+        let (waiter, written) = oneshot::channel();
+        self.batch.waiters.push(waiter);
+        Some(written)
+    }
+
+    /// Takes what is to be written.
+    pub(crate) fn take_batch(&mut self) -> Batch {
+        let mut batch = std::mem::take(&mut self.batch);
+        for (run, stages) in std::mem::take(&mut batch.dirty) {
+            if let Some(active) = self.runs.get(&run) {
+                let view = active.view.clone();
+                batch.views.push(ViewChange { view, stages });
+            }
+        }
+        batch
+    }
+
+    /// Sends events of a batch that is written. Nobody may be watching.
+    pub(crate) fn send(&mut self, events: Vec<v1::Event>) {
+        for event in events {
             if let Some(active) = self.runs.get(&RunId(event.run.clone())) {
                 let _ = active.events.send(event);
             }
@@ -112,7 +272,8 @@ impl Core {
 
     /// A stage of a run, to be changed and written.
     pub(crate) fn stage_mut(&mut self, run: &RunId, stage: &StageName) -> Option<&mut StageView> {
-        self.dirty.insert(run.clone());
+        let stages = self.batch.dirty.entry(run.clone()).or_default();
+        stages.insert(stage.clone());
         self.runs.get_mut(run)?.view.stage_mut(stage)
     }
 
@@ -129,27 +290,29 @@ impl Core {
             return;
         };
         view.progress.insert(shard.clone(), progress);
-        self.tell(run, v1::event::What::TaskProgress(message), now_unix_ms);
+        if self.is_watched(run) {
+            self.tell(run, v1::event::What::TaskProgress(message), now_unix_ms);
+        }
     }
 
     /// Ends a run: its tasks that are not final are cancelled, watchers are told. A run that has
-    /// ended before stays as it is.
+    /// ended before stays as it is, and gives false.
     pub(crate) fn end_run(
         &mut self,
         run: &RunId,
         state: v1::RunState,
         reason: &str,
         now_unix_ms: i64,
-    ) {
+    ) -> bool {
         let is_running = |active: &Active| active.view.state == v1::RunState::Running;
         if !self.runs.get(run).is_some_and(is_running) {
-            return;
+            return false;
         }
         self.machine.cancel(run);
         self.absorb(now_unix_ms);
         self.machine.forget(run);
         let Some(active) = self.runs.get_mut(run) else {
-            return;
+            return false;
         };
         active.stop.cancel();
         let view = &mut active.view;
@@ -164,8 +327,10 @@ impl Core {
             reason: view.reason.clone(),
             leased: view.leased,
         };
-        self.dirty.insert(run.clone());
+        let stages = view.stages.iter().map(|stage| stage.stage.clone());
+        self.batch.dirty.insert(run.clone(), stages.collect());
         self.tell(run, v1::event::What::RunEnded(ended), now_unix_ms);
+        true
     }
 
     /// Runs that go on.
@@ -175,14 +340,15 @@ impl Core {
         running.map(|(run, _)| run.clone()).collect()
     }
 
-    /// Everything is in the database: ended runs need not all stay in memory.
-    pub(crate) fn written(&mut self) {
-        self.pending.clear();
-        self.dirty.clear();
-        let mut ended: Vec<(i64, RunId)> = self
-            .runs
-            .iter()
-            .filter(|(_, active)| active.view.state != v1::RunState::Running)
+    /// Ended runs need not all stay in memory; those that are not written yet do.
+    pub(crate) fn forget_ended(&mut self) {
+        if self.runs.len() <= ENDED_RUNS {
+            return;
+        }
+        let ended = self.runs.iter().filter(|(run, active)| {
+            active.view.state != v1::RunState::Running && !self.batch.dirty.contains_key(*run)
+        });
+        let mut ended: Vec<(i64, RunId)> = ended
             .map(|(run, active)| (active.view.ended_unix_ms, run.clone()))
             .collect();
         ended.sort();
@@ -193,33 +359,57 @@ impl Core {
     }
 }
 
-/// Shows a change of a task in its stage.
-fn show(run: &mut RunView, change: &Change) {
+/// What the driver of the run must know of a change; of commits it is told with their records.
+fn note(change: &Change) -> Option<Note> {
+    let (stage, shard) = (change.key.stage.clone(), change.key.shard.clone());
+    match (&change.task.state, &change.what) {
+        (State::Quarantined, _) => Some(Note::GivenUp {
+            stage,
+            shard,
+            said: change.message.clone(),
+            is_fatal: change.task.last_failure == Some(FailureKind::Fatal),
+        }),
+        (_, What::Retried) => Some(Note::Retried { stage, shard }),
+        _ => None,
+    }
+}
+
+/// Shows a change of a task in its stage. True where that changes what is written of it.
+fn show(run: &mut RunView, change: &Change) -> bool {
     let shard = &change.key.shard;
-    let Some(stage) = run.stage_mut(&change.key.stage) else {
-        return;
+    let leased = match &change.what {
+        What::Began(_) => 1,
+        // What was never tried does not count.
+        What::TakenBack(_) => -1,
+        What::Added | What::RankFinished(_) => return false,
+        What::Moved(_) | What::Retried => 0,
     };
-    let was_leased = stage.leased.remove(shard);
-    let mut leased = 0i64;
+    run.leased = run.leased.saturating_add_signed(leased);
+    let Some(stage) = run.stage_mut(&change.key.stage) else {
+        return false;
+    };
     match &change.task.state {
         State::Leased(_) => {
             stage.leased.insert(shard.clone());
-            leased = i64::from(!was_leased);
         }
-        // Only a lease that was never handed over goes back to where it was.
-        State::Ready => leased = -i64::from(was_leased),
+        _ => {
+            stage.leased.remove(shard);
+            stage.progress.remove(shard);
+        }
+    }
+    match &change.task.state {
         State::Committed => stage.committed += 1,
         State::Quarantined => {
             stage
                 .quarantined
                 .insert(shard.clone(), change.message.clone());
         }
-        State::Blocked { .. } | State::Cancelled => {}
+        State::Ready if change.what == What::Retried => {
+            stage.quarantined.remove(shard);
+        }
+        _ => {}
     }
-    if !stage.leased.contains(shard) {
-        stage.progress.remove(shard);
-    }
-    run.leased = run.leased.saturating_add_signed(leased);
+    true
 }
 
 fn end_stage(stage: &mut StageView, now_unix_ms: i64) {
@@ -237,13 +427,13 @@ fn end_stage(stage: &mut StageView, now_unix_ms: i64) {
 }
 
 fn task_changed(change: &Change) -> v1::TaskChanged {
-    let worker = change.task.holder().or(change.task.last_worker.clone());
+    let worker = change.task.holder().or(change.task.last_worker.as_ref());
     v1::TaskChanged {
         stage: change.key.stage.to_string(),
         shard: change.key.shard.to_string(),
         state: task_state(&change.task.state) as i32,
         attempts: change.task.attempts,
-        worker: worker.map(|worker| worker.0).unwrap_or_default(),
+        worker: worker.map(ToString::to_string).unwrap_or_default(),
         message: change.message.clone(),
         adopted: false,
     }

@@ -2,27 +2,30 @@
 //! before, publishes versions, ends the run.
 //!
 //! It remembers nothing that the store does not hold: one that starts anew lists the commits of
-//! each stage and goes on from there.
+//! each stage and goes on from there. What becomes of tasks meanwhile it is told through the inbox
+//! of its run, so that it never looks at all of them.
 
+mod finish;
+mod inbox;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstan_dataset::{commits, recipes, versions};
+use capstan_dataset::{commits, runs, versions};
 use capstan_plan::FailureKind;
 use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, StageOutput};
-use capstan_plan::expand::{self, Done, Expansion, Given, Request, expand};
+use capstan_plan::expand::{self, Expansion, Request, expand};
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
-use futures::{StreamExt, TryStreamExt};
 
 use super::Inner;
+use super::plan::dataset_of;
+use crate::machine::Key;
 pub(super) use step::rebased;
-use crate::machine::{Key, State};
 
 /// Reads and writes of the store in flight at most, of one run.
 const IN_FLIGHT: usize = 16;
@@ -69,6 +72,8 @@ struct Progress {
     /// Whether the store was asked for what is committed already.
     is_listed: bool,
     commits: BTreeMap<ShardId, Commit>,
+    /// Committed shards whose recipe does not point at them yet.
+    unpublished: Vec<ShardId>,
     /// Committed without work in this submission.
     already: u64,
     /// Given up, and whether it ends the run, and what it said.
@@ -89,26 +94,39 @@ pub(super) struct Driver {
 impl Driver {
     /// Drives a run until it ends or the coordinator goes down.
     pub(super) async fn drive(inner: Arc<Inner>, run: RunId) {
-        let (wake, stop, json) = {
-            let core = inner.core.lock().await;
+        let (wake, stop, json, given_up) = {
+            let core = inner.lock();
             let Some(active) = core.runs.get(&run) else {
                 return;
             };
+            let stages = active.view.stages.iter();
+            let given_up: BTreeMap<StageName, BTreeMap<ShardId, String>> = stages
+                .map(|stage| (stage.stage.clone(), stage.quarantined.clone()))
+                .collect();
             (
                 active.wake.clone(),
                 active.stop.clone(),
                 active.view.pipeline_json.clone(),
+                given_up,
             )
         };
-        let mut driver = match serde_json::from_str(&json) {
-            Ok(pipeline) => Self {
-                inner: inner.clone(),
-                run: run.clone(),
-                pipeline,
-                stages: BTreeMap::new(),
-                outputs: BTreeMap::new(),
-            },
+        let pipeline = match serde_json::from_str(&json) {
+            Ok(pipeline) => pipeline,
             Err(error) => return failed(&inner, &run, &Error::Pipeline(error)).await,
+        };
+        let given_up = given_up.into_iter().map(|(stage, missing)| {
+            let progress = Progress {
+                missing,
+                ..Progress::default()
+            };
+            (stage, progress)
+        });
+        let mut driver = Self {
+            inner: inner.clone(),
+            run: run.clone(),
+            pipeline,
+            stages: given_up.collect(),
+            outputs: BTreeMap::new(),
         };
         let mut failures = 0;
         loop {
@@ -118,7 +136,7 @@ impl Driver {
                 passed = driver.pass() => passed,
             };
             let wait = match passed {
-                Ok(true) => return end(&inner, &run, v1::RunState::Done, "").await,
+                Ok(true) => return inner.end(&run, v1::RunState::Done, "").await,
                 Ok(false) => {
                     failures = 0;
                     Duration::MAX
@@ -164,43 +182,65 @@ impl Driver {
 
     /// Takes one stage as far as it goes: step after step, until tasks are open or it is done.
     async fn advance(&mut self, stage: &Stage) -> Result<(), Error> {
-        let mut progress = self.stages.remove(&stage.name).unwrap_or_default();
-        let advanced = self.advance_with(stage, &mut progress).await;
-        self.stages.insert(stage.name.clone(), progress);
-        if let Some(output) = advanced? {
-            self.outputs.insert(stage.name.clone(), output);
-            self.stages.remove(&stage.name);
-        }
-        Ok(())
-    }
-
-    async fn advance_with(
-        &self,
-        stage: &Stage,
-        progress: &mut Progress,
-    ) -> Result<Option<StageOutput>, Error> {
-        if !progress.is_listed {
-            let found = commits::of_stage(&self.inner.store, &self.run, &stage.name).await?;
-            progress.already = found.len() as u64;
-            progress.commits = found.into_iter().map(|c| (c.shard.clone(), c)).collect();
-            progress.is_listed = true;
-        }
+        self.list(stage).await?;
         loop {
-            self.settle(stage, progress).await?;
-            self.check_quarantined(stage, progress)?;
+            self.take_inbox()?;
+            self.publish_recipes(&stage.name).await?;
+            let progress = self.stages.entry(stage.name.clone()).or_default();
+            check_quarantined(stage, progress, self.pipeline.max_quarantined)?;
             if !progress.open.is_empty() {
-                return Ok(None);
+                return Ok(());
             }
-            match self.expand(stage, progress)? {
-                Expansion::Tasks(tasks) => self.begin(stage, progress, tasks).await?,
+            match self.expand(stage)? {
+                Expansion::Tasks(tasks) => self.begin(stage, tasks).await?,
                 Expansion::Done(done) => {
-                    return self.finish(stage, progress, done).await.map(Some);
+                    let output = self.finish(stage, done).await?;
+                    self.outputs.insert(stage.name.clone(), output);
+                    self.stages.remove(&stage.name);
+                    return Ok(());
                 }
             }
         }
     }
 
-    fn expand(&self, stage: &Stage, progress: &Progress) -> Result<Expansion, Error> {
+    /// Asks the store, once, for what of a stage is committed, and for what its version says is
+    /// missing where it has one: that a published version does not have is not made any more.
+    async fn list(&mut self, stage: &Stage) -> Result<(), Error> {
+        let known = self.stages.get(&stage.name);
+        if known.is_some_and(|progress| progress.is_listed) {
+            return Ok(());
+        }
+        let store = &self.inner.store;
+        let found = commits::of_stage(store, &self.run, &stage.name).await?;
+        let missing = match dataset_of(&stage.kind, &self.outputs) {
+            Some(dataset) if !found.is_empty() => {
+                let version = versions::published(store, dataset, &self.run, &stage.name);
+                version.await?.map(|version| version.missing)
+            }
+            _ => None,
+        };
+        let progress = self.stages.entry(stage.name.clone()).or_default();
+        progress.already = found.len() as u64;
+        for commit in found {
+            let shard = commit.shard.clone();
+            progress.missing.remove(&shard);
+            progress.commits.entry(shard).or_insert(commit);
+        }
+        if let Some(missing) = missing {
+            let missing = missing.into_iter();
+            progress.missing = missing
+                .map(|shard| (shard, "its version is published without it".to_owned()))
+                .collect();
+            for shard in progress.missing.keys() {
+                progress.commits.remove(shard);
+            }
+        }
+        progress.is_listed = true;
+        Ok(())
+    }
+
+    fn expand(&self, stage: &Stage) -> Result<Expansion, Error> {
+        let progress = &self.stages[&stage.name];
         let commits: Vec<Commit> = progress.commits.values().cloned().collect();
         let missing: BTreeSet<ShardId> = progress.missing.keys().cloned().collect();
         Ok(expand(Request {
@@ -213,161 +253,6 @@ impl Driver {
         })?)
     }
 
-    /// Takes down which open tasks have ended, and reads their commits.
-    async fn settle(&self, stage: &Stage, progress: &mut Progress) -> Result<(), Error> {
-        let mut committed = Vec::new();
-        {
-            let core = self.inner.core.lock().await;
-            for shard in &progress.open {
-                let key = self.key(stage, shard);
-                // A task that is not known is one of a run that is ending.
-                let Some(task) = core.machine.task(&key) else {
-                    continue;
-                };
-                match task.state {
-                    State::Committed => committed.push(shard.clone()),
-                    State::Quarantined => {
-                        let view = core.runs.get(&self.run).map(|active| &active.view);
-                        let said = view.and_then(|view| {
-                            let stages = view.stages.iter();
-                            let mut stages = stages.filter(|view| view.stage == stage.name);
-                            stages.next()?.quarantined.get(shard).cloned()
-                        });
-                        progress.is_fatal |= task.last_failure == Some(FailureKind::Fatal);
-                        progress
-                            .missing
-                            .insert(shard.clone(), said.unwrap_or_default());
-                    }
-                    _ => {}
-                }
-            }
-        }
-        progress
-            .open
-            .retain(|shard| !progress.missing.contains_key(shard));
-        let store = &self.inner.store;
-        let read: Vec<Commit> = futures::stream::iter(committed)
-            .map(|shard| async move {
-                let commit = commits::read(store, &self.run, &stage.name, &shard).await?;
-                if let Some(commit) = &commit {
-                    recipes::publish(store, commit).await?;
-                }
-                Ok::<_, Error>(commit)
-            })
-            .buffered(IN_FLIGHT)
-            .try_filter_map(|commit| async { Ok(commit) })
-            .try_collect()
-            .await?;
-        for commit in read {
-            progress.open.remove(&commit.shard);
-            progress.commits.insert(commit.shard.clone(), commit);
-        }
-        Ok(())
-    }
-
-    fn check_quarantined(&self, stage: &Stage, progress: &Progress) -> Result<(), Error> {
-        let quarantined = progress.missing.len();
-        let shards = || {
-            let named = progress.missing.iter().take(NAMED);
-            let named: Vec<String> = named
-                .map(|(shard, said)| format!("{shard}: {said}"))
-                .collect();
-            let more = quarantined.saturating_sub(NAMED);
-            let more = if more > 0 {
-                format!("; and {more} more")
-            } else {
-                String::new()
-            };
-            format!("{}{more}", named.join("; "))
-        };
-        let stage = stage.name.clone();
-        let allowed = self.pipeline.max_quarantined;
-        if progress.is_fatal {
-            Err(Error::Fatal {
-                stage,
-                shards: shards(),
-            })
-        } else if quarantined as u64 > allowed {
-            Err(Error::Quarantined {
-                stage,
-                quarantined,
-                allowed,
-                shards: shards(),
-            })
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Publishes what a stage gave.
-    async fn finish(
-        &self,
-        stage: &Stage,
-        progress: &Progress,
-        done: Done,
-    ) -> Result<StageOutput, Error> {
-        let (output, shown) = match done.given {
-            Given::Dataset {
-                dataset,
-                derived_from,
-                parts,
-            } => {
-                let new = versions::NewVersion {
-                    dataset,
-                    run: self.run.clone(),
-                    stage: stage.name.clone(),
-                    recipes: done.recipes,
-                    derived_from,
-                    statistics: done.statistics,
-                    missing: progress.missing.keys().cloned().collect(),
-                    parts: parts.clone(),
-                };
-                let version = versions::publish(&self.inner.store, new).await?;
-                let shown = serde_json::json!({ "dataset": version.to_string() });
-                (StageOutput::Dataset { version, parts }, shown)
-            }
-            Given::Model(digest) => {
-                let shown = serde_json::json!({ "model": digest.to_string() });
-                (StageOutput::Model { digest }, shown)
-            }
-            Given::Figures => (StageOutput::Figures, serde_json::json!({})),
-        };
-        self.show_done(stage, progress, shown.to_string()).await?;
-        Ok(output)
-    }
-
-    async fn show_done(
-        &self,
-        stage: &Stage,
-        progress: &Progress,
-        output_json: String,
-    ) -> Result<(), Error> {
-        let now = self.inner.clock.unix_ms();
-        let mut core = self.inner.core.lock().await;
-        let Some(view) = core.stage_mut(&self.run, &stage.name) else {
-            return Ok(());
-        };
-        view.state = v1::StageState::Done;
-        view.tasks = (progress.commits.len() + progress.missing.len()) as u64;
-        view.committed = progress.commits.len() as u64;
-        view.adopted = progress.already;
-        if view.started_unix_ms == 0 {
-            view.started_unix_ms = now;
-        }
-        view.ended_unix_ms = now;
-        view.output_json.clone_from(&output_json);
-        let elapsed = now - view.started_unix_ms;
-        let done = v1::StageDone {
-            stage: stage.name.to_string(),
-            output_json,
-            elapsed_ms: u64::try_from(elapsed).unwrap_or(0),
-        };
-        tracing::info!(run = %self.run, stage = %stage.name, elapsed_ms = elapsed, "stage done");
-        core.tell(&self.run, v1::event::What::StageDone(done), now);
-        self.inner.flush(&mut core).await?;
-        Ok(())
-    }
-
     fn key(&self, stage: &Stage, shard: &ShardId) -> Key {
         Key {
             run: self.run.clone(),
@@ -377,14 +262,90 @@ impl Driver {
     }
 }
 
-async fn failed(inner: &Inner, run: &RunId, error: &Error) {
-    tracing::error!(%run, %error, "run failed");
-    end(inner, run, v1::RunState::Failed, &error.to_string()).await;
+fn check_quarantined(stage: &Stage, progress: &Progress, allowed: u64) -> Result<(), Error> {
+    let quarantined = progress.missing.len();
+    let shards = || {
+        let named = progress.missing.iter().take(NAMED);
+        let named: Vec<String> = named
+            .map(|(shard, said)| format!("{shard}: {said}"))
+            .collect();
+        let more = quarantined.saturating_sub(NAMED);
+        let more = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
+        format!("{}{more}", named.join("; "))
+    };
+    let stage = stage.name.clone();
+    if progress.is_fatal {
+        Err(Error::Fatal {
+            stage,
+            shards: shards(),
+        })
+    } else if quarantined as u64 > allowed {
+        Err(Error::Quarantined {
+            stage,
+            quarantined,
+            allowed,
+            shards: shards(),
+        })
+    } else {
+        Ok(())
+    }
 }
 
-async fn end(inner: &Inner, run: &RunId, state: v1::RunState, reason: &str) {
-    let mut core = inner.core.lock().await;
-    core.end_run(run, state, reason, inner.clock.unix_ms());
-    // A failure to write was logged, and watchers were told in any case.
-    let _ = inner.flush(&mut core).await;
+async fn failed(inner: &Inner, run: &RunId, error: &Error) {
+    // A coordinator that goes down says nothing of its runs.
+    if inner.core().is_ok() {
+        tracing::error!(%run, %error, "run failed");
+        inner
+            .end(run, v1::RunState::Failed, &error.to_string())
+            .await;
+    }
+}
+
+impl Inner {
+    /// [`Inner::end_run`] for whom nobody waits.
+    async fn end(&self, run: &RunId, state: v1::RunState, reason: &str) {
+        // A failure to write was logged, and watchers were told in any case.
+        let _ = self.end_run(run, state, reason).await;
+    }
+
+    /// Ends a run; one that has ended stays as it is. The store is told, so that a database that
+    /// is made anew knows it too.
+    pub(super) async fn end_run(
+        &self,
+        run: &RunId,
+        state: v1::RunState,
+        reason: &str,
+    ) -> Result<(), crate::Error> {
+        let now = self.clock.unix_ms();
+        let ended = self
+            .change(|core| core.end_run(run, state, reason, now))
+            .await?;
+        let state = match state {
+            v1::RunState::Done => runs::RunState::Done,
+            v1::RunState::Failed => runs::RunState::Failed,
+            v1::RunState::Cancelled => runs::RunState::Cancelled,
+            v1::RunState::Running | v1::RunState::Unspecified => return Ok(()),
+        };
+        if ended {
+            self.tell_store(run, state, reason).await;
+        }
+        Ok(())
+    }
+
+    /// Says in the store where a run stands. A store that does not take it stops nothing: after
+    /// `state rebuild` the run would be looked at anew.
+    pub(super) async fn tell_store(&self, run: &RunId, state: runs::RunState, reason: &str) {
+        let standing = runs::Standing {
+            state,
+            reason: reason.to_owned(),
+            at_ms: self.clock.unix_ms(),
+        };
+        if let Err(error) = runs::stands(&self.store, run, &standing).await {
+            tracing::warn!(%error, %run, "the store was not told where the run stands");
+        }
+    }
 }

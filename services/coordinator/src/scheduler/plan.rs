@@ -116,14 +116,13 @@ impl Survey<'_> {
                 Expansion::Tasks(tasks) => tasks,
             };
             let known = tasks.len() as u64;
-            let found = self.adoptable(tasks, &commits, &missing).await?;
-            let Some(found) = found else {
+            let open = self.adoptable(tasks, &mut commits, &missing).await?;
+            surveyed.adoptable = commits.len() as u64 - surveyed.committed;
+            if open > 0 {
                 let is_last_step = !matches!(stage.kind.split(), Split::Waves);
                 surveyed.tasks = is_last_step.then_some(known);
                 return Ok(surveyed);
-            };
-            surveyed.adoptable += found.len() as u64;
-            commits.extend(found);
+            }
         };
         surveyed.tasks = Some((commits.len() + missing.len()) as u64);
         let (output, shown) = match done.given {
@@ -150,29 +149,33 @@ impl Survey<'_> {
         Ok(surveyed)
     }
 
-    /// Commits that would be made of equal recipes, of tasks that have none; `None` where one of
-    /// them has no equal.
+    /// Adds the commits that would be made of equal recipes, of tasks that have none. Gives how
+    /// many tasks have no equal.
     async fn adoptable(
         &self,
         tasks: Vec<Task>,
-        commits: &[Commit],
+        commits: &mut Vec<Commit>,
         missing: &BTreeSet<ShardId>,
-    ) -> Result<Option<Vec<Commit>>, Error> {
-        let settled: BTreeSet<&ShardId> =
-            commits.iter().map(|c| &c.shard).chain(missing).collect();
-        let open = tasks.into_iter().filter(|t| !settled.contains(&t.shard));
+    ) -> Result<usize, Error> {
+        let settled: BTreeSet<&ShardId> = commits.iter().map(|c| &c.shard).chain(missing).collect();
+        let is_open = |task: &Task| !settled.contains(&task.shard);
+        let open: Vec<Task> = tasks.into_iter().filter(is_open).collect();
+        if !self.adopts {
+            return Ok(open.len());
+        }
         let found: Vec<Option<Commit>> = futures::stream::iter(open)
             .map(|task| async move {
-                if !self.adopts {
-                    return Ok(None);
-                }
                 let found = recipes::adopt(self.store, &task.recipe).await?;
                 Ok::<_, Error>(found.map(|found| adopted(&task, found)))
             })
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
-        Ok(found.into_iter().collect())
+        let wanted = found.len();
+        let found: Vec<Commit> = found.into_iter().flatten().collect();
+        let open = wanted - found.len();
+        commits.extend(found);
+        Ok(open)
     }
 }
 
@@ -236,7 +239,7 @@ pub(super) fn dataset_of<'a>(
         Kind::Balance(config) => &config.from,
         Kind::Caption(config) => &config.from,
         Kind::Filter(config) => &config.from,
-        Kind::Tokenizer(_) | Kind::Train(_) | Kind::Evaluate(_) => return None,
+        Kind::Model(_) | Kind::Tokenizer(_) | Kind::Train(_) | Kind::Evaluate(_) => return None,
     };
     match inputs.get(from) {
         Some(StageOutput::Dataset { version, .. }) => Some(&version.dataset),

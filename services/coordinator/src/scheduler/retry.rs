@@ -5,6 +5,7 @@ use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_proto::v1;
 
 use super::Handle;
+use super::core::Core;
 use crate::error::Error;
 use crate::machine::Key;
 use crate::view::RunView;
@@ -88,19 +89,17 @@ impl Handle {
     }
 
     async fn retry_running(&self, run: &RunId, choice: &Choice) -> Result<Retried, Error> {
-        let mut core = self.inner.core.lock().await;
-        let chosen = core.runs.get(run).map(|active| choice.of(&active.view));
-        let mut shards = 0;
-        for (stage, shard) in chosen.unwrap_or_default() {
-            let key = Key {
+        let retry = |core: &mut Core| {
+            let chosen = core.runs.get(run).map(|active| choice.of(&active.view));
+            let keys = chosen.unwrap_or_default().into_iter();
+            let keys = keys.map(|(stage, shard)| Key {
                 run: run.clone(),
                 stage,
                 shard,
-            };
-            shards += u64::from(core.machine.retry(&key));
-        }
-        self.inner.flush(&mut core).await?;
-        self.inner.pump.notify_one();
+            });
+            keys.filter(|key| core.machine.retry(key)).count() as u64
+        };
+        let shards = self.inner.change(retry).await?;
         if shards == 0 {
             return Err(Error::NothingToRetry {
                 run: run.clone(),
@@ -140,7 +139,7 @@ impl Handle {
             }
         }
         tracing::info!(%run, shards = chosen.len(), "run tried again");
-        self.go_on(view).await?;
+        self.go_on(view, true).await?;
         Ok(Retried {
             state: v1::RunState::Running,
             shards: chosen.len() as u64,

@@ -7,7 +7,7 @@ use capstan_plan::id::{Digest, RunId};
 use capstan_proto::v1;
 
 use super::Handle;
-use super::core::Active;
+use super::core::Core;
 use super::driver::Driver;
 use crate::error::Error;
 use crate::view::RunView;
@@ -44,7 +44,7 @@ impl Handle {
         let resumed = self.begin(&asked).await?;
         let run = asked.run.clone();
         let view = asked.view(self.inner.clock.unix_ms());
-        let began = self.go_on(view).await?;
+        let began = self.go_on(view, resumed).await?;
         tracing::info!(%run, resumed, "run submitted");
         let resumed = resumed || !began;
         Ok(Submitted { run, resumed })
@@ -52,19 +52,37 @@ impl Handle {
 
     /// Puts a run that does not go on at its beginning; what is committed is found there. False
     /// where it goes on already.
-    pub(super) async fn go_on(&self, view: RunView) -> Result<bool, Error> {
+    ///
+    /// - `resumed`: whether it had begun before, so that the store may know how it ended.
+    pub(super) async fn go_on(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
         let run = view.run.clone();
-        let mut core = self.inner.core.lock().await;
-        if core.running().contains(&run) {
-            return Ok(false);
+        let begin = |core: &mut Core| {
+            let begins = !core.running().contains(&view.run);
+            if begins {
+                core.begin_run(view);
+            }
+            begins
+        };
+        let begins = self.inner.change(begin).await?;
+        if begins {
+            if resumed {
+                self.wake(&run).await;
+            }
+            self.spawn_driver(run);
         }
-        // What an earlier time of this run left unwritten must not follow its deletion.
-        self.inner.flush(&mut core).await?;
-        self.inner.database.submit(&view).await?;
-        core.runs.insert(run.clone(), Active::new(view));
-        drop(core);
-        self.spawn_driver(run);
-        Ok(true)
+        Ok(begins)
+    }
+
+    /// Says in the store that a run goes on, where it is said to have ended.
+    async fn wake(&self, run: &RunId) {
+        match runs::standing(&self.inner.store, run).await {
+            Ok(Some(standing)) if standing.state != runs::RunState::Running => {
+                let state = runs::RunState::Running;
+                self.inner.tell_store(run, state, "").await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, %run, "the store does not say how the run ended"),
+        }
     }
 
     /// Creates `run.json`; true where an equal one stands there.
@@ -98,6 +116,7 @@ impl Handle {
     /// # Errors
     /// [`Error::Database`].
     pub async fn runs(&self, limit: u32) -> Result<Vec<v1::RunStatus>, Error> {
+        drop(self.inner.core()?);
         let views = self.inner.database.runs(limit.min(LISTED)).await?;
         Ok(views.iter().map(|view| view.to_message(false)).collect())
     }
@@ -107,7 +126,7 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn run(&self, run: &RunId) -> Result<RunView, Error> {
-        if let Some(active) = self.inner.core.lock().await.runs.get(run) {
+        if let Some(active) = self.inner.core()?.runs.get(run) {
             return Ok(active.view.clone());
         }
         let view = self.inner.database.run(run).await?;
@@ -120,13 +139,9 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn cancel(&self, run: &RunId) -> Result<v1::RunState, Error> {
-        let mut core = self.inner.core.lock().await;
-        if core.runs.contains_key(run) {
-            let now = self.inner.clock.unix_ms();
-            core.end_run(run, v1::RunState::Cancelled, "cancelled", now);
-            self.inner.flush(&mut core).await?;
-        }
-        drop(core);
+        self.inner
+            .end_run(run, v1::RunState::Cancelled, "cancelled")
+            .await?;
         Ok(self.run(run).await?.state)
     }
 }

@@ -29,13 +29,13 @@ impl Handle {
         &self,
         run: RunId,
     ) -> Result<impl Stream<Item = v1::Event> + Send + use<>, Error> {
-        let core = self.inner.core.lock().await;
-        let receiver = core.runs.get(&run).map(|active| active.events.subscribe());
-        let view = core.runs.get(&run).map(|active| active.view.clone());
-        drop(core);
-        let view = match view {
-            Some(view) => view,
-            None => self.run(&run).await?,
+        let active = self.inner.core()?.runs.get(&run).map(|active| {
+            let receiver = active.events.subscribe();
+            (Some(receiver), active.view.clone())
+        });
+        let (receiver, view) = match active {
+            Some(active) => active,
+            None => (None, self.run(&run).await?),
         };
         let watching = Watching {
             first: self.snapshot(&view).into(),

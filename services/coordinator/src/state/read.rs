@@ -1,15 +1,17 @@
 //! Reading: runs for people, and everything that goes on for a restart.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use capstan_plan::id::{Digest, LeaseEpoch, RunId};
 use capstan_proto::v1;
-use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{QueryBuilder, Row, Sqlite};
 
+use super::write::{by_stage, chunks, where_in};
 use super::{Database, Error};
 use crate::convert::role_named;
-use crate::machine::{Key, Lease, Rank, Spec, State, Task};
+use crate::machine::{Held, Key, Lease, Rank, Spec, State, Task};
 use crate::view::{RunView, StageView};
 
 /// A run that goes on, as it was written last.
@@ -17,7 +19,7 @@ use crate::view::{RunView, StageView};
 pub struct Restored {
     /// The run.
     pub view: RunView,
-    /// Its tasks, in the order in which they were added.
+    /// Its tasks that are not committed, in the order in which they were added.
     pub tasks: Vec<(Key, Task)>,
 }
 
@@ -76,68 +78,100 @@ impl Database {
         Ok(restored)
     }
 
-    /// The JSON of a task.
+    /// Tasks as JSON; those that are not there are left out.
     ///
     /// # Errors
-    /// [`Error::Statement`]: the task is not there, too.
-    pub async fn task_json(&self, key: &Key) -> Result<String, Error> {
-        let row =
-            sqlx::query("SELECT task_json FROM tasks WHERE run = $1 AND stage = $2 AND shard = $3")
-                .bind(key.run.as_str())
-                .bind(key.stage.as_str())
-                .bind(key.shard.as_str())
-                .fetch_one(&self.pool)
-                .await?;
-        Ok(row.try_get("task_json")?)
+    /// [`Error::Statement`].
+    pub async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {
+        let mut jsons = HashMap::with_capacity(keys.len());
+        for of_stage in by_stage(keys) {
+            for chunk in chunks(&of_stage) {
+                let mut query = QueryBuilder::<Sqlite>::new(
+                    "SELECT run, stage, shard, task_json FROM tasks",
+                );
+                where_in(&mut query, chunk);
+                for row in query.build().fetch_all(&self.pool).await? {
+                    jsons.insert(read_key(&row)?, row.try_get("task_json")?);
+                }
+            }
+        }
+        Ok(jsons)
     }
 
+    /// Tasks of a run that are not committed: what is, the store says.
     async fn tasks(&self, run: &RunId) -> Result<Vec<(Key, Task)>, Error> {
-        let rows = sqlx::query("SELECT * FROM tasks WHERE run = $1 ORDER BY position")
-            .bind(run.as_str())
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query(
+            "SELECT t.run, t.stage, t.shard, t.role, t.world_size, t.base, t.may_twin, \
+             COALESCE(s.state, $2) AS state, COALESCE(s.attempts, 0) AS attempts, \
+             COALESCE(s.failed_on, '[]') AS failed_on, \
+             COALESCE(s.last_worker, '') AS last_worker \
+             FROM tasks t LEFT JOIN task_states s \
+             ON s.run = t.run AND s.stage = t.stage AND s.shard = t.shard \
+             WHERE t.run = $1 AND COALESCE(s.state, $2) <> $3 ORDER BY t.position",
+        )
+        .bind(run.as_str())
+        .bind(v1::TaskState::Ready.as_str_name())
+        .bind(v1::TaskState::Committed.as_str_name())
+        .fetch_all(&self.pool)
+        .await?;
+        let mut leases = self.leases(run).await?;
         let mut tasks = Vec::with_capacity(rows.len());
         for row in &rows {
             let (key, mut task) = read_task(row)?;
-            if matches!(task.state, State::Leased(_)) {
-                task.state = self.lease(&key).await?.map_or(State::Ready, State::Leased);
+            let mut held = leases.remove(&key).unwrap_or_default().into_iter();
+            if let Some(lease) = held.next() {
+                let twin = held.next();
+                let numbers = [&lease].into_iter().chain(&twin).map(|lease| lease.number);
+                task.attempts = numbers.fold(task.attempts, u32::max);
+                task.state = State::Leased(Box::new(Held { lease, twin }));
             }
             tasks.push((key, task));
         }
         Ok(tasks)
     }
 
-    async fn lease(&self, key: &Key) -> Result<Option<Lease>, Error> {
+    /// Attempts that go on, the first one of a task first.
+    async fn leases(&self, run: &RunId) -> Result<HashMap<Key, Vec<Lease>>, Error> {
         let rows = sqlx::query(
-            "SELECT * FROM leases WHERE run = $1 AND stage = $2 AND shard = $3 ORDER BY rank",
+            "SELECT run, stage, shard, generation, counter, number, worker, finished \
+             FROM attempts WHERE run = $1 AND ended_unix_ms = 0 \
+             ORDER BY stage, shard, generation, counter, rank",
         )
-        .bind(key.run.as_str())
-        .bind(key.stage.as_str())
-        .bind(key.shard.as_str())
+        .bind(run.as_str())
         .fetch_all(&self.pool)
         .await?;
-        let Some(first) = rows.first() else {
-            return Ok(None);
-        };
-        let lease_epoch = LeaseEpoch {
-            generation: count(first, "generation")?,
-            counter: count(first, "counter")?,
-        };
-        let attempt = first.try_get::<String, _>("attempt")?.into();
-        let rank = |row: &SqliteRow| -> Result<Rank, Error> {
-            Ok(Rank {
+        let mut leases: HashMap<Key, Vec<Lease>> = HashMap::new();
+        for row in &rows {
+            let lease_epoch = LeaseEpoch {
+                generation: count(row, "generation")?,
+                counter: count(row, "counter")?,
+            };
+            let rank = Rank {
                 worker: row.try_get::<String, _>("worker")?.into(),
                 deadline: Duration::ZERO,
                 is_finished: row.try_get::<i64, _>("finished")? != 0,
-            })
-        };
-        let ranks = rows.iter().map(rank).collect::<Result<_, _>>()?;
-        Ok(Some(Lease {
-            lease_epoch,
-            attempt,
-            ranks,
-        }))
+            };
+            let of_task = leases.entry(read_key(row)?).or_default();
+            match of_task.last_mut() {
+                Some(lease) if lease.lease_epoch == lease_epoch => lease.ranks.push(rank),
+                _ => of_task.push(Lease {
+                    lease_epoch,
+                    number: u32::try_from(count(row, "number")?).unwrap_or(u32::MAX),
+                    since: Duration::ZERO,
+                    ranks: vec![rank],
+                }),
+            }
+        }
+        Ok(leases)
     }
+}
+
+fn read_key(row: &SqliteRow) -> Result<Key, Error> {
+    Ok(Key {
+        run: row.try_get::<String, _>("run")?.into(),
+        stage: row.try_get::<String, _>("stage")?.into(),
+        shard: row.try_get::<String, _>("shard")?.into(),
+    })
 }
 
 fn read_run(row: &SqliteRow) -> Result<RunView, Error> {
@@ -192,7 +226,7 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
     })
 }
 
-/// A task; where it is leased, the lease is still to be read.
+/// A task; whether it is leased, its attempts say.
 fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
     let run: String = row.try_get("run")?;
     let damaged = |reason: String| Error::Damaged {
@@ -209,19 +243,16 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
         role: role_named(&role).ok_or_else(|| damaged(format!("role `{role}`")))?,
         world_size: count(row, "world_size")? as usize,
         base: Digest::from_hex(&base),
+        may_twin: row.try_get::<i64, _>("may_twin")? != 0,
     };
     let mut task = Task::new(spec);
     task.state = match v1::TaskState::from_str_name(&state) {
-        Some(v1::TaskState::Leased) => State::Leased(Lease {
-            lease_epoch: LeaseEpoch::default(),
-            attempt: String::new().into(),
-            ranks: Vec::new(),
-        }),
         Some(v1::TaskState::Committed) => State::Committed,
         Some(v1::TaskState::Quarantined) => State::Quarantined,
         Some(v1::TaskState::Cancelled) => State::Cancelled,
-        // The clock of the backoff is gone with the process; the restart took its time.
-        Some(v1::TaskState::Ready | v1::TaskState::Blocked) => State::Ready,
+        // The clock of the backoff is gone with the process; the restart took its time. That it
+        // is leased is what its attempts say.
+        Some(v1::TaskState::Ready | v1::TaskState::Blocked | v1::TaskState::Leased) => State::Ready,
         Some(v1::TaskState::Unspecified) | None => {
             return Err(damaged(format!("state `{state}`")));
         }
@@ -229,12 +260,7 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
     task.attempts = u32::try_from(count(row, "attempts")?).unwrap_or(u32::MAX);
     task.failed_on = serde_json::from_str(&failed_on).map_err(|e| damaged(e.to_string()))?;
     task.last_worker = (!last_worker.is_empty()).then(|| last_worker.into());
-    let key = Key {
-        stage: row.try_get::<String, _>("stage")?.into(),
-        shard: row.try_get::<String, _>("shard")?.into(),
-        run: run.into(),
-    };
-    Ok((key, task))
+    Ok((read_key(row)?, task))
 }
 
 fn count(row: &SqliteRow, column: &'static str) -> Result<u64, Error> {

@@ -1,11 +1,19 @@
-//! Writing: each call is one transaction.
+//! Writing: each call is one transaction, and rows of a kind go together.
 
-use sqlx::{Sqlite, Transaction};
+use std::collections::{BTreeMap, BTreeSet};
+
+use capstan_plan::id::{LeaseEpoch, StageName};
+use sqlx::{QueryBuilder, Sqlite, Transaction};
 
 use super::{Database, Error};
 use crate::convert::{role_name, task_state};
-use crate::machine::{Change, Key, Lease, Spec, State};
+use crate::machine::{Change, Key, Lease, Rank, Spec, State, What};
 use crate::view::{RunView, StageView};
+
+/// Rows of one statement, the largest first: few sizes, so that each is prepared once.
+const ROWS: [usize; 3] = [128, 16, 1];
+
+type Writing = Transaction<'static, Sqlite>;
 
 /// A task to be added.
 #[derive(Debug, Clone)]
@@ -18,100 +26,115 @@ pub struct NewTask {
     pub task_json: String,
 }
 
+/// Something to be written, in its order.
+#[derive(Debug)]
+pub enum Op {
+    /// A run that was submitted, or submitted again: its tasks and attempts of an earlier time
+    /// are forgotten.
+    Submit(Box<RunView>),
+    /// Tasks that wait for workers; those that stand already are left as they are.
+    Tasks(Vec<NewTask>),
+    /// A task changed.
+    Change(Change),
+}
+
+/// A run whose view changed, and which stages of it did.
+#[derive(Debug)]
+pub struct ViewChange {
+    /// As it is now.
+    pub view: RunView,
+    /// Stages to be written.
+    pub stages: BTreeSet<StageName>,
+}
+
 impl Database {
-    /// Writes a run that was submitted, or submitted again: its tasks, leases and attempts of
-    /// an earlier time are forgotten.
-    ///
-    /// # Errors
-    /// [`Error::Statement`]; nothing is written then.
-    pub async fn submit(&self, view: &RunView) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
-        let forgotten = [
-            "DELETE FROM stages WHERE run = $1",
-            "DELETE FROM tasks WHERE run = $1",
-            "DELETE FROM leases WHERE run = $1",
-            "DELETE FROM attempts WHERE run = $1",
-        ];
-        for statement in forgotten {
-            let run = view.run.as_str();
-            sqlx::query(statement)
-                .bind(run)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        write_run(&mut transaction, view).await?;
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// Writes tasks of one run that wait for workers; those that stand already are left as they are.
-    ///
-    /// # Errors
-    /// [`Error::Statement`]; nothing is written then.
-    pub async fn add_tasks(&self, tasks: &[NewTask]) -> Result<(), Error> {
-        let Some(first) = tasks.first() else {
-            return Ok(());
-        };
-        let mut transaction = self.pool.begin().await?;
-        let (last,): (i64,) =
-            sqlx::query_as("SELECT COALESCE(MAX(position), 0) FROM tasks WHERE run = $1")
-                .bind(first.key.run.as_str())
-                .fetch_one(&mut *transaction)
-                .await?;
-        for (task, position) in tasks.iter().zip(last + 1..) {
-            sqlx::query(
-                "INSERT INTO tasks (run, stage, shard, position, role, world_size, base, state, \
-                 attempts, failed_on, last_worker, message, task_json) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '[]', '', '', $9) \
-                 ON CONFLICT (run, stage, shard) DO NOTHING",
-            )
-            .bind(task.key.run.as_str())
-            .bind(task.key.stage.as_str())
-            .bind(task.key.shard.as_str())
-            .bind(position)
-            .bind(role_name(task.spec.role))
-            .bind(number(task.spec.world_size as u64))
-            .bind(
-                task.spec
-                    .base
-                    .map(|base| base.to_string())
-                    .unwrap_or_default(),
-            )
-            .bind(task_state(&State::Ready).as_str_name())
-            .bind(&task.task_json)
-            .execute(&mut *transaction)
-            .await?;
-        }
-        transaction.commit().await?;
-        Ok(())
-    }
-
-    /// Writes what changed, in order, and the runs that it concerns.
+    /// Writes what happened, in order, and then the runs that it concerns.
     ///
     /// # Errors
     /// [`Error::Statement`]; nothing is written then.
     pub async fn write(
         &self,
-        changes: &[Change],
-        views: &[&RunView],
+        ops: &[Op],
+        views: &[ViewChange],
         now_unix_ms: i64,
     ) -> Result<(), Error> {
-        let mut transaction = self.pool.begin().await?;
-        for change in changes {
-            write_change(&mut transaction, change, now_unix_ms).await?;
+        if ops.is_empty() && views.is_empty() {
+            return Ok(());
         }
-        for view in views {
+        let mut transaction = self.pool.begin().await?;
+        let mut changes: Vec<&Change> = Vec::new();
+        for op in ops {
+            match op {
+                Op::Change(change) => changes.push(change),
+                Op::Submit(view) => {
+                    write_changes(&mut transaction, &changes, now_unix_ms).await?;
+                    changes.clear();
+                    submit(&mut transaction, view).await?;
+                }
+                // Whatever happens to a task comes after it: no need to write that first.
+                Op::Tasks(tasks) => self.add_tasks(&mut transaction, tasks).await?,
+            }
+        }
+        write_changes(&mut transaction, &changes, now_unix_ms).await?;
+        for ViewChange { view, stages } in views {
             write_run(&mut transaction, view).await?;
+            for (position, stage) in view.stages.iter().enumerate() {
+                if stages.contains(&stage.stage) {
+                    write_stage(&mut transaction, view, position, stage).await?;
+                }
+            }
         }
         transaction.commit().await?;
         Ok(())
     }
+
+    async fn add_tasks(&self, writing: &mut Writing, tasks: &[NewTask]) -> Result<(), Error> {
+        for chunk in chunks(tasks) {
+            let mut query = QueryBuilder::<Sqlite>::new(
+                "INSERT INTO tasks (run, stage, shard, position, role, world_size, base, \
+                 may_twin, task_json) ",
+            );
+            query.push_values(chunk, |mut row, task| {
+                let base = task.spec.base.map(|base| base.to_string());
+                row.push_bind(task.key.run.as_str())
+                    .push_bind(task.key.stage.as_str())
+                    .push_bind(task.key.shard.as_str())
+                    .push_bind(self.next_position())
+                    .push_bind(role_name(task.spec.role))
+                    .push_bind(number(task.spec.world_size as u64))
+                    .push_bind(base.unwrap_or_default())
+                    .push_bind(i64::from(task.spec.may_twin))
+                    .push_bind(task.task_json.as_str());
+            });
+            query.push(" ON CONFLICT (run, stage, shard) DO NOTHING");
+            query.build().execute(&mut **writing).await?;
+        }
+        Ok(())
+    }
 }
 
-async fn write_run(
-    transaction: &mut Transaction<'static, Sqlite>,
-    view: &RunView,
-) -> Result<(), Error> {
+async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+    let forgotten = [
+        "DELETE FROM stages WHERE run = $1",
+        "DELETE FROM tasks WHERE run = $1",
+        "DELETE FROM task_states WHERE run = $1",
+        "DELETE FROM attempts WHERE run = $1",
+    ];
+    for statement in forgotten {
+        let run = view.run.as_str();
+        sqlx::query(statement)
+            .bind(run)
+            .execute(&mut **writing)
+            .await?;
+    }
+    write_run(writing, view).await?;
+    for (position, stage) in view.stages.iter().enumerate() {
+        write_stage(writing, view, position, stage).await?;
+    }
+    Ok(())
+}
+
+async fn write_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO runs (run, pipeline, pipeline_json, seed, state, reason, submitted_unix_ms, \
          ended_unix_ms, leased) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -129,16 +152,13 @@ async fn write_run(
     .bind(view.submitted_unix_ms)
     .bind(view.ended_unix_ms)
     .bind(number(view.leased))
-    .execute(&mut **transaction)
+    .execute(&mut **writing)
     .await?;
-    for (position, stage) in view.stages.iter().enumerate() {
-        write_stage(transaction, view, position, stage).await?;
-    }
     Ok(())
 }
 
 async fn write_stage(
-    transaction: &mut Transaction<'static, Sqlite>,
+    writing: &mut Writing,
     view: &RunView,
     position: usize,
     stage: &StageView,
@@ -165,107 +185,239 @@ async fn write_stage(
     .bind(stage.started_unix_ms)
     .bind(stage.ended_unix_ms)
     .bind(&stage.output_json)
-    .execute(&mut **transaction)
+    .execute(&mut **writing)
     .await?;
     Ok(())
 }
 
-async fn write_change(
-    transaction: &mut Transaction<'static, Sqlite>,
-    change: &Change,
-    now_unix_ms: i64,
-) -> Result<(), Error> {
-    let (key, task) = (&change.key, &change.task);
-    let failed_on = serde_json::to_string(&task.failed_on).expect("a list of texts");
-    let last_worker = task.last_worker.as_ref().map(|worker| worker.as_str());
-    sqlx::query(
-        "UPDATE tasks SET state = $4, attempts = $5, failed_on = $6, last_worker = $7, \
-         message = $8 WHERE run = $1 AND stage = $2 AND shard = $3",
-    )
-    .bind(key.run.as_str())
-    .bind(key.stage.as_str())
-    .bind(key.shard.as_str())
-    .bind(task_state(&task.state).as_str_name())
-    .bind(i64::from(task.attempts))
-    .bind(failed_on)
-    .bind(last_worker.unwrap_or_default())
-    .bind(&change.message)
-    .execute(&mut **transaction)
-    .await?;
-    sqlx::query("DELETE FROM leases WHERE run = $1 AND stage = $2 AND shard = $3")
-        .bind(key.run.as_str())
-        .bind(key.stage.as_str())
-        .bind(key.shard.as_str())
-        .execute(&mut **transaction)
-        .await?;
-    match &task.state {
-        State::Leased(lease) => write_lease(transaction, change, lease, now_unix_ms).await,
-        _ => end_attempt(transaction, change, now_unix_ms).await,
-    }
+/// What became of tasks, sorted by what is to be written of it.
+#[derive(Default)]
+struct Sorted<'a> {
+    began: Vec<(&'a Change, &'a Lease, usize, &'a Rank)>,
+    finished: Vec<(&'a Change, LeaseEpoch)>,
+    /// Tasks whose attempts all ended with their commit.
+    committed: Vec<&'a Key>,
+    /// Leases that ended otherwise.
+    ended: Vec<(&'a Change, LeaseEpoch)>,
+    /// The last state of each task.
+    states: BTreeMap<&'a Key, &'a Change>,
 }
 
-async fn write_lease(
-    transaction: &mut Transaction<'static, Sqlite>,
-    change: &Change,
-    lease: &Lease,
+fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
+    let mut sorted = Sorted::default();
+    for change in changes {
+        match &change.what {
+            What::Added => continue,
+            What::Began(lease_epoch) => {
+                let lease = change.task.held().and_then(|held| held.of(*lease_epoch));
+                if let Some(lease) = lease {
+                    let ranks = lease.ranks.iter().enumerate();
+                    let rows = ranks.map(|(rank, held)| (*change, lease, rank, held));
+                    sorted.began.extend(rows);
+                }
+                continue;
+            }
+            What::RankFinished(lease_epoch) => {
+                sorted.finished.push((change, *lease_epoch));
+                continue;
+            }
+            What::TakenBack(lease_epoch) => sorted.ended.push((change, *lease_epoch)),
+            What::Moved(over) if change.task.state == State::Committed => {
+                sorted.committed.extend((!over.is_empty()).then_some(&*change.key));
+            }
+            What::Moved(over) => {
+                let over = over.iter().map(|lease_epoch| (*change, *lease_epoch));
+                sorted.ended.extend(over);
+            }
+            What::Retried => {}
+        }
+        sorted.states.insert(&change.key, change);
+    }
+    sorted
+}
+
+async fn write_changes(
+    writing: &mut Writing,
+    changes: &[&Change],
     now_unix_ms: i64,
 ) -> Result<(), Error> {
-    let key = &change.key;
-    for (rank, held) in lease.ranks.iter().enumerate() {
+    let sorted = sorted(changes);
+    write_leases(writing, &sorted.began, now_unix_ms).await?;
+    for (change, lease_epoch) in &sorted.finished {
+        write_finished(writing, change, *lease_epoch).await?;
+    }
+    end_committed(writing, &sorted.committed, now_unix_ms).await?;
+    for (change, lease_epoch) in &sorted.ended {
+        end_attempt(writing, change, *lease_epoch, now_unix_ms).await?;
+    }
+    let states: Vec<&Change> = sorted.states.into_values().collect();
+    write_states(writing, &states).await
+}
+
+async fn write_leases(
+    writing: &mut Writing,
+    began: &[(&Change, &Lease, usize, &Rank)],
+    now_unix_ms: i64,
+) -> Result<(), Error> {
+    for chunk in chunks(began) {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO attempts (run, stage, shard, generation, counter, rank, number, worker, \
+             finished, started_unix_ms, ended_unix_ms, outcome, message) ",
+        );
+        query.push_values(chunk, |mut row, (change, lease, rank, held)| {
+            row.push_bind(change.key.run.as_str())
+                .push_bind(change.key.stage.as_str())
+                .push_bind(change.key.shard.as_str())
+                .push_bind(number(lease.lease_epoch.generation))
+                .push_bind(number(lease.lease_epoch.counter))
+                .push_bind(number(*rank as u64))
+                .push_bind(i64::from(lease.number))
+                .push_bind(held.worker.as_str())
+                .push_bind(i64::from(held.is_finished))
+                .push_bind(now_unix_ms)
+                .push_bind(0_i64)
+                .push_bind("")
+                .push_bind("");
+        });
+        query.build().execute(&mut **writing).await?;
+    }
+    Ok(())
+}
+
+/// Which ranks of a lease have done their part.
+async fn write_finished(
+    writing: &mut Writing,
+    change: &Change,
+    lease_epoch: LeaseEpoch,
+) -> Result<(), Error> {
+    let lease = change.task.held().and_then(|held| held.of(lease_epoch));
+    let ranks = lease.iter().flat_map(|lease| lease.ranks.iter().enumerate());
+    for (rank, _) in ranks.filter(|(_, rank)| rank.is_finished) {
         sqlx::query(
-            "INSERT INTO leases (run, stage, shard, rank, worker, attempt, generation, counter, \
-             finished) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            "UPDATE attempts SET finished = 1 WHERE run = $1 AND stage = $2 AND shard = $3 \
+             AND generation = $4 AND counter = $5 AND rank = $6",
         )
-        .bind(key.run.as_str())
-        .bind(key.stage.as_str())
-        .bind(key.shard.as_str())
+        .bind(change.key.run.as_str())
+        .bind(change.key.stage.as_str())
+        .bind(change.key.shard.as_str())
+        .bind(number(lease_epoch.generation))
+        .bind(number(lease_epoch.counter))
         .bind(number(rank as u64))
-        .bind(held.worker.as_str())
-        .bind(lease.attempt.as_str())
-        .bind(number(lease.lease_epoch.generation))
-        .bind(number(lease.lease_epoch.counter))
-        .bind(i64::from(held.is_finished))
-        .execute(&mut **transaction)
+        .execute(&mut **writing)
         .await?;
     }
-    let holder = change.task.holder();
-    sqlx::query(
-        "INSERT INTO attempts (run, stage, shard, attempt, number, worker, started_unix_ms, \
-         ended_unix_ms, outcome, message) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', '') \
-         ON CONFLICT (run, stage, shard, attempt) DO NOTHING",
-    )
-    .bind(key.run.as_str())
-    .bind(key.stage.as_str())
-    .bind(key.shard.as_str())
-    .bind(lease.attempt.as_str())
-    .bind(i64::from(change.task.attempts))
-    .bind(holder.map(|worker| worker.0).unwrap_or_default())
-    .bind(now_unix_ms)
-    .execute(&mut **transaction)
-    .await?;
     Ok(())
 }
 
-/// Whatever attempt was going on has ended by this change.
+/// Ends every attempt of tasks that are committed.
+async fn end_committed(
+    writing: &mut Writing,
+    tasks: &[&Key],
+    now_unix_ms: i64,
+) -> Result<(), Error> {
+    for of_stage in by_stage(tasks) {
+        for chunk in chunks(&of_stage) {
+            let mut query = QueryBuilder::<Sqlite>::new("UPDATE attempts SET ended_unix_ms = ");
+            query.push_bind(now_unix_ms);
+            query.push(", outcome = ");
+            query.push_bind(task_state(&State::Committed).as_str_name());
+            where_in(&mut query, chunk);
+            query.push(" AND ended_unix_ms = 0");
+            query.build().execute(&mut **writing).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn end_attempt(
-    transaction: &mut Transaction<'static, Sqlite>,
+    writing: &mut Writing,
     change: &Change,
+    lease_epoch: LeaseEpoch,
     now_unix_ms: i64,
 ) -> Result<(), Error> {
     let key = &change.key;
     sqlx::query(
-        "UPDATE attempts SET ended_unix_ms = $4, outcome = $5, message = $6 \
-         WHERE run = $1 AND stage = $2 AND shard = $3 AND ended_unix_ms = 0",
+        "UPDATE attempts SET ended_unix_ms = $6, outcome = $7, message = $8 WHERE run = $1 \
+         AND stage = $2 AND shard = $3 AND generation = $4 AND counter = $5",
     )
     .bind(key.run.as_str())
     .bind(key.stage.as_str())
     .bind(key.shard.as_str())
+    .bind(number(lease_epoch.generation))
+    .bind(number(lease_epoch.counter))
     .bind(now_unix_ms)
     .bind(task_state(&change.task.state).as_str_name())
     .bind(&change.message)
-    .execute(&mut **transaction)
+    .execute(&mut **writing)
     .await?;
     Ok(())
+}
+
+async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), Error> {
+    for chunk in chunks(changes) {
+        let mut query = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO task_states (run, stage, shard, state, attempts, failed_on, \
+             last_worker, message) ",
+        );
+        query.push_values(chunk, |mut row, change| {
+            let (key, task) = (&change.key, &change.task);
+            // That it is leased is what its attempts say.
+            let state = match &task.state {
+                State::Leased(_) => &State::Ready,
+                state => state,
+            };
+            let last_worker = task.last_worker.as_ref().map(|worker| worker.as_str());
+            let failed_on = serde_json::to_string(&task.failed_on).expect("a list of texts");
+            row.push_bind(key.run.as_str())
+                .push_bind(key.stage.as_str())
+                .push_bind(key.shard.as_str())
+                .push_bind(task_state(state).as_str_name())
+                .push_bind(i64::from(task.attempts))
+                .push_bind(failed_on)
+                .push_bind(last_worker.unwrap_or_default())
+                .push_bind(change.message.as_str());
+        });
+        query.push(
+            " ON CONFLICT (run, stage, shard) DO UPDATE SET state = excluded.state, \
+             attempts = excluded.attempts, failed_on = excluded.failed_on, \
+             last_worker = excluded.last_worker, message = excluded.message",
+        );
+        query.build().execute(&mut **writing).await?;
+    }
+    Ok(())
+}
+
+/// Keys by run and stage, so that one statement can name many by an index.
+pub(super) fn by_stage<'a>(keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
+    let mut by_stage: BTreeMap<_, Vec<&Key>> = BTreeMap::new();
+    for key in keys {
+        by_stage.entry((&key.run, &key.stage)).or_default().push(key);
+    }
+    by_stage.into_values().collect()
+}
+
+/// ` WHERE` these keys, all of one stage. A list of whole keys would scan the table.
+pub(super) fn where_in(query: &mut QueryBuilder<Sqlite>, keys: &[&Key]) {
+    let Some(first) = keys.first() else { return };
+    query.push(" WHERE run = ").push_bind(first.run.as_str());
+    query.push(" AND stage = ").push_bind(first.stage.as_str());
+    query.push(" AND shard IN (");
+    let mut shards = query.separated(", ");
+    for key in keys {
+        shards.push_bind(key.shard.as_str());
+    }
+    query.push(")");
+}
+
+/// Rows in chunks of few sizes.
+pub(super) fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
+    let mut rest = rows;
+    std::iter::from_fn(move || {
+        let size = ROWS.into_iter().find(|size| *size <= rest.len())?;
+        let (chunk, after) = rest.split_at(size);
+        rest = after;
+        Some(chunk)
+    })
 }
 
 /// As a signed number, which is what SQL has; counts stay far below the bound.

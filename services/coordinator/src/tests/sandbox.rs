@@ -20,7 +20,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
-use crate::{Error, Handle, config, serve};
+use crate::{Error, Handle, Options, config, serve};
 
 /// Longest that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -165,6 +165,17 @@ impl Clock for ManualClock {
     }
 }
 
+/// Settings of a coordinator that tests have patience for.
+pub fn settings(database: &str) -> config::Coordinator {
+    config::Coordinator {
+        database: database.to_owned(),
+        backoff_ms: 1_000,
+        heartbeat_seconds: 1,
+        ring_join_seconds: 20,
+        ..config::Coordinator::default()
+    }
+}
+
 /// A coordinator that can be stopped and started again over the same store and database.
 pub struct Sandbox {
     pub store: Store,
@@ -179,7 +190,7 @@ pub struct Sandbox {
 impl Sandbox {
     pub async fn start(store: Store, database: &str) -> Self {
         let clock = Arc::new(ManualClock::default());
-        Self::start_with(store, database, clock).await
+        Self::start_with(store, database, clock, Options::default()).await
     }
 
     /// In memory.
@@ -187,20 +198,35 @@ impl Sandbox {
         Self::start(Store::memory(), "sqlite::memory:").await
     }
 
-    async fn start_with(store: Store, database: &str, clock: Arc<ManualClock>) -> Self {
-        let settings = config::Coordinator {
-            database: database.to_owned(),
-            backoff_ms: 1_000,
-            ring_join_seconds: 20,
-            ..config::Coordinator::default()
-        };
+    /// In memory, reached as `options` say.
+    pub async fn guarded(options: Options) -> Self {
+        let clock = Arc::new(ManualClock::default());
+        Self::start_with(Store::memory(), "sqlite::memory:", clock, options).await
+    }
+
+    async fn start_with(
+        store: Store,
+        database: &str,
+        clock: Arc<ManualClock>,
+        options: Options,
+    ) -> Self {
+        let settings = settings(database);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let scheme = match options.access.tls() {
+            Some(_) => "https",
+            None => "http",
+        };
+        let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let handle = Handle::start(settings, store.clone(), clock.clone(), shutdown.clone())
             .await
             .unwrap();
-        let server = tokio::spawn(serve(handle.clone(), listener, shutdown.clone()));
+        let server = tokio::spawn(serve(
+            handle.clone(),
+            options,
+            listener,
+            shutdown.clone(),
+        ));
         Self {
             store,
             clock,
@@ -218,10 +244,16 @@ impl Sandbox {
         (self.store, self.clock, self.database)
     }
 
+    /// Waits until it has stopped by itself; gives why.
+    pub async fn stopped(self) -> Result<(), Error> {
+        let stopped = tokio::time::timeout(PATIENCE, self.server).await;
+        stopped.expect("it stops in time").unwrap()
+    }
+
     /// Stops it and starts another over the same store and database.
     pub async fn restart(self) -> Self {
         let (store, clock, database) = self.stop().await;
-        Self::start_with(store, &database, clock).await
+        Self::start_with(store, &database, clock, Options::default()).await
     }
 
     pub async fn client(&self) -> CoordinatorClient<Channel> {
@@ -238,6 +270,30 @@ impl Sandbox {
             run: run.to_owned(),
         };
         Ok(self.client().await.submit_run(request).await?.into_inner())
+    }
+
+    pub async fn retry(
+        &self,
+        run: &str,
+        stage: &str,
+        shard: &str,
+    ) -> Result<v1::RetryRunResponse, Status> {
+        let request = v1::RetryRunRequest {
+            run: run.to_owned(),
+            stage: stage.to_owned(),
+            shard: shard.to_owned(),
+        };
+        Ok(self.client().await.retry_run(request).await?.into_inner())
+    }
+
+    pub async fn plan(&self, pipeline: &str, run: &str) -> Result<v1::PlanRunResponse, Status> {
+        let request = v1::SubmitRunRequest {
+            pipeline: Some(v1::submit_run_request::Pipeline::Toml(pipeline.to_owned())),
+            file_name: "small.toml".to_owned(),
+            seed: None,
+            run: run.to_owned(),
+        };
+        Ok(self.client().await.plan_run(request).await?.into_inner())
     }
 
     pub async fn worker(&self, name: &str) -> Worker {
@@ -400,6 +456,14 @@ impl Worker {
         Ok(self.client.complete(request).await?.into_inner().mine)
     }
 
+    pub async fn release(&mut self, assignment: &v1::Assignment) -> Result<(), Status> {
+        let request = v1::ReleaseRequest {
+            worker: self.name.clone(),
+            lease: assignment.lease.clone(),
+        };
+        self.client.release(request).await.map(|_| ())
+    }
+
     pub async fn fail(
         &mut self,
         assignment: &v1::Assignment,
@@ -478,7 +542,7 @@ impl Worker {
 }
 
 /// What a task asks for.
-async fn outputs(store: &Store, task: &Task) -> Outputs {
+pub async fn outputs(store: &Store, task: &Task) -> Outputs {
     let shard = task.shard.as_str();
     let mut outputs = Outputs::default();
     outputs.counts.insert("found".to_owned(), 2);

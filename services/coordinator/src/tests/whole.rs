@@ -156,43 +156,6 @@ async fn a_restarted_coordinator_goes_on_and_keeps_leases() {
     sandbox.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_database_is_made_anew_from_the_store() {
-    let sandbox = Sandbox::memory().await;
-    sandbox.submit(PIPELINE, "lost").await.unwrap();
-    let mut worker = sandbox.worker("w1").await;
-    for _ in 0..4 {
-        let assignment = worker.lease().await;
-        worker.work(&assignment).await;
-    }
-    // An in-memory database is gone with its coordinator.
-    let sandbox = sandbox.restart().await;
-    let unknown = v1::GetRunRequest {
-        run: "lost".to_owned(),
-    };
-    let status = sandbox.client().await.get_run(unknown).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::NotFound);
-    assert!(sandbox.submit(PIPELINE, "lost").await.unwrap().resumed);
-    let ended = sandbox.play_out("lost").await;
-    assert_eq!(
-        (ended.state(), ended.leased),
-        (v1::RunState::Done, TASKS - 4)
-    );
-    sandbox.stop().await;
-}
-
-#[tokio::test]
-async fn generations_count_starts_over_one_store() {
-    let sandbox = Sandbox::memory().await;
-    assert_eq!(sandbox.handle.generation(), 1);
-    let sandbox = sandbox.restart().await;
-    assert_eq!(sandbox.handle.generation(), 2);
-    let other = Sandbox::start(sandbox.store.clone(), "sqlite::memory:").await;
-    assert_eq!(other.handle.generation(), 3);
-    other.stop().await;
-    sandbox.stop().await;
-}
-
 #[tokio::test]
 async fn it_says_that_it_is_healthy() {
     use tonic_health::pb::health_check_response::ServingStatus;

@@ -4,40 +4,46 @@ use std::collections::BTreeSet;
 
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::{Commit, Outputs};
-use capstan_plan::id::ShardId;
 use capstan_plan::stage::Stage;
 use capstan_plan::task::{Task, Work};
 use capstan_proto::v1;
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Driver, Error, IN_FLIGHT, Progress};
+use super::{Driver, Error, IN_FLIGHT};
 use crate::machine::{Key, Spec, attempt_id};
+use crate::scheduler::core::Core;
 use crate::state::NewTask;
 
 /// Who stands in the commit records of adopted tasks.
 const ADOPTER: &str = "coordinator";
 
+/// Tasks that are handed to the machine under one lock.
+const CHUNK: usize = 1_000;
+
 impl Driver {
     /// Begins a step: adopts what was made before and hands the rest to the machine.
-    pub(super) async fn begin(
-        &self,
-        stage: &Stage,
-        progress: &mut Progress,
-        tasks: Vec<Task>,
-    ) -> Result<(), Error> {
+    pub(super) async fn begin(&mut self, stage: &Stage, tasks: Vec<Task>) -> Result<(), Error> {
         let step_tasks = tasks.len() as u64;
+        let progress = &self.stages[&stage.name];
+        let open = tasks
+            .iter()
+            .filter(|task| !progress.commits.contains_key(&task.shard));
+        // Those given up among them: they may be tried again for as long as their step goes on.
+        let staying: BTreeSet<Key> = open.map(|task| self.key(stage, &task.shard)).collect();
         let is_settled = |task: &Task| {
             progress.commits.contains_key(&task.shard) || progress.missing.contains_key(&task.shard)
         };
         let wanted: Vec<Task> = tasks.into_iter().filter(|task| !is_settled(task)).collect();
+        let this = &*self;
         let adopted: Vec<(Task, Option<Commit>)> = futures::stream::iter(wanted)
             .map(|task| async move {
-                let commit = self.adopt(&task).await?;
+                let commit = this.adopt(&task).await?;
                 Ok::<_, Error>((task, commit))
             })
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
+        let progress = self.stages.entry(stage.name.clone()).or_default();
         let mut rest = Vec::new();
         for (task, commit) in adopted {
             match commit {
@@ -48,9 +54,11 @@ impl Driver {
                 None => rest.push(task),
             }
         }
-        let open: BTreeSet<ShardId> = rest.iter().map(|task| task.shard.clone()).collect();
-        self.hand_over(stage, progress, step_tasks, rest).await?;
-        progress.open = open;
+        let open = rest.iter().map(|task| task.shard.clone()).collect();
+        if self.hand_over(stage, step_tasks, staying, rest).await? {
+            let progress = self.stages.entry(stage.name.clone()).or_default();
+            progress.open = open;
+        }
         Ok(())
     }
 
@@ -61,7 +69,7 @@ impl Driver {
         let Some(found) = recipes::adopt(store, &task.recipe).await? else {
             return Ok(None);
         };
-        let lease_epoch = self.inner.core.lock().await.machine.next_epoch();
+        let lease_epoch = self.inner.core()?.machine.next_epoch();
         let commit = Commit {
             run: task.run.clone(),
             stage: task.stage.clone(),
@@ -82,54 +90,68 @@ impl Driver {
         }
     }
 
-    /// Gives tasks to the machine and tells what the step is.
+    /// Tells what the step is, and gives its tasks to the machine, a chunk at a time, so that
+    /// others get their turn in between. False where the step before is not over after all, since
+    /// a shard of it is tried again: then nothing was done.
     async fn hand_over(
         &self,
         stage: &Stage,
-        progress: &Progress,
         step_tasks: u64,
+        staying: BTreeSet<Key>,
         tasks: Vec<Task>,
-    ) -> Result<(), Error> {
-        let new: Vec<NewTask> = tasks.iter().map(|task| new_task(stage, task)).collect();
-        let known = (progress.commits.len() + progress.missing.len() + new.len()) as u64;
-        let now = self.inner.clock.unix_ms();
-        let mut core = self.inner.core.lock().await;
-        let is_running = core
-            .runs
-            .get(&self.run)
-            .is_some_and(|run| !run.stop.is_cancelled());
-        if !is_running {
-            return Ok(());
+    ) -> Result<bool, Error> {
+        let new = tasks.len() as u64;
+        let begin = |core: &mut Core| {
+            let begins = !core.is_retried(&self.run, &stage.name);
+            if begins {
+                core.machine.forget_step(&self.run, &stage.name, &staying);
+                self.show_step(core, stage, step_tasks, new);
+            }
+            begins
+        };
+        if !self.inner.change(begin).await? {
+            return Ok(false);
         }
-        self.inner
-            .database
-            .add_tasks(&new)
-            .await
-            .map_err(crate::Error::from)?;
+        let mut tasks = tasks.into_iter();
+        loop {
+            let chunk = tasks.by_ref().take(CHUNK);
+            let chunk: Vec<NewTask> = chunk.map(|task| new_task(stage, &task)).collect();
+            if chunk.is_empty() {
+                return Ok(true);
+            }
+            let add = |core: &mut Core| {
+                let run = core.runs.get(&self.run);
+                if run.is_some_and(|run| !run.stop.is_cancelled()) {
+                    core.add(chunk);
+                }
+            };
+            self.inner.change(add).await?;
+        }
+    }
+
+    fn show_step(&self, core: &mut Core, stage: &Stage, step_tasks: u64, new: u64) {
+        let now = self.inner.clock.unix_ms();
+        let progress = &self.stages[&stage.name];
+        // Commits that came in meanwhile are shown, but not taken from the inbox yet.
+        let committed = progress.commits.len() as u64 + core.noted(&self.run, &stage.name);
+        let known = (progress.commits.len() + progress.missing.len()) as u64 + new;
         let Some(view) = core.stage_mut(&self.run, &stage.name) else {
-            return Ok(());
+            return;
         };
         view.state = v1::StageState::Running;
         if view.started_unix_ms == 0 {
             view.started_unix_ms = now;
         }
         view.tasks = known;
-        view.committed = progress.commits.len() as u64;
+        view.committed = committed;
         view.adopted = progress.already;
         let planned = v1::StagePlanned {
             stage: stage.name.to_string(),
             tasks: known,
             step_tasks,
-            already_committed: step_tasks - (new.len() as u64).min(step_tasks),
+            already_committed: step_tasks - new.min(step_tasks),
         };
         core.tell(&self.run, v1::event::What::StagePlanned(planned), now);
-        for task in new {
-            core.machine.add(task.key, task.spec);
-        }
-        self.inner.flush(&mut core).await?;
-        drop(core);
-        self.inner.pump.notify_one();
-        Ok(())
     }
 }
 
@@ -150,6 +172,11 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
             role: task.work.role(),
             world_size: task.work.world_size(),
             base,
+            // A crawl's shard has one owner, for the sake of the hosts; others are alone.
+            may_twin: matches!(
+                task.work,
+                Work::Curate { .. } | Work::Caption { .. } | Work::Filter { .. }
+            ),
         },
         task_json: serde_json::to_string(task).expect("tasks are plain data with text keys"),
     }

@@ -1,0 +1,304 @@
+//! Who may call what: by the role in the caller's certificate, and by the bearer token.
+//!
+//! Looked at for every request before its body is read, by the path alone; what is listed nowhere
+//! is refused to everybody. Only what a request asks *for* is looked at later, where its body is
+//! known ([`may_take`]).
+//!
+//! ```text
+//! Lease, Heartbeat, Complete, Fail, Release    worker or trainer; TRAIN is for trainers alone
+//! JoinRing                                     trainer
+//! SubmitRun, PlanRun, CancelRun, RetryRun,
+//! Watch, ListRuns, GetRun                      operator, and the token
+//! grpc.health.v1.Health                        any of our certificates
+//! ```
+//! Without certificates (loopback, or `insecure`) there are no roles: the token alone counts.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use capstan_plan::task::Role as Task;
+use capstan_runtime::bearer;
+use capstan_runtime::config::Secret;
+use capstan_runtime::tls::{Identity, Role, peer_role};
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tonic::transport::ServerTlsConfig;
+use tonic::{Extensions, Status};
+use tower::{Layer, Service};
+
+/// What callers of a coordinator must show. Cheap to clone; the default asks for nothing.
+#[derive(Clone, Default)]
+pub struct Access {
+    tls: Option<ServerTlsConfig>,
+    token: Option<Arc<Secret>>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("certificates", &self.tls.is_some())
+            .field("token", &self.token.is_some())
+            .finish()
+    }
+}
+
+impl Access {
+    /// - `identity`: the coordinator's own; with it every caller must show a certificate.
+    /// - `token`: what operators must show; `None` asks for none.
+    pub fn new(identity: Option<&Identity>, token: Option<Secret>) -> Self {
+        Self {
+            tls: identity.map(Identity::server),
+            token: token.map(Arc::new),
+        }
+    }
+
+    /// How connections are secured; `None` where they are not.
+    pub(crate) fn tls(&self) -> Option<ServerTlsConfig> {
+        self.tls.clone()
+    }
+
+    /// Whether a caller may call `path`.
+    ///
+    /// - `authorization`: the header of that name.
+    fn check(
+        &self,
+        path: &str,
+        authorization: Option<&str>,
+        extensions: &Extensions,
+    ) -> Result<(), Refusal> {
+        let rule = Rule::of(path).ok_or(Refusal::Unknown)?;
+        if self.tls.is_some() {
+            let role = peer_role(extensions).ok_or(Refusal::NoRole)?;
+            if !rule.roles.contains(&role) {
+                return Err(Refusal::Role { role, rule });
+            }
+        }
+        match &self.token {
+            Some(token) if rule.needs_token => match authorization.and_then(bearer::shown) {
+                None => Err(Refusal::NoToken),
+                Some(shown) if token.matches(shown) => Ok(()),
+                Some(_) => Err(Refusal::WrongToken),
+            },
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether whoever sent a request may take tasks of these roles. Where there are no certificates
+/// everybody may.
+///
+/// # Errors
+/// `PERMISSION_DENIED`, in one line.
+pub(crate) fn may_take<'a>(
+    extensions: &Extensions,
+    tasks: impl IntoIterator<Item = &'a Task>,
+) -> Result<(), Status> {
+    let Some(role) = peer_role(extensions) else {
+        return Ok(());
+    };
+    for task in tasks {
+        let wanted = match task {
+            Task::Train => Role::Trainer,
+            _ => Role::Worker,
+        };
+        if role != wanted {
+            let refusal = Refusal::Task { role, wanted };
+            return Err(refusal.status());
+        }
+    }
+    Ok(())
+}
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    roles: &'static [Role],
+    needs_token: bool,
+}
+
+const HOLDERS: Rule = Rule {
+    roles: &[Role::Worker, Role::Trainer],
+    needs_token: false,
+};
+const RANKS: Rule = Rule {
+    roles: &[Role::Trainer],
+    needs_token: false,
+};
+const OPERATORS: Rule = Rule {
+    roles: &[Role::Operator],
+    needs_token: true,
+};
+const ANYBODY: Rule = Rule {
+    roles: &Role::ALL,
+    needs_token: false,
+};
+
+impl Rule {
+    /// The rule of a path; `None` for what is not listed.
+    fn of(path: &str) -> Option<Self> {
+        let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+        match (service, method) {
+            ("capstan.v1.Coordinator", method) => match method {
+                "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" => Some(HOLDERS),
+                "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "Watch" | "ListRuns"
+                | "GetRun" => Some(OPERATORS),
+                _ => None,
+            },
+            ("capstan.v1.Ring", "JoinRing") => Some(RANKS),
+            ("grpc.health.v1.Health", _) => Some(ANYBODY),
+            _ => None,
+        }
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    Unknown,
+    NoRole,
+    Role { role: Role, rule: Rule },
+    Task { role: Role, wanted: Role },
+    NoToken,
+    WrongToken,
+}
+
+impl Refusal {
+    fn status(self) -> Status {
+        let status = match self {
+            Self::Unknown => Status::unimplemented("this coordinator knows no such method"),
+            Self::NoRole => Status::unauthenticated(
+                "the certificate names no role: take one that `capstan certs` made",
+            ),
+            Self::Role { role, rule } => {
+                let allowed: Vec<_> = rule.roles.iter().map(|role| role.name()).collect();
+                Status::permission_denied(format!(
+                    "the certificate is of role {role}, this is for role {}",
+                    allowed.join(" or ")
+                ))
+            }
+            Self::Task { role, wanted } => Status::permission_denied(format!(
+                "the certificate is of role {role}, such tasks are for role {wanted}"
+            )),
+            Self::NoToken => Status::unauthenticated(
+                "a token is needed: give the coordinator's in [safety] token or token_file",
+            ),
+            Self::WrongToken => Status::unauthenticated(
+                "the token is wrong: give the coordinator's in [safety] token or token_file",
+            ),
+        };
+        let code = format!("{:?}", status.code());
+        metrics::counter!(capstan_runtime::metrics::REFUSALS, "code" => code).increment(1);
+        status
+    }
+}
+
+/// Puts [`Access`] before every service.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessLayer(pub(crate) Access);
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = Guarded<S>;
+
+    fn layer(&self, inner: S) -> Guarded<S> {
+        Guarded {
+            access: self.0.clone(),
+            inner,
+        }
+    }
+}
+
+/// A service behind [`Access`].
+#[derive(Debug, Clone)]
+pub(crate) struct Guarded<S> {
+    access: Access,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = futures::future::Either<
+        S::Future,
+        std::future::Ready<Result<Response<Body>, S::Error>>,
+    >;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let path = request.uri().path();
+        let authorization = request.headers().get(bearer::HEADER);
+        let authorization = authorization.and_then(|value| value.to_str().ok());
+        let checked = self
+            .access
+            .check(path, authorization, request.extensions());
+        match checked {
+            Ok(()) => futures::future::Either::Left(self.inner.call(request)),
+            Err(refusal) => {
+                let status = refusal.status();
+                tracing::warn!(path, reason = status.message(), "a request was refused");
+                let response = status.into_http();
+                futures::future::Either::Right(std::future::ready(Ok(response)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every method of the proto files.
+    fn methods() -> Vec<String> {
+        let sources = [
+            include_str!("../../../proto/capstan/v1/coordinator.proto"),
+            include_str!("../../../proto/capstan/v1/ring.proto"),
+        ];
+        let mut methods = Vec::new();
+        for source in sources {
+            let mut service = "";
+            for line in source.lines().map(str::trim) {
+                if let Some(rest) = line.strip_prefix("service ") {
+                    service = rest.split([' ', '{']).next().unwrap();
+                } else if let Some(rest) = line.strip_prefix("rpc ") {
+                    let method = rest.split(['(', ' ']).next().unwrap();
+                    methods.push(format!("/capstan.v1.{service}/{method}"));
+                }
+            }
+        }
+        methods
+    }
+
+    #[test]
+    fn every_method_has_a_rule_and_nothing_else_has() {
+        let methods = methods();
+        assert!(methods.len() >= 13, "{methods:?}");
+        for path in &methods {
+            assert!(Rule::of(path).is_some(), "{path} is refused to everybody");
+        }
+        for path in ["", "/", "/x", "/capstan.v1.Coordinator/Else", "/capstan.v1.Ring/"] {
+            assert_eq!(Rule::of(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_changes_or_shows_runs_needs_the_token() {
+        let token = Some(Secret::from("0123456789abcdef".to_owned()));
+        let access = Access::new(None, token);
+        let check = |path: &str, shown| access.check(path, shown, &Extensions::new());
+        for path in methods() {
+            let needs = Rule::of(&path).unwrap().needs_token;
+            assert_eq!(check(&path, None).is_err(), needs, "{path}");
+            assert_eq!(check(&path, Some("Bearer 0123456789abcdee")).is_err(), needs);
+            check(&path, Some("Bearer 0123456789abcdef")).unwrap();
+        }
+        let wrong = check("/capstan.v1.Coordinator/Watch", Some("Bearer x")).unwrap_err();
+        assert_eq!(wrong.status().code(), tonic::Code::Unauthenticated);
+        assert!(!format!("{access:?}").contains("0123"));
+    }
+}

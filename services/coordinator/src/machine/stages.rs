@@ -1,0 +1,104 @@
+//! The tasks of a run by stage, and how long they take.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use capstan_plan::id::{RunId, StageName};
+
+use super::{Key, Ordinal};
+
+/// Runtimes of a stage that its median is taken of: the latest ones.
+const RUNTIMES: usize = 256;
+/// Fewer runtimes than this tell nothing of the next one.
+const FEWEST: usize = 5;
+
+/// Tasks by run and stage.
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    runs: BTreeMap<RunId, BTreeMap<StageName, Stage>>,
+}
+
+/// The tasks of a stage that the machine knows: those of its current step.
+#[derive(Debug, Default)]
+pub(super) struct Stage {
+    pub(super) tasks: BTreeSet<Ordinal>,
+    committed: usize,
+    runtimes: VecDeque<Duration>,
+}
+
+impl Stage {
+    /// How long an attempt may take before a twin is worth it: three times the median, once more
+    /// than nine of ten tasks are committed.
+    ///
+    /// Dean and Ghemawat, MapReduce (OSDI 2004), section 3.6, backup tasks.
+    fn straggles_after(&self) -> Option<Duration> {
+        let is_late = self.committed * 10 > self.tasks.len() * 9;
+        if !is_late || self.committed == self.tasks.len() || self.runtimes.len() < FEWEST {
+            return None;
+        }
+        let mut runtimes: Vec<Duration> = self.runtimes.iter().copied().collect();
+        let middle = runtimes.len() / 2;
+        let (_, median, _) = runtimes.select_nth_unstable(middle);
+        Some(*median * 3)
+    }
+}
+
+impl Stages {
+    pub(super) fn add(&mut self, key: &Key, ordinal: Ordinal) {
+        let run = self.runs.entry(key.run.clone()).or_default();
+        let stage = run.entry(key.stage.clone()).or_default();
+        stage.tasks.insert(ordinal);
+    }
+
+    /// A task is committed; `runtime` where its attempt was watched from its beginning.
+    pub(super) fn committed(&mut self, key: &Key, runtime: Option<Duration>) {
+        let Some(stage) = self.stage_mut(&key.run, &key.stage) else {
+            return;
+        };
+        stage.committed += 1;
+        let Some(runtime) = runtime else { return };
+        if stage.runtimes.len() == RUNTIMES {
+            stage.runtimes.pop_front();
+        }
+        stage.runtimes.push_back(runtime);
+    }
+
+    /// Stages where an attempt can be late, and after how long it is.
+    pub(super) fn late(&self) -> BTreeMap<(&RunId, &StageName), Duration> {
+        let mut late = BTreeMap::new();
+        for (run, stages) in &self.runs {
+            for (name, stage) in stages {
+                if let Some(limit) = stage.straggles_after() {
+                    late.insert((run, name), limit);
+                }
+            }
+        }
+        late
+    }
+
+    /// Tasks of a run.
+    pub(super) fn of_run(&self, run: &RunId) -> Vec<Ordinal> {
+        let stages = self.runs.get(run).into_iter().flatten();
+        stages
+            .flat_map(|(_, stage)| stage.tasks.iter().copied())
+            .collect()
+    }
+
+    /// Forgets a run; gives its tasks.
+    pub(super) fn forget(&mut self, run: &RunId) -> Vec<Ordinal> {
+        let tasks = self.of_run(run);
+        self.runs.remove(run);
+        tasks
+    }
+
+    /// Forgets a stage of a run: its next step, or nothing, follows. Gives its tasks.
+    pub(super) fn forget_stage(&mut self, run: &RunId, stage: &StageName) -> BTreeSet<Ordinal> {
+        let stages = self.runs.get_mut(run);
+        let stage = stages.and_then(|stages| stages.remove(stage));
+        stage.map(|stage| stage.tasks).unwrap_or_default()
+    }
+
+    fn stage_mut(&mut self, run: &RunId, stage: &StageName) -> Option<&mut Stage> {
+        self.runs.get_mut(run)?.get_mut(stage)
+    }
+}

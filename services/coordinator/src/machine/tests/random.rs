@@ -1,0 +1,359 @@
+//! Random events, and what must hold after each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use capstan_plan::task::Role;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What may happen to a machine.
+#[derive(Debug, Clone)]
+enum Event {
+    Add {
+        shard: u8,
+        world_size: usize,
+    },
+    Offer {
+        workers: Vec<u8>,
+    },
+    Heartbeat {
+        claim: prop::sample::Index,
+    },
+    Commit {
+        shard: u8,
+    },
+    Finish {
+        claim: prop::sample::Index,
+    },
+    Fail {
+        claim: prop::sample::Index,
+        kind: FailureKind,
+    },
+    Undelivered {
+        claim: prop::sample::Index,
+    },
+    Release {
+        claim: prop::sample::Index,
+    },
+    Retry {
+        shard: u8,
+    },
+    Pass {
+        seconds: u64,
+    },
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![
+        4 => Just(FailureKind::Transient),
+        2 => Just(FailureKind::WorkerFault),
+        1 => Just(FailureKind::PoisonShard),
+    ];
+    let claim = any::<prop::sample::Index>;
+    prop_oneof![
+        2 => (0u8..6, 1usize..4).prop_map(|(shard, world_size)| Event::Add { shard, world_size }),
+        4 => prop::collection::vec(0u8..4, 1..5).prop_map(|workers| Event::Offer { workers }),
+        3 => claim().prop_map(|claim| Event::Heartbeat { claim }),
+        1 => (0u8..6).prop_map(|shard| Event::Commit { shard }),
+        1 => claim().prop_map(|claim| Event::Finish { claim }),
+        2 => (claim(), kind).prop_map(|(claim, kind)| Event::Fail { claim, kind }),
+        1 => claim().prop_map(|claim| Event::Undelivered { claim }),
+        1 => claim().prop_map(|claim| Event::Release { claim }),
+        1 => (0u8..6).prop_map(|shard| Event::Retry { shard }),
+        3 => (0u64..40).prop_map(|seconds| Event::Pass { seconds }),
+        1 => Just(Event::Restart),
+    ]
+}
+
+fn base(of: u8) -> Digest {
+    Digest::of(&[of])
+}
+
+/// A machine under random events, with everything that was ever true of it.
+struct Trial {
+    machine: Machine,
+    generation: u64,
+    now: Now,
+    /// Every claim that was ever granted.
+    claims: Vec<Claim>,
+    /// Final states, once reached.
+    ended: BTreeMap<Key, State>,
+    /// Tasks that were added.
+    added: BTreeSet<Key>,
+    /// The highest epoch that was ever granted.
+    highest: LeaseEpoch,
+}
+
+impl Trial {
+    fn new() -> Self {
+        Self {
+            machine: Machine::new(POLICY, 1),
+            generation: 1,
+            now: seconds(0),
+            claims: Vec::new(),
+            ended: BTreeMap::new(),
+            added: BTreeSet::new(),
+            highest: LeaseEpoch::default(),
+        }
+    }
+
+    fn offer(&mut self, workers: &[u8]) {
+        let offers: Vec<Offer> = workers
+            .iter()
+            .map(|worker| Offer {
+                slots: 2,
+                // Each has other base files; tasks read one of four.
+                cached: [base(*worker), base(worker + 1)].into(),
+                ..offer(&format!("w{worker}"), Role::Crawl)
+            })
+            .collect();
+        for grant in self.machine.assign(&offers, self.now) {
+            assert!(grant.lease_epoch >= self.highest, "an epoch went back");
+            assert!(
+                grant.rank > 0 || grant.lease_epoch > self.highest,
+                "an epoch was reused"
+            );
+            self.highest = grant.lease_epoch;
+            let worker = offers[grant.offer].worker.as_str().to_owned();
+            self.claims.push(claim(&grant, &worker));
+        }
+    }
+
+    fn restart(&mut self) {
+        self.generation += 1;
+        let mut machine = Machine::new(POLICY, self.generation);
+        for key in &self.added {
+            machine.restore(
+                key.clone(),
+                self.machine.task(key).unwrap().clone(),
+                self.now,
+            );
+        }
+        self.machine = machine;
+    }
+
+    fn apply(&mut self, event: Event) {
+        let pick = |claims: &[Claim], index: prop::sample::Index| {
+            (!claims.is_empty()).then(|| index.get(claims).clone())
+        };
+        match event {
+            Event::Add { shard, world_size } => {
+                let key = key(&shard.to_string());
+                let spec = Spec {
+                    base: (world_size == 1).then(|| base(shard % 4)),
+                    may_twin: world_size == 1,
+                    ..spec(Role::Crawl, world_size)
+                };
+                self.machine.add(key.clone(), spec);
+                self.added.insert(key);
+            }
+            Event::Offer { workers } => self.offer(&workers),
+            Event::Heartbeat { claim } => {
+                if let Some(claim) = pick(&self.claims, claim) {
+                    let is_current = self.is_current(&claim);
+                    let answer = self.machine.heartbeat(&claim, self.now);
+                    assert_eq!(answer.is_ok(), is_current, "a stale epoch was taken");
+                }
+            }
+            Event::Commit { shard } => {
+                self.commit(&key(&shard.to_string()));
+            }
+            Event::Finish { claim } => {
+                if let Some(claim) = pick(&self.claims, claim).filter(|claim| claim.rank > 0) {
+                    let _ = self.machine.rank_finished(&claim);
+                }
+            }
+            Event::Fail { claim, kind } => {
+                if let Some(claim) = pick(&self.claims, claim) {
+                    let is_current = self.is_current(&claim);
+                    let answer = self.machine.fail(&claim, kind, "x", self.now);
+                    assert_eq!(answer.is_ok(), is_current, "a stale failure was taken");
+                }
+            }
+            Event::Undelivered { claim } => {
+                if let Some(claim) = pick(&self.claims, claim) {
+                    self.machine.undelivered(&claim.key, claim.lease_epoch);
+                }
+            }
+            Event::Release { claim } => {
+                if let Some(claim) = pick(&self.claims, claim) {
+                    let is_current = self.is_current(&claim);
+                    let answer = self.machine.release(&claim);
+                    assert_eq!(answer.is_ok(), is_current, "a stale lease was given back");
+                }
+            }
+            Event::Retry { shard } => {
+                let key = key(&shard.to_string());
+                let was_given_up = self.ended.get(&key) == Some(&State::Quarantined);
+                let retried = self.machine.retry(&key);
+                assert_eq!(retried, was_given_up, "what was not given up is tried again");
+                if retried {
+                    self.ended.remove(&key);
+                }
+            }
+            Event::Pass { seconds } => {
+                self.now += Duration::from_secs(seconds);
+                self.machine.tick(self.now);
+            }
+            Event::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    /// Somebody's commit stands, most often that of a lease.
+    fn commit(&mut self, key: &Key) {
+        let held = self.machine.task(key).and_then(|task| task.held());
+        let by = held.map_or(LeaseEpoch::default(), |held| held.lease.lease_epoch);
+        self.machine.committed(key, by, self.now);
+    }
+
+    /// Told from the task alone: a lease that it is under has this epoch and worker.
+    fn is_current(&self, claim: &Claim) -> bool {
+        let held = self.machine.task(&claim.key).unwrap().held();
+        let lease = held.and_then(|held| held.of(claim.lease_epoch));
+        let rank = lease.and_then(|lease| lease.ranks.get(claim.rank));
+        rank.is_some_and(|rank| rank.worker == claim.worker)
+    }
+
+    fn check(&mut self) {
+        for key in &self.added {
+            let task = self.machine.task(key).expect("no task is lost");
+            if let Some(ended) = self.ended.get(key) {
+                assert_eq!(&task.state, ended, "a final state changed");
+            } else if task.state.is_final() {
+                self.ended.insert(key.clone(), task.state.clone());
+            }
+            if let State::Leased(held) = &task.state {
+                for lease in held.leases() {
+                    assert_eq!(lease.ranks.len(), task.spec.world_size, "part of a gang");
+                }
+                let ranks: Vec<_> = held.leases().flat_map(|lease| &lease.ranks).collect();
+                let workers: BTreeSet<_> = ranks.iter().map(|rank| &rank.worker).collect();
+                assert_eq!(workers.len(), ranks.len(), "a worker twice on one task");
+                assert!(held.twin.is_none() || task.spec.may_twin, "twins of a gang");
+            }
+            assert!(task.attempts <= POLICY.max_attempts * 2, "tried for ever");
+            // Valid leases of one task are claims with different epochs.
+            let current: BTreeSet<_> = self
+                .claims
+                .iter()
+                .filter(|claim| &claim.key == key && self.is_current(claim))
+                .map(|claim| claim.lease_epoch)
+                .collect();
+            let leases = task.held().map_or(0, |held| held.leases().count());
+            assert_eq!(current.len(), leases, "a valid lease that is none");
+        }
+    }
+
+    /// Workers that poll, beat and fail or commit: everything must end.
+    fn play_out(&mut self) {
+        for round in 0..400 {
+            if self
+                .added
+                .iter()
+                .all(|key| self.machine.task(key).unwrap().state.is_final())
+            {
+                return;
+            }
+            self.offer(&[0, 1, 2, 3]);
+            let current: Vec<Claim> = self
+                .claims
+                .iter()
+                .filter(|claim| self.is_current(claim))
+                .cloned()
+                .collect();
+            for (index, claim) in current.iter().enumerate() {
+                if (round + index) % 3 == 0 {
+                    self.commit(&claim.key);
+                } else {
+                    let _ = self
+                        .machine
+                        .fail(claim, FailureKind::Transient, "x", self.now);
+                }
+            }
+            self.now += Duration::from_secs(61);
+            self.machine.tick(self.now);
+            self.check();
+        }
+        panic!("tasks that never end");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// Never a valid lease that nobody has, final is final, stale epochs are refused, no task is lost, and
+    /// everything ends, whatever happens in whatever order.
+    #[test]
+    fn whatever_happens_the_promises_hold(events in prop::collection::vec(event(), 0..120)) {
+        let mut trial = Trial::new();
+        for event in events {
+            trial.apply(event);
+        }
+        trial.play_out();
+    }
+
+    /// The outbox tells every state that a task goes through, in order.
+    #[test]
+    fn the_outbox_ends_where_the_tasks_are(events in prop::collection::vec(event(), 0..60)) {
+        let mut trial = Trial::new();
+        let mut written: BTreeMap<Key, Task> = BTreeMap::new();
+        for event in events {
+            let is_restart = matches!(event, Event::Restart);
+            trial.apply(event);
+            if is_restart {
+                continue;
+            }
+            for change in trial.machine.take_changes() {
+                written.insert((*change.key).clone(), change.task);
+            }
+            for key in &trial.added {
+                let task = trial.machine.task(key).unwrap();
+                prop_assert_eq!(task.attempts, written[key].attempts);
+                match (&task.state, &written[key].state) {
+                    // Heartbeats, and the full period after a restart, are not written down.
+                    (State::Leased(now), State::Leased(then)) => {
+                        let epochs = |held: &Held| -> Vec<LeaseEpoch> {
+                            held.leases().map(|lease| lease.lease_epoch).collect()
+                        };
+                        prop_assert_eq!(epochs(now), epochs(then))
+                    }
+                    (now, then) => prop_assert_eq!(now, then),
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    /// What the queues hold is what the tasks say, whatever happened: a machine that is made of
+    /// the tasks alone serves the same offers with as many tasks.
+    #[test]
+    fn nothing_is_lost_between_the_queues(events in prop::collection::vec(event(), 0..80)) {
+        let mut trial = Trial::new();
+        for event in events {
+            trial.apply(event);
+        }
+        // Past every wait for a cache, every ejection and every lease.
+        trial.now += Duration::from_secs(3_600);
+        trial.machine.tick(trial.now);
+        let mut anew = Machine::new(POLICY, trial.generation + 1);
+        for key in &trial.added {
+            let task = trial.machine.task(key).unwrap().clone();
+            anew.restore(key.clone(), task, trial.now);
+        }
+        let wants = Offer { slots: 100, ..offer("fresh", Role::Crawl) };
+        trial.now += Duration::from_secs(3_600);
+        let mut counts = Vec::new();
+        for machine in [&mut trial.machine, &mut anew] {
+            machine.tick(trial.now);
+            // Leases that lived then have ended now, and their backoff is over.
+            machine.tick(trial.now + Duration::from_secs(120));
+            let later = trial.now + Duration::from_secs(120);
+            counts.push(machine.assign(std::slice::from_ref(&wants), later).len());
+        }
+        prop_assert_eq!(counts[0], counts[1]);
+    }
+}

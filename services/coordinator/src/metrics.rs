@@ -1,0 +1,104 @@
+//! What the coordinator counts. Names and help stand in `runtime::metrics`.
+
+use capstan_runtime::metrics::{
+    EJECTIONS, LEASES_EXPIRED, LEASES_GRANTED, QUARANTINES, RETRIES, RUNS, TASKS, TWINS,
+    WORKERS_EJECTED, WORKERS_WAITING,
+};
+use metrics::{counter, gauge};
+
+use crate::machine::{Change, Notice, Now, State, What};
+use crate::scheduler::core::Core;
+use crate::view::{RunView, StageView};
+
+/// Counts what happened to a task.
+pub(crate) fn count(change: &Change) {
+    match (&change.what, &change.task.state) {
+        (What::Began(_), _) => {
+            counter!(LEASES_GRANTED, "stage" => change.key.stage.to_string()).increment(1);
+        }
+        (What::Moved(leases), State::Blocked { .. } | State::Ready) if !leases.is_empty() => {
+            counter!(RETRIES, "stage" => change.key.stage.to_string()).increment(1);
+        }
+        (_, State::Quarantined) => {
+            counter!(QUARANTINES, "stage" => change.key.stage.to_string()).increment(1);
+        }
+        _ => {}
+    }
+}
+
+/// Counts leases that ended by silence.
+pub(crate) fn expired(leases: usize) {
+    counter!(LEASES_EXPIRED).increment(leases as u64);
+}
+
+/// Counts what the machine wants people to see.
+pub(crate) fn noticed(notice: &Notice) {
+    match notice {
+        Notice::Ejected(_) => counter!(EJECTIONS).increment(1),
+        Notice::Twin { .. } => counter!(TWINS).increment(1),
+    }
+}
+
+/// Shows where runs and tasks stand. Costs as much as there are stages, not tasks.
+pub(crate) fn show(core: &Core, now: Now) {
+    let mut running = 0u32;
+    let mut states = States::default();
+    for active in core.runs.values() {
+        if active.view.state == capstan_proto::v1::RunState::Running {
+            running += 1;
+            states.add(&active.view);
+        }
+    }
+    gauge!(RUNS).set(running);
+    gauge!(WORKERS_WAITING).set(core.waiting.len() as f64);
+    gauge!(WORKERS_EJECTED).set(core.machine.ejected(now) as f64);
+    let states = [
+        ("waiting", states.waiting),
+        ("leased", states.leased),
+        ("committed", states.committed),
+        ("quarantined", states.quarantined),
+    ];
+    for (state, tasks) in states {
+        gauge!(TASKS, "state" => state).set(tasks as f64);
+    }
+}
+
+/// Tasks by state.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct States {
+    /// For a worker, or for their backoff to pass.
+    waiting: u64,
+    leased: u64,
+    committed: u64,
+    quarantined: u64,
+}
+
+impl States {
+    fn add(&mut self, run: &RunView) {
+        for stage in &run.stages {
+            let StageView {
+                tasks,
+                committed,
+                leased,
+                quarantined,
+                ..
+            } = stage;
+            let (leased, quarantined) = (leased.len() as u64, quarantined.len() as u64);
+            self.leased += leased;
+            self.committed += committed;
+            self.quarantined += quarantined;
+            self.waiting += tasks.saturating_sub(committed + leased + quarantined);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capstan_runtime::metrics::{STORE_READ_BYTES, STORE_WRITTEN_BYTES};
+
+    #[test]
+    fn the_store_counts_under_the_names_that_are_described() {
+        assert_eq!(capstan_dataset::store::READ_BYTES, STORE_READ_BYTES);
+        assert_eq!(capstan_dataset::store::WRITTEN_BYTES, STORE_WRITTEN_BYTES);
+    }
+}

@@ -1,0 +1,150 @@
+//! `state rebuild`: the database made anew from what the store holds.
+//!
+//! The store knows which runs there are, how they ended, what is committed and which versions are
+//! published. It does not know attempts, failures and what waits: a run that goes on is looked at
+//! by its driver, which lists commits stage by stage and hands the rest to the machine, so no
+//! committed task runs again. What was quarantined is tried again.
+
+use std::collections::BTreeSet;
+
+use capstan_dataset::{Store, runs};
+use capstan_plan::Pipeline;
+use capstan_plan::commit::StageOutput;
+use capstan_plan::stage::Stage;
+use capstan_proto::v1;
+use capstan_runtime::config;
+
+use crate::error::Error;
+use crate::generation;
+use crate::scheduler::{Survey, Surveyed};
+use crate::state::{Database, Known, Op};
+use crate::view::{RunView, StageView};
+
+/// What was found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rebuilt {
+    /// Runs.
+    pub runs: usize,
+    /// Of these, those that a coordinator goes on with.
+    pub running: usize,
+    /// Commits of all of them.
+    pub committed: u64,
+    /// The newest generation of the store; 0 where no coordinator has served it.
+    pub generation: u64,
+}
+
+/// Makes the coordinator's database anew from `runs/*/run.json`, the commits and the versions of
+/// the store. What stands in its place, damaged or not, is replaced once the new one is whole. A
+/// coordinator that serves the store meanwhile with another database is not asked, and stops when
+/// one starts with this one.
+///
+/// # Errors
+/// [`Error::Database`]: a coordinator has it, or it cannot be written; [`Error::Store`];
+/// [`Error::Expand`]: commits that do not hold what their tasks make.
+pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Rebuilt, Error> {
+    let mut rebuilt = Rebuilt::default();
+    Database::replace(&settings.database, async |database| {
+        let newest = generation::newest(store).await?;
+        for record in runs::list(store).await? {
+            let view = view(store, record).await?;
+            rebuilt.runs += 1;
+            rebuilt.running += usize::from(view.state == v1::RunState::Running);
+            rebuilt.committed += view.stages.iter().map(|s| s.committed).sum::<u64>();
+            let at = view.submitted_unix_ms;
+            tracing::info!(run = %view.run, state = view.state.as_str_name(), "run found");
+            database
+                .write(&[Op::Submit(Box::new(view))], &[], at)
+                .await?;
+        }
+        if let Some(newest) = newest {
+            rebuilt.generation = newest.generation;
+            let known = Known {
+                generation: newest.generation,
+                start: newest.start,
+                intended: String::new(),
+            };
+            database.know(&known).await?;
+        }
+        Ok::<_, Error>(())
+    })
+    .await?;
+    Ok(rebuilt)
+}
+
+/// A run as the store shows it.
+async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> {
+    let standing = runs::standing(store, &record.run).await?;
+    let pipeline_json = record.pipeline.to_string();
+    let pipeline: Pipeline = match serde_json::from_value(record.pipeline) {
+        Ok(pipeline) => pipeline,
+        Err(error) => {
+            let reason = format!("this version cannot read its pipeline: {error}");
+            tracing::warn!(run = %record.run, reason, "run found");
+            return Ok(RunView {
+                run: record.run,
+                pipeline: String::new(),
+                pipeline_json,
+                seed: record.seed,
+                state: v1::RunState::Failed,
+                reason,
+                submitted_unix_ms: record.created_at_ms,
+                ended_unix_ms: record.created_at_ms,
+                leased: 0,
+                stages: Vec::new(),
+            });
+        }
+    };
+    let submitted = record.created_at_ms;
+    let run = record.run.clone();
+    let mut view = RunView::new(record.run, &pipeline, pipeline_json, record.seed, submitted);
+    if let Some(standing) = standing {
+        view.state = match standing.state {
+            runs::RunState::Running => v1::RunState::Running,
+            runs::RunState::Done => v1::RunState::Done,
+            runs::RunState::Failed => v1::RunState::Failed,
+            runs::RunState::Cancelled => v1::RunState::Cancelled,
+        };
+        view.reason = standing.reason;
+        if view.state != v1::RunState::Running {
+            view.ended_unix_ms = standing.at_ms;
+        }
+    }
+    let survey = Survey {
+        store,
+        run: &run,
+        pipeline: &pipeline,
+        adopts: false,
+    };
+    let is_running = view.state == v1::RunState::Running;
+    for (stage, surveyed) in survey.stages().await? {
+        if let Some(view) = view.stage_mut(&stage.name) {
+            show(view, &stage, surveyed, is_running);
+        }
+    }
+    Ok(view)
+}
+
+fn show(view: &mut StageView, stage: &Stage, surveyed: Surveyed, is_running: bool) {
+    // A dataset stage is done when its version is published, others when they are committed.
+    let is_done = match &surveyed.output {
+        Some(StageOutput::Dataset { version, .. }) => version.number > 0,
+        Some(_) => true,
+        None => false,
+    };
+    view.state = match (is_done, is_running) {
+        (true, _) => v1::StageState::Done,
+        (false, true) if surveyed.committed > 0 => v1::StageState::Running,
+        (false, true) => v1::StageState::Waiting,
+        (false, false) => v1::StageState::Cancelled,
+    };
+    tracing::debug!(stage = %stage.name, committed = surveyed.committed, "stage found");
+    view.committed = surveyed.committed;
+    view.adopted = surveyed.adopted;
+    view.tasks = surveyed.tasks.unwrap_or(0).max(surveyed.committed);
+    view.output_json = surveyed.output_json;
+    let missing: BTreeSet<_> = surveyed.missing.into_iter().collect();
+    for shard in missing {
+        let said = "its version is published without it".to_owned();
+        view.quarantined.insert(shard, said);
+    }
+}

@@ -1,0 +1,260 @@
+//! The beat: looks at the clock, grants, writes, and then tells whoever waits.
+//!
+//! One beat is one transaction. Requests that come while it writes are gathered for the next one,
+//! so the more they are, the more of them one transaction serves (group commit: DeWitt et al.,
+//! SIGMOD 1984).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capstan_dataset::commits;
+use capstan_proto::v1;
+use capstan_runtime::fault;
+
+use super::Inner;
+use super::core::{Batch, Gate, Waiting};
+use crate::convert::lease_message;
+use crate::machine::{Grant, Key, Notice};
+use crate::state::Op;
+use crate::{metrics, trace};
+
+/// Between two looks at the clock where nothing else happens.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What one beat found under the lock.
+struct Found {
+    batch: Batch,
+    grants: Vec<Grant>,
+    /// Workers that are served, by the index that grants name.
+    served: BTreeMap<usize, Waiting>,
+    expired: Vec<Key>,
+}
+
+impl Inner {
+    /// Beats until the coordinator goes down; the last beat writes what is left.
+    pub(super) async fn beats(self: Arc<Self>) {
+        loop {
+            let is_last = tokio::select! {
+                () = self.shutdown.cancelled() => true,
+                () = self.pump.notified() => false,
+                () = tokio::time::sleep(TICK) => false,
+            };
+            if is_last {
+                self.close();
+            }
+            let expired = self.beat().await;
+            if is_last {
+                return;
+            }
+            if !expired.is_empty() {
+                self.tasks.spawn(self.clone().look_for_commits(expired));
+            }
+        }
+    }
+
+    /// From now on nothing is answered: what is changed after the last beat would be lost.
+    fn close(&self) {
+        let mut core = self.lock();
+        if matches!(core.gate, Gate::Open | Gate::Shut) {
+            core.gate = Gate::Closing;
+        }
+        core.waiting.clear();
+    }
+
+    async fn beat(&self) -> Vec<Key> {
+        let Found {
+            batch,
+            grants,
+            served,
+            expired,
+        } = self.find();
+        let now = self.clock.unix_ms();
+        if let Err(error) = self.database.write(&batch.ops, &batch.views, now).await {
+            tracing::error!(%error, "the database cannot be written");
+            self.give_up(batch, error);
+            return expired;
+        }
+        self.deliver(&grants, served).await;
+        let mut core = self.lock();
+        core.send(batch.events);
+        core.forget_ended();
+        drop(core);
+        for waiter in batch.waiters {
+            // Whoever asked may have gone away.
+            let _ = waiter.send(Ok(()));
+        }
+        expired
+    }
+
+    /// Everything of a beat that needs the lock.
+    fn find(&self) -> Found {
+        let now = self.clock.now();
+        let mut core = self.lock();
+        let core = &mut *core;
+        let (mut grants, mut served) = (Vec::new(), BTreeMap::new());
+        let mut expired = Vec::new();
+        if core.gate.check().is_ok() {
+            expired = core.machine.tick(now);
+        }
+        if core.gate == Gate::Open {
+            core.waiting.retain(|waiting| !waiting.answer.is_closed());
+            grants = core.machine.assign(&core.waiting, now);
+            served = take_served(&mut core.waiting, &grants);
+        }
+        core.absorb(self.clock.unix_ms());
+        for notice in core.machine.take_notices() {
+            metrics::noticed(&notice);
+            show(&notice);
+        }
+        let batch = core.take_batch();
+        for op in &batch.ops {
+            if let Op::Change(change) = op {
+                metrics::count(change);
+            }
+        }
+        metrics::expired(expired.len());
+        metrics::show(core, now);
+        Found {
+            batch,
+            grants,
+            served,
+            expired,
+        }
+    }
+
+    /// The database does not take what happened: every run ends, and everybody is told.
+    fn give_up(&self, batch: Batch, error: crate::state::Error) {
+        let now = self.clock.unix_ms();
+        let mut core = self.lock();
+        let mut events = batch.events;
+        for run in core.running() {
+            core.end_run(&run, v1::RunState::Failed, &error.to_string(), now);
+        }
+        let rest = core.take_batch();
+        events.extend(rest.events);
+        core.send(events);
+        drop(core);
+        let error = Arc::new(error);
+        for waiter in batch.waiters.into_iter().chain(rest.waiters) {
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+
+    async fn deliver(&self, grants: &[Grant], served: BTreeMap<usize, Waiting>) {
+        if grants.is_empty() {
+            return;
+        }
+        fault::point("coordinator.after_lease");
+        let keys: Vec<&Key> = grants.iter().map(|grant| &*grant.key).collect();
+        let mut by_offer: BTreeMap<usize, Vec<v1::Assignment>> = BTreeMap::new();
+        let mut back: Vec<&Grant> = Vec::new();
+        match self.database.task_jsons(&keys).await {
+            Ok(jsons) => {
+                for grant in grants {
+                    match jsons.get(&*grant.key) {
+                        Some(json) => by_offer
+                            .entry(grant.offer)
+                            .or_default()
+                            .push(self.assignment(grant, json.clone())),
+                        None => back.push(grant),
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "tasks cannot be read");
+                back.extend(grants);
+            }
+        }
+        for (offer, waiting) in served {
+            let given = by_offer.remove(&offer).unwrap_or_default();
+            if waiting.answer.send(given).is_err() {
+                back.extend(grants.iter().filter(|grant| grant.offer == offer));
+            }
+        }
+        if back.is_empty() {
+            return;
+        }
+        let mut core = self.lock();
+        for grant in back {
+            core.machine.undelivered(&grant.key, grant.lease_epoch);
+        }
+        drop(core);
+        // Written by the next beat; until then the attempts stand as leased, which is no harm.
+        self.pump.notify_one();
+    }
+
+    fn assignment(&self, grant: &Grant, task_json: String) -> v1::Assignment {
+        let lease = lease_message(grant);
+        trace::begun(&lease).in_scope(|| {
+            tracing::info!(
+                task = %grant.key, attempt = %grant.attempt, rank = grant.rank, "leased"
+            );
+        });
+        v1::Assignment {
+            lease: Some(lease),
+            task_json,
+            world_size: u32::try_from(grant.world_size).unwrap_or(u32::MAX),
+            lease_ms: self.settings.lease_seconds * 1_000,
+            heartbeat_ms: self.settings.heartbeat_seconds * 1_000,
+            attempt_number: grant.attempt_number,
+        }
+    }
+
+    /// A worker may have died between its commit and its answer: the commit record decides.
+    async fn look_for_commits(self: Arc<Self>, expired: Vec<Key>) {
+        for key in expired {
+            tracing::warn!(task = %key, "lease expired");
+            match commits::read(&self.store, &key.run, &key.stage, &key.shard).await {
+                Ok(None) => {}
+                Ok(Some(commit)) => {
+                    let now = self.clock.now();
+                    // A failure to write was logged and has ended the runs.
+                    let _ = self
+                        .change(|core| core.committed(&key, commit, now))
+                        .await;
+                }
+                // The next attempt will find out.
+                Err(error) => tracing::warn!(%error, task = %key, "commit cannot be read"),
+            }
+        }
+    }
+}
+
+/// Takes the workers that are granted something out of those that wait.
+fn take_served(waiting: &mut Vec<Waiting>, grants: &[Grant]) -> BTreeMap<usize, Waiting> {
+    if grants.is_empty() {
+        return BTreeMap::new();
+    }
+    let offers: std::collections::BTreeSet<usize> = grants.iter().map(|grant| grant.offer).collect();
+    let mut served = BTreeMap::new();
+    let mut rest = Vec::with_capacity(waiting.len());
+    for (index, worker) in std::mem::take(waiting).into_iter().enumerate() {
+        if offers.contains(&index) {
+            served.insert(index, worker);
+        } else {
+            rest.push(worker);
+        }
+    }
+    *waiting = rest;
+    served
+}
+
+fn show(notice: &Notice) {
+    match notice {
+        Notice::Ejected(ejected) => {
+            tracing::warn!(
+                worker = %ejected.worker, shards = ejected.shards, seconds = ejected.period.as_secs(),
+                "worker fails shards that others do: it gets no leases for a while"
+            );
+        }
+        Notice::Twin { key, first, twin } => {
+            let first = first.as_ref().map(ToString::to_string);
+            tracing::info!(
+                task = %key, first = first.unwrap_or_default(), %twin,
+                "task takes far longer than its like: leased a second time"
+            );
+        }
+    }
+}
+

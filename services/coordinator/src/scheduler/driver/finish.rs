@@ -1,0 +1,103 @@
+//! The end of a stage: its version is published, or its model named.
+
+use std::collections::BTreeSet;
+
+use capstan_dataset::versions;
+use capstan_plan::commit::StageOutput;
+use capstan_plan::expand::{Done, Given};
+use capstan_plan::id::ShardId;
+use capstan_plan::stage::Stage;
+use capstan_proto::v1;
+use capstan_runtime::fault;
+
+use super::{Driver, Error};
+use crate::scheduler::core::Core;
+
+/// What is shown of a stage that is done.
+struct Shown<'a> {
+    stage: &'a Stage,
+    committed: u64,
+    adopted: u64,
+    missing: BTreeSet<ShardId>,
+    output_json: String,
+    now_unix_ms: i64,
+}
+
+impl Driver {
+    /// Publishes what a stage gave.
+    pub(super) async fn finish(&self, stage: &Stage, done: Done) -> Result<StageOutput, Error> {
+        let progress = &self.stages[&stage.name];
+        let missing: BTreeSet<ShardId> = progress.missing.keys().cloned().collect();
+        fault::point("coordinator.before_publish");
+        let (output, shown) = match done.given {
+            Given::Dataset {
+                dataset,
+                derived_from,
+                parts,
+            } => {
+                let new = versions::NewVersion {
+                    dataset,
+                    run: self.run.clone(),
+                    stage: stage.name.clone(),
+                    recipes: done.recipes,
+                    derived_from,
+                    statistics: done.statistics,
+                    missing: missing.iter().cloned().collect(),
+                    parts: parts.clone(),
+                };
+                let version = versions::publish(&self.inner.store, new).await?;
+                let shown = serde_json::json!({ "dataset": version.to_string() });
+                (StageOutput::Dataset { version, parts }, shown)
+            }
+            Given::Model(digest) => {
+                let shown = serde_json::json!({ "model": digest.to_string() });
+                (StageOutput::Model { digest }, shown)
+            }
+            Given::Figures => (StageOutput::Figures, serde_json::json!({})),
+        };
+        fault::point("coordinator.after_publish");
+        let shown = Shown {
+            stage,
+            committed: progress.commits.len() as u64,
+            adopted: progress.already,
+            missing,
+            output_json: shown.to_string(),
+            now_unix_ms: self.inner.clock.unix_ms(),
+        };
+        self.inner.change(|core| self.show(core, shown)).await?;
+        Ok(output)
+    }
+
+    fn show(&self, core: &mut Core, shown: Shown<'_>) {
+        let (stage, now) = (&shown.stage.name, shown.now_unix_ms);
+        // Tried again at the last moment: the version says already that it is missing.
+        core.machine.forget_step(&self.run, stage, &BTreeSet::new());
+        let Some(view) = core.stage_mut(&self.run, stage) else {
+            return;
+        };
+        view.state = v1::StageState::Done;
+        view.tasks = shown.committed + shown.missing.len() as u64;
+        view.committed = shown.committed;
+        view.adopted = shown.adopted;
+        view.leased.clear();
+        view.progress.clear();
+        let said = std::mem::take(&mut view.quarantined);
+        for shard in shown.missing {
+            let said = said.get(&shard).cloned().unwrap_or_default();
+            view.quarantined.insert(shard, said);
+        }
+        if view.started_unix_ms == 0 {
+            view.started_unix_ms = now;
+        }
+        view.ended_unix_ms = now;
+        view.output_json.clone_from(&shown.output_json);
+        let elapsed = now - view.started_unix_ms;
+        let done = v1::StageDone {
+            stage: stage.to_string(),
+            output_json: shown.output_json,
+            elapsed_ms: u64::try_from(elapsed).unwrap_or(0),
+        };
+        tracing::info!(run = %self.run, %stage, elapsed_ms = elapsed, "stage done");
+        core.tell(&self.run, v1::event::What::StageDone(done), now);
+    }
+}

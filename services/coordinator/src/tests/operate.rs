@@ -1,0 +1,265 @@
+//! What operators and stopping workers ask for: leases given back, plans, shards tried again.
+
+use std::time::Duration;
+
+use capstan_dataset::versions;
+use capstan_proto::v1;
+use tonic::Code;
+
+use super::sandbox::{GANG, ONE_TASK, PIPELINE, Sandbox, TASKS};
+
+#[tokio::test]
+async fn a_lease_that_is_given_back_goes_to_another_at_once() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let (mut stops, mut other) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
+    let held = stops.lease().await;
+    stops.release(&held).await.unwrap();
+    let again = other.lease().await;
+    assert_eq!(again.attempt_number, 1, "it was not tried");
+    let stale = stops.release(&held).await.unwrap_err();
+    assert_eq!(stale.code(), Code::FailedPrecondition);
+    other.work(&again).await;
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    assert_eq!(sandbox.status("r").await.leased, 1, "and does not count");
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_rank_that_stops_gives_back_the_lease_of_the_gang() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(GANG, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    for _ in 0..2 {
+        let assignment = worker.lease().await;
+        worker.work(&assignment).await;
+    }
+    let (mut one, mut two) = (sandbox.trainer("t1").await, sandbox.trainer("t2").await);
+    let (first, second) = tokio::join!(one.lease(), two.lease());
+    two.release(&second).await.unwrap();
+    assert_eq!(one.heartbeat(&first).await, v1::Verdict::Stale);
+    let (first, _) = tokio::join!(one.lease(), two.lease());
+    assert_eq!(first.attempt_number, 1);
+    sandbox.stop().await;
+}
+
+fn stage<'a>(plan: &'a v1::PlanRunResponse, name: &str) -> &'a v1::StagePlan {
+    plan.stages.iter().find(|s| s.stage == name).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
+    let sandbox = Sandbox::memory().await;
+    let plan = sandbox.plan(PIPELINE, "first").await.unwrap();
+    assert_eq!((plan.run.as_str(), plan.exists), ("first", false));
+    let order: Vec<_> = plan.stages.iter().map(|s| s.stage.as_str()).collect();
+    assert_eq!(order.len(), 9);
+    let blip = stage(&plan, "blip");
+    assert_eq!(blip.kind, "train");
+    assert_eq!(blip.reads, ["balanced", "words"]);
+    let known: Vec<_> = plan.stages.iter().map(|s| s.tasks).collect();
+    // Crawls and what is done shard by shard are not known before.
+    for (name, tasks) in order.iter().zip(known) {
+        let alone = ["human", "balanced", "words", "blip", "figures"].contains(name);
+        assert_eq!(tasks, alone.then_some(1), "{name}");
+    }
+    assert!(plan.stages.iter().all(|stage| stage.done == 0));
+    let unknown = v1::GetRunRequest {
+        run: "first".to_owned(),
+    };
+    let status = sandbox.client().await.get_run(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "nothing was started");
+    assert!(sandbox.store.list("runs").await.unwrap().is_empty());
+
+    sandbox.submit(PIPELINE, "first").await.unwrap();
+    sandbox.play_out("first").await;
+    let plan = sandbox.plan(PIPELINE, "first").await.unwrap();
+    assert!(plan.exists);
+    let done: u64 = plan.stages.iter().map(|stage| stage.done).sum();
+    assert_eq!(done, TASKS);
+    for stage in &plan.stages {
+        assert_eq!(stage.tasks, Some(stage.done), "{}", stage.stage);
+    }
+    assert_eq!(stage(&plan, "kept").output_json, r#"{"dataset":"web@5"}"#);
+
+    // Another run: all but the import is adopted, as far as the import lets it be known.
+    let before = sandbox.store.list("").await.unwrap();
+    let plan = sandbox.plan(PIPELINE, "second").await.unwrap();
+    assert!(!plan.exists);
+    for name in ["crawl", "curated", "balanced"] {
+        let stage = stage(&plan, name);
+        assert_eq!(stage.tasks, Some(stage.done), "{name}");
+        assert!(stage.done > 0);
+    }
+    assert_eq!(stage(&plan, "human").done, 0);
+    assert_eq!(stage(&plan, "words").done, 0, "it reads what is not there yet");
+    assert_eq!(sandbox.store.list("").await.unwrap(), before, "nothing was written");
+
+    let wrong = sandbox.plan(ONE_TASK, "first").await.unwrap_err();
+    assert_eq!(wrong.code(), Code::AlreadyExists);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_run_tries_again_what_is_asked_for() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    worker.fail(&held, v1::FailureKind::BadInput).await.unwrap();
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Failed)
+        .await;
+    for (stage, shard, code) in [
+        ("x", "", Code::NotFound),
+        ("human", "00001", Code::FailedPrecondition),
+        ("", "all", Code::InvalidArgument),
+    ] {
+        let refused = sandbox.retry("r", stage, shard).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{refused}");
+    }
+    let retried = sandbox.retry("r", "human", "all").await.unwrap();
+    assert_eq!((retried.state(), retried.shards), (v1::RunState::Running, 1));
+    let held = worker.lease().await;
+    assert_eq!(held.attempt_number, 1, "attempts are counted anew");
+    worker.work(&held).await;
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    let refused = sandbox.retry("r", "", "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let text = refused.message();
+    assert_eq!(text, "nothing of run r can be tried again: it is done");
+    let unknown = sandbox.retry("q", "", "").await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_cancelled_run_goes_on_when_it_is_tried_again() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let cancel = v1::CancelRunRequest {
+        run: "r".to_owned(),
+    };
+    sandbox.client().await.cancel_run(cancel).await.unwrap();
+    let retried = sandbox.retry("r", "", "").await.unwrap();
+    assert_eq!((retried.state(), retried.shards), (v1::RunState::Running, 0));
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    sandbox.stop().await;
+}
+
+/// Works until a shard comes, and fails that for good.
+async fn fail_shard(worker: &mut super::sandbox::Worker, shard: &str) {
+    loop {
+        let held = worker.lease().await;
+        if held.lease.as_ref().unwrap().shard == shard {
+            let kind = v1::FailureKind::PoisonShard;
+            worker.fail(&held, kind).await.unwrap();
+            return;
+        }
+        worker.work(&held).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_of_a_running_step_is_tried_again() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
+    sandbox.submit(&pipeline, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    fail_shard(&mut worker, "pages-0-00000").await;
+    // The other shard of the step is open: its step goes on.
+    let status = sandbox.status("r").await;
+    assert_eq!(status.stages[0].quarantined, ["pages-0-00000"]);
+    let retried = sandbox.retry("r", "crawl", "pages-0-00000").await.unwrap();
+    assert_eq!((retried.state(), retried.shards), (v1::RunState::Running, 1));
+    assert!(sandbox.status("r").await.stages[0].quarantined.is_empty());
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
+    let version = versions::read(&sandbox.store, &first).await.unwrap();
+    assert!(version.missing.is_empty());
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_version_says_is_missing_stays_so() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
+    sandbox.submit(&pipeline, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    fail_shard(&mut worker, "images-00001").await;
+    sandbox
+        .until("r", |status| status.stages[0].state() == v1::StageState::Done)
+        .await;
+    let refused = sandbox.retry("r", "crawl", "").await;
+    assert!(refused.is_err() || sandbox.status("r").await.stages[0].tasks == 0);
+    let cancel = v1::CancelRunRequest {
+        run: "r".to_owned(),
+    };
+    sandbox.client().await.cancel_run(cancel).await.unwrap();
+    // Gone on with: later stages read what the version has, and the shard is not made any more.
+    sandbox.retry("r", "", "").await.unwrap();
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    let path = "runs/r/crawl/images-00001.commit.json";
+    assert_eq!(sandbox.store.size(path).await.unwrap(), None);
+    let kept = versions::resolve(&sandbox.store, "web@5").await.unwrap();
+    let kept = versions::parts(&sandbox.store, &kept).await.unwrap();
+    assert_eq!(kept.len(), 1);
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_straggler_is_done_twice_and_committed_once() {
+    // Twelve shards, of which one is slow: a part each of an import in slices.
+    let slices = r#"
+name = "slices"
+[[stage]]
+name = "pairs"
+kind = "import"
+dataset = "pairs"
+format = "folder"
+source = "pairs"
+shards = 12
+[[stage]]
+name = "kept"
+kind = "curate"
+from = "pairs"
+queries = ["ball"]
+"#;
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(slices, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    for _ in 0..12 {
+        let assignment = worker.lease().await;
+        worker.work(&assignment).await;
+    }
+    let mut slow = sandbox.worker("slow").await;
+    let held = slow.lease().await;
+    for _ in 1..12 {
+        let assignment = worker.lease().await;
+        worker.work(&assignment).await;
+    }
+    assert!(worker.poll(300).await.is_none(), "not late yet");
+    sandbox.clock.advance(Duration::from_secs(10));
+    let twin = worker.lease().await;
+    assert_eq!(
+        twin.lease.as_ref().unwrap().shard,
+        held.lease.as_ref().unwrap().shard
+    );
+    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Keep);
+    worker.work(&twin).await;
+    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Stale);
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    let committed = slow.commit(&held).await;
+    assert!(matches!(
+        committed,
+        capstan_dataset::commits::Committed::Others(_)
+    ));
+    assert_eq!(sandbox.status("r").await.leased, 25);
+    sandbox.stop().await;
+}
