@@ -42,6 +42,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(4);
 /// Wait before a store that is not there is asked again; doubles up to the longest.
 const FIRST_READY_WAIT: Duration = Duration::from_millis(250);
 
+/// Bytes read from stores, of caches none: described in `runtime::metrics`.
+pub const READ_BYTES: &str = "capstan_store_read_bytes_total";
+/// Bytes that stores took, described there too.
+pub const WRITTEN_BYTES: &str = "capstan_store_written_bytes_total";
+
 /// What a create met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
@@ -116,7 +121,7 @@ impl Store {
         let began = tokio::time::Instant::now();
         let mut wait = FIRST_READY_WAIT;
         loop {
-            match self.probe().await {
+            match self.look().await {
                 Err(error) if is_transient(&error) && began.elapsed() < patience => {
                     tracing::info!(%error, "waiting for the store");
                     tokio::time::sleep(wait).await;
@@ -124,6 +129,15 @@ impl Store {
                 }
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// As [`Store::probe`], tried once.
+    async fn look(&self) -> Result<()> {
+        let prefix = self.location("runs")?;
+        match self.backend.list_with_delimiter(Some(&prefix)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.explain("runs", error)),
         }
     }
 
