@@ -15,7 +15,8 @@ pub struct Pipeline {
     pub name: String,
     /// Seed of every draw; the command line may give another.
     pub seed: u64,
-    /// Quarantined shards that a stage may have before the run fails.
+    /// Quarantined shards that a stage may have before the run fails, where it does not say
+    /// itself.
     pub max_quarantined: u64,
     /// Stages in the order of the file.
     pub stages: Vec<Stage>,
@@ -91,6 +92,11 @@ impl Pipeline {
     /// The stage of this name.
     pub fn stage(&self, name: &StageName) -> Option<&Stage> {
         self.stages.iter().find(|stage| &stage.name == name)
+    }
+
+    /// Quarantined shards that this stage may have before the run fails.
+    pub fn max_quarantined_of(&self, stage: &Stage) -> u64 {
+        stage.max_quarantined.unwrap_or(self.max_quarantined)
     }
 
     /// Stage names in an order in which every stage comes after its inputs; file order
@@ -240,6 +246,9 @@ impl Serialize for Pipeline {
         #[derive(Serialize)]
         struct StageOut<'a> {
             name: &'a StageName,
+            // Left out where not given: ids of runs are digests of this text.
+            #[serde(skip_serializing_if = "Option::is_none")]
+            max_quarantined: Option<u64>,
             #[serde(flatten)]
             kind: &'a Kind,
         }
@@ -255,6 +264,7 @@ impl Serialize for Pipeline {
             .iter()
             .map(|s| StageOut {
                 name: &s.name,
+                max_quarantined: s.max_quarantined,
                 kind: &s.kind,
             })
             .collect();
@@ -331,6 +341,14 @@ fn read_stage(mut table: toml::Table, position: usize, file: &str) -> Result<Sta
         Some(toml::Value::String(kind)) => kind,
         _ => return Err(fail("needs `kind = \"...\"`".to_owned())),
     };
+    let max_quarantined = match table.remove("max_quarantined") {
+        None => None,
+        Some(toml::Value::Integer(number)) if number >= 0 => Some(number.unsigned_abs()),
+        Some(other) => {
+            let reason = format!("`max_quarantined = {other}` is no number of shards");
+            return Err(fail(reason));
+        }
+    };
     fn settings<T: serde::de::DeserializeOwned>(table: toml::Table) -> Result<T, String> {
         toml::Value::Table(table)
             .try_into()
@@ -354,6 +372,7 @@ fn read_stage(mut table: toml::Table, position: usize, file: &str) -> Result<Sta
     };
     Ok(Stage {
         name: StageName(name.clone()),
+        max_quarantined,
         kind: kind.map_err(fail)?,
     })
 }

@@ -94,3 +94,25 @@ fn a_batch_that_cannot_be_shared_out_is_refused() {
     let error = refused(&DEMO.replacen("world_size = 2", "world_size = 3", 1));
     assert!(error.contains("no multiple of `world_size` 3"), "{error}");
 }
+
+#[test]
+fn a_stage_may_say_itself_how_many_shards_it_can_do_without() {
+    let text = DEMO.replacen(
+        "kind = \"curate\"",
+        "kind = \"curate\"\nmax_quarantined = 7",
+        1,
+    );
+    let pipeline = Pipeline::from_toml(&text, "demo.toml").unwrap();
+    let allowed = |name: &str| {
+        let stage = pipeline.stage(&name.into()).unwrap();
+        pipeline.max_quarantined_of(stage)
+    };
+    assert_eq!((allowed("curate"), allowed("balance")), (7, 0));
+    let json = serde_json::to_string(&pipeline).unwrap();
+    assert_eq!(serde_json::from_str::<Pipeline>(&json).unwrap(), pipeline);
+    let plain = Pipeline::from_toml(DEMO, "demo.toml").unwrap();
+    let stages = &serde_json::to_value(&plain).unwrap()["stage"];
+    assert!(stages[0].get("max_quarantined").is_none(), "{stages}");
+    let error = refused(&text.replacen("= 7", "= -7", 1));
+    assert!(error.contains("`max_quarantined = -7` is no number"), "{error}");
+}

@@ -16,6 +16,8 @@ pub use import::{GivenModel, Import, ImportFormat};
 pub struct Stage {
     /// Unique within the pipeline; `[a-z0-9_]`.
     pub name: StageName,
+    /// Quarantined shards that it may have before the run fails; the pipeline's where not given.
+    pub max_quarantined: Option<u64>,
     /// What it does, with its settings.
     pub kind: Kind,
 }

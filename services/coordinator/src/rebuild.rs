@@ -39,8 +39,7 @@ pub struct Rebuilt {
 /// one starts with this one.
 ///
 /// # Errors
-/// [`Error::Database`]: a coordinator has it, or it cannot be written; [`Error::Store`];
-/// [`Error::Expand`]: commits that do not hold what their tasks make.
+/// [`Error::Database`]: a coordinator has it, or it cannot be written; [`Error::Store`].
 pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Rebuilt, Error> {
     let mut rebuilt = Rebuilt::default();
     Database::replace(&settings.database, async |database| {
@@ -116,7 +115,15 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
         adopts: false,
     };
     let is_running = view.state == v1::RunState::Running;
-    for (stage, surveyed) in survey.stages().await? {
+    let stages = match survey.stages().await {
+        // Its driver says so, and the run fails; others are made anew all the same.
+        Err(Error::Expand(error)) => {
+            tracing::warn!(%run, %error, "the stages of a run cannot be made out");
+            Vec::new()
+        }
+        stages => stages?,
+    };
+    for (stage, surveyed) in stages {
         if let Some(view) = view.stage_mut(&stage.name) {
             show(view, &stage, surveyed, is_running);
         }

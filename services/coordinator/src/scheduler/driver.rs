@@ -187,7 +187,7 @@ impl Driver {
             self.take_inbox()?;
             self.publish_recipes(&stage.name).await?;
             let progress = self.stages.entry(stage.name.clone()).or_default();
-            check_quarantined(stage, progress, self.pipeline.max_quarantined)?;
+            check_quarantined(stage, progress, self.pipeline.max_quarantined_of(stage))?;
             if !progress.open.is_empty() {
                 return Ok(());
             }
