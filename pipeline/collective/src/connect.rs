@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, judge, proof};
-use crate::link::is_pause;
-use crate::{RingError, RingPlan};
+use crate::link::{is_pause, lost};
+use crate::stream::Stream;
+use crate::{RingError, RingPlan, Tls};
 
 /// Connections that may be in the middle of a greeting; the oldest gives way to a new one.
 const MAX_PENDING: usize = 64;
@@ -31,18 +32,19 @@ pub(crate) fn neighbours(
     listener: &TcpListener,
     step: u64,
     deadline: Instant,
-) -> Result<(TcpStream, TcpStream), RingError> {
+    tls: Option<&Tls>,
+) -> Result<(Stream, Stream), RingError> {
     listener
         .set_nonblocking(true)
         .map_err(setup("make the listener non-blocking"))?;
     let failed = AtomicBool::new(false);
-    let guard = |result: Result<TcpStream, RingError>| {
+    let guard = |result: Result<Stream, RingError>| {
         failed.fetch_or(result.is_err(), Ordering::SeqCst);
         result
     };
     std::thread::scope(|scope| {
-        let dialling = scope.spawn(|| guard(dial(plan, step, deadline, &failed)));
-        let previous = guard(accept(plan, listener, step, deadline, &failed));
+        let dialling = scope.spawn(|| guard(dial(plan, step, deadline, tls, &failed)));
+        let previous = guard(accept(plan, listener, step, deadline, tls, &failed));
         let next = dialling.join().unwrap_or(Err(RingError::Broken));
         match (next, previous) {
             (Ok(next), Ok(previous)) => Ok((tuned(next)?, tuned(previous)?)),
@@ -53,14 +55,15 @@ pub(crate) fn neighbours(
 }
 
 /// A connection as the ring needs it: blocking, without Nagle's delay, checked while idle.
-fn tuned(stream: TcpStream) -> Result<TcpStream, RingError> {
+fn tuned(stream: Stream) -> Result<Stream, RingError> {
+    let socket = stream.socket();
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE);
-    stream
+    socket
         .set_nonblocking(false)
-        .and_then(|()| stream.set_nodelay(true))
-        .and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive))
+        .and_then(|()| socket.set_nodelay(true))
+        .and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive))
         .map_err(setup("tune a connection"))?;
     Ok(stream)
 }
@@ -69,21 +72,18 @@ fn dial(
     plan: &RingPlan,
     step: u64,
     deadline: Instant,
+    tls: Option<&Tls>,
     failed: &AtomicBool,
-) -> Result<TcpStream, RingError> {
+) -> Result<Stream, RingError> {
     let rank = plan.next();
-    let mut stream = reach(plan.peers[rank], rank, deadline, failed)?;
-    stream
+    let socket = reach(plan.peers[rank], rank, deadline, failed)?;
+    socket
         .set_nodelay(true)
+        .and_then(|()| socket.set_read_timeout(Some(SLICE)))
         .map_err(setup("tune a connection"))?;
-    stream
-        .set_read_timeout(Some(SLICE))
-        .map_err(setup("tune a connection"))?;
+    let mut stream = Stream::dialled(socket, tls).map_err(setup("begin TLS"))?;
     let mine = Hello::new(plan, step);
-    let lost = |source| RingError::PeerLost {
-        rank,
-        source: Some(source),
-    };
+    let lost = |source| lost(rank, source);
     stream.write_all(&mine.encode()).map_err(lost)?;
 
     let mut answer = [0; HELLO_BYTES + MAC_BYTES];
@@ -150,8 +150,9 @@ fn accept(
     listener: &TcpListener,
     step: u64,
     deadline: Instant,
+    tls: Option<&Tls>,
     failed: &AtomicBool,
-) -> Result<TcpStream, RingError> {
+) -> Result<Stream, RingError> {
     let rank = plan.previous();
     let mut pending: Vec<Greeting> = Vec::new();
     let (mut refused, mut last) = (0, None);
@@ -166,7 +167,7 @@ fn accept(
             }
             other => other?,
         }
-        while let Some(greeting) = incoming(plan, listener, step)? {
+        while let Some(greeting) = incoming(plan, listener, step, tls)? {
             if pending.len() == MAX_PENDING {
                 pending.remove(0);
                 refused += 1;
@@ -195,9 +196,10 @@ fn incoming(
     plan: &RingPlan,
     listener: &TcpListener,
     step: u64,
+    tls: Option<&Tls>,
 ) -> Result<Option<Greeting>, RingError> {
     match listener.accept() {
-        Ok((stream, _)) => Ok(Greeting::new(stream, plan, step).ok()),
+        Ok((stream, _)) => Ok(Greeting::new(stream, plan, step, tls).ok()),
         Err(error) if is_pause(&error) || is_of_connection(&error) => Ok(None),
         Err(source) => Err(RingError::Setup {
             doing: "accept a connection",
@@ -224,7 +226,7 @@ enum Refusal {
 
 /// A connection in the middle of its greeting.
 struct Greeting {
-    stream: TcpStream,
+    stream: Stream,
     mine: Hello,
     /// The dialler's hello, then its proof.
     received: [u8; HELLO_BYTES + MAC_BYTES],
@@ -234,11 +236,11 @@ struct Greeting {
 }
 
 impl Greeting {
-    fn new(stream: TcpStream, plan: &RingPlan, step: u64) -> io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
+    fn new(socket: TcpStream, plan: &RingPlan, step: u64, tls: Option<&Tls>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_nodelay(true)?;
         Ok(Self {
-            stream,
+            stream: Stream::accepted(socket, tls)?,
             mine: Hello::new(plan, step),
             received: [0; HELLO_BYTES + MAC_BYTES],
             filled: 0,
@@ -274,13 +276,7 @@ impl Greeting {
                 Ok(0) => return Err(stranger("it left in the middle of its greeting")),
                 Ok(read) => self.filled += read,
                 Err(error) if is_pause(&error) => break,
-                Err(source) => {
-                    let source = Some(source);
-                    return Err(Refusal::Stranger(RingError::PeerLost {
-                        rank: expected,
-                        source,
-                    }));
-                }
+                Err(source) => return Err(Refusal::Stranger(lost(expected, source))),
             }
         }
         if Instant::now() >= self.until {

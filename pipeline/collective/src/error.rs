@@ -93,6 +93,15 @@ pub enum RingError {
         /// The rank that it claims to be.
         rank: usize,
     },
+    /// TLS failed: one side does not trust the other's certificate, or it is of another role.
+    #[error("rank {rank} and this rank do not trust one another")]
+    Untrusted {
+        /// The other rank.
+        rank: usize,
+        /// What TLS says: a `rustls::Error` in an I/O error.
+        #[source]
+        source: io::Error,
+    },
     /// The other side does not speak this protocol, or is at another operation.
     #[error("rank {rank} broke the protocol: {detail}")]
     Protocol {
@@ -147,6 +156,7 @@ impl RingError {
         !matches!(
             self,
             Self::ForeignRun { .. }
+                | Self::Untrusted { .. }
                 | Self::NoSuchRank { .. }
                 | Self::Peers { .. }
                 | Self::TooLarge { .. }

@@ -1,5 +1,5 @@
 //! The ring between the ranks of a training gang: all-reduce, all-gather, broadcast and barrier
-//! over raw TCP.
+//! over raw TCP, or TLS on it.
 //!
 //! What lives here: the trait [`Collective`] that training is written against, the TCP [`Ring`],
 //! and [`SoloRing`] for a world of one. It calls nothing of ours, knows no gRPC and no async
@@ -26,9 +26,11 @@ mod link;
 mod plan;
 mod ring;
 mod solo;
+mod stream;
 
 pub use collective::Collective;
 pub use error::RingError;
 pub use plan::{RingEpoch, RingPlan, Secret};
 pub use ring::Ring;
 pub use solo::SoloRing;
+pub use stream::Tls;

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::RingError;
+use crate::stream::Stream;
 
 /// Payload of a frame at most, and of every frame of a long message but the last.
 pub(crate) const SEGMENT_BYTES: usize = 128 << 10;
@@ -71,10 +72,10 @@ pub(crate) struct Sender {
 
 impl Sender {
     /// Sends to `rank` over `stream`.
-    pub(crate) fn spawn(stream: TcpStream, rank: usize) -> io::Result<Self> {
+    pub(crate) fn spawn(mut out: Stream, rank: usize) -> io::Result<Self> {
         let (frames, queue) = mpsc::channel::<Frame>();
         let (give_back, spare) = mpsc::sync_channel(SPARE_BUFFERS);
-        let mut out = stream.try_clone()?;
+        let stream = out.socket().try_clone()?;
         let thread = std::thread::Builder::new()
             .name("ring-send".to_owned())
             .spawn(move || {
@@ -128,6 +129,12 @@ impl Sender {
         }
     }
 
+    /// Waits until what is queued has gone out, each frame within the deadline of its call.
+    /// Nothing can be sent afterwards.
+    pub(crate) fn flush(&mut self) {
+        self.failure();
+    }
+
     /// Ends the connection at once, so that the neighbour learns of it.
     pub(crate) fn abort(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
@@ -144,14 +151,14 @@ impl Drop for Sender {
 
 /// The incoming half.
 pub(crate) struct Receiver {
-    stream: TcpStream,
+    stream: Stream,
     payload: Vec<u8>,
     rank: usize,
 }
 
 impl Receiver {
     /// Receives from `rank` over `stream`.
-    pub(crate) fn new(stream: TcpStream, rank: usize) -> Self {
+    pub(crate) fn new(stream: Stream, rank: usize) -> Self {
         Self {
             stream,
             payload: Vec::new(),
@@ -161,7 +168,7 @@ impl Receiver {
 
     /// Ends the connection at once.
     pub(crate) fn abort(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.stream.socket().shutdown(Shutdown::Both);
     }
 
     /// The payload of the next frame, which must belong to `call` and hold `payload_bytes`.
@@ -204,18 +211,19 @@ impl Receiver {
 
 /// Writes all of `bytes` to `rank` before the deadline of `call`.
 fn write_all(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     mut bytes: &[u8],
     call: &Call,
     rank: usize,
 ) -> Result<(), RingError> {
-    while !bytes.is_empty() {
+    while !bytes.is_empty() || stream.is_behind() {
         let remaining = remaining(call, rank)?;
         stream
+            .socket()
             .set_write_timeout(Some(remaining))
             .map_err(|e| lost(rank, e))?;
         match stream.write(bytes) {
-            Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
+            Ok(0) if !bytes.is_empty() => return Err(RingError::PeerLost { rank, source: None }),
             Ok(written) => bytes = &bytes[written..],
             Err(error) if is_pause(&error) => {}
             Err(error) => return Err(lost(rank, error)),
@@ -226,7 +234,7 @@ fn write_all(
 
 /// Fills `buffer` from `rank` before the deadline of `call`.
 fn read_exact(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     mut buffer: &mut [u8],
     call: &Call,
     rank: usize,
@@ -234,6 +242,7 @@ fn read_exact(
     while !buffer.is_empty() {
         let remaining = remaining(call, rank)?;
         stream
+            .socket()
             .set_read_timeout(Some(remaining))
             .map_err(|e| lost(rank, e))?;
         match stream.read(buffer) {
@@ -266,7 +275,14 @@ pub(crate) fn is_pause(error: &io::Error) -> bool {
     )
 }
 
-fn lost(rank: usize, source: io::Error) -> RingError {
+/// What an error of a connection says of the rank at its other end.
+pub(crate) fn lost(rank: usize, source: io::Error) -> RingError {
+    let of_tls = source
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>());
+    if of_tls {
+        return RingError::Untrusted { rank, source };
+    }
     RingError::PeerLost {
         rank,
         source: Some(source),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::collective::{encode, f32_of};
 use crate::link::{Call, Operation, Receiver, SEGMENT_BYTES, Sender};
-use crate::{Collective, RingError, RingPlan, connect};
+use crate::{Collective, RingError, RingPlan, Tls, connect};
 
 /// Values of a full segment.
 const SEGMENT_VALUES: usize = SEGMENT_BYTES / size_of::<f32>();
@@ -45,11 +45,27 @@ impl Ring {
         step: u64,
         deadline: Instant,
     ) -> Result<Self, RingError> {
+        Self::connect_with(plan, listener, step, deadline, None)
+    }
+
+    /// [`Ring::connect`] over TLS, where `tls` is given: every rank must prove by certificate
+    /// that it is a trainer, before it says anything.
+    ///
+    /// # Errors
+    /// As [`Ring::connect`]; [`RingError::Untrusted`] where a neighbour refuses this rank's
+    /// certificate or this rank the neighbour's.
+    pub fn connect_with(
+        plan: &RingPlan,
+        listener: &TcpListener,
+        step: u64,
+        deadline: Instant,
+        tls: Option<&Tls>,
+    ) -> Result<Self, RingError> {
         plan.check()?;
         let links = if plan.world_size == 1 {
             None
         } else {
-            let (next, previous) = connect::neighbours(plan, listener, step, deadline)?;
+            let (next, previous) = connect::neighbours(plan, listener, step, deadline, tls)?;
             let sender = Sender::spawn(next, plan.next()).map_err(|source| RingError::Setup {
                 doing: "start the sending thread",
                 source,
@@ -93,8 +109,12 @@ impl Ring {
             bytes_sent: &mut self.bytes_sent,
         };
         let result = run(&mut hop);
-        if result.is_err() {
+        if let Err(error) = &result {
             self.broken = true;
+            if matches!(error, RingError::Protocol { .. }) {
+                // The neighbour is to learn what this rank called, not only that it is gone.
+                sender.flush();
+            }
             sender.abort();
             receiver.abort();
         }

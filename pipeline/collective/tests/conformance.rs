@@ -1,12 +1,37 @@
 //! One suite for every `Collective`: the TCP ring of each world size and the ring of one rank
-//! against a reference sum.
+//! against a reference sum. `tls.rs` runs all of it once more over TLS.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing};
+use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing, Tls};
+use capstan_runtime::certificates::{self, Validity};
+use capstan_runtime::config::Safety;
+use capstan_runtime::tls::{Identity, Role};
 use proptest::prelude::*;
+
+/// None where the suite runs as itself, a trainer's where it is a module of `tls.rs`.
+fn tls() -> Option<&'static Tls> {
+    static TRAINER: OnceLock<Tls> = OnceLock::new();
+    module_path!().contains("over_tls").then(|| {
+        TRAINER.get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+            let safety = Safety {
+                certificates: folder.path().to_owned(),
+                ..Safety::default()
+            };
+            let trainer = Identity::load(&safety, Role::Trainer).unwrap().unwrap();
+            Tls {
+                client: trainer.ring_client(),
+                server: trainer.ring_server(),
+                name: Role::Trainer.server_name(),
+            }
+        })
+    })
+}
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
@@ -36,7 +61,7 @@ fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> 
                         peers,
                         secret: Secret([7; 32]),
                     };
-                    let mut ring = Ring::connect(&plan, listener, 0, soon()).unwrap();
+                    let mut ring = Ring::connect_with(&plan, listener, 0, soon(), tls()).unwrap();
                     work(&mut ring)
                 })
             })
