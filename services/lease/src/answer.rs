@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use capstan_plan::FailureKind;
 use capstan_proto::v1;
+use capstan_runtime::trace::Context;
 use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
@@ -49,26 +50,19 @@ impl Answer {
 
 impl Session {
     /// Tells the coordinator how it went; tries until it hears, the lease is gone or time is up.
-    pub(crate) async fn answer(&self, lease: &v1::LeaseRef, answer: Answer) {
+    pub(crate) async fn answer(&self, lease: &v1::LeaseRef, answer: Answer, trace: Context) {
         match &answer {
             Answer::Nothing => return,
-            Answer::Fail(failure) => warn!(
-                stage = lease.stage, shard = lease.shard, kind = ?failure.kind,
-                message = failure.message, "attempt failed"
-            ),
-            Answer::Release => {
-                info!(
-                    stage = lease.stage,
-                    shard = lease.shard,
-                    "lease goes back unfinished"
-                );
+            Answer::Fail(failure) => {
+                warn!(kind = ?failure.kind, reason = failure.message, "attempt failed");
             }
+            Answer::Release => info!("lease goes back unfinished"),
             Answer::Complete { .. } => {}
         }
         let mut delay = FIRST_DELAY;
         let began = Instant::now();
         loop {
-            let told = tokio::time::timeout(CALL_TIMEOUT, self.tell(lease, &answer)).await;
+            let told = tokio::time::timeout(CALL_TIMEOUT, self.tell(lease, &answer, trace)).await;
             let told = told.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer")));
             match told {
                 Ok(()) => return,
@@ -77,7 +71,7 @@ impl Session {
                     delay = (delay * 2).min(LONGEST_DELAY);
                 }
                 Err(status) => {
-                    info!(code = ?status.code(), message = status.message(), "answer was not taken");
+                    info!(code = ?status.code(), said = status.message(), "answer was not taken");
                     return;
                 }
             }
@@ -92,7 +86,12 @@ impl Session {
         }
     }
 
-    async fn tell(&self, lease: &v1::LeaseRef, answer: &Answer) -> Result<(), tonic::Status> {
+    async fn tell(
+        &self,
+        lease: &v1::LeaseRef,
+        answer: &Answer,
+        trace: Context,
+    ) -> Result<(), tonic::Status> {
         let mut client = self.client.clone();
         let (worker, lease) = (self.options.worker.to_string(), Some(lease.clone()));
         match answer {
@@ -103,7 +102,7 @@ impl Session {
                     lease,
                     mine,
                 };
-                client.complete(request).await.map(|_| ())
+                client.complete(traced(request, trace)).await.map(|_| ())
             }
             Answer::Fail(failure) => {
                 let request = v1::FailRequest {
@@ -112,15 +111,22 @@ impl Session {
                     kind: failure_kind(failure.kind) as i32,
                     message: failure.message.clone(),
                 };
-                client.fail(request).await.map(|_| ())
+                client.fail(traced(request, trace)).await.map(|_| ())
             }
             Answer::Release => {
                 let request = v1::ReleaseRequest { worker, lease };
-                client.release(request).await.map(|_| ())
+                client.release(traced(request, trace)).await.map(|_| ())
             }
             Answer::Nothing => Ok(()),
         }
     }
+}
+
+/// A call about an attempt, as a part of its trace.
+fn traced<T>(message: T, trace: Context) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    trace.child().append_to(request.metadata_mut());
+    request
 }
 
 #[cfg(test)]

@@ -9,7 +9,11 @@ use capstan_plan::commit::Outputs;
 use capstan_plan::id::{Digest, LeaseEpoch};
 use capstan_plan::task::Task;
 use capstan_proto::v1;
+use capstan_runtime::trace::Context;
+use metrics::Counter;
 use tokio_util::sync::CancellationToken;
+
+use crate::count;
 
 /// What the coordinator assigned.
 #[derive(Debug, Clone)]
@@ -22,6 +26,8 @@ pub struct Assignment {
     pub world_size: usize,
     /// Which try this is, from 1.
     pub attempt_number: u32,
+    /// The trace that the coordinator began for the attempt; goes back with every call about it.
+    pub trace: Context,
 }
 
 impl Assignment {
@@ -40,46 +46,75 @@ impl Assignment {
     }
 }
 
-/// How far a task is; read by the heartbeat.
+/// How far a task is; read by the heartbeat, and counted as it goes on.
 #[derive(Debug, Clone, Default)]
 pub struct Progress(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
+    stage: String,
     done: AtomicU64,
     total: AtomicU64,
-    unit: Mutex<String>,
+    unit: Mutex<Unit>,
+}
+
+/// What is counted, and the counter behind it.
+#[derive(Default)]
+struct Unit {
+    name: String,
+    counter: Option<Counter>,
+}
+
+impl std::fmt::Debug for Unit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl Progress {
+    /// Of a task of this stage.
+    pub(crate) fn of(stage: &str) -> Self {
+        Self(Arc::new(ProgressState {
+            stage: stage.to_owned(),
+            ..ProgressState::default()
+        }))
+    }
+
     /// Says what is counted and how many there are; begins at none done.
     pub fn begin(&self, unit: &str, total: u64) {
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
-        let mut current = self
-            .0
-            .unit
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        unit.clone_into(&mut current);
+        let mut current = self.unit();
+        if current.name != unit {
+            unit.clone_into(&mut current.name);
+            current.counter = Some(count::units(&self.0.stage, unit));
+        }
+    }
+
+    /// Says how many an earlier attempt has done: they stand, but are not counted as work.
+    pub fn resume_at(&self, done: u64) {
+        self.0.done.store(done, Ordering::Relaxed);
     }
 
     /// Says how many are done.
     pub fn set(&self, done: u64) {
-        self.0.done.store(done, Ordering::Relaxed);
+        let before = self.0.done.swap(done, Ordering::Relaxed);
+        if let Some(counter) = &self.unit().counter {
+            counter.increment(done.saturating_sub(before));
+        }
+    }
+
+    fn unit(&self) -> std::sync::MutexGuard<'_, Unit> {
+        let unit = self.0.unit.lock();
+        unit.unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn message(&self, lease: &v1::LeaseRef) -> v1::LeaseProgress {
-        let unit = self
-            .0
-            .unit
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
         v1::LeaseProgress {
             lease: Some(lease.clone()),
             done: self.0.done.load(Ordering::Relaxed),
             total: self.0.total.load(Ordering::Relaxed),
-            unit: unit.clone(),
+            unit: self.unit().name.clone(),
         }
     }
 }
@@ -106,6 +141,14 @@ impl Control {
             cancel,
             stop,
             ..Self::default()
+        }
+    }
+
+    /// The same lease, its progress counted under this stage.
+    pub(crate) fn of_stage(self, stage: &str) -> Self {
+        Self {
+            progress: Progress::of(stage),
+            ..self
         }
     }
 

@@ -23,6 +23,14 @@ pub enum Error {
         /// What the parser says.
         reason: String,
     },
+    /// This worker and the coordinator do not trust one another's certificates.
+    #[error("coordinator at {address}: {reason}")]
+    Certificate {
+        /// Where it was looked for.
+        address: String,
+        /// Whose certificate was refused, and why.
+        reason: String,
+    },
     /// The coordinator refuses this worker.
     #[error("coordinator refused the worker: {0}")]
     Refused(String),

@@ -8,6 +8,7 @@ use capstan_plan::id::WorkerId;
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_runtime::fault;
+use capstan_runtime::health::Readiness;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Endpoint;
 use tracing::{debug, warn};
@@ -31,6 +32,7 @@ impl Heartbeat {
         worker: WorkerId,
         period: Duration,
         is_trainer: bool,
+        readiness: Readiness,
     ) -> Result<Self, Error> {
         let held = Arc::new(Mutex::new(Held::new()));
         let stop = CancellationToken::new();
@@ -46,7 +48,7 @@ impl Heartbeat {
                     runtime.block_on(async {
                         tokio::select! {
                             () = stop.cancelled() => {}
-                            () = beat(endpoint, worker, period, held, is_trainer) => {}
+                            () = beat(endpoint, worker, period, held, is_trainer, readiness) => {}
                         }
                     });
                 }
@@ -95,6 +97,7 @@ async fn beat(
     period: Duration,
     held: Arc<Mutex<Held>>,
     is_trainer: bool,
+    readiness: Readiness,
 ) {
     let mut client = CoordinatorClient::new(endpoint.connect_lazy());
     let mut ticks = tokio::time::interval(period);
@@ -123,6 +126,7 @@ async fn beat(
         };
         match tokio::time::timeout(period, client.heartbeat(request)).await {
             Ok(Ok(response)) => {
+                readiness.mark();
                 for (verdict, (lease, control)) in response.into_inner().verdicts().zip(&now) {
                     if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
                         debug!(attempt = lease.attempt, ?verdict, "lease is gone");

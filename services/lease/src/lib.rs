@@ -16,6 +16,7 @@
 
 mod answer;
 mod assignment;
+mod count;
 mod error;
 mod heartbeat;
 mod message;

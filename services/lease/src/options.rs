@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
+use capstan_runtime::health::Readiness;
+use capstan_runtime::tls::Identity;
 use tonic::transport::Endpoint;
 
 use crate::error::Error;
@@ -35,6 +37,11 @@ pub struct Options {
     pub patience: Duration,
     /// How long the worker may finish or save what it holds when it is asked to stop.
     pub grace: Duration,
+    /// Who it is, where the coordinator demands certificates; a trainer shows it to other ranks
+    /// too.
+    pub identity: Option<Identity>,
+    /// Marked whenever the coordinator answers.
+    pub readiness: Readiness,
 }
 
 impl Options {
@@ -43,11 +50,14 @@ impl Options {
     /// # Errors
     /// [`Error::Address`].
     pub fn endpoint(&self) -> Result<Endpoint, Error> {
-        let endpoint =
-            Endpoint::from_shared(self.coordinator.clone()).map_err(|error| Error::Address {
-                address: self.coordinator.clone(),
-                reason: error.to_string(),
-            })?;
+        let wrong = |error: tonic::transport::Error| Error::Address {
+            address: self.coordinator.clone(),
+            reason: error.to_string(),
+        };
+        let mut endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(wrong)?;
+        if let Some(identity) = &self.identity {
+            endpoint = endpoint.tls_config(identity.client()).map_err(wrong)?;
+        }
         Ok(endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use capstan_dataset::Store;
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_runtime::tls::refusal;
+use capstan_runtime::trace::Context;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::info;
@@ -53,6 +55,7 @@ pub async fn serve(
         options.worker.clone(),
         options.heartbeat,
         options.is_trainer(),
+        options.readiness.clone(),
     )?;
     let session = Arc::new(Session {
         client: CoordinatorClient::new(endpoint.connect_lazy())
@@ -78,6 +81,8 @@ pub async fn serve(
         }
     }
     grace.abort();
+    // With it goes the last hold on the heartbeat.
+    let _ = grace.await;
     outcome
 }
 
@@ -117,12 +122,19 @@ impl Session {
             };
             match leased {
                 Ok(assignments) => {
-                    for assignment in assignments {
-                        if self.work(assignment).await == Worked::StoreAway {
+                    self.options.readiness.mark();
+                    for (assignment, trace) in assignments {
+                        if self.work(assignment, trace).await == Worked::StoreAway {
                             self.await_store().await?;
                         }
                     }
                     (last_answer, delay) = (Instant::now(), FIRST_DELAY);
+                }
+                Err(status) if refusal(&status).is_some() => {
+                    return Err(Error::Certificate {
+                        address: self.options.coordinator.clone(),
+                        reason: refusal(&status).unwrap_or_default(),
+                    });
                 }
                 Err(status) if message::is_lasting(&status) => {
                     return Err(Error::Refused(status.message().to_owned()));
@@ -140,8 +152,8 @@ impl Session {
         Ok(())
     }
 
-    /// One question for work.
-    async fn lease(&self) -> Result<Vec<v1::Assignment>, tonic::Status> {
+    /// One question for work. Each assignment comes with the trace that its attempt has.
+    async fn lease(&self) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
         let roles = self.options.roles.iter();
         let cached = self.store.cached(CACHED).await;
         let request = v1::LeaseRequest {
@@ -155,7 +167,12 @@ impl Session {
         let mut client = self.client.clone();
         let answer = client.lease(request);
         match tokio::time::timeout(self.options.poll + SLACK, answer).await {
-            Ok(answer) => Ok(answer?.into_inner().assignments),
+            Ok(answer) => {
+                let (metadata, answer, _) = answer?.into_parts();
+                let traces = Context::all_from_metadata(&metadata).into_iter();
+                let traces = traces.chain(std::iter::repeat(None));
+                Ok(answer.assignments.into_iter().zip(traces).collect())
+            }
             Err(_) => Err(tonic::Status::unavailable(
                 "no answer to a question for work",
             )),

@@ -8,10 +8,12 @@ use capstan_plan::commit::Commit;
 use capstan_plan::id::AttemptId;
 use capstan_proto::v1;
 use capstan_runtime::fault;
-use tracing::{info, warn};
+use capstan_runtime::trace::{Attempt, Context};
+use tracing::{Instrument, info, warn};
 
 use crate::answer::Answer;
 use crate::assignment::{Assignment, Control, Done, Failure};
+use crate::count;
 use crate::serve::Session;
 
 /// How long a computation that must end at once may take to do so; then it is dropped.
@@ -27,18 +29,38 @@ pub(crate) enum Worked {
 }
 
 impl Session {
-    /// Executes one assignment and answers for it.
-    pub(crate) async fn work(&self, assignment: v1::Assignment) -> Worked {
-        let Some(lease) = assignment.lease else {
+    /// Executes one assignment and answers for it, in the span of its attempt.
+    ///
+    /// - `trace`: what the coordinator sent with it.
+    pub(crate) async fn work(&self, assignment: v1::Assignment, trace: Option<Context>) -> Worked {
+        let Some(lease) = assignment.lease.clone() else {
             warn!("an assignment without a lease is ignored");
             return Worked::Well;
         };
+        let attempt = Attempt {
+            run: &lease.run,
+            stage: &lease.stage,
+            shard: &lease.shard,
+            attempt: &lease.attempt,
+            rank: lease.rank,
+        };
+        let trace = trace.unwrap_or_else(|| attempt.context());
+        let span = attempt.span(trace);
+        self.work_on(assignment, &lease, trace).instrument(span).await
+    }
+
+    async fn work_on(
+        &self,
+        assignment: v1::Assignment,
+        lease: &v1::LeaseRef,
+        trace: Context,
+    ) -> Worked {
         if !self.options.is_trainer() {
             fault::point("worker.after_lease");
         }
         let (stop, cancel) = (self.shutdown.child_token(), self.overdue.child_token());
-        let control = Control::new(stop, cancel);
-        self.heartbeat.hold(&lease, &control);
+        let control = Control::new(stop, cancel).of_stage(&lease.stage);
+        self.heartbeat.hold(lease, &control);
         let outcome = match serde_json::from_str(&assignment.task_json) {
             // It came in the moment of the stop.
             Ok(_) if self.shutdown.is_cancelled() => Err(stopped()),
@@ -48,6 +70,7 @@ impl Session {
                     lease: lease.clone(),
                     world_size: assignment.world_size as usize,
                     attempt_number: assignment.attempt_number,
+                    trace,
                 };
                 self.execute_and_commit(assignment, &control).await
             }
@@ -58,8 +81,9 @@ impl Session {
             Worked::StoreAway => Answer::Release,
             Worked::Well => Answer::of(outcome, &control),
         };
-        self.answer(&lease, answer).await;
-        self.heartbeat.release(&lease);
+        count::ended(&lease.stage, &answer);
+        self.answer(lease, answer, trace).await;
+        self.heartbeat.release(lease);
         worked
     }
 
@@ -70,7 +94,8 @@ impl Session {
         control: &Control,
     ) -> Result<bool, Failure> {
         let (executor, given, told) = (self.executor.clone(), assignment.clone(), control.clone());
-        let mut executed = tokio::spawn(async move { executor.execute(given, told).await });
+        let work = async move { executor.execute(given, told).await };
+        let mut executed = tokio::spawn(work.in_current_span());
         let joined = tokio::select! {
             joined = &mut executed => joined,
             () = overdue(control) => {
@@ -121,10 +146,11 @@ impl Session {
             false => "worker.after_commit",
         });
         let mine = matches!(committed, commits::Committed::Mine);
-        info!(
-            stage = %task.stage, shard = %task.shard, mine,
-            elapsed_ms = (commit.wall_seconds * 1e3) as u64, "committed"
-        );
+        if mine {
+            count::committed(task.stage.as_str(), &commit.outputs, commit.wall_seconds);
+        }
+        let elapsed_ms = (commit.wall_seconds * 1e3) as u64;
+        info!(mine, elapsed_ms, "committed");
         Ok(mine)
     }
 

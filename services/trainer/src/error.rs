@@ -32,6 +32,9 @@ pub enum Error {
     /// The coordinator could not bring the ranks together.
     #[error("the ranks did not meet: {0}")]
     Rendezvous(String),
+    /// Somebody's certificate was refused: whose, by whom and why.
+    #[error("{0}")]
+    Certificate(String),
     /// The ring's listener cannot be bound.
     #[error("cannot listen for the ring on {address}: {source}")]
     Listen {
@@ -80,7 +83,10 @@ impl Error {
             | Self::Model(_)
             | Self::NoSamples
             | Self::NoModel => FailureKind::BadInput,
-            Self::Device(_) | Self::Listen { .. } | Self::Local { .. } => FailureKind::WorkerFault,
+            Self::Device(_)
+            | Self::Listen { .. }
+            | Self::Local { .. }
+            | Self::Certificate(_) => FailureKind::WorkerFault,
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Role => FailureKind::Fatal,
         }

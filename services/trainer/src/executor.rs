@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::Options;
+use crate::counts::Counts;
 use crate::error::Error;
 use crate::inputs::{Inputs, Training};
 use crate::join::Meeting;
@@ -88,7 +89,9 @@ impl Trainer {
         };
         let (rank, digests) = (prepared.plan.rank, prepared.training.digests());
         let handle = Handle::current();
-        let computed = tokio::task::spawn_blocking(move || prepared.compute(handle));
+        let span = tracing::Span::current();
+        let computed =
+            tokio::task::spawn_blocking(move || span.in_scope(|| prepared.compute(handle)));
         let finished = computed
             .await
             .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))?;
@@ -214,7 +217,8 @@ impl Attempt {
         let began = Instant::now();
         let first = self.resume.as_ref().map_or(0, |state| state.step);
         let limit = self.options.ring_timeout;
-        let mut ring = join::connect(&self.plan, &self.listener, first, limit)?;
+        let identity = self.options.lease.identity.as_ref();
+        let mut ring = join::connect(&self.plan, &self.listener, first, limit, identity)?;
         let device = self.options.device.open()?.autodiff();
         let seed = self.assignment.task.seed;
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
@@ -224,9 +228,11 @@ impl Attempt {
         let mut metrics = self.metrics(ring.rank(), first)?;
         let mut broken_metrics = None;
         let progress = self.control.progress.clone();
-        progress.set(first);
+        progress.resume_at(first);
+        let counts = Counts::of(&self.assignment.task.stage, self.samples_per_step(ring.world_size()));
         let mut on_step = |step: &TrainingStep| {
             progress.set(step.step + 1);
+            counts.step(step);
             if let Some(metrics) = &mut metrics {
                 if let Err(error) = metrics.write(step) {
                     broken_metrics.get_or_insert(error);
@@ -248,7 +254,7 @@ impl Attempt {
                 .as_mut()
                 .map(|writer| writer as &mut dyn capstan_train::Checkpoints),
             cancel: &cancel,
-            before_update: Some(&|_| fault::point("trainer.mid_step")),
+            before_update: Some(&|_: u64| fault::point("trainer.mid_step")),
         };
         let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
         watching.abort();
@@ -297,6 +303,11 @@ impl Attempt {
             control.stopped().await;
             flag.store(true, Ordering::Relaxed);
         })
+    }
+
+    /// This rank's share of a global batch.
+    fn samples_per_step(&self, world_size: usize) -> u64 {
+        (self.training.config.global_batch / world_size) as u64
     }
 
     fn metrics_path(&self) -> PathBuf {

@@ -3,11 +3,12 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Ring, RingEpoch, RingPlan, Secret};
+use capstan_collective::{Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
 use capstan_lease::Assignment;
 use capstan_proto::v1;
 use capstan_proto::v1::ring_client::RingClient;
 use capstan_runtime::fault;
+use capstan_runtime::tls::{Identity, Role, refusal};
 use tonic::transport::Channel;
 
 use crate::error::Error;
@@ -46,11 +47,17 @@ pub(crate) async fn rendezvous(
         address: advertised.to_string(),
         last_applied_step: step.checked_sub(1),
     };
+    let mut request = tonic::Request::new(request);
+    let trace = assignment.trace.child();
+    trace.append_to(request.metadata_mut());
     let mut client = RingClient::new(channel);
     let plan = tokio::time::timeout(limit, client.join_ring(request))
         .await
         .map_err(|_| Error::Rendezvous("not all ranks came in time".to_owned()))?
-        .map_err(|status| Error::Rendezvous(status.message().to_owned()))?
+        .map_err(|status| match refusal(&status) {
+            Some(reason) => Error::Certificate(reason),
+            None => Error::Rendezvous(status.message().to_owned()),
+        })?
         .into_inner();
     let step = plan.last_applied_step.map_or(0, |applied| applied + 1);
     let plan = plan_of(plan, assignment)?;
@@ -83,12 +90,30 @@ fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Erro
     })
 }
 
+/// What a trainer shows to other ranks, and demands of them.
+pub(crate) fn tls(identity: &Identity) -> Tls {
+    Tls {
+        client: identity.ring_client(),
+        server: identity.ring_server(),
+        name: Role::Trainer.server_name(),
+    }
+}
+
 /// Forms the ring. Blocks, so it runs where computation does.
 pub(crate) fn connect(
     plan: &RingPlan,
     listener: &TcpListener,
     step: u64,
     limit: Duration,
+    identity: Option<&Identity>,
 ) -> Result<Ring, Error> {
-    Ok(Ring::connect(plan, listener, step, Instant::now() + limit)?)
+    let (tls, deadline) = (identity.map(tls), Instant::now() + limit);
+    let ring = Ring::connect_with(plan, listener, step, deadline, tls.as_ref());
+    // A rank that did not come stays that, whatever strangers were refused meanwhile.
+    ring.map_err(|error| match (&error, refusal(&error)) {
+        (RingError::Untrusted { rank, .. }, Some(reason)) => {
+            Error::Certificate(format!("rank {rank}: {reason}"))
+        }
+        _ => Error::Ring(error),
+    })
 }

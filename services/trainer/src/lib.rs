@@ -9,6 +9,7 @@
 //! ```
 
 mod checkpoint;
+mod counts;
 mod error;
 mod executor;
 mod inputs;

@@ -24,7 +24,9 @@ pub(crate) async fn compute<T: Send + 'static>(
 ) -> Result<Computed<T>, Error> {
     let threads = context.threads;
     let turn = turn(context, threads).await?;
+    let span = tracing::Span::current();
     let joined = tokio::task::spawn_blocking(move || {
+        let _entered = span.enter();
         let _turn = turn;
         let began = Instant::now();
         let own = ThreadTime::now();
