@@ -18,6 +18,7 @@ use capstan_plan::task::Role;
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_runtime::config;
+use capstan_runtime::health::Readiness;
 use capstan_worker::Turns;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -150,6 +151,8 @@ impl Cluster {
             poll: Duration::from_secs(5),
             patience: PATIENCE,
             grace,
+            identity: None,
+            readiness: Readiness::lasting(),
         }
     }
 
