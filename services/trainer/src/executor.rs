@@ -346,7 +346,7 @@ impl Attempt {
     /// CPU seconds over all ranks, summed where it is committed. A rank that is gone by now has
     /// done its part: what is not known of its time is no reason to train again.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
-        let own = trained.cpu.as_secs_f32();
+        let own = (trained.cpu + ring.cpu_time()).as_secs_f32();
         let deadline = Instant::now() + self.options.ring_timeout;
         match ring.all_gather(&[own], deadline) {
             Ok(all) => all.iter().flatten().map(|s| f64::from(*s)).sum(),
