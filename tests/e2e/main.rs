@@ -10,7 +10,7 @@ mod cluster_input;
 mod crawl_truth;
 mod demo;
 mod given;
-mod harness;
-mod process;
 mod resume;
 mod up;
+
+use capstan_tests::{harness, process};

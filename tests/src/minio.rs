@@ -5,13 +5,14 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use capstan_dataset::Store;
 
 use crate::go::Program;
+use crate::place::Place;
 
 /// Pinned: the last commit of the archived upstream.
 const MINIO: Program = Program {
@@ -29,7 +30,7 @@ const STARTS: u32 = 3;
 /// A running server with one bucket.
 pub struct Minio {
     server: Child,
-    /// `http://127.0.0.1:<port>`.
+    /// `http://<address>:<port>`.
     endpoint: String,
     bucket: String,
     /// What it stores; removed on drop.
@@ -46,13 +47,24 @@ impl Minio {
     /// # Panics
     /// In CI (`CI` is set) where no server can be had.
     pub async fn start() -> Result<Option<Self>> {
+        Self::start_at(Place::default()).await
+    }
+
+    /// As [`Minio::start`], in that place.
+    ///
+    /// # Errors
+    /// As [`Minio::start`].
+    ///
+    /// # Panics
+    /// As [`Minio::start`].
+    pub async fn start_at(place: Place) -> Result<Option<Self>> {
         let found = tokio::task::spawn_blocking(|| MINIO.find_or_say()).await?;
         let Some(binary) = found else {
             return Ok(None);
         };
         let mut last = None;
         for _ in 0..STARTS {
-            match Self::start_once(&binary).await {
+            match Self::start_once(&binary, &place).await {
                 Ok(minio) => return Ok(Some(minio)),
                 Err(error) => last = Some(error),
             }
@@ -60,18 +72,21 @@ impl Minio {
         Err(last.context("no start was tried")?)
     }
 
-    async fn start_once(binary: &Path) -> Result<Self> {
+    async fn start_once(binary: &Path, place: &Place) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let bucket = "capstan".to_owned();
         // A folder of the data folder is a bucket.
         std::fs::create_dir_all(folder.path().join("data").join(&bucket))?;
+        // Free on this host; in a place of its own nobody else listens.
         let (api, console) = (free_port()?, free_port()?);
+        let address = place.address;
         let log = std::fs::File::create(folder.path().join("log"))?;
-        let server = Command::new(binary)
+        let server = place
+            .command(binary)
             .args(["server", "--quiet", "--address"])
-            .arg(format!("127.0.0.1:{api}"))
+            .arg(format!("{address}:{api}"))
             .arg("--console-address")
-            .arg(format!("127.0.0.1:{console}"))
+            .arg(format!("{address}:{console}"))
             .arg(folder.path().join("data"))
             .env("MINIO_ROOT_USER", USER)
             .env("MINIO_ROOT_PASSWORD", PASSWORD)
@@ -82,7 +97,7 @@ impl Minio {
             .with_context(|| format!("{} does not start", binary.display()))?;
         let mut minio = Self {
             server,
-            endpoint: format!("http://127.0.0.1:{api}"),
+            endpoint: format!("http://{address}:{api}"),
             bucket,
             _folder: folder,
         };

@@ -156,7 +156,7 @@ impl Inner {
                         Some(json) => by_offer
                             .entry(grant.offer)
                             .or_default()
-                            .push(self.assignment(grant, json.clone())),
+                            .push(self.assignment(grant, &served, json.clone())),
                         None => back.push(grant),
                     }
                 }
@@ -184,11 +184,18 @@ impl Inner {
         self.pump.notify_one();
     }
 
-    fn assignment(&self, grant: &Grant, task_json: String) -> v1::Assignment {
+    fn assignment(
+        &self,
+        grant: &Grant,
+        served: &BTreeMap<usize, Waiting>,
+        task_json: String,
+    ) -> v1::Assignment {
         let lease = lease_message(grant);
+        let worker = served.get(&grant.offer).map(|waiting| &waiting.offer.worker);
+        let worker = worker.map(ToString::to_string).unwrap_or_default();
         trace::begun(&lease).in_scope(|| {
             tracing::info!(
-                task = %grant.key, attempt = %grant.attempt, rank = grant.rank, "leased"
+                task = %grant.key, attempt = %grant.attempt, rank = grant.rank, worker, "leased"
             );
         });
         v1::Assignment {

@@ -1,5 +1,7 @@
 //! Running the binary, and reading what it leaves.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -11,34 +13,54 @@ use serde_json::Value;
 /// Longest that a small demo may take on a busy machine before a test gives up.
 pub const LIMIT: Duration = Duration::from_secs(600);
 
-/// Id of the run of a small demo with seed 7.
+/// Seed of small runs.
+pub const SEED: &str = "7";
+
+/// Id of the run of a small demo.
 pub const RUN: &str = "small-7";
 
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
+        .join("..")
         .canonicalize()
         .unwrap()
 }
 
+/// The binary. Cargo builds it for the targets of its own crate and names it to them; a target
+/// that is run by hand finds it beside itself.
+pub fn binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("CARGO_BIN_EXE_capstan") {
+        return path.into();
+    }
+    let target = std::env::current_exe().unwrap();
+    let folder = target.parent().and_then(Path::parent).unwrap();
+    folder.join("capstan")
+}
+
 /// The binary with these arguments.
 pub fn capstan<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_capstan"));
+    let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null());
     command
 }
 
 /// A small demo into `out`.
 pub fn small_demo(out: &Path) -> Command {
-    let small = root().join("tests/small");
-    let mut command = capstan(["demo", "--seed", "7", "--world"]);
-    command
-        .arg(small.join("world.toml"))
-        .arg("--pipeline")
-        .arg(small.join("pipeline.toml"));
+    demo(out, &root().join("tests/small/pipeline.toml"))
+}
+
+/// A demo of this pipeline over the small world into `out`.
+pub fn demo(out: &Path, pipeline: &Path) -> Command {
+    let mut command = capstan(["demo", "--seed", SEED, "--world"]);
+    command.arg(small_world()).arg("--pipeline").arg(pipeline);
     command.arg("--out").arg(out);
     command
+}
+
+/// The small world.
+pub fn small_world() -> PathBuf {
+    root().join("tests/small/world.toml")
 }
 
 /// Runs to the end and gives the output; panics with it where it fails.
@@ -100,33 +122,40 @@ pub fn summary(out: &Path) -> Value {
 /// stage.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
+    /// Newest versions, each with the digest of its rows.
     pub datasets: Vec<(String, Digest)>,
+    /// By stage.
     pub models: Vec<(String, ModelDigest)>,
+    /// How many there are.
     pub commits: usize,
 }
 
 /// The outcome of the demo in `out`.
 pub fn outcome(out: &Path) -> Outcome {
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        let store = Store::open(&out.join("store").display().to_string()).unwrap();
-        let mut datasets = Vec::new();
-        for dataset in versions::datasets(&store).await.unwrap() {
-            let version = versions::latest(&store, &dataset).await.unwrap().unwrap();
-            let digest = compare::digest(&store, &version).await.unwrap();
-            datasets.push((version.to_string(), digest));
-        }
-        let commits = commits::of_run(&store, &RunId::from(RUN)).await.unwrap();
-        let model = |commit: &capstan_plan::commit::Commit| {
-            commit
-                .outputs
-                .model
-                .map(|model| (commit.stage.to_string(), model))
-        };
-        let models = commits.iter().filter_map(model).collect();
-        Outcome {
-            datasets,
-            models,
-            commits: commits.len(),
-        }
-    })
+    let store = Store::open(&out.join("store").display().to_string()).unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(outcome_in(&store, RUN))
+}
+
+/// The outcome of a run, the only one in its store.
+pub async fn outcome_in(store: &Store, run: &str) -> Outcome {
+    let mut datasets = Vec::new();
+    for dataset in versions::datasets(store).await.unwrap() {
+        let version = versions::latest(store, &dataset).await.unwrap().unwrap();
+        let digest = compare::digest(store, &version).await.unwrap();
+        datasets.push((version.to_string(), digest));
+    }
+    let commits = commits::of_run(store, &RunId::from(run)).await.unwrap();
+    let model = |commit: &capstan_plan::commit::Commit| {
+        commit
+            .outputs
+            .model
+            .map(|model| (commit.stage.to_string(), model))
+    };
+    let models = commits.iter().filter_map(model).collect();
+    Outcome {
+        datasets,
+        models,
+        commits: commits.len(),
+    }
 }

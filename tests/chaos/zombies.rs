@@ -1,0 +1,31 @@
+//! A worker that sleeps through its lease wakes up and changes nothing.
+
+use capstan_tests::cluster::{Cluster, Setup, task_of, turn};
+
+use crate::{RUN, pipeline, undisturbed};
+
+#[test]
+fn a_worker_that_slept_through_its_lease_changes_nothing() {
+    let _turn = turn();
+    let expected = undisturbed();
+    let temp = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(Setup::in_folder(temp.path()));
+    for name in ["coordinator", "worker-a", "trainer-a", "trainer-b"] {
+        cluster.spawn(name);
+    }
+    cluster.submit(&pipeline(), RUN);
+    let held = cluster.freeze("worker-a", RUN);
+    cluster.spawn("worker-b");
+    let by = |cluster: &Cluster| {
+        let commits = cluster.commits(RUN);
+        let commit = commits.into_iter().find(|commit| task_of(commit) == held);
+        commit.map(|commit| (commit.worker.to_string(), commit.lease_epoch))
+    };
+    let first = cluster.await_state("the commit of another", |cluster| by(cluster));
+    assert_eq!(first.0, "worker-b");
+    cluster.role("worker-a").signal("CONT");
+    cluster.await_quiet_end(RUN);
+    assert_eq!(by(&cluster), Some(first), "{held}");
+    assert_eq!(&cluster.outcome(RUN), expected);
+    cluster.stop();
+}

@@ -1,0 +1,114 @@
+//! Three hosts that trust one another by certificates alone; one of them falls off the network.
+//!
+//! ```text
+//!  1  MinIO, demo web, coordinator      2  worker-a, trainer-a      3  worker-b, trainer-b
+//! ```
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use capstan_tests::cluster::{Cluster, Setup, turn};
+use capstan_tests::harness::{Outcome, root};
+use capstan_tests::minio::Minio;
+use capstan_tests::place::Place;
+
+use crate::network::Network;
+
+/// How long the host is away: many leases. For a full minute set [`AWAY`] to 60.
+const AWAY_SECONDS: u64 = 10;
+const AWAY: &str = "CAPSTAN_TEST_AWAY_SECONDS";
+const RUN: &str = "hosts";
+/// The host that falls off.
+const LOST: u8 = 3;
+
+/// The host of a role.
+fn host(role: &str) -> u8 {
+    match role {
+        "worker-a" | "trainer-a" => 2,
+        "worker-b" | "trainer-b" => LOST,
+        _ => 1,
+    }
+}
+
+fn away() -> Duration {
+    let asked = std::env::var(AWAY).ok();
+    let seconds = asked.map(|text| text.parse().expect("seconds"));
+    Duration::from_secs(seconds.unwrap_or(AWAY_SECONDS))
+}
+
+#[test]
+fn a_host_that_falls_off_the_network_costs_its_own_leases_alone() {
+    let _turn = turn();
+    let Some(network) = Network::of(3) else {
+        return;
+    };
+    let expected = on_one_host();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let minio = Minio::start_at(network.place(1));
+    let Some(minio) = runtime.block_on(minio).unwrap() else {
+        return;
+    };
+    let temp = tempfile::tempdir().unwrap();
+    let places: BTreeMap<u8, Place> = (1..=3).map(|host| (host, network.place(host))).collect();
+    let mut cluster = Cluster::start(Setup {
+        store: minio.url("hosts"),
+        variables: minio.variables(),
+        secure: true,
+        places: Box::new(move |role| places[&host(role)].clone()),
+        ..Setup::in_folder(temp.path())
+    });
+    cluster.submit(&root().join("tests/chaos/pipeline.toml"), RUN);
+    // Both of its processes hold something: a rank, and what the other one may take meanwhile.
+    cluster.await_state("a checkpoint", |cluster| {
+        cluster.newest_checkpoint(RUN, "blip")
+    });
+    network.set_link(LOST, false);
+    std::thread::sleep(away());
+    network.set_link(LOST, true);
+    cluster.await_quiet_end(RUN);
+    let watched = cluster.watched(RUN);
+    assert_eq!(watched["state"], "done", "{watched}");
+    for stage in watched["stages"].as_array().unwrap() {
+        assert_eq!(stage["quarantined"], serde_json::json!({}), "{stage}");
+    }
+    only_its_own_expired(&mut cluster);
+    assert_eq!(cluster.outcome(RUN), expected);
+    cluster.stop();
+}
+
+/// The same pipeline where nothing falls off.
+fn on_one_host() -> Outcome {
+    let temp = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(Setup::in_folder(temp.path()));
+    cluster.submit(&root().join("tests/chaos/pipeline.toml"), RUN);
+    cluster.await_quiet_end(RUN);
+    let outcome = cluster.outcome(RUN);
+    cluster.stop();
+    outcome
+}
+
+/// Every lease that expired was held by a process of the lost host, alone or with others.
+fn only_its_own_expired(cluster: &mut Cluster) {
+    let mut holders: BTreeMap<String, (String, Vec<u8>)> = BTreeMap::new();
+    let mut expired = 0;
+    for event in cluster.role("coordinator").events() {
+        let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
+        match event["message"].as_str() {
+            Some("leased") => {
+                let (attempt, host) = (text("attempt"), host(&text("worker")));
+                let held = holders.entry(text("task")).or_default();
+                if held.0 != attempt {
+                    *held = (attempt, Vec::new());
+                }
+                held.1.push(host);
+            }
+            Some("lease expired") => {
+                let (_, hosts) = &holders[&text("task")];
+                assert!(hosts.contains(&LOST), "{event}: held by hosts {hosts:?}");
+                expired += 1;
+            }
+            _ => {}
+        }
+    }
+    assert!(expired > 0, "no lease was lost: the host was not away");
+}

@@ -1,0 +1,336 @@
+//! The roles of a cluster as processes over one store: started, killed, started again.
+//!
+//! ```text
+//!             demoweb        pages, pictures, annotated sets
+//!                ▲
+//!  worker-a ─────┤                      trainer-a ◄─ ring ─► trainer-b
+//!  worker-b ─────┘                          │                    │
+//!      └───────────────► coordinator ◄──────┴────────────────────┘
+//! ```
+//! All read one TOML; what is each one's own is in its environment. Where `secure` is asked for,
+//! each has a folder with its own role's certificate and no other's.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod settings;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use capstan_dataset::{Store, checkpoints, commits, runs};
+use capstan_plan::commit::Commit;
+use capstan_plan::id::{RunId, StageName};
+use capstan_runtime::fault;
+use serde_json::Value;
+use tokio::runtime::Runtime;
+
+pub use self::settings::Setup;
+use crate::harness::{Outcome, SEED, binary, outcome_in, small_world, succeed};
+use crate::place::Place;
+use crate::process::{Role, await_some};
+
+/// Longest that a run of a cluster may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How much longer than its grace period a process may take to stop.
+const SLACK: Duration = Duration::from_secs(5);
+/// Lines of each log that are shown when a test fails.
+const SHOWN: usize = 25;
+
+/// The processes that do the work, in the order in which they are started and stopped.
+pub const ROLES: [&str; 5] = [
+    "coordinator",
+    "worker-a",
+    "worker-b",
+    "trainer-a",
+    "trainer-b",
+];
+
+/// Clusters take turns: two at once on two cores would expire one another's leases.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A cluster under way.
+pub struct Cluster {
+    setup: Setup,
+    store: Store,
+    /// Port of the coordinator: the same one after a restart.
+    port: u16,
+    config: PathBuf,
+    web: Role,
+    roles: BTreeMap<String, Role>,
+    runtime: Runtime,
+}
+
+impl Cluster {
+    /// Starts the demo web of the small world and makes what the others need; of these nobody is
+    /// there yet.
+    pub fn new(setup: Setup) -> Self {
+        setup.lay_out_certificates();
+        let web = start_web(&setup);
+        let port = settings::free_port();
+        let config = setup.write_config(port, &web.ready["hosts"]);
+        Self {
+            store: Store::open_with(&setup.store, setup.variables.clone()).unwrap(),
+            port,
+            config,
+            web,
+            roles: BTreeMap::new(),
+            runtime: Runtime::new().unwrap(),
+            setup,
+        }
+    }
+
+    /// Starts every role.
+    pub fn start(setup: Setup) -> Self {
+        let mut cluster = Self::new(setup);
+        for name in ROLES {
+            cluster.spawn(name);
+        }
+        for name in ROLES {
+            cluster.role(name).await_ready();
+        }
+        cluster
+    }
+
+    /// Starts a role; one that ended, again.
+    pub fn spawn(&mut self, name: &str) {
+        self.spawn_with(name, &[]);
+    }
+
+    /// Starts a role that kills itself at a point, `NAME` or `NAME:PASS`.
+    pub fn spawn_armed(&mut self, name: &str, point: Option<&str>) {
+        let point = point.map(|point| (fault::VARIABLE, point));
+        self.spawn_with(name, point.as_slice());
+    }
+
+    /// Starts a role with these variables in its environment.
+    pub fn spawn_with(&mut self, name: &str, variables: &[(&str, &str)]) {
+        if let Some(mut before) = self.roles.remove(name) {
+            assert!(before.exited().is_some(), "{name} is there already");
+        }
+        let mut command = self.command(name);
+        command.envs(variables.iter().copied());
+        let role = Role::spawn(&mut command, name, &self.setup.folder);
+        self.roles.insert(name.to_owned(), role);
+    }
+
+    /// Goes on without a role that has ended.
+    pub fn forget(&mut self, name: &str) {
+        let ended = self.roles.remove(name).map(|mut role| role.exited());
+        assert!(matches!(ended, Some(Some(_))), "{name} has not ended");
+    }
+
+    /// The command of a role: `coordinator`, or `worker-NAME`, `trainer-NAME`.
+    pub fn command(&self, name: &str) -> Command {
+        let kind = name.split('-').next().unwrap();
+        let place = self.setup.place(name);
+        let mut command = self.capstan(&place, kind);
+        command.arg(kind);
+        let key = format!("CAPSTAN__{}", kind.to_uppercase());
+        match kind {
+            "coordinator" => {
+                command.env(format!("{key}__LISTEN"), self.address());
+            }
+            _ => {
+                let cache = self.setup.folder.join(format!("{name}.cache"));
+                command.env(format!("{key}__NAME"), name);
+                command.env(format!("{key}__CACHE_FOLDER"), cache);
+            }
+        }
+        if kind == "trainer" {
+            command.env(format!("{key}__LISTEN"), format!("{}:0", place.address));
+        }
+        command
+    }
+
+    /// A command of somebody at a command line.
+    pub fn operator(&self, args: &[&str]) -> Command {
+        let mut command = self.capstan(&self.setup.place("operator"), "operator");
+        command.args(args);
+        command
+    }
+
+    fn capstan(&self, place: &Place, role: &str) -> Command {
+        let mut command = place.command(&binary());
+        command.arg("--config").arg(&self.config);
+        command.envs(self.setup.variables.iter().cloned());
+        command.envs(self.setup.shown_by(role));
+        command.current_dir(&self.setup.folder);
+        command
+    }
+
+    /// Where the coordinator listens.
+    pub fn address(&self) -> String {
+        format!("{}:{}", self.setup.place("coordinator").address, self.port)
+    }
+
+    /// A role.
+    pub fn role(&mut self, name: &str) -> &mut Role {
+        let role = self.roles.get_mut(name);
+        role.unwrap_or_else(|| panic!("{name} was not started"))
+    }
+
+    /// Where its things lie.
+    pub fn folder(&self) -> &Path {
+        &self.setup.folder
+    }
+
+    /// Submits a pipeline and leaves.
+    pub fn submit(&self, pipeline: &Path, run: &str) {
+        let mut command = self.operator(&["run", "--detach", "--wait", "60", "--seed", SEED]);
+        succeed(command.args(["--run", run]).arg(pipeline));
+    }
+
+    /// Commits of a run.
+    pub fn commits(&self, run: &str) -> Vec<Commit> {
+        let run = RunId::from(run);
+        let commits = commits::of_run(&self.store, &run);
+        self.runtime.block_on(commits).unwrap()
+    }
+
+    /// Tasks that the coordinator has leased, in that order, as its log names them.
+    pub fn leased(&mut self) -> Vec<String> {
+        let told = self.role("coordinator").told("leased").into_iter();
+        told.map(|event| event["task"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Stops a worker's clock (SIGSTOP) while it holds a lease whose task is not committed, and
+    /// gives that task. No other worker may be there.
+    pub fn freeze(&mut self, name: &str, run: &str) -> String {
+        self.await_state("a lease in the middle of its work", |cluster| {
+            cluster.role(name).signal("STOP");
+            let held = cluster.leased().pop();
+            let held = held.filter(|held| !cluster.is_committed(run, held));
+            if held.is_none() {
+                cluster.role(name).signal("CONT");
+            }
+            held
+        })
+    }
+
+    /// Whether a task, as the coordinator's log names it, is committed.
+    pub fn is_committed(&self, run: &str, task: &str) -> bool {
+        self.commits(run)
+            .iter()
+            .any(|commit| task_of(commit) == task)
+    }
+
+    /// Steps of the newest checkpoint of a training.
+    pub fn newest_checkpoint(&self, run: &str, stage: &str) -> Option<u64> {
+        let (run, stage) = (RunId::from(run), StageName::from(stage));
+        let found = checkpoints::latest(&self.store, &run, &stage);
+        let found = self.runtime.block_on(found).unwrap();
+        found.map(|checkpoint| checkpoint.step)
+    }
+
+    /// Waits until a state that the test looks for; roles that end meanwhile fail the test.
+    pub fn await_state<T>(
+        &mut self,
+        what: &str,
+        mut look: impl FnMut(&mut Self) -> Option<T>,
+    ) -> T {
+        await_some(what, LIMIT, || {
+            for (name, role) in &mut self.roles {
+                let ended = role.exited();
+                assert!(ended.is_none(), "{name} ended by itself: {ended:?}");
+            }
+            look(self)
+        })
+    }
+
+    /// Waits until the run is done as the store says it, whoever is alive to say so.
+    ///
+    /// - `ended`: told of roles that ended; it starts them again, or fails the test.
+    pub fn await_end(&mut self, run: &str, mut ended: impl FnMut(&mut Self, &str, ExitStatus)) {
+        let id = RunId::from(run);
+        let what = format!("the end of run {run}");
+        await_some(&what, LIMIT, || {
+            let gone: Vec<_> = self
+                .roles
+                .iter_mut()
+                .filter_map(|(name, role)| Some((name.clone(), role.exited()?)))
+                .collect();
+            for (name, status) in gone {
+                ended(self, &name, status);
+            }
+            let standing = runs::standing(&self.store, &id);
+            let standing = self.runtime.block_on(standing).unwrap()?;
+            let state = standing.state;
+            assert_eq!(state, runs::RunState::Done, "{run}: {}", standing.reason);
+            Some(())
+        });
+    }
+
+    /// Waits until the run is done; nobody may end before.
+    pub fn await_quiet_end(&mut self, run: &str) {
+        self.await_end(run, |_, name, status| panic!("{name} ended: {status}"));
+    }
+
+    /// The run as an operator sees it at its end.
+    pub fn watched(&self, run: &str) -> Value {
+        let output = succeed(&mut self.operator(&["watch", run, "--json", "--wait", "60"]));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What the run left.
+    pub fn outcome(&self, run: &str) -> Outcome {
+        self.runtime.block_on(outcome_in(&self.store, run))
+    }
+
+    /// Stops everybody with SIGTERM, the coordinator last, and holds them to a clean
+    /// exit soon after their grace period at the latest.
+    pub fn stop(mut self) {
+        let limit = Duration::from_secs(self.setup.grace_seconds) + SLACK;
+        for name in ROLES.iter().rev() {
+            let Some(mut role) = self.roles.remove(*name) else {
+                continue;
+            };
+            let status = role.terminate_within(limit);
+            assert!(
+                status.success(),
+                "{name} ended with {status}:\n{}",
+                role.log()
+            );
+        }
+        let status = self.web.terminate();
+        assert!(status.success(), "demoweb ended with {status}");
+    }
+}
+
+impl Drop for Cluster {
+    /// Shows how the logs end where a test failed: their folder goes away.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for (name, role) in &self.roles {
+            let log = role.log();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(SHOWN)..];
+            eprintln!("---- {name}\n{}", last.join("\n"));
+        }
+    }
+}
+
+/// The task of a commit, as the coordinator's log names it.
+pub fn task_of(commit: &Commit) -> String {
+    format!("{}/{}/{}", commit.run, commit.stage, commit.shard)
+}
+
+fn start_web(setup: &Setup) -> Role {
+    let place = setup.place("demoweb");
+    let mut command = place.command(&binary());
+    let from = format!("{}:0", place.address);
+    command.args(["demoweb", "--seed", SEED, "--listen-from", &from]);
+    command.arg("--world").arg(small_world());
+    command.arg("--annotations").arg(setup.annotations());
+    let mut web = Role::spawn(&mut command, "demoweb", &setup.folder);
+    web.await_ready();
+    web
+}
