@@ -116,7 +116,7 @@ fn settings_that_the_program_refuses() {
     map["data"]["capstan.toml"] = broken.into();
     one_says(
         &findings(&objects, &kubernetes::secrets()),
-        "[worker] cache_byte: unknown key",
+        "[trainer] cache_byte: unknown key",
     );
 }
 
@@ -224,10 +224,7 @@ fn compose_files() {
         findings.extend(compose::processes(&file).iter().flat_map(Process::check));
         findings
     };
-    one_says(
-        &with("/services/worker-1/comand", json!("x")),
-        "comand: unknown field",
-    );
+    one_says(&with("/services/worker-1/comand", json!("x")), "`comand`");
     one_says(
         &with("/services/worker-1/command", json!(["worker", "--fast"])),
         "--fast",

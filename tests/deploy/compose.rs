@@ -1,5 +1,5 @@
-//! `deploy/compose` against the compose specification, as the crate `compose_spec` types it (lighter
-//! than the specification's JSON schema, which no package carries alone), and against the program.
+//! `deploy/compose` against the compose specification, as the crate `compose_spec` types it
+//! (lighter than the specification's JSON schema with a validator), and against the program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -219,7 +219,7 @@ fn services_name_only_what_is_there() {
 #[test]
 fn every_service_runs_the_program_as_it_is() {
     let processes = processes(&file());
-    let commands: Vec<&str> = processes.iter().map(|process| &*process.args[0]).collect();
+    let commands: Vec<&str> = processes.iter().map(|process| process.command()).collect();
     for (command, count) in [
         ("coordinator", 1),
         ("worker", 2),
@@ -248,11 +248,11 @@ fn processes_find_one_another() {
         let Ok(settings) = process.settings() else {
             continue;
         };
-        if process.args[0] == "trainer" {
+        if process.command() == "trainer" {
             let (host, _) = settings.trainer.advertise.rsplit_once(':').unwrap();
             assert_eq!(format!("compose/{host}"), process.name);
         }
-        if process.args[0] == "coordinator" {
+        if process.command() == "coordinator" {
             let port = settings.coordinator.listen.port();
             assert_eq!(
                 settings.coordinator.address,
@@ -268,8 +268,8 @@ fn processes_find_one_another() {
 #[test]
 fn the_demo_webs_hosts_are_where_the_crawlers_look() {
     let processes = processes(&file());
-    let web = processes.iter().find(|p| p.args[0] == "demoweb").unwrap();
-    let worker = processes.iter().find(|p| p.args[0] == "worker").unwrap();
+    let web = processes.iter().find(|p| p.command() == "demoweb").unwrap();
+    let worker = processes.iter().find(|p| p.command() == "worker").unwrap();
     let flag = |name| program::value_of(&web.args, name).unwrap();
     let first: std::net::SocketAddr = flag("--listen-from").parse().unwrap();
     let hosts = Site::build(&World::shipped(), 1).hosts().into_iter();
@@ -288,5 +288,25 @@ fn the_demo_webs_hosts_are_where_the_crawlers_look() {
     assert!(
         served.values().any(|at| *at == asked),
         "its health check asks another port"
+    );
+}
+
+/// What the file's own comment tells people to run.
+#[test]
+fn commands_of_the_comment_are_the_programs() {
+    let text = files::read("deploy/compose/compose.yaml");
+    let commands: Vec<Vec<String>> = text
+        .lines()
+        .filter_map(|line| line.split_once("run --rm operator "))
+        .map(|(_, rest)| rest.split_whitespace().map(str::to_owned).collect())
+        .collect();
+    assert_eq!(commands[0][0], "run", "the comment no longer says how");
+    let pipeline = commands[0][1].strip_prefix("/etc/capstan/").unwrap();
+    files::read(&format!("deploy/{pipeline}"));
+    none(
+        &[program::refuses(&commands[0])]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>(),
     );
 }

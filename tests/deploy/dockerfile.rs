@@ -160,7 +160,7 @@ fn exposed_ports_are_those_of_the_roles() {
         .collect();
     let listened: BTreeSet<u16> = super::compose::processes(&super::compose::file())
         .iter()
-        .filter(|process| process.args[0] != "demoweb")
+        .filter(|process| process.command() != "demoweb")
         .filter_map(|process| process.settings().ok())
         .flat_map(|settings| {
             let health = super::process::port_of(&settings.telemetry.health_listen);

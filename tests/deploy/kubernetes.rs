@@ -116,7 +116,7 @@ fn every_role_has_pods_of_its_own() {
             .iter()
             .map(|process| {
                 let roles = program::value_of(&process.args, "--roles").unwrap_or_default();
-                (process.args[0].clone(), roles.to_owned())
+                (process.command().to_owned(), roles.to_owned())
             })
             .collect();
         let workers = ["caption", "crawl", "curate", "evaluate", "filter"];

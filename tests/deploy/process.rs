@@ -52,11 +52,16 @@ enum Role {
 }
 
 impl Process {
+    /// What it is started as: `worker`.
+    pub fn command(&self) -> &str {
+        self.args.first().map_or("", String::as_str)
+    }
+
     fn role(&self) -> Role {
-        match self.args.first().map(String::as_str) {
-            Some("coordinator") => Role::Coordinator,
-            Some("worker") => Role::Worker,
-            Some("trainer") => Role::Trainer,
+        match self.command() {
+            "coordinator" => Role::Coordinator,
+            "worker" => Role::Worker,
+            "trainer" => Role::Trainer,
             _ => Role::Other,
         }
     }
