@@ -66,7 +66,7 @@ fn main() -> Result<ExitCode> {
             &steps(second, stage)?,
         )?);
     }
-    let lines = |name: &str| Ok((lines(&first.join(name))?, lines(&second.join(name))?));
+    let lines = |name: &str| anyhow::Ok((lines(&first.join(name))?, lines(&second.join(name))?));
     let (one, other): (Vec<Value>, Vec<Value>) = lines("matches.jsonl")?;
     distances.extend(scores(&one, &other)?);
     let (one, other): (Vec<Value>, Vec<Value>) = lines("captions.jsonl")?;
