@@ -113,16 +113,19 @@ impl Session {
     async fn slot(self: Arc<Self>) -> Result<(), Error> {
         let mut last_answer = Instant::now();
         let mut delay = FIRST_DELAY;
+        // The first question waits for no work: its answer says that the coordinator is there.
+        let mut wait = Duration::ZERO;
         while !self.shutdown.is_cancelled() {
             // An answer that is here already is taken, or its leases would wait to expire.
             let leased = tokio::select! {
                 biased;
-                leased = self.lease() => leased,
+                leased = self.lease(wait) => leased,
                 () = self.shutdown.cancelled() => return Ok(()),
             };
             match leased {
                 Ok(assignments) => {
                     self.options.readiness.mark();
+                    wait = self.options.poll;
                     for (assignment, trace) in assignments {
                         if self.work(assignment, trace).await == Worked::StoreAway {
                             self.await_store().await?;
@@ -152,8 +155,12 @@ impl Session {
         Ok(())
     }
 
-    /// One question for work. Each assignment comes with the trace that its attempt has.
-    async fn lease(&self) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
+    /// One question for work, which the coordinator answers within `wait`. Each assignment comes
+    /// with the trace that its attempt has.
+    async fn lease(
+        &self,
+        wait: Duration,
+    ) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
         let roles = self.options.roles.iter();
         let cached = self.store.cached(CACHED).await;
         let request = v1::LeaseRequest {
@@ -162,11 +169,11 @@ impl Session {
             slots: 1,
             device: self.options.device.clone(),
             cached: cached.iter().map(ToString::to_string).collect(),
-            wait_ms: self.options.poll.as_millis() as u64,
+            wait_ms: wait.as_millis() as u64,
         };
         let mut client = self.client.clone();
         let answer = client.lease(request);
-        match tokio::time::timeout(self.options.poll + SLACK, answer).await {
+        match tokio::time::timeout(wait + SLACK, answer).await {
             Ok(answer) => {
                 let (metadata, answer, _) = answer?.into_parts();
                 let traces = Context::all_from_metadata(&metadata).into_iter();
