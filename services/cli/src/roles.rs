@@ -1,9 +1,13 @@
 //! From the configuration to the options of a role, for processes, `up` and the demo alike.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use capstan_coordinator::Handle;
+use capstan_coordinator::clock::SystemClock;
 use capstan_crawl::NetConfig;
+use capstan_dataset::Store;
 use capstan_model::DeviceSpec;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
@@ -11,6 +15,7 @@ use capstan_runtime::health::Readiness;
 use capstan_runtime::tls::Identity;
 use capstan_runtime::{Config, config};
 use capstan_worker::Turns;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Exit, ExpectedError, OrExit};
 
@@ -48,6 +53,22 @@ pub fn name(given: &str, role: &str) -> WorkerId {
 /// Cores of this machine.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A coordinator that has its database and goes on with its runs; nobody can reach it yet.
+///
+/// # Errors
+/// Unavailable: the store or the database cannot be used, or another coordinator has it.
+pub async fn coordinator(
+    config: &Config,
+    store: &Store,
+    shutdown: &CancellationToken,
+) -> Result<Handle, ExpectedError> {
+    let clock = Arc::new(SystemClock::new());
+    let settings = config.coordinator.clone();
+    Handle::start(settings, store.clone(), clock, shutdown.clone())
+        .await
+        .or_exit(Exit::Unavailable)
 }
 
 /// A worker or trainer as the coordinator sees it.
@@ -165,9 +186,9 @@ fn plan_role(role: config::Role) -> Role {
 pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedError> {
     outcome.map_err(|error| {
         let exit = match &error {
-            capstan_lease::Error::Refused(_) | capstan_lease::Error::Address { .. } => {
-                Exit::Configuration
-            }
+            capstan_lease::Error::Refused(_)
+            | capstan_lease::Error::Certificate { .. }
+            | capstan_lease::Error::Address { .. } => Exit::Configuration,
             _ => Exit::Unavailable,
         };
         ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))

@@ -50,8 +50,8 @@ impl System {
     /// - `shutdown`: cancelled, every role stops; a role that fails cancels it.
     ///
     /// # Errors
-    /// Unavailable, where the socket has no address.
-    pub fn start(
+    /// Unavailable: the store or the database cannot be used, or another coordinator has it.
+    pub async fn start(
         setup: Setup<'_>,
         store: &Store,
         listener: TcpListener,
@@ -70,7 +70,7 @@ impl System {
             address: format!("{scheme}://{}", reachable(bound)),
             readiness: Vec::new(),
         };
-        system.coordinate(&setup, listener, store);
+        system.coordinate(&setup, listener, store).await?;
         let turns = Turns::new(roles::cores().max(setup.workers));
         for ordinal in 0..setup.workers {
             system.work(&setup, ordinal, store, net, turns.clone());
@@ -81,15 +81,21 @@ impl System {
         Ok(system)
     }
 
-    fn coordinate(&mut self, setup: &Setup<'_>, listener: TcpListener, store: &Store) {
+    async fn coordinate(
+        &mut self,
+        setup: &Setup<'_>,
+        listener: TcpListener,
+        store: &Store,
+    ) -> Result<(), ExpectedError> {
         let options = capstan_coordinator::Options {
             access: setup.access.clone(),
             readiness: self.ready("coordinator", Readiness::lasting()),
         };
-        let settings = setup.config.coordinator.clone();
         let shutdown = self.shutdown.child_token();
-        let run = capstan_coordinator::run(settings, options, listener, store.clone(), shutdown);
-        self.spawn(async move { run.await.or_exit(Exit::Unavailable) });
+        let handle = roles::coordinator(setup.config, store, &shutdown).await?;
+        let serve = capstan_coordinator::serve(handle, options, listener, shutdown);
+        self.spawn(async move { serve.await.or_exit(Exit::Unavailable) });
+        Ok(())
     }
 
     fn work(

@@ -30,13 +30,16 @@ pub fn coordinator(args: &args::Coordinator, settings: &Settings) -> Result<(), 
         let Some(store) = store::await_store(&config, &shutdown).await? else {
             return Ok(());
         };
-        let readiness = Readiness::lasting();
+        let options = capstan_coordinator::Options {
+            access,
+            readiness: Readiness::lasting(),
+        };
         let told = Announcement::of(Some(&listener), &health)?;
-        health.serve(vec![("coordinator", readiness.clone())]);
+        health.serve(vec![("coordinator", options.readiness.clone())]);
+        // Told only once its database is its own and its runs are known.
+        let handle = roles::coordinator(&config, &store, &shutdown).await?;
         ready.announce(&told)?;
-        let options = capstan_coordinator::Options { access, readiness };
-        let settings = config.coordinator.clone();
-        capstan_coordinator::run(settings, options, listener, store, shutdown)
+        capstan_coordinator::serve(handle, options, listener, shutdown)
             .await
             .or_exit(Exit::Unavailable)
     })

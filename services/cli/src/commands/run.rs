@@ -73,7 +73,11 @@ pub(super) async fn submit(
         "submitted"
     };
     eprintln!("{verb} run {run}");
-    to_its_end(&coordinator, &run, pipeline, remote.json).await
+    let ended = to_its_end(&coordinator, &run, pipeline, remote.json).await?;
+    if ended.leased == 0 {
+        eprintln!("nothing was left to do: every task is committed");
+    }
+    Ok(())
 }
 
 /// Watches a run that was submitted before.
@@ -88,7 +92,9 @@ pub fn watch(args: &args::Watch, settings: &Settings) -> Result<(), ExpectedErro
             let line = format!("run {}: its pipeline cannot be read: {error}", args.run);
             ExpectedError::new(Exit::Unavailable, line)
         })?;
-        to_its_end(&coordinator, &args.run, &pipeline, args.remote.json).await
+        let as_json = args.remote.json;
+        to_its_end(&coordinator, &args.run, &pipeline, as_json).await?;
+        Ok(())
     })
 }
 
@@ -121,7 +127,7 @@ async fn to_its_end(
     run: &str,
     pipeline: &Pipeline,
     as_json: bool,
-) -> Result<(), ExpectedError> {
+) -> Result<v1::RunEnded, ExpectedError> {
     let leave = shutdown::on_signals().or_exit(Exit::RunFailed)?;
     let mut board = Board::new(pipeline);
     let followed = follow(coordinator, run, &mut board, &leave).await;
@@ -139,9 +145,5 @@ async fn to_its_end(
     } else {
         println!("{}", describe::stages_table(&status));
     }
-    let ended = finished(ended)?;
-    if ended.leased == 0 {
-        eprintln!("nothing was left to do: every task is committed");
-    }
-    Ok(())
+    finished(ended)
 }

@@ -38,7 +38,7 @@ pub fn run(args: &args::Up, settings: &Settings) -> Result<(), ExpectedError> {
         let cache = &config.worker;
         let store = store::cached(store, &cache.cache_folder, cache.cache_bytes)?;
         let told = Announcement::of(Some(&listener), &health)?;
-        let system = System::start(setup, &store, listener, &net, shutdown)?;
+        let system = System::start(setup, &store, listener, &net, shutdown).await?;
         health.serve(system.readiness());
         ready.announce(&told)?;
         system.stopped().await

@@ -79,7 +79,7 @@ pub async fn to_its_end(
         worker: None,
         trainer: None,
     };
-    let mut system = System::start(setup, store, listener, &net, leave.clone())?;
+    let mut system = System::start(setup, store, listener, &net, leave.clone()).await?;
     let listeners = hosts.into_iter().map(|(_, listener)| listener).collect();
     let serve = capstan_demoweb::serve(site, listeners, leave.child_token());
     system.spawn(async move { serve.await.or_exit(Exit::RunFailed) });
