@@ -95,6 +95,12 @@ pub const ALL: &[Metric] = &[
     counter(RETRIES, "Tasks that are tried again, by stage"),
     counter(QUARANTINES, "Tasks given up, by stage"),
     counter(
+        EJECTIONS,
+        "Workers that were ejected: they fail shards that others do",
+    ),
+    gauge(WORKERS_EJECTED, "Workers that are ejected now"),
+    counter(TWINS, "Tasks that were leased a second time as stragglers"),
+    counter(
         REFUSALS,
         "Requests refused for want of a certificate, role or token",
     ),
