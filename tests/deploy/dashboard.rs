@@ -93,13 +93,12 @@ fn has_label(metric: &Metric, label: &str) -> bool {
     let source = files::read("services/runtime/src/metrics.rs");
     let named = format!("= \"{}\";", metric.name);
     let (before, _) = source.split_once(&named).expect("every name is a constant");
-    let doc = before
+    let mut doc = before
         .lines()
         .rev()
         .skip(1)
         .take_while(|line| line.starts_with("///"));
-    doc.into_iter()
-        .any(|line| line.contains(&format!("`{label}`")))
+    doc.any(|line| line.contains(&format!("`{label}`")))
 }
 
 fn board() -> Value {
