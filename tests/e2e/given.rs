@@ -11,7 +11,9 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int32Array, RecordBatc
 use arrow::datatypes::Float32Type;
 use capstan_model::config::{BlipConfig, Sizes};
 use capstan_model::folder::Assets;
-use capstan_model::{DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, Tokenizer};
+use capstan_model::{
+    DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, TokenBatch, Tokenizer,
+};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
