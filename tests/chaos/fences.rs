@@ -12,8 +12,11 @@ fn two_coordinators_on_one_database_are_impossible() {
     let temp = tempfile::tempdir().unwrap();
     let mut cluster = started(Setup::in_folder(temp.path()));
     let mut second = cluster.command("coordinator");
-    let stderr = fail(second.env(LISTEN.0, LISTEN.1), 4);
+    let ready = temp.path().join("second.ready");
+    second.env(LISTEN.0, LISTEN.1);
+    let stderr = fail(second.arg("--ready-file").arg(&ready), 4);
     assert!(one_line(&stderr).contains("state.db"), "{stderr}");
+    assert!(!ready.exists(), "announced though it never served");
     let first = cluster.role("coordinator");
     assert_eq!(first.exited(), None, "the first one goes on");
     cluster.stop();

@@ -62,14 +62,15 @@ fn a_worker_in_mid_shard(cluster: &mut Cluster) {
 
 /// A rank is stopped in a training that writes no checkpoints by itself, and started again.
 fn a_rank_in_mid_training(cluster: &mut Cluster, name: &str, stage: &str) {
-    let steps = format!("{}{{stage=\"{stage}\"}}", metrics::STEPS);
     cluster.role(name).await_ready();
     cluster.await_state("a step", |cluster| {
-        let metrics = cluster.role(name).health("/metrics");
-        metrics.contains(&steps).then_some(())
+        let text = cluster.role(name).health("/metrics");
+        (steps_of(stage, &text) > 0).then_some(())
     });
     let status = cluster.role(name).terminate();
     assert!(status.success(), "{name} ended with {status}");
+    let is_over = cluster.is_committed(RUN, &format!("{RUN}/{stage}/all"));
+    assert!(!is_over, "{stage} was over before {name} was stopped");
     // Rank 0 keeps what was done, whichever rank stops; nobody trains before `name` is back.
     cluster.forget(name);
     let kept = cluster.await_state("a checkpoint", |cluster| {
@@ -77,4 +78,12 @@ fn a_rank_in_mid_training(cluster: &mut Cluster, name: &str, stage: &str) {
     });
     assert!(kept > 0, "{name}: {stage} lost its steps");
     cluster.spawn(name);
+}
+
+/// Steps of a stage that a trainer's metrics count.
+fn steps_of(stage: &str, text: &str) -> u64 {
+    let name = format!("{}{{stage=\"{stage}\"}} ", metrics::STEPS);
+    let mut lines = text.lines();
+    let count = lines.find_map(|line| line.strip_prefix(&name));
+    count.map_or(0, |count| count.parse().unwrap())
 }

@@ -25,8 +25,7 @@ fn six_processes_over_minio_end_as_one_process_does() {
     });
     cluster.submit(&root().join("tests/small/pipeline.toml"), RUN);
     cluster.await_quiet_end(RUN);
-    let watched = cluster.watched(RUN);
-    assert_eq!(watched["state"], "done", "{watched}");
+    cluster.check_done(RUN);
     assert_eq!(cluster.outcome(RUN), expected);
     cluster.stop();
 }

@@ -272,10 +272,15 @@ impl Cluster {
         self.await_end(run, |_, name, status| panic!("{name} ended: {status}"));
     }
 
-    /// The run as an operator sees it at its end.
-    pub fn watched(&self, run: &str) -> Value {
+    /// Holds an operator's view of the run to what a good end is: done, and nothing given up.
+    pub fn check_done(&self, run: &str) {
         let output = succeed(&mut self.operator(&["watch", run, "--json", "--wait", "60"]));
-        serde_json::from_slice(&output.stdout).unwrap()
+        let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(seen["state"], "done", "{seen}");
+        for stage in seen["stages"].as_array().unwrap() {
+            assert_eq!(stage["state"], "done", "{stage}");
+            assert_eq!(stage["quarantined"], serde_json::json!([]), "{stage}");
+        }
     }
 
     /// What the run left.
