@@ -221,10 +221,8 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = futures::future::Either<
-        S::Future,
-        std::future::Ready<Result<Response<Body>, S::Error>>,
-    >;
+    type Future =
+        futures::future::Either<S::Future, std::future::Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -234,9 +232,7 @@ where
         let path = request.uri().path();
         let authorization = request.headers().get(bearer::HEADER);
         let authorization = authorization.and_then(|value| value.to_str().ok());
-        let checked = self
-            .access
-            .check(path, authorization, request.extensions());
+        let checked = self.access.check(path, authorization, request.extensions());
         match checked {
             Ok(()) => futures::future::Either::Left(self.inner.call(request)),
             Err(refusal) => {
@@ -281,7 +277,13 @@ mod tests {
         for path in &methods {
             assert!(Rule::of(path).is_some(), "{path} is refused to everybody");
         }
-        for path in ["", "/", "/x", "/capstan.v1.Coordinator/Else", "/capstan.v1.Ring/"] {
+        for path in [
+            "",
+            "/",
+            "/x",
+            "/capstan.v1.Coordinator/Else",
+            "/capstan.v1.Ring/",
+        ] {
             assert_eq!(Rule::of(path), None, "{path}");
         }
     }
@@ -294,7 +296,10 @@ mod tests {
         for path in methods() {
             let needs = Rule::of(&path).unwrap().needs_token;
             assert_eq!(check(&path, None).is_err(), needs, "{path}");
-            assert_eq!(check(&path, Some("Bearer 0123456789abcdee")).is_err(), needs);
+            assert_eq!(
+                check(&path, Some("Bearer 0123456789abcdee")).is_err(),
+                needs
+            );
             check(&path, Some("Bearer 0123456789abcdef")).unwrap();
         }
         let wrong = check("/capstan.v1.Coordinator/Watch", Some("Bearer x")).unwrap_err();

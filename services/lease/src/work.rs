@@ -46,7 +46,9 @@ impl Session {
         };
         let trace = trace.unwrap_or_else(|| attempt.context());
         let span = attempt.span(trace);
-        self.work_on(assignment, &lease, trace).instrument(span).await
+        self.work_on(assignment, &lease, trace)
+            .instrument(span)
+            .await
     }
 
     async fn work_on(

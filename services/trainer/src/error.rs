@@ -83,10 +83,9 @@ impl Error {
             | Self::Model(_)
             | Self::NoSamples
             | Self::NoModel => FailureKind::BadInput,
-            Self::Device(_)
-            | Self::Listen { .. }
-            | Self::Local { .. }
-            | Self::Certificate(_) => FailureKind::WorkerFault,
+            Self::Device(_) | Self::Listen { .. } | Self::Local { .. } | Self::Certificate(_) => {
+                FailureKind::WorkerFault
+            }
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Role => FailureKind::Fatal,
         }
