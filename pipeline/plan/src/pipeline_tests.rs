@@ -114,5 +114,8 @@ fn a_stage_may_say_itself_how_many_shards_it_can_do_without() {
     let stages = &serde_json::to_value(&plain).unwrap()["stage"];
     assert!(stages[0].get("max_quarantined").is_none(), "{stages}");
     let error = refused(&text.replacen("= 7", "= -7", 1));
-    assert!(error.contains("`max_quarantined = -7` is no number"), "{error}");
+    assert!(
+        error.contains("`max_quarantined = -7` is no number"),
+        "{error}"
+    );
 }

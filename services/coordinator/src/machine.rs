@@ -22,6 +22,7 @@
 //! - Nothing looks at all tasks: each state has its queue, by what it waits for.
 
 mod assign;
+mod failing;
 mod policy;
 mod queues;
 mod stages;
@@ -34,7 +35,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstan_plan::FailureKind;
 use capstan_plan::id::{LeaseEpoch, RunId, StageName, WorkerId};
 
 use self::queues::Queues;
@@ -110,14 +110,6 @@ pub struct Machine {
 struct Entry {
     key: Arc<Key>,
     task: Task,
-}
-
-/// An attempt that came to nothing.
-struct Failure<'a> {
-    lease_epoch: LeaseEpoch,
-    worker: &'a WorkerId,
-    kind: FailureKind,
-    message: &'a str,
 }
 
 impl Machine {
@@ -250,34 +242,6 @@ impl Machine {
         Ok(())
     }
 
-    /// An attempt failed.
-    ///
-    /// # Errors
-    /// [`Stale`] where the lease is no longer this worker's; the failure does not count then.
-    pub fn fail(
-        &mut self,
-        claim: &Claim,
-        kind: FailureKind,
-        message: &str,
-        now: Now,
-    ) -> Result<(), Stale> {
-        let is_gang = self.check(claim)?.ranks.len() > 1;
-        let Some((ordinal, _)) = self.find(&claim.key) else {
-            return Err(Stale::NotHeld);
-        };
-        let failure = Failure {
-            lease_epoch: claim.lease_epoch,
-            worker: &claim.worker,
-            kind,
-            message,
-        };
-        self.attempt_failed(ordinal, &failure, now);
-        if kind.is_retryable() && !is_gang {
-            self.blame(&claim.worker, ordinal, now);
-        }
-        Ok(())
-    }
-
     /// A lease could not be handed over: nothing was tried.
     pub fn undelivered(&mut self, key: &Key, lease_epoch: LeaseEpoch) {
         let Some((ordinal, task)) = self.find(key) else {
@@ -330,41 +294,7 @@ impl Machine {
         while let Some(ordinal) = self.queues.due(now) {
             self.go(ordinal, State::Ready, "");
         }
-        let mut expired = Vec::new();
-        // What a worker loses by one silence has one cause.
-        let mut silent: BTreeMap<WorkerId, Ordinal> = BTreeMap::new();
-        while let Some((ordinal, lease_epoch)) = self.queues.overdue(now) {
-            let Some(entry) = self.entries.get(&ordinal) else {
-                continue;
-            };
-            let held = entry.task.held();
-            let Some(lease) = held.and_then(|held| held.of(lease_epoch)) else {
-                continue;
-            };
-            let Some((deadline, rank)) = lease.deadline() else {
-                continue;
-            };
-            if deadline >= now {
-                self.queues.watch(ordinal, lease);
-                continue;
-            }
-            let (worker, is_gang) = (lease.ranks[rank].worker.clone(), lease.ranks.len() > 1);
-            expired.push((*entry.key).clone());
-            let message = format!("worker {worker} (rank {rank}) was not heard of in time");
-            let failure = Failure {
-                lease_epoch,
-                worker: &worker,
-                kind: FailureKind::Transient,
-                message: &message,
-            };
-            self.attempt_failed(ordinal, &failure, now);
-            if !is_gang {
-                silent.entry(worker).or_insert(ordinal);
-            }
-        }
-        for (worker, ordinal) in silent {
-            self.blame(&worker, ordinal, now);
-        }
+        let expired = self.expire(now);
         self.workers.forget(&self.policy, now);
         expired
     }
@@ -440,56 +370,6 @@ impl Machine {
             }
             _ => Err(Stale::NotHeld),
         }
-    }
-
-    fn attempt_failed(&mut self, ordinal: Ordinal, failure: &Failure<'_>, now: Now) {
-        let Some(entry) = self.entries.get_mut(&ordinal) else {
-            return;
-        };
-        let task = &mut entry.task;
-        task.failed_on.insert(failure.worker.clone());
-        task.last_failure = Some(failure.kind);
-        let held = task.held().cloned();
-        let other = held.and_then(|held| held.without(failure.lease_epoch));
-        let over = What::Moved(vec![failure.lease_epoch]);
-        match other {
-            // The other one of two goes on, unless nobody can do it.
-            Some(state) if failure.kind.is_retryable() => {
-                self.set(ordinal, state, over, failure.message);
-            }
-            _ if self.is_hopeless(ordinal, failure.kind, now) => {
-                self.go(ordinal, State::Quarantined, failure.message);
-            }
-            _ => {
-                let backoff = self
-                    .policy
-                    .backoff_after(self.entries[&ordinal].task.attempts);
-                let until = now + backoff;
-                self.go(ordinal, State::Blocked { until }, failure.message);
-            }
-        }
-    }
-
-    fn blame(&mut self, worker: &WorkerId, shard: Ordinal, now: Now) {
-        let ejected = self.workers.failed(worker, shard, &self.policy, now);
-        self.notices.extend(ejected.map(Notice::Ejected));
-    }
-
-    /// Whether a further attempt makes no sense: four were made, on two workers where two are
-    /// alive. Twice as many are enough in any case, so that everything ends.
-    fn is_hopeless(&self, ordinal: Ordinal, kind: FailureKind, now: Now) -> bool {
-        let task = &self.entries[&ordinal].task;
-        if !kind.is_retryable() || task.attempts >= self.policy.max_attempts * 2 {
-            return true;
-        }
-        let others = self.others_alive(task, now);
-        task.attempts >= self.policy.max_attempts && (task.failed_on.len() >= 2 || !others)
-    }
-
-    /// Whether a worker is there that could take this task and has not failed it.
-    fn others_alive(&self, task: &Task, now: Now) -> bool {
-        self.workers
-            .others(task.spec.role, &task.failed_on, &self.policy, now)
     }
 
     /// Moves a task on; whatever leases it had are over.

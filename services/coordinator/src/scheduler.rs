@@ -22,6 +22,7 @@ mod leasing;
 mod plan;
 mod retry;
 mod runs;
+mod show;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -229,7 +229,7 @@ pub enum What {
     Began(LeaseEpoch),
     /// A rank of this lease has done its part.
     RankFinished(LeaseEpoch),
-    /// These leases of it came back untried: they do not count.
+    /// This lease of it came back untried: it does not count.
     TakenBack(LeaseEpoch),
     /// It went on or ended, and these leases of it are over.
     Moved(Vec<LeaseEpoch>),

@@ -4,6 +4,7 @@ mod random;
 mod twins;
 mod workers;
 
+use capstan_plan::FailureKind;
 use capstan_plan::id::Digest;
 use capstan_plan::task::Role;
 
@@ -435,7 +436,10 @@ fn a_step_that_is_over_is_forgotten_but_for_what_stays() {
     let left = lease(&mut machine, "w", seconds(1)).unwrap();
     assert_eq!(left.key.shard.as_str(), "2");
     assert!(lease(&mut machine, "w", seconds(1)).is_none());
-    assert!(machine.tick(seconds(40)).contains(&key("2")), "and nothing else expires");
+    assert!(
+        machine.tick(seconds(40)).contains(&key("2")),
+        "and nothing else expires"
+    );
 }
 
 #[test]
@@ -459,4 +463,3 @@ fn a_restored_lease_gets_one_full_period_and_keeps_its_epoch() {
     );
     assert!(second.lease_epoch > claim.lease_epoch);
 }
-

@@ -191,7 +191,9 @@ impl Inner {
         task_json: String,
     ) -> v1::Assignment {
         let lease = lease_message(grant);
-        let worker = served.get(&grant.offer).map(|waiting| &waiting.offer.worker);
+        let worker = served
+            .get(&grant.offer)
+            .map(|waiting| &waiting.offer.worker);
         let worker = worker.map(ToString::to_string).unwrap_or_default();
         trace::begun(&lease).in_scope(|| {
             tracing::info!(
@@ -217,9 +219,7 @@ impl Inner {
                 Ok(Some(commit)) => {
                     let now = self.clock.now();
                     // A failure to write was logged and has ended the runs.
-                    let _ = self
-                        .change(|core| core.committed(&key, commit, now))
-                        .await;
+                    let _ = self.change(|core| core.committed(&key, commit, now)).await;
                 }
                 // The next attempt will find out.
                 Err(error) => tracing::warn!(%error, task = %key, "commit cannot be read"),
@@ -233,7 +233,8 @@ fn take_served(waiting: &mut Vec<Waiting>, grants: &[Grant]) -> BTreeMap<usize, 
     if grants.is_empty() {
         return BTreeMap::new();
     }
-    let offers: std::collections::BTreeSet<usize> = grants.iter().map(|grant| grant.offer).collect();
+    let offers: std::collections::BTreeSet<usize> =
+        grants.iter().map(|grant| grant.offer).collect();
     let mut served = BTreeMap::new();
     let mut rest = Vec::with_capacity(waiting.len());
     for (index, worker) in std::mem::take(waiting).into_iter().enumerate() {
@@ -264,4 +265,3 @@ fn show(notice: &Notice) {
         }
     }
 }
-

@@ -6,16 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use capstan_plan::FailureKind;
 use capstan_plan::commit::Commit;
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_proto::v1;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::convert::task_state;
+use super::show::{end_stage, note, show, task_changed};
 use crate::error::Error;
-use crate::machine::{Change, Key, Machine, Now, Offer, State, What};
+use crate::machine::{Key, Machine, Now, Offer};
 use crate::state::{NewTask, Op, ViewChange};
 use crate::view::{Progress, RunView, StageView};
 
@@ -356,85 +355,5 @@ impl Core {
         for (_, run) in ended.into_iter().take(surplus) {
             self.runs.remove(&run);
         }
-    }
-}
-
-/// What the driver of the run must know of a change; of commits it is told with their records.
-fn note(change: &Change) -> Option<Note> {
-    let (stage, shard) = (change.key.stage.clone(), change.key.shard.clone());
-    match (&change.task.state, &change.what) {
-        (State::Quarantined, _) => Some(Note::GivenUp {
-            stage,
-            shard,
-            said: change.message.clone(),
-            is_fatal: change.task.last_failure == Some(FailureKind::Fatal),
-        }),
-        (_, What::Retried) => Some(Note::Retried { stage, shard }),
-        _ => None,
-    }
-}
-
-/// Shows a change of a task in its stage. True where that changes what is written of it.
-fn show(run: &mut RunView, change: &Change) -> bool {
-    let shard = &change.key.shard;
-    let leased = match &change.what {
-        What::Began(_) => 1,
-        // What was never tried does not count.
-        What::TakenBack(_) => -1,
-        What::Added | What::RankFinished(_) => return false,
-        What::Moved(_) | What::Retried => 0,
-    };
-    run.leased = run.leased.saturating_add_signed(leased);
-    let Some(stage) = run.stage_mut(&change.key.stage) else {
-        return false;
-    };
-    match &change.task.state {
-        State::Leased(_) => {
-            stage.leased.insert(shard.clone());
-        }
-        _ => {
-            stage.leased.remove(shard);
-            stage.progress.remove(shard);
-        }
-    }
-    match &change.task.state {
-        State::Committed => stage.committed += 1,
-        State::Quarantined => {
-            stage
-                .quarantined
-                .insert(shard.clone(), change.message.clone());
-        }
-        State::Ready if change.what == What::Retried => {
-            stage.quarantined.remove(shard);
-        }
-        _ => {}
-    }
-    true
-}
-
-fn end_stage(stage: &mut StageView, now_unix_ms: i64) {
-    let state = match stage.state {
-        v1::StageState::Done | v1::StageState::Failed | v1::StageState::Cancelled => return,
-        _ if stage.quarantined.is_empty() => v1::StageState::Cancelled,
-        _ => v1::StageState::Failed,
-    };
-    stage.state = state;
-    stage.leased.clear();
-    stage.progress.clear();
-    if stage.started_unix_ms != 0 {
-        stage.ended_unix_ms = now_unix_ms;
-    }
-}
-
-fn task_changed(change: &Change) -> v1::TaskChanged {
-    let worker = change.task.holder().or(change.task.last_worker.as_ref());
-    v1::TaskChanged {
-        stage: change.key.stage.to_string(),
-        shard: change.key.shard.to_string(),
-        state: task_state(&change.task.state) as i32,
-        attempts: change.task.attempts,
-        worker: worker.map(ToString::to_string).unwrap_or_default(),
-        message: change.message.clone(),
-        adopted: false,
     }
 }

@@ -86,9 +86,8 @@ impl Database {
         let mut jsons = HashMap::with_capacity(keys.len());
         for of_stage in by_stage(keys) {
             for chunk in chunks(&of_stage) {
-                let mut query = QueryBuilder::<Sqlite>::new(
-                    "SELECT run, stage, shard, task_json FROM tasks",
-                );
+                let mut query =
+                    QueryBuilder::<Sqlite>::new("SELECT run, stage, shard, task_json FROM tasks");
                 where_in(&mut query, chunk);
                 for row in query.build().fetch_all(&self.pool).await? {
                     jsons.insert(read_key(&row)?, row.try_get("task_json")?);

@@ -138,9 +138,7 @@ async fn a_file_remembers_tasks_and_leases_over_a_restart() {
         worker: "t4".into(),
     };
     let kind = capstan_plan::FailureKind::Transient;
-    machine
-        .fail(&failed, kind, "503", Duration::ZERO)
-        .unwrap();
+    machine.fail(&failed, kind, "503", Duration::ZERO).unwrap();
     let finished = Claim {
         key: tasks[0].key.clone(),
         lease_epoch: grants[1].lease_epoch,
@@ -159,7 +157,11 @@ async fn a_file_remembers_tasks_and_leases_over_a_restart() {
         .iter()
         .map(|(key, _)| key.shard.as_str())
         .collect();
-    assert_eq!(shards, ["b", "c", "d"], "as added, but for what is committed");
+    assert_eq!(
+        shards,
+        ["b", "c", "d"],
+        "as added, but for what is committed"
+    );
     let [(_, gang), (_, failed), (_, fresh)] = &restored[0].tasks[..] else {
         panic!()
     };
@@ -173,7 +175,10 @@ async fn a_file_remembers_tasks_and_leases_over_a_restart() {
     assert_eq!(ranks, [("t1", false), ("t2", true)]);
     assert_eq!((gang.attempts, failed.attempts, fresh.attempts), (1, 1, 0));
     assert_eq!(failed.failed_on, ["t4".into()].into());
-    assert_eq!((&failed.state, &fresh.state), (&State::Ready, &State::Ready));
+    assert_eq!(
+        (&failed.state, &fresh.state),
+        (&State::Ready, &State::Ready)
+    );
     let key = &tasks[2].key;
     let jsons = database.task_jsons(&[key]).await.unwrap();
     assert_eq!(jsons[key], "{\"shard\":\"c\"}");
@@ -193,14 +198,21 @@ async fn both_leases_of_a_twin_survive_and_end() {
         let done = machine.assign(&[offer("w")], Duration::ZERO).remove(0);
         machine.committed(&done.key, done.lease_epoch, Duration::from_secs(1));
     }
-    let twin = machine.assign(&[offer("w")], Duration::from_secs(9)).remove(0);
+    let twin = machine
+        .assign(&[offer("w")], Duration::from_secs(9))
+        .remove(0);
     assert_eq!(twin.key, slow.key);
     note(&database, &mut machine).await;
     let restored = database.restore().await.unwrap().remove(0);
     let [(_, task)] = &restored.tasks[..] else {
         panic!("{restored:?}")
     };
-    let epochs: Vec<_> = task.held().unwrap().leases().map(|l| l.lease_epoch).collect();
+    let epochs: Vec<_> = task
+        .held()
+        .unwrap()
+        .leases()
+        .map(|l| l.lease_epoch)
+        .collect();
     assert_eq!(epochs, [slow.lease_epoch, twin.lease_epoch]);
     assert_eq!(task.attempts, 2);
 
@@ -234,7 +246,10 @@ async fn many_rows_are_written_in_few_statements_and_none_is_lost() {
     }
     note(&database, &mut machine).await;
     let restored = database.restore().await.unwrap().remove(0);
-    let leased = restored.tasks.iter().filter(|(_, task)| task.held().is_some());
+    let leased = restored
+        .tasks
+        .iter()
+        .filter(|(_, task)| task.held().is_some());
     assert_eq!((restored.tasks.len(), leased.count()), (20, 10));
 }
 
@@ -270,9 +285,15 @@ async fn a_file_is_held_by_one_at_a_time() {
     let url = format!("sqlite:{}", file.display());
     let database = Database::open(&url).await.unwrap();
     let error = Database::open(&url).await.unwrap_err();
-    assert!(matches!(&error, Error::Held { file: held } if *held == file), "{error}");
+    assert!(
+        matches!(&error, Error::Held { file: held } if *held == file),
+        "{error}"
+    );
     let text = error.to_string();
-    assert!(text.contains("capstan.db is held by another coordinator: stop"), "{text}");
+    assert!(
+        text.contains("capstan.db is held by another coordinator: stop"),
+        "{text}"
+    );
     assert!(!text.contains('\n'), "{text}");
     let replaced = Database::replace(&url, async |_| Ok::<_, Error>(())).await;
     assert!(matches!(replaced, Err(Error::Held { .. })));

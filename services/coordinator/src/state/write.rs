@@ -223,7 +223,9 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
             }
             What::TakenBack(lease_epoch) => sorted.ended.push((change, *lease_epoch)),
             What::Moved(over) if change.task.state == State::Committed => {
-                sorted.committed.extend((!over.is_empty()).then_some(&*change.key));
+                sorted
+                    .committed
+                    .extend((!over.is_empty()).then_some(&*change.key));
             }
             What::Moved(over) => {
                 let over = over.iter().map(|lease_epoch| (*change, *lease_epoch));
@@ -291,7 +293,9 @@ async fn write_finished(
     lease_epoch: LeaseEpoch,
 ) -> Result<(), Error> {
     let lease = change.task.held().and_then(|held| held.of(lease_epoch));
-    let ranks = lease.iter().flat_map(|lease| lease.ranks.iter().enumerate());
+    let ranks = lease
+        .iter()
+        .flat_map(|lease| lease.ranks.iter().enumerate());
     for (rank, _) in ranks.filter(|(_, rank)| rank.is_finished) {
         sqlx::query(
             "UPDATE attempts SET finished = 1 WHERE run = $1 AND stage = $2 AND shard = $3 \
@@ -391,7 +395,10 @@ async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), 
 pub(super) fn by_stage<'a>(keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
     let mut by_stage: BTreeMap<_, Vec<&Key>> = BTreeMap::new();
     for key in keys {
-        by_stage.entry((&key.run, &key.stage)).or_default().push(key);
+        by_stage
+            .entry((&key.run, &key.stage))
+            .or_default()
+            .push(key);
     }
     by_stage.into_values().collect()
 }

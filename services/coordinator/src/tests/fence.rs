@@ -76,12 +76,26 @@ async fn a_database_that_is_not_of_the_newest_generation_is_refused_until_it_is_
     stop(second).await;
     let refused = start(&store, &url).await.err().unwrap();
     assert!(
-        matches!(refused, Error::Behind { known: 1, newest: 2, .. }),
+        matches!(
+            refused,
+            Error::Behind {
+                known: 1,
+                newest: 2,
+                ..
+            }
+        ),
         "the first one's database is old now: {refused}"
     );
     let other = start(&Store::memory(), &url).await.err().unwrap();
     assert!(
-        matches!(other, Error::Behind { known: 1, newest: 0, .. }),
+        matches!(
+            other,
+            Error::Behind {
+                known: 1,
+                newest: 0,
+                ..
+            }
+        ),
         "and of another store: {other}"
     );
 }
@@ -133,7 +147,10 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
     let path = "coordinator/generations/5.json";
     store.create(path, json.unwrap()).await.unwrap();
     let refused = start(&store, &url).await.err().unwrap();
-    assert!(matches!(refused, Error::Behind { newest: 5, .. }), "{refused}");
+    assert!(
+        matches!(refused, Error::Behind { newest: 5, .. }),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,15 +179,22 @@ async fn a_coordinator_that_finds_a_newer_one_stops_and_says_so() {
     rebuild(&settings(&new), &store).await.unwrap();
     let newer = start(&store, &new).await.unwrap();
     assert_eq!(waits.await.unwrap(), Code::Unavailable);
-    let (_, handle) = (&sandbox.address, sandbox.handle.clone());
-    let Error::Superseded { ours, newer: theirs } = sandbox.stopped().await.unwrap_err() else {
+    let handle = sandbox.handle.clone();
+    let Error::Superseded {
+        ours,
+        newer: theirs,
+    } = sandbox.stopped().await.unwrap_err()
+    else {
         panic!("stopped for another reason")
     };
     assert_eq!((ours, theirs), (1, 2));
     let claim = crate::convert::claim("w1", held.lease).unwrap();
     let refused = handle.complete(claim).await.unwrap_err();
     assert_eq!(tonic::Status::from(refused).code(), Code::Unavailable);
-    assert!(newer.0.run(&"r".into()).await.is_ok(), "the newer one has its run");
+    assert!(
+        newer.0.run(&"r".into()).await.is_ok(),
+        "the newer one has its run"
+    );
     stop(newer).await;
 }
 
@@ -201,7 +225,13 @@ async fn no_lease_begins_while_the_store_does_not_say_who_coordinates() {
     handle.release(claim).await.unwrap();
 
     handle.inner.lock().gate = Gate::Shut;
-    assert!(handle.lease(offer.clone(), wait(300)).await.unwrap().is_empty());
+    assert!(
+        handle
+            .lease(offer.clone(), wait(300))
+            .await
+            .unwrap()
+            .is_empty()
+    );
     handle.inner.lock().gate = Gate::Open;
     let held = handle.lease(offer, wait(20_000)).await.unwrap();
     assert_eq!(held.len(), 1);

@@ -54,7 +54,10 @@ async fn a_run_goes_on_where_it_stood() {
     assert_eq!((rebuilt.committed, rebuilt.generation), (7, 1));
     let sandbox = Sandbox::start(store.clone(), &url).await;
     let ended = sandbox.play_out("lost").await;
-    assert_eq!((ended.state(), ended.reason.as_str()), (v1::RunState::Done, ""));
+    assert_eq!(
+        (ended.state(), ended.reason.as_str()),
+        (v1::RunState::Done, "")
+    );
     assert_eq!(ended.leased, TASKS - 7, "no committed task runs again");
     let after = commits_of(&store, "lost").await;
     assert_eq!(after.len() as u64, TASKS);
@@ -68,7 +71,9 @@ async fn a_run_goes_on_where_it_stood() {
     other.play_out("lost").await;
     let undisturbed = commits_of(&other.store, "lost").await;
     let recipes = |commits: &BTreeMap<(String, String), Commit>| -> Vec<_> {
-        let commits = commits.iter().map(|(key, commit)| (key.clone(), commit.recipe));
+        let commits = commits
+            .iter()
+            .map(|(key, commit)| (key.clone(), commit.recipe));
         commits.collect()
     };
     let imports = |key: &(String, String)| key.0 == "human";
@@ -120,9 +125,13 @@ async fn how_runs_ended_is_known_again() {
         ("cancelled", runs::RunState::Cancelled),
         ("again", runs::RunState::Failed),
     ] {
-        while told(run).await != Some(state) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        let is_told = async {
+            while told(run).await != Some(state) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(30);
+        tokio::time::timeout(patience, is_told).await.unwrap();
     }
     sandbox.retry("again", "", "").await.unwrap();
     assert_eq!(told("again").await, Some(runs::RunState::Running));
@@ -147,7 +156,11 @@ async fn how_runs_ended_is_known_again() {
     }
     let failed = sandbox.status("failed").await;
     assert_eq!(failed.state(), v1::RunState::Failed);
-    assert!(failed.reason.contains("no such folder"), "{}", failed.reason);
+    assert!(
+        failed.reason.contains("no such folder"),
+        "{}",
+        failed.reason
+    );
     let cancelled = sandbox.status("cancelled").await;
     assert_eq!(cancelled.state(), v1::RunState::Cancelled);
     assert_eq!(sandbox.status("again").await.state(), v1::RunState::Running);
@@ -161,6 +174,9 @@ async fn a_running_coordinator_keeps_its_database() {
     let url = database(folder.path());
     let sandbox = Sandbox::start(Store::memory(), &url).await;
     let refused = rebuild(&settings(&url), &sandbox.store).await.unwrap_err();
-    assert!(refused.to_string().contains("is held by another"), "{refused}");
+    assert!(
+        refused.to_string().contains("is held by another"),
+        "{refused}"
+    );
     sandbox.stop().await;
 }

@@ -221,12 +221,7 @@ impl Sandbox {
         let handle = Handle::start(settings, store.clone(), clock.clone(), shutdown.clone())
             .await
             .unwrap();
-        let server = tokio::spawn(serve(
-            handle.clone(),
-            options,
-            listener,
-            shutdown.clone(),
-        ));
+        let server = tokio::spawn(serve(handle.clone(), options, listener, shutdown.clone()));
         Self {
             store,
             clock,

@@ -188,7 +188,10 @@ impl Trial {
                 let key = key(&shard.to_string());
                 let was_given_up = self.ended.get(&key) == Some(&State::Quarantined);
                 let retried = self.machine.retry(&key);
-                assert_eq!(retried, was_given_up, "what was not given up is tried again");
+                assert_eq!(
+                    retried, was_given_up,
+                    "what was not given up is tried again"
+                );
                 if retried {
                     self.ended.remove(&key);
                 }

@@ -58,10 +58,7 @@ fn a_straggler_gets_a_twin_and_whoever_commits_first_wins() {
         assert_eq!(machine.heartbeat(loser, seconds(22)), Err(Stale::NotHeld));
     }
     let notices = machine.take_notices();
-    assert!(
-        matches!(&notices[..], [Notice::Twin { .. }]),
-        "{notices:?}"
-    );
+    assert!(matches!(&notices[..], [Notice::Twin { .. }]), "{notices:?}");
 }
 
 #[test]
@@ -79,11 +76,18 @@ fn one_of_two_twins_may_fail_expire_or_go() {
         for first in [true, false] {
             let (mut machine, slow) = nearly_done(true);
             let twin = lease(&mut machine, "w", seconds(7)).unwrap();
-            let (gone, left) = if first { (&slow, &twin) } else { (&twin, &slow) };
+            let (gone, left) = if first {
+                (&slow, &twin)
+            } else {
+                (&twin, &slow)
+            };
             end(&mut machine, gone);
             assert_eq!(machine.heartbeat(gone, seconds(9)), Err(Stale::NotHeld));
             machine.heartbeat(left, seconds(9)).unwrap();
-            assert!(machine.tick(seconds(39)).is_empty(), "one lease, renewed at 9");
+            assert!(
+                machine.tick(seconds(39)).is_empty(),
+                "one lease, renewed at 9"
+            );
             assert_eq!(machine.tick(seconds(40)), [slow.key.clone()]);
         }
     }
@@ -134,7 +138,10 @@ fn work_that_waits_goes_before_twins() {
     );
     let first = lease(&mut machine, "w", seconds(20)).unwrap();
     assert_eq!(first.key.stage.as_str(), "other");
-    assert_eq!(lease(&mut machine, "w3", seconds(20)).unwrap().key, slow.key);
+    assert_eq!(
+        lease(&mut machine, "w3", seconds(20)).unwrap().key,
+        slow.key
+    );
 }
 
 #[test]

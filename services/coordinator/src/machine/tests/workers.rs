@@ -115,13 +115,19 @@ fn one_bad_shard_or_few_failures_among_many_eject_nobody() {
         machine.tick(seconds(now));
         commits_nothing(&mut machine, now);
     }
-    assert!(machine.take_notices().is_empty(), "one shard says nothing of a worker");
+    assert!(
+        machine.take_notices().is_empty(),
+        "one shard says nothing of a worker"
+    );
     let mut machine = with_good();
     for ordinal in 0..4 {
         commits(&mut machine, "bad", &format!("good-{ordinal}"), seconds(1));
     }
     three_failures(&mut machine, 2);
-    assert!(machine.take_notices().is_empty(), "it does more than it fails");
+    assert!(
+        machine.take_notices().is_empty(),
+        "it does more than it fails"
+    );
 }
 
 /// `good` is heard of, and takes nothing.
@@ -172,9 +178,16 @@ fn a_task_is_left_to_the_worker_that_has_it_cached_but_not_for_long() {
     assert_eq!(shards(&busy), ["else"]);
     of_base(&mut machine, "0", base);
     let other = [cached("other", &[])];
-    assert!(machine.assign(&other, seconds(0)).is_empty(), "left for a while");
+    assert!(
+        machine.assign(&other, seconds(0)).is_empty(),
+        "left for a while"
+    );
     assert!(machine.assign(&other, seconds(1)).is_empty());
-    assert_eq!(shards(&machine.assign(&other, seconds(2))), ["0"], "2 s of 30");
+    assert_eq!(
+        shards(&machine.assign(&other, seconds(2))),
+        ["0"],
+        "2 s of 30"
+    );
 }
 
 #[test]
