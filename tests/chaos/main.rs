@@ -6,12 +6,12 @@
 //! |---|---|---|
 //! | [`faults`]: SIGKILL at each of the five points of the coordinator | the process kills itself at a named point, once per start; the next start has the next point | |
 //! | the five points of a worker | the same, on one of two workers | |
-//! | the five points of a trainer | the same, on the one whose name sorts first: it is rank 0 of every gang | |
+//! | the five points of a trainer | the same, on the one whose name sorts first: it is rank 0 of every gang | a rank whose peer dies before the ring is formed waits for all of `ring_timeout_seconds`: bounded, not mended |
 //! | [`stops`]: SIGTERM of a worker in mid-shard | no grace; sent while it holds a lease of the only task there is | |
 //! | SIGTERM of rank 0, then of rank 1, in mid-training | sent when its metrics count a step, in trainings that write checkpoints only where they are stopped | |
 //! | [`rebuild`]: the database is lost in mid-run and made anew from the store | the coordinator is killed when a training has begun; leases are counted by the tasks that they name | |
 //! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued when another worker has committed it | |
-//! | [`fences`]: two coordinators on one database, or over one store | both are there at the same time; the generation is read from the store | |
+//! | [`fences`]: two coordinators on one database, or over one store | both are there at the same time; the generation is read from the store | a coordinator that may not serve had announced itself as ready |
 //!
 //! Points and what is true at each are listed in `capstan_runtime::fault`. Lines of this table that
 //! name no bug have found none yet.
