@@ -31,6 +31,6 @@ mod stream;
 pub use collective::Collective;
 pub use error::RingError;
 pub use plan::{RingEpoch, RingPlan, Secret};
-pub use ring::Ring;
+pub use ring::{Breaker, Ring};
 pub use solo::SoloRing;
 pub use stream::Tls;

@@ -151,6 +151,11 @@ impl Sender {
         self.failure();
     }
 
+    /// Another hold on the connection, to end it from another thread.
+    pub(crate) fn socket(&self) -> io::Result<TcpStream> {
+        self.stream.try_clone()
+    }
+
     /// Ends the connection at once, so that the neighbour learns of it.
     pub(crate) fn abort(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);
@@ -180,6 +185,11 @@ impl Receiver {
             payload: Vec::new(),
             rank,
         }
+    }
+
+    /// Another hold on the connection, to end it from another thread.
+    pub(crate) fn socket(&self) -> io::Result<TcpStream> {
+        self.stream.socket().try_clone()
     }
 
     /// Ends the connection at once.

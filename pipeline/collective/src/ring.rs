@@ -1,6 +1,6 @@
 //! The TCP ring and its operations.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,24 @@ impl Ring {
         sender.map_or(Duration::ZERO, Sender::cpu_time)
     }
 
+    /// To end this rank's part of the ring from another thread, whatever its own thread waits for.
+    ///
+    /// # Errors
+    /// [`RingError::Setup`] where the system gives no further hold on the connections.
+    pub fn breaker(&self) -> Result<Breaker, RingError> {
+        let Some((sender, receiver)) = &self.links else {
+            return Ok(Breaker(Vec::new()));
+        };
+        let sockets = sender
+            .socket()
+            .and_then(|to| Ok(vec![to, receiver.socket()?]));
+        let setup = |source| RingError::Setup {
+            doing: "hold the connections",
+            source,
+        };
+        sockets.map(Breaker).map_err(setup)
+    }
+
     /// Runs one call; after an error the ring is broken and the neighbours are told by the end of
     /// their connections.
     fn call<T>(
@@ -126,6 +144,20 @@ impl Ring {
             receiver.abort();
         }
         result
+    }
+}
+
+/// Ends a rank's part of a ring; see [`Ring::breaker`].
+#[derive(Debug)]
+pub struct Breaker(Vec<TcpStream>);
+
+impl Breaker {
+    /// Ends the connections: the rank's call under way fails at once, and so do its neighbours'.
+    pub fn end(&self) {
+        for socket in &self.0 {
+            // One that has ended already is what was wanted.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 }
 

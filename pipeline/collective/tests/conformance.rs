@@ -244,6 +244,33 @@ fn ranks_in_different_operations_find_out() {
 }
 
 #[test]
+fn a_ring_that_is_ended_from_another_thread_fails_at_once_on_every_rank() {
+    let rank_1_is_done = std::sync::Barrier::new(3);
+    let began = Instant::now();
+    let errors = on_ring(3, |ring| {
+        if ring.rank() != 1 {
+            rank_1_is_done.wait();
+            return ring.barrier(soon()).unwrap_err();
+        }
+        let breaker = ring.breaker().unwrap();
+        let ending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            breaker.end();
+        });
+        // Nobody else comes before this rank is done.
+        let error = ring.barrier(soon()).unwrap_err();
+        rank_1_is_done.wait();
+        ending.join().unwrap();
+        error
+    });
+    assert!(errors.iter().all(RingError::is_transient), "{errors:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "no deadline was waited for"
+    );
+}
+
+#[test]
 fn a_world_of_one_needs_no_socket() {
     let mut solo = SoloRing;
     let mut grads = vec![1.0, 2.0];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, Ring, RingPlan};
+use capstan_collective::{Breaker, Collective, Ring, RingPlan};
 use capstan_dataset::{Store, models};
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 use capstan_model::folder::Assets;
@@ -224,12 +224,15 @@ impl Attempt {
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
         let mut pictures = self.pictures(&preprocess, &handle);
         let cancel = Arc::new(AtomicBool::new(false));
-        let watching = self.watch_stop(&handle, &cancel);
+        let watching = self.watch_stop(&handle, &cancel, ring.breaker()?);
         let mut metrics = self.metrics(ring.rank(), first)?;
         let mut broken_metrics = None;
         let progress = self.control.progress.clone();
         progress.resume_at(first);
-        let counts = Counts::of(&self.assignment.task.stage, self.samples_per_step(ring.world_size()));
+        let counts = Counts::of(
+            &self.assignment.task.stage,
+            self.samples_per_step(ring.world_size()),
+        );
         let mut on_step = |step: &TrainingStep| {
             progress.set(step.step + 1);
             counts.step(step);
@@ -296,12 +299,22 @@ impl Attempt {
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 
-    /// Sets the flag that stops the loop once the trainer stops or the lease is lost.
-    fn watch_stop(&self, handle: &Handle, flag: &Arc<AtomicBool>) -> tokio::task::JoinHandle<()> {
+    /// Stops the loop before its next step once the trainer stops or the lease is lost. A rank that
+    /// waits for another sees no flag: half of the grace period later, or at once where the lease
+    /// is lost, its ring is ended, so that rank 0 still has time to save what was done.
+    fn watch_stop(
+        &self,
+        handle: &Handle,
+        flag: &Arc<AtomicBool>,
+        breaker: Breaker,
+    ) -> tokio::task::JoinHandle<()> {
         let (control, flag) = (self.control.clone(), flag.clone());
+        let patience = self.options.lease.grace / 2;
         handle.spawn(async move {
             control.stopped().await;
             flag.store(true, Ordering::Relaxed);
+            let _ = tokio::time::timeout(patience, control.cancel.cancelled()).await;
+            breaker.end();
         })
     }
 

@@ -68,7 +68,7 @@ pub(crate) struct Context {
 
 impl Context {
     /// To be told after every batch how many units are done; gives whether to go on.
-    pub(crate) fn told(&self) -> impl Fn(u64) -> bool + Send + Sync + 'static {
+    pub(crate) fn told(&self) -> impl Fn(u64) -> bool + Send + Sync + use<> {
         let control = self.control.clone();
         move |done| {
             control.progress.set(done);
