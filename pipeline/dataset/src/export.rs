@@ -91,7 +91,7 @@ struct Kept {
 
 /// Where rows go.
 enum Sink {
-    Parquet(parquet::Folder),
+    Parquet(Box<parquet::Folder>),
     Tar(tar::Folder),
 }
 
@@ -230,7 +230,7 @@ impl Sink {
         let rows = options.rows_per_file.max(1);
         match options.layout {
             Layout::Webdataset => Self::Tar(tar::Folder::new(folder, rows)),
-            layout => Self::Parquet(parquet::Folder::new(folder, rows, layout)),
+            layout => Self::Parquet(Box::new(parquet::Folder::new(folder, rows, layout))),
         }
     }
 

@@ -236,10 +236,10 @@ impl Attempt {
         let mut on_step = |step: &TrainingStep| {
             progress.set(step.step + 1);
             counts.step(step);
-            if let Some(metrics) = &mut metrics {
-                if let Err(error) = metrics.write(step) {
-                    broken_metrics.get_or_insert(error);
-                }
+            if let Some(metrics) = &mut metrics
+                && let Err(error) = metrics.write(step)
+            {
+                broken_metrics.get_or_insert(error);
             }
         };
         let mut writer = (ring.rank() == 0).then(|| self.checkpoint_writer(&handle));

@@ -121,7 +121,7 @@ pub(crate) async fn images(
         Ok(capstan_crawl::fetch_images(&config, &net, rows, &control, sender).await?)
     });
     let (rejects, written) = tokio::join!(fetch, written);
-    finish_pairs(context, written?, rejects?, &[images.clone()]).await
+    finish_pairs(context, written?, rejects?, std::slice::from_ref(images)).await
 }
 
 /// Imports one slice of somebody's pairs.

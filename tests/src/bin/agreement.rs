@@ -258,8 +258,8 @@ mod tests {
         let mut other = one.clone();
         other[3] = caption(3, "a ball");
         assert!(captions(&one, &other).unwrap().holds());
-        for image in 0..4 {
-            other[image] = caption(image, "a ring");
+        for (image, row) in other.iter_mut().enumerate().take(4) {
+            *row = caption(image, "a ring");
         }
         assert!(!captions(&one, &other).unwrap().holds());
         assert!(captions(&one, &other[1..]).is_err());

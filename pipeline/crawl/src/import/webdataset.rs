@@ -90,6 +90,9 @@ struct Sample {
     json: Option<Value>,
 }
 
+/// A member by its path, and its bytes, or why they are refused.
+type Member = (String, Result<Vec<u8>, Refusal>);
+
 /// Gathers the members of samples.
 struct Samples<'a> {
     config: &'a Import,
@@ -136,10 +139,7 @@ impl<'a> Samples<'a> {
     }
 
     /// A member by its path, with its bytes as far as they are wanted; `None` where they are not.
-    fn member(
-        &self,
-        mut entry: tar::Entry<'_, impl Read>,
-    ) -> std::io::Result<Option<(String, Result<Vec<u8>, Refusal>)>> {
+    fn member(&self, mut entry: tar::Entry<'_, impl Read>) -> std::io::Result<Option<Member>> {
         if entry.header().entry_type() != EntryType::Regular {
             return Ok(None);
         }

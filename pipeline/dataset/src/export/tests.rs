@@ -19,8 +19,11 @@ async fn published() -> (Store, VersionRef) {
     (store, version)
 }
 
-/// Texts that must go out, by pair: text, origin, itm.
-fn expected() -> BTreeMap<String, Vec<(String, &'static str, Option<f32>)>> {
+/// Text, origin, itm.
+type Sent = (String, &'static str, Option<f32>);
+
+/// Texts that must go out, by pair.
+fn expected() -> BTreeMap<String, Vec<Sent>> {
     let pairs = rows::pairs("whole", COUNT);
     let curations = rows::curations(&pairs);
     let captions = rows::captions(&pairs);

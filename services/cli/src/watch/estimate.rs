@@ -79,11 +79,11 @@ impl Estimate {
     ) -> Option<f64> {
         let (mut took, mut thought) = (0.0, 0.0);
         for (name, training, prior) in &self.stages {
-            if let Some(now) = seen.get(name).filter(|_| counts(*training)) {
-                if now.share >= LEAST_SHARE {
-                    took += now.seconds;
-                    thought += prior * now.share;
-                }
+            if let Some(now) = seen.get(name).filter(|_| counts(*training))
+                && now.share >= LEAST_SHARE
+            {
+                took += now.seconds;
+                thought += prior * now.share;
             }
         }
         (thought > 0.5).then(|| took / thought)

@@ -29,10 +29,9 @@ fn of_tls(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(inner) = error
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref)
+        && let Some(tls) = inner.downcast_ref::<rustls::Error>()
     {
-        if let Some(tls) = inner.downcast_ref::<rustls::Error>() {
-            return explain(tls);
-        }
+        return explain(tls);
     }
     // HTTP/2 keeps the text of an I/O error, not the error.
     let text = error.to_string();
