@@ -128,6 +128,12 @@ impl Sender {
         }
     }
 
+    /// Waits until what is queued has gone out, each frame within the deadline of its call.
+    /// Nothing can be sent afterwards.
+    pub(crate) fn flush(&mut self) {
+        self.failure();
+    }
+
     /// Ends the connection at once, so that the neighbour learns of it.
     pub(crate) fn abort(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Both);

@@ -93,8 +93,12 @@ impl Ring {
             bytes_sent: &mut self.bytes_sent,
         };
         let result = run(&mut hop);
-        if result.is_err() {
+        if let Err(error) = &result {
             self.broken = true;
+            if matches!(error, RingError::Protocol { .. }) {
+                // The neighbour is to learn what this rank called, not only that it is gone.
+                sender.flush();
+            }
             sender.abort();
             receiver.abort();
         }
