@@ -1,8 +1,9 @@
 //! Bad input gives one clear line and its exit code, and leaves nothing half-written.
 
 use std::path::Path;
+use std::process::Command;
 
-use crate::harness::{capstan, fail, one_line, root, small_demo};
+use crate::harness::{capstan, fail, one_line, root, small_demo, succeed};
 
 #[test]
 fn a_folder_of_somebody_else_is_refused() {
@@ -91,4 +92,60 @@ fn a_demo_of_another_seed_is_refused_by_name() {
     std::fs::write(out.join("demo.json"), marker).unwrap();
     let stderr = fail(&mut small_demo(&out), 2);
     assert!(one_line(&stderr).contains("seed 1"), "{stderr}");
+}
+
+/// A small file system of its own, taken away when it is dropped.
+struct SmallDisk {
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// `None`, said in one line, where this user may not mount; in continuous integration that
+    /// is a failure.
+    fn mount(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = mount(&["-t", "tmpfs", "-o", size, "capstan-test"], folder.path());
+        if !mounted {
+            assert!(std::env::var_os("CI").is_none(), "tmpfs cannot be mounted");
+            eprintln!("a full disk was not tried: mounting a tmpfs needs root");
+            return None;
+        }
+        Some(Self { folder })
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,{size}");
+        assert!(mount(&["-o", &options], self.folder.path()));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a child that is still ending may hold a file.
+        let _ = Command::new("umount")
+            .arg("-l")
+            .arg(self.folder.path())
+            .status();
+    }
+}
+
+fn mount(arguments: &[&str], folder: &Path) -> bool {
+    let mounted = Command::new("mount").args(arguments).arg(folder).output();
+    mounted.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_full_disk_ends_the_run_and_more_room_mends_it() {
+    let Some(disk) = SmallDisk::mount("size=3m") else {
+        return;
+    };
+    let out = disk.folder.path().join("out");
+    let stderr = fail(&mut small_demo(&out), 5);
+    let line = one_line(&stderr);
+    assert!(line.contains("full") || line.contains("space"), "{line}");
+    disk.grow("size=256m");
+    let store = out.join("store").display().to_string();
+    succeed(&mut capstan(["dataset", "verify", "--store", &store]));
+    succeed(&mut small_demo(&out));
+    succeed(&mut capstan(["dataset", "verify", "--store", &store]));
 }

@@ -3,9 +3,13 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use cpu_time::ThreadTime;
 
 use crate::RingError;
 
@@ -65,6 +69,8 @@ pub(crate) struct Sender {
     frames: Option<mpsc::Sender<Frame>>,
     spare: mpsc::Receiver<Vec<u8>>,
     thread: Option<JoinHandle<Result<(), RingError>>>,
+    /// Nanoseconds of CPU that the thread has taken.
+    cpu_ns: Arc<AtomicU64>,
     stream: TcpStream,
     rank: usize,
 }
@@ -75,11 +81,15 @@ impl Sender {
         let (frames, queue) = mpsc::channel::<Frame>();
         let (give_back, spare) = mpsc::sync_channel(SPARE_BUFFERS);
         let mut out = stream.try_clone()?;
+        let cpu_ns = Arc::new(AtomicU64::new(0));
+        let spent = cpu_ns.clone();
         let thread = std::thread::Builder::new()
             .name("ring-send".to_owned())
             .spawn(move || {
                 for mut frame in queue {
                     write_all(&mut out, &frame.bytes, &frame.call, rank)?;
+                    let so_far = ThreadTime::now().as_duration().as_nanos();
+                    spent.store(so_far as u64, Ordering::Relaxed);
                     frame.bytes.clear();
                     // A full store of spares only means that this buffer is freed.
                     let _ = give_back.try_send(frame.bytes);
@@ -90,9 +100,15 @@ impl Sender {
             frames: Some(frames),
             spare,
             thread: Some(thread),
+            cpu_ns,
             stream,
             rank,
         })
+    }
+
+    /// CPU time that sending has taken so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
     }
 
     /// Queues one frame whose payload `fill` appends; at most [`SEGMENT_BYTES`].

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::collective::{encode, f32_of};
 use crate::link::{Call, Operation, Receiver, SEGMENT_BYTES, Sender};
@@ -65,6 +65,13 @@ impl Ring {
             bytes_sent: 0,
             broken: false,
         })
+    }
+
+    /// CPU time that this rank's sending thread has taken so far; adding and copying are the
+    /// caller's own.
+    pub fn cpu_time(&self) -> Duration {
+        let sender = self.links.as_ref().map(|(sender, _)| sender);
+        sender.map_or(Duration::ZERO, Sender::cpu_time)
     }
 
     /// Runs one call; after an error the ring is broken and the neighbours are told by the end of

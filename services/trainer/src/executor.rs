@@ -311,7 +311,7 @@ impl Attempt {
 
     /// CPU seconds over all ranks, summed where it is committed.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> Result<f64, Error> {
-        let own = [trained.cpu.as_secs_f32()];
+        let own = [(trained.cpu + ring.cpu_time()).as_secs_f32()];
         let deadline = Instant::now() + self.options.ring_timeout;
         let all = ring.all_gather(&own, deadline)?;
         Ok(all

@@ -92,6 +92,7 @@ fn print_table(summaries: &[Summary]) {
         ("human", "clip_human", recall),
         ("bootstrapped", "clip_bootstrapped", recall),
         ("zero-shot web", "clip_web", zero_shot),
+        ("human", "clip_human", zero_shot),
         ("bootstrapped", "clip_bootstrapped", zero_shot),
         ("BLIP web", "blip_web", recall),
         ("bootstrapped", "blip_bootstrapped", recall),
@@ -242,6 +243,19 @@ fn bounds_of_seed(summary: &Summary) -> Vec<String> {
             let what = format!("{model} blind CIDEr under half of the sighted one");
             bound(&what, sighted.cider / 2.0, blind.cider);
         }
+    }
+    for stage in summary.stages.iter().filter(|s| s.world_size.is_some()) {
+        let what = format!("{}: CPU seconds a second", stage.name);
+        bound(&what, stage.cpu_seconds / stage.wall_seconds, 1.6);
+    }
+    if let Some(took) = summary.remaining_taken_at_60s {
+        let shown = summary.remaining_shown_at_60s.unwrap_or(f64::NAN);
+        let off = (shown / took - 1.0).abs() * 100.0;
+        bound(
+            "remaining time shown at 60 s off by at most 40 %",
+            40.0,
+            off,
+        );
     }
     if summary.blind.is_empty() {
         broken.push(format!("seed {}: no blind figures", summary.seed));
