@@ -206,6 +206,7 @@ impl Cluster {
             picture_bytes: 1 << 28,
             device: capstan_model::DeviceSpec::Cpu,
             turns: Turns::unbounded().semaphore(),
+            most_turns: usize::MAX,
         };
         let stop = CancellationToken::new();
         let run = capstan_trainer::run(options, self.store.clone(), stop.clone());

@@ -1,7 +1,7 @@
 //! Where a command's own words go: results to stdout, logs to a file where a terminal is drawn on.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use comfy_table::{Table, presets};
@@ -54,11 +54,17 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
     let fail = |error: std::io::Error| {
         ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
     };
-    let partial = path.with_extension("partial");
+    let partial = beside(path);
     std::fs::write(&partial, bytes)
         .inspect_err(|_| {
             let _ = std::fs::remove_file(&partial);
         })
         .map_err(fail)?;
     std::fs::rename(&partial, path).map_err(fail)
+}
+
+/// Where a file or folder grows before it gets its name: beside it, hidden, this process's own.
+pub fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.partial", std::process::id()))
 }

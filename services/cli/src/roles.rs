@@ -147,6 +147,7 @@ pub fn trainer(
         picture_bytes: settings.picture_bytes,
         device,
         turns: turns.semaphore(),
+        most_turns: usize::MAX,
     }
 }
 

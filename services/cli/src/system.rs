@@ -71,12 +71,19 @@ impl System {
             readiness: Vec::new(),
         };
         system.coordinate(&setup, listener, store).await?;
-        let turns = Turns::new(roles::cores().max(setup.workers));
+        // Whoever asks for more turns than there are would wait for ever, and so would those behind
+        // it; a gang's ranks wait for one another while they hold theirs.
+        let threads = worker_threads(&setup);
+        let all = roles::cores()
+            .max(setup.workers * threads)
+            .max(setup.trainers);
+        let turns = Turns::new(all);
         for ordinal in 0..setup.workers {
             system.work(&setup, ordinal, store, net, turns.clone());
         }
         for ordinal in 0..setup.trainers {
-            system.train(&setup, ordinal, store, &turns);
+            let share = all / setup.trainers;
+            system.train(&setup, ordinal, store, (&turns, share));
         }
         Ok(system)
     }
@@ -106,10 +113,7 @@ impl System {
         net: &NetConfig,
         turns: Turns,
     ) {
-        let threads = match setup.config.worker.threads {
-            0 => (roles::cores() / setup.workers.max(1)).max(1),
-            threads => threads,
-        };
+        let threads = worker_threads(setup);
         let address = self.address.clone();
         let member = Member {
             address: &address,
@@ -123,7 +127,14 @@ impl System {
         self.spawn(async move { roles::ended(run.await) });
     }
 
-    fn train(&mut self, setup: &Setup<'_>, ordinal: usize, store: &Store, turns: &Turns) {
+    /// - `turns`: and how many of them a rank may ask for.
+    fn train(
+        &mut self,
+        setup: &Setup<'_>,
+        ordinal: usize,
+        store: &Store,
+        (turns, share): (&Turns, usize),
+    ) {
         let address = self.address.clone();
         let member = Member {
             address: &address,
@@ -133,6 +144,7 @@ impl System {
             readiness: self.ready("trainer", Readiness::within(CONTACT)),
         };
         let mut options = roles::trainer(setup.config, member, None, turns);
+        options.most_turns = share;
         options.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let run = capstan_trainer::run(options, store.clone(), self.shutdown.child_token());
         self.spawn(async move { roles::ended(run.await) });
@@ -201,4 +213,12 @@ fn reachable(mut bound: SocketAddr) -> SocketAddr {
         });
     }
     bound
+}
+
+/// Threads that a worker's models compute on, where several share this machine.
+fn worker_threads(setup: &Setup<'_>) -> usize {
+    match setup.config.worker.threads {
+        0 => (roles::cores() / setup.workers.max(1)).max(1),
+        threads => threads,
+    }
 }

@@ -18,6 +18,7 @@ use capstan_runtime::fault;
 use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Options;
 use crate::counts::Counts;
@@ -125,7 +126,9 @@ impl Trainer {
         let scratch = Scratch::new(&self.options.cache, &assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
         let turns = self.options.turns.clone();
-        let turn = turns.acquire_many_owned(training.config.threads_per_rank as u32);
+        let threads = training.config.threads_per_rank;
+        let asked = threads.min(self.options.most_turns);
+        let turn = turns.acquire_many_owned(u32::try_from(asked).unwrap_or(u32::MAX));
         let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
         let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
@@ -260,7 +263,7 @@ impl Attempt {
             before_update: Some(&|_: u64| fault::point("trainer.mid_step")),
         };
         let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
-        watching.abort();
+        drop(watching);
         let trained = trained?;
         if let Some(metrics) = &mut metrics {
             let flushed = metrics.flush();
@@ -307,15 +310,15 @@ impl Attempt {
         handle: &Handle,
         flag: &Arc<AtomicBool>,
         breaker: Breaker,
-    ) -> tokio::task::JoinHandle<()> {
+    ) -> AbortOnDropHandle<()> {
         let (control, flag) = (self.control.clone(), flag.clone());
         let patience = self.options.lease.grace / 2;
-        handle.spawn(async move {
+        AbortOnDropHandle::new(handle.spawn(async move {
             control.stopped().await;
             flag.store(true, Ordering::Relaxed);
             let _ = tokio::time::timeout(patience, control.cancel.cancelled()).await;
             breaker.end();
-        })
+        }))
     }
 
     /// This rank's share of a global batch.

@@ -50,6 +50,8 @@ pub struct Options {
     pub device: DeviceSpec,
     /// Turns at the processor, shared with other roles of this process; one per thread.
     pub turns: Arc<Semaphore>,
+    /// Turns that a rank asks for at most: fewer than its threads where all would wait for ever.
+    pub most_turns: usize,
 }
 
 /// Works until `shutdown`; then rank 0 of a gang writes a checkpoint of its last applied step, and

@@ -185,6 +185,10 @@ impl Walk<'_> {
         let refuse = |detail: String| Refusal::new(RejectCode::Record, detail);
         let cap = (self.config.max_text_bytes as u64).saturating_mul(TEXTS);
         let read = || {
+            // Opening a pipe would wait for ever.
+            if !path.metadata()?.is_file() {
+                return Err(std::io::Error::other("it is no file"));
+            }
             let mut bytes = Vec::new();
             let file = File::open(path)?;
             file.take(cap.saturating_add(1)).read_to_end(&mut bytes)?;

@@ -3,7 +3,7 @@
 //! and `<key>.json`, and beside `00000.tar` a `00000.parquet` that names the rows it failed on.
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
 use capstan_plan::id::Digest;
@@ -31,6 +31,8 @@ pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) ->
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
         let mut samples = Samples::new(config, name, sink);
         if let Err(problem) = samples.read(&folder.join(name))? {
+            // What was met of the last sample may be cut short.
+            samples.open = None;
             sink.refuse_file(name, &format!("the rest of it is lost: {problem}"))?;
         }
         samples.flush()?;
@@ -156,6 +158,10 @@ impl<'a> Samples<'a> {
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
+        if (bytes.len() as u64) < entry.size() {
+            let detail = format!("{path} ends after {} bytes", bytes.len());
+            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, detail));
+        }
         Ok(Some((path, Ok(bytes))))
     }
 

@@ -102,7 +102,7 @@ async fn export(
     let store = dataset::open(args, settings).await?;
     let model = find(&store, digest).await?;
     // Fetched beside its place, so that it appears whole or not at all.
-    let partial = folder.with_extension("partial");
+    let partial = output::beside(folder);
     let fetched = models::fetch(&store, &model, &partial).await;
     let moved = fetched.and_then(|fetched| {
         std::fs::rename(&fetched, folder).map_err(|source| Error::Local {

@@ -16,7 +16,6 @@ use super::Inner;
 use super::core::{Batch, Gate, Waiting};
 use crate::convert::lease_message;
 use crate::machine::{Grant, Key, Notice};
-use crate::state::Op;
 use crate::{metrics, trace};
 
 /// Between two looks at the clock where nothing else happens.
@@ -108,11 +107,6 @@ impl Inner {
             show(&notice);
         }
         let batch = core.take_batch();
-        for op in &batch.ops {
-            if let Op::Change(change) = op {
-                metrics::count(change);
-            }
-        }
         metrics::expired(expired.len());
         metrics::show(core, now);
         Found {

@@ -29,6 +29,8 @@ pub(super) use step::rebased;
 
 /// Reads and writes of the store in flight at most, of one run.
 const IN_FLIGHT: usize = 16;
+/// How long a run may wait for a store that does not answer before it ends as failed.
+const OUTAGE: Duration = Duration::from_secs(600);
 
 /// Shards that a reason names.
 const NAMED: usize = 3;
@@ -129,32 +131,40 @@ impl Driver {
             outputs: BTreeMap::new(),
         };
         let mut failures = 0;
+        let mut failing_since = None;
         loop {
             let passed = tokio::select! {
                 () = stop.cancelled() => return,
                 () = inner.shutdown.cancelled() => return,
                 passed = driver.pass() => passed,
             };
-            let wait = match passed {
+            let error = match passed {
                 Ok(true) => return inner.end(&run, v1::RunState::Done, "").await,
                 Ok(false) => {
-                    failures = 0;
-                    Duration::MAX
+                    (failures, failing_since) = (0, None);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = inner.shutdown.cancelled() => return,
+                        () = wake.notified() => continue,
+                    }
                 }
-                Err(error)
-                    if error.kind().is_retryable() && failures < inner.settings.max_attempts =>
-                {
-                    failures += 1;
-                    tracing::warn!(%error, %run, failures, "trying again");
-                    Duration::from_millis(inner.settings.backoff_ms) * failures
-                }
-                Err(error) => return failed(&inner, &run, &error).await,
+                Err(error) => error,
             };
+            let now = inner.clock.now();
+            let lasts = now - *failing_since.get_or_insert(now);
+            if !may_pass(error.kind(), lasts, failures < inner.settings.max_attempts) {
+                return failed(&inner, &run, &error).await;
+            }
+            tracing::warn!(%error, %run, failures, "trying again");
+            let most = Duration::from_millis(inner.settings.max_backoff_ms);
+            let backoff = Duration::from_millis(inner.settings.backoff_ms);
+            let pause = (backoff * 2u32.pow(failures.min(16))).min(most);
+            failures += 1;
+            // What else happens is no reason to ask a store sooner that does not answer.
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = inner.shutdown.cancelled() => return,
-                () = wake.notified() => {}
-                () = tokio::time::sleep(wait) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -292,6 +302,15 @@ fn check_quarantined(stage: &Stage, progress: &Progress, allowed: u64) -> Result
         })
     } else {
         Ok(())
+    }
+}
+
+/// Whether a failure of the driver's own may go away: a store that does not answer is waited for,
+/// as `lasts` says for how long already; anything else is tried a few times.
+fn may_pass(kind: FailureKind, lasts: Duration, has_tries: bool) -> bool {
+    match kind {
+        FailureKind::Transient => lasts < OUTAGE,
+        kind => kind.is_retryable() && has_tries,
     }
 }
 

@@ -45,7 +45,8 @@ impl Overrides {
             Some((key, value)) if is_secret(key.trim()) => Ok(self.set(key.trim(), value)),
             Some((key, value)) if key.contains('.') => Ok(self.set(key.trim(), read_value(value))),
             _ => Err(ConfigError::Override {
-                text: text.to_owned(),
+                // What stands behind the sign may be a secret.
+                text: text.split('=').next().unwrap_or_default().to_owned(),
             }),
         }
     }
@@ -103,7 +104,7 @@ pub(super) fn read(
         // Parsed once more by figment below, which remembers the file for its errors.
         toml::from_str::<toml::Table>(&text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
-            reason: one_line(&error.to_string()),
+            reason: place_and_problem(&text, &error),
         })?;
         layered = layered.merge(Toml::file_exact(path));
     }
@@ -118,6 +119,16 @@ pub(super) fn read(
         })
         .extract()
         .map_err(ConfigError::from_figment)
+}
+
+/// Line and problem, without the line's text: it may hold a secret.
+fn place_and_problem(text: &str, error: &toml::de::Error) -> String {
+    let problem = one_line(error.message());
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => format!("line {}: {problem}", before.matches('\n').count() + 1),
+        None => problem,
+    }
 }
 
 /// `CAPSTAN__SECTION__KEY` as `section.key`, sorted, so that no order of the environment counts.
