@@ -31,8 +31,6 @@ pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) ->
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
         let mut samples = Samples::new(config, name, sink);
         if let Err(problem) = samples.read(&folder.join(name))? {
-            // What was met of the last sample may be cut short.
-            samples.open = None;
             sink.refuse_file(name, &format!("the rest of it is lost: {problem}"))?;
         }
         samples.flush()?;

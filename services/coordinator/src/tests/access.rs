@@ -148,7 +148,11 @@ async fn each_role_does_its_own_work() {
         .await
         .unwrap();
     let mut worker = guarded.client(Role::Worker);
-    let leased = worker.lease(question(&[v1::Role::Crawl])).await.unwrap();
+    let patient = v1::LeaseRequest {
+        wait_ms: 10_000,
+        ..question(&[v1::Role::Crawl])
+    };
+    let leased = worker.lease(patient).await.unwrap();
     let assignments = leased.into_inner().assignments;
     let lease = assignments.into_iter().next().and_then(|given| given.lease);
     let release = v1::ReleaseRequest {

@@ -91,7 +91,10 @@ fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
         "{text}"
     );
     let text = error("[worker\n");
-    assert!(text.contains(".toml: TOML parse error at line 1"), "{text}");
+    assert!(text.contains(".toml: line 1: unclosed table"), "{text}");
+    let text = error("[safety]\ntoken = secret-of-somebody\n");
+    assert!(text.contains(".toml: line 2: "), "{text}");
+    assert!(!text.contains("somebody"), "{text}");
     let text = error("[device]\nspec = \"tpu\"\n");
     assert!(
         text.contains("[device] spec: `tpu` is no device: give auto, cpu"),
