@@ -270,7 +270,12 @@ queries = ["ball"]
     );
     assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Keep);
     worker.work(&twin).await;
-    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Stale);
+    // The run may have ended with its last commit already.
+    let verdict = slow.heartbeat(&held).await;
+    assert!(matches!(
+        verdict,
+        v1::Verdict::Stale | v1::Verdict::Cancelled
+    ));
     sandbox
         .until("r", |status| status.state() == v1::RunState::Done)
         .await;

@@ -45,7 +45,9 @@ impl Log {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
         let found = lines.find(|line: &Value| {
-            line["message"] == message && line["target"].as_str().unwrap().starts_with(target)
+            line["message"] == message
+                && line["target"].as_str().unwrap().starts_with(target)
+                && line["span"]["attempt"] == "000001-00000001"
         });
         found.unwrap_or_else(|| panic!("no `{message}` of {target} in {text}"))
     }
