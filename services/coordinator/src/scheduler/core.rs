@@ -36,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) gate: Gate,
     /// What is not written yet.
     batch: Batch,
+    /// Events told so far.
+    pub(super) told: u64,
 }
 
 /// Whether work is handed out.
@@ -65,15 +67,23 @@ pub(crate) struct Batch {
     dirty: BTreeMap<RunId, BTreeSet<StageName>>,
     pub(super) views: Vec<ViewChange>,
     /// Events that are not sent yet.
-    pub(super) events: Vec<v1::Event>,
+    pub(super) events: Vec<Told>,
     /// Who waits for it to be written.
     pub(super) waiters: Vec<oneshot::Sender<Result<(), Arc<crate::state::Error>>>>,
+}
+
+/// An event and its place among all: a view shows at once what is told only when it is written, so
+/// that whoever looks in between must not be told again.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(super) number: u64,
+    pub(super) event: v1::Event,
 }
 
 /// A run in memory.
 pub(crate) struct Active {
     pub(crate) view: RunView,
-    pub(crate) events: broadcast::Sender<v1::Event>,
+    pub(crate) events: broadcast::Sender<Told>,
     /// Told when something is in the inbox.
     pub(crate) wake: Arc<Notify>,
     /// Cancelled when it ends.
@@ -146,6 +156,7 @@ impl Core {
             waiting: Vec::new(),
             gate: Gate::Open,
             batch: Batch::default(),
+            told: 0,
         }
     }
 
@@ -229,10 +240,14 @@ impl Core {
 
     /// Notes an event; it is sent once everything is written.
     pub(crate) fn tell(&mut self, run: &RunId, what: v1::event::What, at_unix_ms: i64) {
-        self.batch.events.push(v1::Event {
-            run: run.to_string(),
-            at_unix_ms,
-            what: Some(what),
+        self.told += 1;
+        self.batch.events.push(Told {
+            number: self.told,
+            event: v1::Event {
+                run: run.to_string(),
+                at_unix_ms,
+                what: Some(what),
+            },
         });
     }
 
@@ -261,10 +276,10 @@ impl Core {
     }
 
     /// Sends events of a batch that is written. Nobody may be watching.
-    pub(crate) fn send(&mut self, events: Vec<v1::Event>) {
-        for event in events {
-            if let Some(active) = self.runs.get(&RunId(event.run.clone())) {
-                let _ = active.events.send(event);
+    pub(crate) fn send(&mut self, events: Vec<Told>) {
+        for told in events {
+            if let Some(active) = self.runs.get(&RunId(told.event.run.clone())) {
+                let _ = active.events.send(told);
             }
         }
     }

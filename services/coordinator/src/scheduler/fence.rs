@@ -21,7 +21,8 @@ impl Inner {
     pub(super) async fn look_out(self: Arc<Self>) {
         let period = Duration::from_secs(self.settings.heartbeat_seconds);
         let bound = Duration::from_secs(self.settings.lease_seconds);
-        let mut looks = tokio::time::interval(period);
+        // The start has just taken the newest generation: the first look is due a period later.
+        let mut looks = tokio::time::interval_at(Instant::now() + period, period);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut answered = Instant::now();
         loop {

@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Handle;
+use super::core::Told;
 use crate::error::Error;
 use crate::view::RunView;
 
@@ -16,7 +17,9 @@ struct Watching {
     handle: Handle,
     run: RunId,
     first: VecDeque<v1::Event>,
-    events: Option<broadcast::Receiver<v1::Event>>,
+    /// The last event that the snapshot holds already.
+    seen: u64,
+    events: Option<broadcast::Receiver<Told>>,
 }
 
 impl Handle {
@@ -29,16 +32,19 @@ impl Handle {
         &self,
         run: RunId,
     ) -> Result<impl Stream<Item = v1::Event> + Send + use<>, Error> {
-        let active = self.inner.core()?.runs.get(&run).map(|active| {
-            let receiver = active.events.subscribe();
-            (Some(receiver), active.view.clone())
-        });
+        let (seen, active) = {
+            let core = self.inner.core()?;
+            let active = core.runs.get(&run);
+            let active = active.map(|active| (active.events.subscribe(), active.view.clone()));
+            (core.told, active)
+        };
         let (receiver, view) = match active {
-            Some(active) => active,
+            Some((receiver, view)) => (Some(receiver), view),
             None => (None, self.run(&run).await?),
         };
         let watching = Watching {
             first: self.snapshot(&view).into(),
+            seen,
             events: receiver.filter(|_| view.state == v1::RunState::Running),
             handle: self.clone(),
             run,
@@ -78,7 +84,8 @@ impl Watching {
                 () = shutdown.cancelled() => return None,
             };
             match received {
-                Ok(event) => {
+                Ok(told) if told.number <= self.seen => {}
+                Ok(Told { event, .. }) => {
                     if matches!(event.what, Some(v1::event::What::RunEnded(_))) {
                         self.events = None;
                     }
@@ -86,6 +93,8 @@ impl Watching {
                 }
                 Err(RecvError::Closed) => return None,
                 Err(RecvError::Lagged(_)) => {
+                    // Before the view is taken: an event may come twice, but none is lost.
+                    self.seen = self.handle.inner.core().ok()?.told;
                     let view = self.handle.run(&self.run).await.ok()?;
                     self.first = self.handle.snapshot(&view).into();
                     if view.state != v1::RunState::Running {
