@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use capstan_plan::draw::Draws;
@@ -229,6 +229,34 @@ impl Store {
     async fn fill(&self, cache: &Arc<Cache>, digest: Digest, path: &str) -> Result<Bytes> {
         let turn = cache.turn(digest);
         let _mine = turn.take().await;
+        self.fill_in_turn(cache, digest, path).await
+    }
+
+    /// [`Store::fill`] for whoever wants a part of the object: `None` where the cache would not
+    /// keep the whole, so that it would be fetched again for the next part.
+    async fn fill_if_kept(
+        &self,
+        cache: &Arc<Cache>,
+        digest: Digest,
+        path: &str,
+    ) -> Result<Option<Bytes>> {
+        if !cache.may_keep(&digest, Instant::now()) {
+            return Ok(None);
+        }
+        let size_bytes = self.size(path).await?.unwrap_or(0);
+        if !cache.takes(size_bytes) {
+            return Ok(None);
+        }
+        let turn = cache.turn(digest);
+        let _mine = turn.take().await;
+        // Whoever had it before may have found that the disk is full.
+        if !cache.may_keep(&digest, Instant::now()) {
+            return Ok(None);
+        }
+        self.fill_in_turn(cache, digest, path).await.map(Some)
+    }
+
+    async fn fill_in_turn(&self, cache: &Arc<Cache>, digest: Digest, path: &str) -> Result<Bytes> {
         if let Some(bytes) = cache.get(digest, None).await {
             return Ok(bytes);
         }
@@ -262,9 +290,7 @@ impl Store {
             if let Some(bytes) = cache.get(digest, Some(range.clone())).await {
                 return Ok(bytes);
             }
-            let size_bytes = self.size(path).await?.unwrap_or(0);
-            if cache.takes(size_bytes) {
-                let bytes = self.fill(&cache, digest, path).await?;
+            if let Some(bytes) = self.fill_if_kept(&cache, digest, path).await? {
                 let end = range.end.min(bytes.len() as u64) as usize;
                 return Ok(bytes.slice((range.start as usize).min(end)..end));
             }

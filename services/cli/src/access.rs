@@ -15,6 +15,7 @@ pub fn operator(config: &Config) -> Result<Access, ExpectedError> {
     Ok(Access {
         tls: identity(config, Role::Operator)?.map(|identity| identity.client()),
         token: token(config)?,
+        insecure: config.safety.insecure,
     })
 }
 

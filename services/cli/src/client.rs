@@ -1,6 +1,7 @@
 //! Talks to a coordinator: token, one clear line for everything that it may answer.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use capstan_proto::v1;
@@ -28,6 +29,8 @@ pub struct Access {
     pub tls: Option<ClientTlsConfig>,
     /// Bearer token.
     pub token: Option<Secret>,
+    /// Whether the token may cross a network without TLS.
+    pub insecure: bool,
 }
 
 /// A coordinator, near or far. Cheap to clone.
@@ -43,8 +46,8 @@ impl Coordinator {
     /// - `wait`: how long a coordinator that is not there may still come.
     ///
     /// # Errors
-    /// Unavailable where nobody answers, configuration where a certificate is refused; both name
-    /// the address.
+    /// Unavailable where nobody answers, configuration where a certificate is refused or where the
+    /// token would be sent in the clear; all name the address.
     pub async fn connect(
         address: &str,
         access: &Access,
@@ -66,7 +69,8 @@ impl Coordinator {
     /// A coordinator of this process: connects when it is first asked.
     ///
     /// # Errors
-    /// Configuration, where the address is none.
+    /// Configuration, where the address is none, or where the token would be sent to it in the
+    /// clear.
     pub fn lazy(address: &str, access: &Access) -> Result<Self, ExpectedError> {
         let channel = endpoint(address, access)?.connect_lazy();
         Ok(Self::over(address, channel, access))
@@ -162,12 +166,35 @@ fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true);
+    check_token(address, &endpoint, access)?;
     match &access.tls {
         Some(tls) => endpoint
             .tls_config(tls.clone())
             .or_exit(Exit::Configuration),
         None => Ok(endpoint),
     }
+}
+
+/// Whether nobody on the way can read the token: it goes by https, or stays on this machine.
+fn check_token(address: &str, endpoint: &Endpoint, access: &Access) -> Result<(), ExpectedError> {
+    let uri = endpoint.uri();
+    let is_hidden = uri.scheme_str() == Some("https") || uri.host().is_some_and(is_loopback);
+    if access.token.is_none() || access.insecure || is_hidden {
+        return Ok(());
+    }
+    let line = format!(
+        "coordinator {address}: the token would cross the network in the clear: make certificates \
+         with `capstan certs`, name their folder in [safety] certificates and write https://, or \
+         set [safety] insecure = true on a network that you trust"
+    );
+    Err(ExpectedError::new(Exit::Configuration, line))
+}
+
+/// Whether the host of a URL is this machine, for sure.
+fn is_loopback(host: &str) -> bool {
+    // IPv6 stands in brackets.
+    let ip = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Whether a watcher may hope that the coordinator comes back.
@@ -246,6 +273,39 @@ mod tests {
             line.contains(&address) && line.contains("refused"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn a_token_crosses_no_network_in_the_clear() {
+        let access = |insecure| Access {
+            token: Some(Secret::from("0123456789abcdef".to_owned())),
+            insecure,
+            ..Access::default()
+        };
+        for address in [
+            "http://127.0.0.1:7400",
+            "http://[::1]:7400",
+            "http://localhost:7400",
+            "https://coordinator:7400",
+        ] {
+            assert!(endpoint(address, &access(false)).is_ok(), "{address}");
+        }
+        for address in [
+            "http://coordinator:7400",
+            "http://10.0.0.5:7400",
+            "http://[2001:db8::1]:7400",
+            "http://localhost.example.org:7400",
+        ] {
+            let error = endpoint(address, &access(false)).unwrap_err();
+            assert_eq!(error.exit(), Exit::Configuration);
+            let line = error.to_string();
+            for part in [address, "[safety] certificates", "insecure = true"] {
+                assert!(line.contains(part), "{line}");
+            }
+            assert!(!line.contains("0123456789abcdef"), "{line}");
+            assert!(endpoint(address, &access(true)).is_ok(), "{address}");
+            assert!(endpoint(address, &Access::default()).is_ok(), "{address}");
+        }
     }
 
     #[test]

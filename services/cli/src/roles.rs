@@ -190,8 +190,26 @@ pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedEr
             capstan_lease::Error::Refused(_)
             | capstan_lease::Error::Certificate { .. }
             | capstan_lease::Error::Address { .. } => Exit::Configuration,
+            // Nobody's mistake but the program's.
+            capstan_lease::Error::Panicked(_) => Exit::RunFailed,
             _ => Exit::Unavailable,
         };
         ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_broke_blames_no_configuration() {
+        let refused = capstan_lease::Error::Refused("another version".to_owned());
+        let error = ended(Err(refused)).unwrap_err();
+        assert_eq!(error.exit(), Exit::Configuration);
+        let broke = capstan_lease::Error::Panicked("no such index".to_owned());
+        let error = ended(Err(broke)).unwrap_err();
+        assert_eq!(error.exit(), Exit::RunFailed);
+        assert!(error.to_string().contains("no such index"), "{error}");
+    }
 }

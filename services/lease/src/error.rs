@@ -34,6 +34,9 @@ pub enum Error {
     /// The coordinator refuses this worker.
     #[error("coordinator refused the worker: {0}")]
     Refused(String),
+    /// The program broke outside of any task; those fail for themselves.
+    #[error("the worker broke: {0}")]
+    Panicked(String),
     /// The store cannot be used, or did not answer for as long as the worker may wait.
     #[error(transparent)]
     Store(#[from] capstan_dataset::Error),

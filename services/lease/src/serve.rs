@@ -8,6 +8,7 @@ use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_runtime::tls::refusal;
 use capstan_runtime::trace::Context;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::info;
@@ -17,7 +18,7 @@ use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::message;
 use crate::options::Options;
-use crate::work::Worked;
+use crate::work::{Worked, panic_text};
 
 /// Bytes of one answer at most: a task names every shard that it reads. As the coordinator sends.
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
@@ -38,7 +39,7 @@ pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// [`Error`] where the store or the coordinator stays away for longer than `patience`, or refuses
-/// the worker.
+/// the worker, or where the program breaks.
 pub async fn serve(
     options: Options,
     store: Store,
@@ -67,22 +68,31 @@ pub async fn serve(
         shutdown,
         overdue: CancellationToken::new(),
     });
-    let mut slots = tokio::task::JoinSet::new();
+    let mut slots = JoinSet::new();
     for _ in 0..session.options.slots.max(1) {
         slots.spawn(session.clone().slot());
     }
     let grace = tokio::spawn(session.clone().count_grace());
-    let mut outcome = Ok(());
-    while let Some(ended) = slots.join_next().await {
-        let ended = ended.unwrap_or_else(|panic| Err(Error::Refused(panic.to_string())));
-        if ended.is_err() {
-            session.shutdown.cancel();
-            outcome = outcome.and(ended);
-        }
-    }
+    let outcome = ended(slots, &session.shutdown).await;
     grace.abort();
     // With it goes the last hold on the heartbeat.
     let _ = grace.await;
+    outcome
+}
+
+/// Waits for every slot; one that fails stops the others.
+async fn ended(
+    mut slots: JoinSet<Result<(), Error>>,
+    shutdown: &CancellationToken,
+) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    while let Some(ended) = slots.join_next().await {
+        let ended = ended.unwrap_or_else(|panic| Err(Error::Panicked(panic_text(panic))));
+        if ended.is_err() {
+            shutdown.cancel();
+            outcome = outcome.and(ended);
+        }
+    }
     outcome
 }
 
@@ -205,5 +215,29 @@ impl Session {
             () = self.shutdown.cancelled() => Ok(()),
             ready = self.store.ready(self.options.patience) => Ok(ready?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn broken() -> Result<(), Error> {
+        panic!("no such index")
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_panics_stops_the_others_and_is_no_refusal() {
+        let shutdown = CancellationToken::new();
+        let mut slots = JoinSet::new();
+        slots.spawn(broken());
+        let stopped = shutdown.clone();
+        slots.spawn(async move {
+            stopped.cancelled().await;
+            Ok(())
+        });
+        let error = ended(slots, &shutdown).await.unwrap_err();
+        assert!(matches!(error, Error::Panicked(_)), "{error}");
+        assert!(error.to_string().contains("no such index"), "{error}");
     }
 }

@@ -186,7 +186,8 @@ fn stopped() -> Failure {
     }
 }
 
-fn panic_text(panic: tokio::task::JoinError) -> String {
+/// What a panic said.
+pub(crate) fn panic_text(panic: tokio::task::JoinError) -> String {
     if !panic.is_panic() {
         return "the task was aborted".to_owned();
     }

@@ -2,16 +2,18 @@
 //! sample after another. img2dataset (`output_format=webdataset`) writes `<key>.jpg`, `<key>.txt`
 //! and `<key>.json`, and beside `00000.tar` a `00000.parquet` that names the rows it failed on.
 
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{BufReader, Error as IoError, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::rc::Rc;
 
 use capstan_plan::id::Digest;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::stage::Import;
 use capstan_plan::task::Slice;
 use serde_json::Value;
-use tar::{Archive, EntryType};
+use tar::{Archive, Entry, EntryType};
 
 use super::img2dataset::{each_batch, failed};
 use super::item::{
@@ -22,6 +24,9 @@ use crate::net::Refusal;
 
 /// Bytes of a sample's `json` at most.
 const MAX_JSON_BYTES: u64 = 1 << 20;
+/// Bytes of what describes a member at most: its header, a long name (GNU), attributes (PAX). The
+/// `tar` crate reads them whole, however long they say they are.
+const MAX_HEAD_BYTES: u64 = 64 << 10;
 const EXPECTED: &str = "WebDataset tar";
 
 /// Samples of the slice's tars, in the order of their names.
@@ -49,10 +54,8 @@ fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
     let mut first = None;
     for name in names {
         let path = folder.join(name);
-        let opened = File::open(&path).and_then(|file| {
-            let mut archive = Archive::new(BufReader::new(file));
-            archive.entries()?.next().transpose().map(|_| ())
-        });
+        let opened =
+            Tar::open(&path).and_then(|mut tar| tar.members()?.next().transpose().map(|_| ()));
         match opened {
             Ok(()) => return Ok(()),
             Err(error) => first = first.or(Some(foreign(&path, error.to_string()))),
@@ -79,6 +82,82 @@ fn refuse_failed(config: &Import, folder: &Path, name: &str, sink: &Sink) -> Res
         }
         Ok(())
     })
+}
+
+/// A tar whose members are described in [`MAX_HEAD_BYTES`] each.
+struct Tar {
+    archive: Archive<Capped>,
+    /// What [`Capped`] may still read.
+    left: Rc<Cell<u64>>,
+}
+
+impl Tar {
+    fn open(path: &Path) -> Result<Self, IoError> {
+        let file = File::open(path)?;
+        let left = Rc::new(Cell::new(0));
+        let capped = Capped {
+            size_bytes: file.metadata()?.len(),
+            file: BufReader::new(file),
+            left: left.clone(),
+        };
+        Ok(Self {
+            archive: Archive::new(capped),
+            left,
+        })
+    }
+
+    /// Its members. What is not read of one is passed over by a seek, so that between two of them
+    /// nothing is read but what describes the second; its content has caps of its own.
+    fn members(
+        &mut self,
+    ) -> Result<impl Iterator<Item = Result<Entry<'_, Capped>, IoError>>, IoError> {
+        let left = self.left.clone();
+        let mut entries = self.archive.entries_with_seek()?;
+        Ok(std::iter::from_fn(move || {
+            left.set(MAX_HEAD_BYTES);
+            let entry = entries.next();
+            left.set(u64::MAX);
+            entry
+        }))
+    }
+}
+
+/// A file that gives no more bytes than it may.
+struct Capped {
+    file: BufReader<File>,
+    size_bytes: u64,
+    left: Rc<Cell<u64>>,
+}
+
+impl Read for Capped {
+    fn read(&mut self, into: &mut [u8]) -> Result<usize, IoError> {
+        let left = self.left.get();
+        if left == 0 {
+            let detail = format!("name and attributes of a member exceed {MAX_HEAD_BYTES} bytes");
+            return Err(IoError::new(ErrorKind::InvalidData, detail));
+        }
+        let wanted = left.min(into.len() as u64) as usize;
+        let read = self.file.read(&mut into[..wanted])?;
+        self.left.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+impl Seek for Capped {
+    fn seek(&mut self, to: SeekFrom) -> Result<u64, IoError> {
+        match to {
+            // Members are small: most of the next one is in the buffer already.
+            SeekFrom::Current(by) => self.file.seek_relative(by)?,
+            other => self.file.seek(other).map(|_| ())?,
+        }
+        let at = self.file.stream_position()?;
+        // A file lets itself be sought beyond its end; a member that was cut short would not show.
+        if at > self.size_bytes {
+            let detail = format!("it ends after {} bytes, within a member", self.size_bytes);
+            return Err(IoError::new(ErrorKind::UnexpectedEof, detail));
+        }
+        Ok(at)
+    }
 }
 
 /// A sample as far as its members were met.
@@ -117,17 +196,16 @@ impl<'a> Samples<'a> {
     }
 
     /// The inner result says where the tar breaks.
-    fn read(&mut self, path: &Path) -> Result<Result<(), std::io::Error>, Error> {
-        let file = match File::open(path) {
-            Ok(file) => file,
+    fn read(&mut self, path: &Path) -> Result<Result<(), IoError>, Error> {
+        let mut tar = match Tar::open(path) {
+            Ok(tar) => tar,
             Err(error) => return Ok(Err(error)),
         };
-        let mut archive = Archive::new(BufReader::new(file));
-        let entries = match archive.entries() {
-            Ok(entries) => entries,
+        let members = match tar.members() {
+            Ok(members) => members,
             Err(error) => return Ok(Err(error)),
         };
-        for entry in entries {
+        for entry in members {
             let (member, bytes) = match entry.and_then(|entry| self.member(entry)) {
                 Ok(Some(found)) => found,
                 Ok(None) => continue,
@@ -139,7 +217,7 @@ impl<'a> Samples<'a> {
     }
 
     /// A member by its path, with its bytes as far as they are wanted; `None` where they are not.
-    fn member(&self, mut entry: tar::Entry<'_, impl Read>) -> std::io::Result<Option<Member>> {
+    fn member(&self, mut entry: Entry<'_, Capped>) -> Result<Option<Member>, IoError> {
         if entry.header().entry_type() != EntryType::Regular {
             return Ok(None);
         }
@@ -158,7 +236,7 @@ impl<'a> Samples<'a> {
         entry.read_to_end(&mut bytes)?;
         if (bytes.len() as u64) < entry.size() {
             let detail = format!("{path} ends after {} bytes", bytes.len());
-            return Err(std::io::Error::new(ErrorKind::UnexpectedEof, detail));
+            return Err(IoError::new(ErrorKind::UnexpectedEof, detail));
         }
         Ok(Some((path, Ok(bytes))))
     }

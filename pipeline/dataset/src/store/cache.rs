@@ -4,14 +4,15 @@
 //! stale; what lies here is held against its digest when this process reads it
 //! whole or for the first time. Processes may share the folder: files appear by
 //! rename, and one that another process dropped is read from the store. A cache
-//! that fails is slow, never wrong: its errors are logged.
+//! that fails is slow, never wrong: its errors are logged, and for a while no
+//! object is fetched whole where a part of it is wanted.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use capstan_plan::id::Digest;
@@ -21,8 +22,10 @@ use crate::error::{Error, Result};
 
 /// What a killed process left half written goes once it is this old.
 const STAGED_FOR: Duration = Duration::from_secs(3_600);
-/// Digests that are remembered as verified at most.
-const VERIFIED: usize = 100_000;
+/// Digests that a set remembers at most.
+const REMEMBERED: usize = 100_000;
+/// Before a disk that took no object (it is full, it is gone) is tried again for a part of one.
+pub(super) const REST: Duration = Duration::from_secs(60);
 
 /// A folder of objects.
 #[derive(Debug)]
@@ -33,6 +36,10 @@ pub(crate) struct Cache {
     max_bytes: u64,
     /// Files whose bytes this process has held against their digests.
     verified: Mutex<HashSet<Digest>>,
+    /// Objects whose bytes in the store have another digest: they are never kept.
+    foreign: Mutex<HashSet<Digest>>,
+    /// When the disk last took no object; none once it takes one again.
+    failed_at: Mutex<Option<Instant>>,
     /// Objects that are on their way here: each is fetched once.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -74,6 +81,8 @@ impl Cache {
             folder: folder.to_owned(),
             max_bytes,
             verified: Mutex::default(),
+            foreign: Mutex::default(),
+            failed_at: Mutex::default(),
             fetching: Mutex::default(),
         })
     }
@@ -81,6 +90,14 @@ impl Cache {
     /// Whether an object of this size may lie here; one that would empty the cache may not.
     pub(crate) fn takes(&self, size_bytes: u64) -> bool {
         size_bytes <= self.max_bytes / 2
+    }
+
+    /// Whether an object that is fetched whole will likely be kept: not while the disk rests, nor
+    /// where the store has other bytes under its name.
+    pub(crate) fn may_keep(&self, digest: &Digest, now: Instant) -> bool {
+        let failed_at = *lock(&self.failed_at);
+        let rests = failed_at.is_some_and(|at| now.saturating_duration_since(at) < REST);
+        !rests && !lock(&self.foreign).contains(digest)
     }
 
     /// An object, or a range of it, if it lies here and its bytes have its digest.
@@ -94,20 +111,13 @@ impl Cache {
     }
 
     /// Keeps an object and drops the least recently read beyond the bound. Bytes of another
-    /// digest are not kept.
+    /// digest are not kept. What comes of it shows in [`Cache::may_keep`].
     pub(crate) async fn put(self: &Arc<Self>, digest: Digest, bytes: &Bytes) {
         if !self.takes(bytes.len() as u64) {
             return;
         }
         let (cache, bytes) = (self.clone(), bytes.clone());
-        let kept = blocking(move || {
-            if Digest::of(&bytes) != digest {
-                return Ok(());
-            }
-            write_whole(&cache.path(&digest), &bytes)?;
-            cache.remember(digest);
-            shrink(&cache.folder, cache.max_bytes)
-        });
+        let kept = blocking(move || cache.keep(digest, &bytes));
         if let Some(Err(error)) = kept.await {
             tracing::warn!(%digest, %error, "shard cache failed");
         }
@@ -136,12 +146,18 @@ impl Cache {
         self.folder.join(format!("{digest}.parquet"))
     }
 
-    fn remember(&self, digest: Digest) {
-        let mut verified = lock(&self.verified);
-        if verified.len() >= VERIFIED {
-            verified.clear();
+    /// Blocks on the disk.
+    fn keep(&self, digest: Digest, bytes: &[u8]) -> std::io::Result<()> {
+        if Digest::of(bytes) != digest {
+            remember(&self.foreign, digest);
+            return Ok(());
         }
-        verified.insert(digest);
+        lock(&self.foreign).remove(&digest);
+        let written = write_whole(&self.path(&digest), bytes);
+        *lock(&self.failed_at) = written.is_err().then(Instant::now);
+        written?;
+        remember(&self.verified, digest);
+        shrink(&self.folder, self.max_bytes)
     }
 
     /// Blocks on the disk.
@@ -160,7 +176,7 @@ impl Cache {
             let _ = std::fs::remove_file(&path);
             return None;
         }
-        self.remember(*digest);
+        remember(&self.verified, *digest);
         match range {
             None => Some(bytes),
             Some(range) if range.end <= bytes.len() as u64 => {
@@ -175,6 +191,14 @@ impl Cache {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing between lock and unlock leaves a set half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn remember(set: &Mutex<HashSet<Digest>>, digest: Digest) {
+    let mut set = lock(set);
+    if set.len() >= REMEMBERED {
+        set.clear();
+    }
+    set.insert(digest);
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {

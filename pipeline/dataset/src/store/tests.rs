@@ -29,11 +29,13 @@ enum Fault {
 }
 
 /// A store in memory whose writes fail as told, one fault a write, and whose first listings fail.
+/// Counts the objects that are read whole.
 #[derive(Debug)]
 struct Flaky {
     inner: InMemory,
     faults: Mutex<Vec<Fault>>,
     failing_listings: AtomicU64,
+    wholes: AtomicU64,
 }
 
 impl fmt::Display for Flaky {
@@ -90,6 +92,9 @@ impl ObjectStore for Flaky {
         location: &Path,
         options: GetOptions,
     ) -> object_store::Result<GetResult> {
+        if options.range.is_none() && !options.head {
+            self.wholes.fetch_add(1, Ordering::Relaxed);
+        }
         self.inner.get_opts(location, options).await
     }
 
@@ -139,12 +144,16 @@ fn flaky(faults: &[Fault]) -> Store {
 }
 
 fn failing(faults: &[Fault], listings: u64) -> Store {
-    let backend = Flaky {
+    over(&Arc::new(Flaky {
         inner: InMemory::new(),
         faults: Mutex::new(faults.iter().rev().copied().collect()),
         failing_listings: AtomicU64::new(listings),
-    };
-    Store::over(Arc::new(backend), Path::from("under"), "flaky://")
+        wholes: AtomicU64::new(0),
+    }))
+}
+
+fn over(backend: &Arc<Flaky>) -> Store {
+    Store::over(backend.clone(), Path::from("under"), "flaky://")
 }
 
 #[tokio::test]
@@ -262,6 +271,59 @@ async fn damaged_files_of_the_cache_are_read_from_the_store() {
     store.create(&foreign, &b"damaged"[..]).await.unwrap();
     assert_eq!(cached.get(&foreign).await.unwrap(), &b"damaged"[..]);
     assert_eq!(cached.cached(9).await, [digest]);
+}
+
+async fn part(store: &Store, path: &str) -> Bytes {
+    store.get_range(path, 1..3).await.unwrap()
+}
+
+#[tokio::test]
+async fn of_what_the_cache_cannot_keep_parts_are_read() {
+    let backend = Arc::new(Flaky {
+        inner: InMemory::new(),
+        faults: Mutex::default(),
+        failing_listings: AtomicU64::new(0),
+        wholes: AtomicU64::new(0),
+    });
+    let wholes = || backend.wholes.load(Ordering::Relaxed);
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("cache");
+    let store = over(&backend);
+    let cached = store.clone().with_cache(&folder, 10_000).unwrap();
+    let (digest, five) = put_file(&store, vec![5; 300]).await;
+    let (_, six) = put_file(&store, vec![6; 300]).await;
+
+    // A disk that takes nothing is found out by one object, whoever asks for it.
+    std::fs::remove_dir(&folder).unwrap();
+    let (one, other) = tokio::join!(part(&cached, &five), part(&cached, &five));
+    assert_eq!(one, vec![5; 2]);
+    assert_eq!(other, vec![5; 2]);
+    assert_eq!(part(&cached, &six).await, vec![6; 2]);
+    assert_eq!(part(&cached, &six).await, vec![6; 2]);
+    assert_eq!(wholes(), 1);
+
+    // After a rest it is tried again; it is over at once where a whole object is kept.
+    let (cache, now) = (cached.cache.as_ref().unwrap(), Instant::now());
+    assert!(!cache.may_keep(&digest, now));
+    assert!(cache.may_keep(&digest, now + cache::REST));
+    std::fs::create_dir(&folder).unwrap();
+    assert_eq!(cached.get(&five).await.unwrap(), vec![5; 300]);
+    assert_eq!(part(&cached, &six).await, vec![6; 2]);
+    assert_eq!(wholes(), 3);
+    assert_eq!(bytes_in(&folder), 600);
+    assert_eq!(part(&cached, &six).await, vec![6; 2]);
+    assert_eq!(wholes(), 3);
+
+    // Bytes that are not the object's are never kept; others are still.
+    let foreign = crate::files::path(&Digest::of(b"another"));
+    store.create(&foreign, vec![7; 300]).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(part(&cached, &foreign).await, vec![7; 2]);
+    }
+    assert_eq!(wholes(), 4);
+    let (eight, path) = put_file(&store, vec![8; 300]).await;
+    assert_eq!(part(&cached, &path).await, vec![8; 2]);
+    assert!(cached.cached(9).await.contains(&eight));
 }
 
 #[tokio::test(flavor = "multi_thread")]

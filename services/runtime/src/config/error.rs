@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use figment::error::{Actual, Kind};
 
+use super::layers;
+
 /// Why a configuration cannot be used: names where it stands, the key and the mend.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -72,9 +74,13 @@ impl ConfigError {
                 path.push(name.clone());
             }
         }
-        let reason = if super::layers::is_secret(&path.join(".")) {
-            // The value would stand in what figment says.
+        let name = path.join(".");
+        let is_unknown = matches!(error.kind, Kind::UnknownField(..));
+        // The value would stand in what figment says, and so would that of a whole table.
+        let reason = if layers::is_secret(&name) {
             "is a secret of the wrong type: give text in quotes".to_owned()
+        } else if layers::holds_secrets(&name) && !is_unknown {
+            format!("is of the wrong type: give a table, its keys under [{name}]")
         } else {
             reason(&error.kind)
         };

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
@@ -49,6 +48,22 @@ impl Overrides {
                 text: text.split('=').next().unwrap_or_default().to_owned(),
             }),
         }
+    }
+}
+
+/// A file that was read.
+struct File<'a> {
+    path: &'a Path,
+    settings: Dict,
+}
+
+impl Provider for File<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::from("TOML file", self.path)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Profile::Default.collect(self.settings.clone()))
     }
 }
 
@@ -101,12 +116,12 @@ pub(super) fn read(
             path: path.to_owned(),
             source,
         })?;
-        // Parsed once more by figment below, which remembers the file for its errors.
-        toml::from_str::<toml::Table>(&text).map_err(|error| ConfigError::Syntax {
+        // Not by figment: its parser is an older one, and shows the line that it does not know.
+        let settings = toml::from_str::<Dict>(&text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
             reason: place_and_problem(&text, &error),
         })?;
-        layered = layered.merge(Toml::file_exact(path));
+        layered = layered.merge(File { path, settings });
     }
     layered
         .merge(Layer {
@@ -156,6 +171,11 @@ fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(St
 /// a token of digits would be taken for a number, refused, and shown in the error.
 pub(super) fn is_secret(key: &str) -> bool {
     key == "safety.token" || key.starts_with("store.options.")
+}
+
+/// Whether a table has secrets among its keys: text in its place may be one.
+pub(super) fn holds_secrets(table: &str) -> bool {
+    matches!(table, "safety" | "store" | "store.options")
 }
 
 /// A number, a boolean, a list or a table where it reads as one, else text.

@@ -15,7 +15,7 @@ const TOKEN_CHARACTERS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Safety {
-    /// Whether a listener that others can reach may start without TLS.
+    /// Whether a listener that others can reach may start without TLS, and the token go to one.
     pub insecure: bool,
     /// Folder with `ca.pem` and, per role, `<role>.pem` and `<role>.key`; empty for none. A
     /// process reads `ca.pem` and the files of its own role alone.

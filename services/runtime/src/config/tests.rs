@@ -257,3 +257,33 @@ fn secrets_are_hidden_in_what_is_printed() {
         );
     }
 }
+
+#[test]
+fn what_stands_where_secrets_do_is_not_repeated() {
+    for (text, key) in [
+        ("[store]\noptions = \"hunter2\"\n", "[store] options: "),
+        ("store = \"hunter2\"\n", "[store]: "),
+        ("safety = \"hunter2\"\n", "[safety]: "),
+    ] {
+        let line = error(text);
+        assert!(line.contains(&format!(".toml: {key}")), "{line}");
+        assert!(line.contains("give a table"), "{line}");
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+    let given = variable("CAPSTAN__STORE__OPTIONS", "hunter2");
+    let flags = Overrides::new().parse("store.options=hunter2").unwrap();
+    for wrong in [
+        Config::load_with(None, given, Overrides::new()),
+        Config::load_with(None, NONE, flags),
+    ] {
+        let line = wrong.unwrap_err().to_string();
+        assert!(
+            line.contains(": [store] options: is of the wrong"),
+            "{line}"
+        );
+        assert!(!line.contains("hunter2"), "{line}");
+    }
+    // TOML 1.1, which an older parser would refuse by showing the line.
+    let config = load("[store]\noptions = {\n  aws_token = \"hunter2\",\n}\n").unwrap();
+    assert_eq!(config.store.options["aws_token"].reveal(), "hunter2");
+}

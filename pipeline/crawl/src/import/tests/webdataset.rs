@@ -10,12 +10,16 @@ use super::*;
 fn tar(path: &Path, members: &[(&str, &[u8])]) {
     let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
     for (name, bytes) in members {
-        let mut header = tar::Header::new_gnu();
-        header.set_size(bytes.len() as u64);
-        header.set_cksum();
-        builder.append_data(&mut header, name, *bytes).unwrap();
+        add(&mut builder, name, bytes);
     }
     builder.finish().unwrap();
+}
+
+fn add(builder: &mut tar::Builder<fs::File>, name: &str, bytes: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(bytes.len() as u64);
+    header.set_cksum();
+    builder.append_data(&mut header, name, bytes).unwrap();
 }
 
 #[tokio::test]
@@ -119,6 +123,80 @@ async fn a_tar_that_breaks_loses_its_rest_alone() {
     assert_eq!(pairs.len(), 7);
     assert_eq!(codes(&rejects), [(RejectCode::Record, "1.tar")]);
     slices_are_the_whole("webdataset", path).await;
+}
+
+#[tokio::test]
+async fn long_names_are_read_in_either_form() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, path) = (picture(20), folder.path());
+    let long = format!("{}/{}", "d".repeat(150), "k".repeat(150));
+    let (jpg, txt) = (format!("{long}.jpg"), format!("{long}.txt"));
+    // Of GNU, which the builder writes by itself.
+    let members: [(&str, &[u8]); 2] = [(&jpg, &one), (&txt, b"a ball")];
+    tar(&path.join("0.tar"), &members);
+    let mut builder = tar::Builder::new(fs::File::create(path.join("1.tar")).unwrap());
+    for (name, bytes) in members {
+        let records = [("path", name.as_bytes())];
+        builder.append_pax_extensions(records).unwrap();
+        add(&mut builder, "short", bytes);
+    }
+    builder.finish().unwrap();
+    let (pairs, rejects) = import_as("webdataset", path).await.unwrap();
+    let urls: Vec<&str> = pairs.iter().map(|pair| pair.image_url.as_str()).collect();
+    let url = |tar: &str| format!("file:human/{tar}/{long}");
+    assert_eq!(urls, [url("0.tar"), url("1.tar")], "{rejects:?}");
+}
+
+#[tokio::test]
+async fn a_name_beyond_the_cap_loses_the_rest_of_its_tar() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, path) = (picture(20), folder.path());
+    let endless = "n".repeat(64 << 10);
+    let kinds = [
+        tar::EntryType::GNULongName,
+        tar::EntryType::GNULongLink,
+        tar::EntryType::XHeader,
+    ];
+    for (number, kind) in kinds.into_iter().enumerate() {
+        let file = fs::File::create(path.join(format!("{number}.tar"))).unwrap();
+        let mut builder = tar::Builder::new(file);
+        add(&mut builder, "a.jpg", &one);
+        add(&mut builder, "a.txt", b"a ball");
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_size(endless.len() as u64);
+        header.set_cksum();
+        builder.append(&header, endless.as_bytes()).unwrap();
+        add(&mut builder, "b.jpg", &one);
+        add(&mut builder, "b.txt", b"a ring");
+        builder.finish().unwrap();
+    }
+    let (pairs, rejects) = import_as("webdataset", path).await.unwrap();
+    assert_eq!(pairs.len(), 3);
+    let expected = ["0.tar", "1.tar", "2.tar"].map(|name| (RejectCode::Record, name));
+    assert_eq!(codes(&rejects), expected);
+    for reject in &rejects {
+        assert!(reject.detail.contains("65536 bytes"), "{}", reject.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_tar_cut_within_a_member_that_nobody_wants_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (one, at) = (picture(20), folder.path().join("0.tar"));
+    let members: [(&str, &[u8]); 3] = [
+        ("a.jpg", &one),
+        ("a.txt", b"a ball"),
+        ("a.cls", &[b'7'; 5_000]),
+    ];
+    tar(&at, &members);
+    let file = fs::OpenOptions::new().write(true).open(&at).unwrap();
+    // The end of the tar, padding and some of the member.
+    let whole = file.metadata().unwrap().len();
+    file.set_len(whole - 3_000).unwrap();
+    let (pairs, rejects) = import_as("webdataset", folder.path()).await.unwrap();
+    assert_eq!(pairs.len(), 1);
+    assert_eq!(codes(&rejects), [(RejectCode::Record, "0.tar")]);
 }
 
 #[tokio::test]
