@@ -61,8 +61,10 @@ pub struct Done {
     /// Counts by name: sums over the commits, `rejected` and `rejected.<code>`,
     /// `rows` for a dataset.
     pub statistics: BTreeMap<String, u64>,
-    /// Recipes of its tasks, in the order of the tasks.
+    /// Recipes of its commits, in the order of the tasks.
     pub recipes: Vec<RecipeHash>,
+    /// Shards that it was done without, in the order of the tasks.
+    pub missing: Vec<ShardId>,
 }
 
 /// A [`StageOutput`] without a version number.
@@ -194,6 +196,21 @@ pub fn expand(request: Request<'_>) -> Result<Expansion, Error> {
                 captioning: parts(config.captioning.as_ref().map(|set| &set.from))?,
                 zero_shot: parts(config.zero_shot.as_ref().map(|set| &set.from))?,
             })
+        }
+    }
+}
+
+impl Done {
+    fn new(step: &Step<'_>, given: Given, tasks: &[Task]) -> Self {
+        let commits = tasks.iter().filter_map(|task| step.commit(&task.shard));
+        let missing = tasks
+            .iter()
+            .filter(|task| step.commit(&task.shard).is_none());
+        Self {
+            statistics: done::statistics(step, &given),
+            given,
+            recipes: commits.map(|commit| commit.recipe).collect(),
+            missing: missing.map(|task| task.shard.clone()).collect(),
         }
     }
 }

@@ -120,7 +120,9 @@ impl Database {
             .create_if_missing(true)
             .locking_mode(SqliteLockingMode::Exclusive)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
+            // What was answered stands, power loss or not. A beat is one transaction, so one
+            // sync serves all that came meanwhile.
+            .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
         // One connection that is never given up: an in-memory database lives as long as it does.
         let pool = SqlitePoolOptions::new()

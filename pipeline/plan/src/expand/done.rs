@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Done, Error, Given, Step};
 use crate::commit::{Commit, File, FileKind, Part, VersionRef};
-use crate::id::{RecipeHash, ShardId};
+use crate::id::ShardId;
 use crate::stage::Import;
 use crate::task::{Task, Work};
 
@@ -44,11 +44,7 @@ pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Don
             return Err(step.damaged(&task.shard, "is of a stage that is not global"));
         }
     };
-    Ok(Done {
-        statistics: statistics(step, &given),
-        given,
-        recipes: recipes(step, &[task]),
-    })
+    Ok(Done::new(step, given, &[task]))
 }
 
 /// An import in slices: base files in the order of the slices; slices given up are left out.
@@ -59,11 +55,7 @@ pub(super) fn slices(step: &Step<'_>, config: &Import, tasks: Vec<Task>) -> Done
         derived_from: None,
         parts: commits.flat_map(bases).collect(),
     };
-    Done {
-        statistics: statistics(step, &given),
-        given,
-        recipes: recipes(step, &tasks),
-    }
+    Done::new(step, given, &tasks)
 }
 
 /// A stage that added one overlay to each part; parts given up are left out.
@@ -91,11 +83,7 @@ pub(super) fn per_shard(
         derived_from: Some(version.clone()),
         parts: overlaid,
     };
-    Ok(Done {
-        statistics: statistics(step, &given),
-        given,
-        recipes: recipes(step, &tasks),
-    })
+    Ok(Done::new(step, given, &tasks))
 }
 
 /// Sums over the commits of a stage.
@@ -118,14 +106,6 @@ pub(super) fn statistics(step: &Step<'_>, given: &Given) -> BTreeMap<String, u64
         );
     }
     sums
-}
-
-/// Recipes of the committed ones of these tasks.
-pub(super) fn recipes(step: &Step<'_>, tasks: &[Task]) -> Vec<RecipeHash> {
-    let committed = tasks
-        .iter()
-        .filter(|task| step.commit(&task.shard).is_some());
-    committed.map(|task| task.recipe).collect()
 }
 
 fn bases(commit: &Commit) -> Vec<Part> {

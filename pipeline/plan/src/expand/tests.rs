@@ -457,6 +457,48 @@ fn shards_that_were_given_up_are_left_out() {
 }
 
 #[test]
+fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
+    let (stage, run, inputs) = (crawl(1), RunId::from("r"), BTreeMap::new());
+    let (done, steps) = work_through(&stage, 1, &inputs, &[2, 1], 3);
+    assert!(done.missing.is_empty());
+    let lost = "pages-0-00001";
+    let tasks = steps.iter().flatten();
+    let all: Vec<Commit> = tasks.map(|t| commit(t, outputs(t, &[2, 1], 3))).collect();
+    let without = |until: &str| -> Vec<Commit> {
+        let end = all.iter().position(|c| c.shard.as_str() == until).unwrap();
+        let kept = all[..=end].iter().filter(|c| c.shard.as_str() != lost);
+        kept.cloned().collect()
+    };
+    let missing = BTreeSet::new();
+    let next = |commits: &[Commit]| {
+        let request = Request {
+            stage: &stage,
+            run: &run,
+            seed: 1,
+            inputs: &inputs,
+            commits,
+            missing: &missing,
+        };
+        expand(request).unwrap()
+    };
+    // Its step is not over.
+    let Expansion::Tasks(tasks) = next(&without("pages-0-00000")) else {
+        panic!()
+    };
+    assert!(tasks.iter().any(|task| task.shard.as_str() == lost));
+    // The next frontier was made without it: so it stays.
+    let Expansion::Tasks(tasks) = next(&without("frontier-1")) else {
+        panic!()
+    };
+    assert_eq!(shards(&[tasks]), [["pages-1-00000"]]);
+    let Expansion::Done(done) = next(&without("images-00002")) else {
+        panic!()
+    };
+    assert_eq!(done.missing, [ShardId::from(lost)]);
+    assert_eq!(done.recipes.len(), all.len() - 1);
+}
+
+#[test]
 fn a_stage_of_one_task_cannot_lose_it() {
     let stage = pipeline().stages.remove(1);
     let run = RunId::from("r");

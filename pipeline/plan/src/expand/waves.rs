@@ -1,10 +1,18 @@
 //! A crawl in waves: global frontiers and map steps in turn.
 
-use super::{Done, Error, Expansion, Given, Step, done, ordinal_name};
+use super::{Done, Error, Expansion, Given, Step, ordinal_name};
 use crate::commit::{Commit, File, FileKind, Part};
 use crate::id::ShardId;
 use crate::stage::Crawl;
 use crate::task::{Task, Work};
+
+/// The shard that sorts the pictures found.
+const IMAGE_FRONTIER: &str = "image-frontier";
+
+/// The shard that chooses the pages of a wave.
+fn frontier(wave: u32) -> String {
+    format!("frontier-{wave}")
+}
 
 /// The next step of a crawl.
 pub(super) fn crawl(step: &Step<'_>, config: &Crawl) -> Result<Expansion, Error> {
@@ -19,11 +27,11 @@ pub(super) fn crawl(step: &Step<'_>, config: &Crawl) -> Result<Expansion, Error>
             seen: seen.clone(),
             links: std::mem::take(&mut page_links),
         };
-        let frontier = step.task(format!("frontier-{wave}"), work);
-        let Some(commit) = step.needed(&frontier.shard)? else {
-            return Ok(Expansion::Tasks(vec![frontier]));
+        let chosen = step.task(frontier(wave), work);
+        let Some(commit) = step.needed(&chosen.shard)? else {
+            return Ok(Expansion::Tasks(vec![chosen]));
         };
-        tasks.push(frontier);
+        tasks.push(chosen);
         let pages = files(commit, FileKind::Pages);
         if pages.is_empty() {
             break;
@@ -34,7 +42,12 @@ pub(super) fn crawl(step: &Step<'_>, config: &Crawl) -> Result<Expansion, Error>
                 pages,
             }
         });
-        if !step.settled(&fetches) {
+        let next = match wave {
+            last if last == config.max_depth => IMAGE_FRONTIER.to_owned(),
+            wave => frontier(wave + 1),
+        };
+        // Once the next step was built without a shard, the crawl goes on without it.
+        if !step.settled(&fetches) && step.commit(&ShardId(next)).is_none() {
             return Ok(Expansion::Tasks(fetches));
         }
         page_links = all(step, &fetches, FileKind::PageLinks);
@@ -56,7 +69,7 @@ fn images(
         config: config.clone(),
         links,
     };
-    let frontier = step.task("image-frontier", work);
+    let frontier = step.task(IMAGE_FRONTIER, work);
     let Some(commit) = step.needed(&frontier.shard)? else {
         return Ok(Expansion::Tasks(vec![frontier]));
     };
@@ -82,11 +95,7 @@ fn images(
         derived_from: None,
         parts,
     };
-    Ok(Expansion::Done(Done {
-        statistics: done::statistics(step, &given),
-        given,
-        recipes: done::recipes(step, &tasks),
-    }))
+    Ok(Expansion::Done(Done::new(step, given, &tasks)))
 }
 
 /// One task a file, `<prefix>-<ordinal>`.

@@ -122,8 +122,12 @@ impl Inner {
         let now = self.clock.unix_ms();
         let mut core = self.lock();
         let mut events = batch.events;
+        let reason = format!(
+            "{error}; the coordinator could not write `{}`: mend that, then `capstan retry` goes on",
+            self.settings.database
+        );
         for run in core.running() {
-            core.end_run(&run, v1::RunState::Failed, &error.to_string(), now);
+            core.end_run(&run, v1::RunState::Failed, &reason, now);
         }
         let rest = core.take_batch();
         events.extend(rest.events);

@@ -199,6 +199,22 @@ impl Core {
         is_committed
     }
 
+    /// A task was given up, and its commit stands all the same. True where it is committed now.
+    pub(crate) fn committed_after_all(
+        &mut self,
+        key: &Key,
+        commit: Commit,
+        now: Now,
+        now_unix_ms: i64,
+    ) -> bool {
+        if !self.machine.retry(key) {
+            return false;
+        }
+        // The driver is to learn of the one after the other.
+        self.absorb(now_unix_ms);
+        self.committed(key, commit, now)
+    }
+
     /// Puts a run at its beginning.
     pub(crate) fn begin_run(&mut self, view: RunView) {
         self.batch.ops.push(Op::Submit(Box::new(view.clone())));

@@ -78,11 +78,28 @@ struct Progress {
     unpublished: Vec<ShardId>,
     /// Committed without work in this submission.
     already: u64,
-    /// Given up, and whether it ends the run, and what it said.
-    missing: BTreeMap<ShardId, String>,
-    is_fatal: bool,
+    missing: BTreeMap<ShardId, GivenUp>,
     /// Handed to the machine and not final yet.
     open: BTreeSet<ShardId>,
+}
+
+/// A shard that was given up.
+struct GivenUp {
+    said: String,
+    /// Whether that ends the run.
+    is_fatal: bool,
+    since: Since,
+}
+
+/// When a shard was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    /// Before this driver began.
+    Before,
+    /// Just now: the store was not asked yet whether its commit stands all the same.
+    Now,
+    /// While this driver runs, and the store has no commit.
+    Looked,
 }
 
 pub(super) struct Driver {
@@ -117,8 +134,9 @@ impl Driver {
             Err(error) => return failed(&inner, &run, &Error::Pipeline(error)).await,
         };
         let given_up = given_up.into_iter().map(|(stage, missing)| {
+            let missing = missing.into_iter();
             let progress = Progress {
-                missing,
+                missing: missing.map(before).collect(),
                 ..Progress::default()
             };
             (stage, progress)
@@ -195,13 +213,30 @@ impl Driver {
         self.list(stage).await?;
         loop {
             self.take_inbox()?;
+            if self.look_for_commits(stage).await? {
+                continue;
+            }
             self.publish_recipes(&stage.name).await?;
+            let allowed = self.pipeline.max_quarantined_of(stage);
             let progress = self.stages.entry(stage.name.clone()).or_default();
-            check_quarantined(stage, progress, self.pipeline.max_quarantined_of(stage))?;
+            progress.check(stage, allowed, |given_up| given_up.since != Since::Before)?;
             if !progress.open.is_empty() {
                 return Ok(());
             }
-            match self.expand(stage)? {
+            let expansion = self.expand(stage)?;
+            let progress = &self.stages[&stage.name];
+            // What was given up before ends the run again once the shards beside it, which may be
+            // those that are tried again, have had their turn.
+            let is_beside = match &expansion {
+                Expansion::Tasks(tasks) => tasks
+                    .iter()
+                    .any(|task| progress.missing.contains_key(&task.shard)),
+                Expansion::Done(_) => false,
+            };
+            if !is_beside {
+                progress.check(stage, allowed, |_| true)?;
+            }
+            match expansion {
                 Expansion::Tasks(tasks) => self.begin(stage, tasks).await?,
                 Expansion::Done(done) => {
                     let output = self.finish(stage, done).await?;
@@ -229,17 +264,27 @@ impl Driver {
             }
             _ => None,
         };
+        let adopted = {
+            let core = self.inner.core()?;
+            let view = core.runs.get(&self.run).map(|active| &active.view);
+            let stages = view.iter().flat_map(|view| &view.stages);
+            let mut begun =
+                stages.filter(|view| view.stage == stage.name && view.started_unix_ms > 0);
+            begun.next().map(|view| view.adopted)
+        };
         let progress = self.stages.entry(stage.name.clone()).or_default();
-        progress.already = found.len() as u64;
+        // What was committed before the coordinator started anew was work of this submission.
+        progress.already = adopted.unwrap_or(found.len() as u64);
         for commit in found {
             let shard = commit.shard.clone();
             progress.missing.remove(&shard);
             progress.commits.entry(shard).or_insert(commit);
         }
         if let Some(missing) = missing {
+            let said = "its version is published without it";
             let missing = missing.into_iter();
             progress.missing = missing
-                .map(|shard| (shard, "its version is published without it".to_owned()))
+                .map(|shard| before((shard, said.to_owned())))
                 .collect();
             for shard in progress.missing.keys() {
                 progress.commits.remove(shard);
@@ -272,36 +317,51 @@ impl Driver {
     }
 }
 
-fn check_quarantined(stage: &Stage, progress: &Progress, allowed: u64) -> Result<(), Error> {
-    let quarantined = progress.missing.len();
-    let shards = || {
-        let named = progress.missing.iter().take(NAMED);
-        let named: Vec<String> = named
-            .map(|(shard, said)| format!("{shard}: {said}"))
-            .collect();
-        let more = quarantined.saturating_sub(NAMED);
-        let more = if more > 0 {
-            format!("; and {more} more")
-        } else {
-            String::new()
-        };
-        format!("{}{more}", named.join("; "))
+/// A shard that was given up before this driver began. What ended the run then is tried again, or
+/// was within what may be missing.
+fn before((shard, said): (ShardId, String)) -> (ShardId, GivenUp) {
+    let given_up = GivenUp {
+        said,
+        is_fatal: false,
+        since: Since::Before,
     };
-    let stage = stage.name.clone();
-    if progress.is_fatal {
-        Err(Error::Fatal {
-            stage,
-            shards: shards(),
+    (shard, given_up)
+}
+
+impl Progress {
+    /// Refuses to go on where more shards than `allowed` were given up, of those that `counts`
+    /// takes.
+    fn check(
+        &self,
+        stage: &Stage,
+        allowed: u64,
+        counts: impl Fn(&GivenUp) -> bool,
+    ) -> Result<(), Error> {
+        let missing = self.missing.iter().filter(|(_, given_up)| counts(given_up));
+        let missing: Vec<_> = missing.collect();
+        let is_fatal = missing.iter().any(|(_, given_up)| given_up.is_fatal);
+        if !is_fatal && missing.len() as u64 <= allowed {
+            return Ok(());
+        }
+        let named = missing.iter().take(NAMED);
+        let named: Vec<String> = named
+            .map(|(shard, given_up)| format!("{shard}: {}", given_up.said))
+            .collect();
+        let more = match missing.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        let (stage, shards) = (stage.name.clone(), format!("{}{more}", named.join("; ")));
+        Err(if is_fatal {
+            Error::Fatal { stage, shards }
+        } else {
+            Error::Quarantined {
+                stage,
+                quarantined: missing.len(),
+                allowed,
+                shards,
+            }
         })
-    } else if quarantined as u64 > allowed {
-        Err(Error::Quarantined {
-            stage,
-            quarantined,
-            allowed,
-            shards: shards(),
-        })
-    } else {
-        Ok(())
     }
 }
 

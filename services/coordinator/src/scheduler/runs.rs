@@ -55,6 +55,16 @@ impl Handle {
     ///
     /// - `resumed`: whether it had begun before, so that the store may know how it ended.
     pub(super) async fn go_on(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
+        // A client that goes away in between must leave no run behind that nobody drives.
+        let this = self.clone();
+        let begun = self
+            .inner
+            .tasks
+            .spawn(async move { this.begin_driving(view, resumed).await });
+        begun.await.unwrap_or(Err(Error::Closing))
+    }
+
+    async fn begin_driving(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
         let run = view.run.clone();
         let begin = |core: &mut Core| {
             let begins = !core.running().contains(&view.run);
@@ -139,9 +149,13 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn cancel(&self, run: &RunId) -> Result<v1::RunState, Error> {
-        self.inner
-            .end_run(run, v1::RunState::Cancelled, "cancelled")
-            .await?;
+        // The store is told as well, whether the client waits for that or not.
+        let (inner, ended) = (self.inner.clone(), run.clone());
+        let ending = self.inner.tasks.spawn(async move {
+            let state = v1::RunState::Cancelled;
+            inner.end_run(&ended, state, "cancelled").await
+        });
+        ending.await.unwrap_or(Err(Error::Closing))?;
         Ok(self.run(run).await?.state)
     }
 }

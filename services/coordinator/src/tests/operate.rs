@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use capstan_dataset::versions;
+use capstan_plan::FailureKind;
 use capstan_proto::v1;
 use tonic::Code;
+
+use crate::convert::claim;
 
 use super::sandbox::{GANG, ONE_TASK, PIPELINE, Sandbox, TASKS};
 
@@ -227,6 +230,100 @@ async fn what_a_version_says_is_missing_stays_so() {
     let kept = versions::resolve(&sandbox.store, "web@5").await.unwrap();
     let kept = versions::parts(&sandbox.store, &kept).await.unwrap();
     assert_eq!(kept.len(), 1);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_is_given_up_after_its_commit_stood_counts() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    worker.commit(&held).await;
+    // It never had the answer of the store, and gives up.
+    worker.fail(&held, v1::FailureKind::Fatal).await.unwrap();
+    sandbox
+        .until("r", |status| status.state() != v1::RunState::Running)
+        .await;
+    let status = sandbox.status("r").await;
+    assert_eq!(status.state(), v1::RunState::Done, "{}", status.reason);
+    assert_eq!(status.stages[0].committed, 1);
+    assert!(status.stages[0].quarantined.is_empty());
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_shard_that_is_tried_again_has_its_turn_beside_one_that_stays_given_up() {
+    let two = ONE_TASK.replace(
+        r#"format = "coco_captions""#,
+        "format = \"folder\"\nshards = 2",
+    );
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(&two, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = [worker.lease().await, worker.lease().await];
+    // Both at once, before the run ends of the first.
+    let (inner, kind) = (&sandbox.handle.inner, FailureKind::BadInput);
+    let now = inner.clock.now();
+    let given_up = inner.change(|core| {
+        for assignment in &held {
+            let claim = claim(&worker.name, assignment.lease.clone()).unwrap();
+            core.machine.fail(&claim, kind, "unreadable", now).unwrap();
+        }
+    });
+    given_up.await.unwrap();
+    let failed = |status: &v1::RunStatus| status.state() == v1::RunState::Failed;
+    sandbox.until("r", failed).await;
+
+    let retried = sandbox.retry("r", "human", "00000").await.unwrap();
+    assert_eq!(retried.shards, 1);
+    let again = worker.lease().await;
+    assert_eq!(again.lease.as_ref().unwrap().shard, "00000");
+    worker.work(&again).await;
+    sandbox.until("r", failed).await;
+    let status = sandbox.status("r").await;
+    assert_eq!(status.stages[0].committed, 1);
+    assert_eq!(status.stages[0].quarantined, ["00001"]);
+
+    sandbox.retry("r", "human", "00001").await.unwrap();
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_run_that_nobody_drives() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = capstan_plan::Pipeline::from_toml(ONE_TASK, "one.toml").unwrap();
+    // Wherever submitting is broken off.
+    let has_begun = || sandbox.handle.inner.core().unwrap().runs.len();
+    for polls in 0.. {
+        if has_begun() >= 20 {
+            break;
+        }
+        let run = format!("r{polls}").as_str().into();
+        let mut submitting = Box::pin(sandbox.handle.submit(pipeline.clone(), None, Some(run)));
+        for _ in 0..polls {
+            if futures::poll!(&mut submitting).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+    // Every one of those that began has its task leased, and ends.
+    let mut worker = sandbox.worker("w1").await;
+    let begun: Vec<_> = {
+        let core = sandbox.handle.inner.core().unwrap();
+        core.runs.keys().cloned().collect()
+    };
+    for _ in &begun {
+        let held = worker.lease().await;
+        worker.work(&held).await;
+    }
+    for run in &begun {
+        sandbox
+            .until(run.as_str(), |status| status.state() == v1::RunState::Done)
+            .await;
+    }
     sandbox.stop().await;
 }
 

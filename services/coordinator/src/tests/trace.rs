@@ -71,6 +71,9 @@ impl Executor for Works {
 async fn an_attempt_has_one_trace_on_both_sides() {
     let log = Log::default();
     let subscriber = telemetry::json(EnvFilter::new("info"), log.clone());
+    // While there is one dispatcher, `tracing` asks that of the thread which comes to an event first
+    // whether anybody wants it: for other tests' threads, none, for good. A second one has it ask all.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let _logging = tracing::subscriber::set_default(subscriber);
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "traced").await.unwrap();

@@ -153,6 +153,11 @@ async fn a_restarted_coordinator_goes_on_and_keeps_leases() {
         ended.leased, TASKS,
         "nothing was leased twice, before and after"
     );
+    let crawl = &sandbox.status("long").await.stages[0];
+    assert_eq!(
+        crawl.adopted, 0,
+        "what was done before the restart is work too"
+    );
     sandbox.stop().await;
 }
 

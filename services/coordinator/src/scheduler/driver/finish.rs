@@ -27,7 +27,7 @@ impl Driver {
     /// Publishes what a stage gave.
     pub(super) async fn finish(&self, stage: &Stage, done: Done) -> Result<StageOutput, Error> {
         let progress = &self.stages[&stage.name];
-        let missing: BTreeSet<ShardId> = progress.missing.keys().cloned().collect();
+        let missing: BTreeSet<ShardId> = done.missing.into_iter().collect();
         fault::point("coordinator.before_publish");
         let (output, shown) = match done.given {
             Given::Dataset {
@@ -83,7 +83,8 @@ impl Driver {
         view.progress.clear();
         let said = std::mem::take(&mut view.quarantined);
         for shard in shown.missing {
-            let said = said.get(&shard).cloned().unwrap_or_default();
+            let said = said.get(&shard).cloned();
+            let said = said.unwrap_or_else(|| "later steps were built without it".to_owned());
             view.quarantined.insert(shard, said);
         }
         if view.started_unix_ms == 0 {
