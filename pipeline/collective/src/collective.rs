@@ -59,9 +59,7 @@ pub trait Collective: Send {
         values: &[f32],
         deadline: Instant,
     ) -> Result<Vec<Vec<f32>>, RingError> {
-        let mut bytes = Vec::with_capacity(size_of_val(values));
-        encode(values, &mut bytes);
-        let gathered = self.all_gather_bytes(&bytes, deadline)?;
+        let gathered = self.all_gather_bytes(bytemuck::cast_slice(values), deadline)?;
         let mut out = Vec::with_capacity(gathered.len());
         for (rank, bytes) in gathered.iter().enumerate() {
             if bytes.len() % size_of::<f32>() != 0 {
@@ -70,7 +68,7 @@ pub trait Collective: Send {
                     detail: "a gathered block is no whole number of f32",
                 });
             }
-            out.push(bytes.chunks_exact(4).map(f32_of).collect());
+            out.push(bytemuck::pod_collect_to_vec(bytes));
         }
         Ok(out)
     }
@@ -82,18 +80,4 @@ pub trait Collective: Send {
     fn barrier(&mut self, deadline: Instant) -> Result<(), RingError> {
         self.all_gather_bytes(&[], deadline).map(drop)
     }
-}
-
-/// Appends `values` as little-endian bytes.
-pub(crate) fn encode(values: &[f32], out: &mut Vec<u8>) {
-    let start = out.len();
-    out.resize(start + size_of_val(values), 0);
-    for (bytes, value) in out[start..].chunks_exact_mut(4).zip(values) {
-        bytes.copy_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// Reads one value of four little-endian bytes.
-pub(crate) fn f32_of(bytes: &[u8]) -> f32 {
-    f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }

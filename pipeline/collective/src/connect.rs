@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, judge, proof};
 use crate::link::{is_pause, lost};
 use crate::stream::Stream;
-use crate::{RingError, RingPlan, Tls};
+use crate::{Joining, RingError, RingPlan};
 
 /// Connections that may be in the middle of a greeting; the oldest gives way to a new one.
 const MAX_PENDING: usize = 64;
@@ -30,21 +30,23 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 pub(crate) fn neighbours(
     plan: &RingPlan,
     listener: &TcpListener,
-    step: u64,
-    deadline: Instant,
-    tls: Option<&Tls>,
+    joining: &Joining<'_>,
 ) -> Result<(Stream, Stream), RingError> {
     listener
         .set_nonblocking(true)
         .map_err(setup("make the listener non-blocking"))?;
     let failed = AtomicBool::new(false);
+    let wait = Wait {
+        joining,
+        failed: &failed,
+    };
     let guard = |result: Result<Stream, RingError>| {
         failed.fetch_or(result.is_err(), Ordering::SeqCst);
         result
     };
     std::thread::scope(|scope| {
-        let dialling = scope.spawn(|| guard(dial(plan, step, deadline, tls, &failed)));
-        let previous = guard(accept(plan, listener, step, deadline, tls, &failed));
+        let dialling = scope.spawn(|| guard(dial(plan, &wait)));
+        let previous = guard(accept(plan, listener, &wait));
         let next = dialling.join().unwrap_or(Err(RingError::Broken));
         match (next, previous) {
             (Ok(next), Ok(previous)) => Ok((tuned(next)?, tuned(previous)?)),
@@ -54,42 +56,36 @@ pub(crate) fn neighbours(
     })
 }
 
-/// A connection as the ring needs it: blocking, without Nagle's delay, checked while idle.
+/// A connection as the ring needs it: never blocking, without Nagle's delay, checked while idle.
 fn tuned(stream: Stream) -> Result<Stream, RingError> {
     let socket = stream.socket();
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(KEEPALIVE);
     socket
-        .set_nonblocking(false)
+        .set_nonblocking(true)
         .and_then(|()| socket.set_nodelay(true))
         .and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive))
         .map_err(setup("tune a connection"))?;
     Ok(stream)
 }
 
-fn dial(
-    plan: &RingPlan,
-    step: u64,
-    deadline: Instant,
-    tls: Option<&Tls>,
-    failed: &AtomicBool,
-) -> Result<Stream, RingError> {
+fn dial(plan: &RingPlan, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let rank = plan.next();
-    let socket = reach(plan.peers[rank], rank, deadline, failed)?;
+    let socket = reach(plan.peers[rank], rank, wait)?;
     socket
         .set_nodelay(true)
         .and_then(|()| socket.set_read_timeout(Some(SLICE)))
         .map_err(setup("tune a connection"))?;
-    let mut stream = Stream::dialled(socket, tls).map_err(setup("begin TLS"))?;
-    let mine = Hello::new(plan, step);
+    let mut stream = Stream::dialled(socket, wait.joining.tls).map_err(setup("begin TLS"))?;
+    let mine = Hello::new(plan, wait.joining.step);
     let lost = |source| lost(rank, source);
     stream.write_all(&mine.encode()).map_err(lost)?;
 
     let mut answer = [0; HELLO_BYTES + MAC_BYTES];
     let mut filled = 0;
     while filled < answer.len() {
-        wait_over(rank, deadline, failed)?;
+        wait.goes_on(rank)?;
         match stream.read(&mut answer[filled..]) {
             Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
             Ok(read) => filled += read,
@@ -114,15 +110,11 @@ fn dial(
 }
 
 /// Connects to `address`, trying again while nobody listens there.
-fn reach(
-    address: SocketAddr,
-    rank: usize,
-    deadline: Instant,
-    failed: &AtomicBool,
-) -> Result<TcpStream, RingError> {
+fn reach(address: SocketAddr, rank: usize, wait: &Wait<'_>) -> Result<TcpStream, RingError> {
     loop {
-        wait_over(rank, deadline, failed)?;
-        let left = deadline.saturating_duration_since(Instant::now()).max(POLL);
+        wait.goes_on(rank)?;
+        let left = wait.joining.deadline;
+        let left = left.saturating_duration_since(Instant::now()).max(POLL);
         match TcpStream::connect_timeout(&address, left.min(GREETING)) {
             Ok(stream) => return Ok(stream),
             Err(_) => std::thread::sleep(SLICE.min(left)),
@@ -130,34 +122,40 @@ fn reach(
     }
 }
 
-/// Fails once the deadline has passed or the other half of the joining has failed.
-fn wait_over(rank: usize, deadline: Instant, failed: &AtomicBool) -> Result<(), RingError> {
-    if failed.load(Ordering::SeqCst) {
-        return Err(RingError::Broken);
-    }
-    if Instant::now() >= deadline {
-        return Err(RingError::NotJoined {
-            rank,
-            refused: 0,
-            last: None,
-        });
-    }
-    Ok(())
+/// What both halves of joining wait by.
+#[derive(Clone, Copy)]
+struct Wait<'a> {
+    joining: &'a Joining<'a>,
+    /// Whether the other half has failed.
+    failed: &'a AtomicBool,
 }
 
-fn accept(
-    plan: &RingPlan,
-    listener: &TcpListener,
-    step: u64,
-    deadline: Instant,
-    tls: Option<&Tls>,
-    failed: &AtomicBool,
-) -> Result<Stream, RingError> {
+impl Wait<'_> {
+    /// Fails where waiting for `rank` has no sense any more.
+    fn goes_on(&self, rank: usize) -> Result<(), RingError> {
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(RingError::Broken);
+        }
+        if self.joining.given_up.load(Ordering::SeqCst) {
+            return Err(RingError::GivenUp { rank });
+        }
+        if Instant::now() >= self.joining.deadline {
+            return Err(RingError::NotJoined {
+                rank,
+                refused: 0,
+                last: None,
+            });
+        }
+        Ok(())
+    }
+}
+
+fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let rank = plan.previous();
     let mut pending: Vec<Greeting> = Vec::new();
     let (mut refused, mut last) = (0, None);
     loop {
-        match wait_over(rank, deadline, failed) {
+        match wait.goes_on(rank) {
             Err(RingError::NotJoined { .. }) => {
                 return Err(RingError::NotJoined {
                     rank,
@@ -167,7 +165,7 @@ fn accept(
             }
             other => other?,
         }
-        while let Some(greeting) = incoming(plan, listener, step, tls)? {
+        while let Some(greeting) = incoming(plan, listener, wait.joining)? {
             if pending.len() == MAX_PENDING {
                 pending.remove(0);
                 refused += 1;
@@ -195,11 +193,10 @@ fn accept(
 fn incoming(
     plan: &RingPlan,
     listener: &TcpListener,
-    step: u64,
-    tls: Option<&Tls>,
+    joining: &Joining<'_>,
 ) -> Result<Option<Greeting>, RingError> {
     match listener.accept() {
-        Ok((stream, _)) => Ok(Greeting::new(stream, plan, step, tls).ok()),
+        Ok((stream, _)) => Ok(Greeting::new(stream, plan, joining).ok()),
         Err(error) if is_pause(&error) || is_of_connection(&error) => Ok(None),
         Err(source) => Err(RingError::Setup {
             doing: "accept a connection",
@@ -236,12 +233,12 @@ struct Greeting {
 }
 
 impl Greeting {
-    fn new(socket: TcpStream, plan: &RingPlan, step: u64, tls: Option<&Tls>) -> io::Result<Self> {
+    fn new(socket: TcpStream, plan: &RingPlan, joining: &Joining<'_>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         Ok(Self {
-            stream: Stream::accepted(socket, tls)?,
-            mine: Hello::new(plan, step),
+            stream: Stream::accepted(socket, joining.tls)?,
+            mine: Hello::new(plan, joining.step),
             received: [0; HELLO_BYTES + MAC_BYTES],
             filled: 0,
             answered: false,

@@ -37,6 +37,12 @@ pub enum RingError {
         #[source]
         last: Option<Box<RingError>>,
     },
+    /// Joining was given up from outside.
+    #[error("joining was given up while waiting for rank {rank}")]
+    GivenUp {
+        /// The rank that was waited for.
+        rank: usize,
+    },
     /// A newer ring exists: this rank must ask for a new plan.
     #[error("ring epoch {mine} is stale: rank {rank} is in {theirs}")]
     StaleEpoch {

@@ -10,9 +10,9 @@
 //!        │                         ▼        previous one; both prove the ring's secret
 //!     rank 0 ◄─────────────────  rank 2
 //!
-//!  compute thread ── segments ──► sender thread ──► next        sending never waits for receiving,
-//!        ▲                                                      so no size of message can deadlock
-//!        └───── add, forward ◄──── read ◄────────── previous
+//!  previous ── read ──► add, in place ── write ──► next     one thread does both, as either
+//!                                                          connection can go on, so no size of
+//!                                                          message can deadlock
 //! ```
 //!
 //! Results do not depend on timing: the sum of an element is taken in an order that world size,
@@ -23,6 +23,7 @@ mod connect;
 mod error;
 mod hello;
 mod link;
+mod operation;
 mod plan;
 mod ring;
 mod solo;
@@ -31,6 +32,6 @@ mod stream;
 pub use collective::Collective;
 pub use error::RingError;
 pub use plan::{RingEpoch, RingPlan, Secret};
-pub use ring::{Breaker, Ring};
+pub use ring::{Breaker, Joining, Ring};
 pub use solo::SoloRing;
 pub use stream::Tls;

@@ -1,27 +1,21 @@
-//! The two connections of a rank: frames out through a thread of their own, frames in by blocking
-//! reads, each bounded by the deadline of the call that it belongs to.
+//! The two connections of a rank, moved together by the thread that calls: it writes what may go
+//! out and reads what has come in, and sleeps only when neither can go on. So sending never waits
+//! for receiving, whatever the size of a message, and no bytes are handed to another thread.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use cpu_time::ThreadTime;
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::RingError;
 use crate::stream::Stream;
 
-/// Payload of a frame at most, and of every frame of a long message but the last.
-pub(crate) const SEGMENT_BYTES: usize = 128 << 10;
-/// operation (1), reserved (3), payload bytes (4), sequence number of the call (8).
-const HEADER_BYTES: usize = 16;
-/// Buffers kept for reuse.
-const SPARE_BUFFERS: usize = 32;
+/// operation (1), reserved (7), sequence number of the call (8), bytes of the message (8).
+const HEADER_BYTES: usize = 24;
 
-/// What a call does; stands in every frame, so that ranks that call different things find out.
+/// What a call does; stands at its head, so that ranks that call different things find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Operation {
@@ -40,260 +34,314 @@ impl Operation {
     }
 }
 
-/// One call: what, the how-manieth of the ring, and until when.
+/// One call: what, the how-manieth of the ring, how long on every rank, and until when.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
     pub(crate) sequence: u64,
+    /// Bytes of the message where all ranks must give as many, else zero.
+    pub(crate) bytes: u64,
     pub(crate) deadline: Instant,
 }
 
 impl Call {
-    fn header(&self, payload_bytes: usize) -> [u8; HEADER_BYTES] {
+    fn header(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[0] = self.operation as u8;
-        header[4..8].copy_from_slice(&(payload_bytes as u32).to_le_bytes());
-        header[8..].copy_from_slice(&self.sequence.to_le_bytes());
+        header[8..16].copy_from_slice(&self.sequence.to_le_bytes());
+        header[16..].copy_from_slice(&self.bytes.to_le_bytes());
         header
     }
-}
 
-/// A frame on its way out: header and payload in one buffer, one write.
-struct Frame {
-    bytes: Vec<u8>,
-    call: Call,
-}
-
-/// The outgoing half. Frames queue without bound of their own: a call never queues more than the
-/// bytes of its own message.
-pub(crate) struct Sender {
-    frames: Option<mpsc::Sender<Frame>>,
-    spare: mpsc::Receiver<Vec<u8>>,
-    thread: Option<JoinHandle<Result<(), RingError>>>,
-    /// Nanoseconds of CPU that the thread has taken.
-    cpu_ns: Arc<AtomicU64>,
-    stream: TcpStream,
-    rank: usize,
-}
-
-impl Sender {
-    /// Sends to `rank` over `stream`.
-    pub(crate) fn spawn(mut out: Stream, rank: usize) -> io::Result<Self> {
-        let (frames, queue) = mpsc::channel::<Frame>();
-        let (give_back, spare) = mpsc::sync_channel(SPARE_BUFFERS);
-        let stream = out.socket().try_clone()?;
-        let cpu_ns = Arc::new(AtomicU64::new(0));
-        let spent = cpu_ns.clone();
-        let thread = std::thread::Builder::new()
-            .name("ring-send".to_owned())
-            .spawn(move || {
-                for mut frame in queue {
-                    write_all(&mut out, &frame.bytes, &frame.call, rank)?;
-                    let so_far = ThreadTime::now().as_duration().as_nanos();
-                    spent.store(so_far as u64, Ordering::Relaxed);
-                    frame.bytes.clear();
-                    // A full store of spares only means that this buffer is freed.
-                    let _ = give_back.try_send(frame.bytes);
-                }
-                Ok(())
-            })?;
-        Ok(Self {
-            frames: Some(frames),
-            spare,
-            thread: Some(thread),
-            cpu_ns,
-            stream,
-            rank,
-        })
-    }
-
-    /// CPU time that sending has taken so far.
-    pub(crate) fn cpu_time(&self) -> Duration {
-        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
-    }
-
-    /// Queues one frame whose payload `fill` appends; at most [`SEGMENT_BYTES`].
-    pub(crate) fn send(
-        &mut self,
-        call: &Call,
-        payload_bytes: usize,
-        fill: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), RingError> {
-        debug_assert!(payload_bytes <= SEGMENT_BYTES);
-        let mut bytes = self.spare.try_recv().unwrap_or_default();
-        bytes.reserve(HEADER_BYTES + payload_bytes);
-        bytes.extend_from_slice(&call.header(payload_bytes));
-        fill(&mut bytes);
-        debug_assert_eq!(bytes.len(), HEADER_BYTES + payload_bytes);
-        let frames = self.frames.as_ref().ok_or(RingError::Broken)?;
-        if frames.send(Frame { bytes, call: *call }).is_ok() {
-            return Ok(());
-        }
-        // The thread ends before its queue does only with an error.
-        Err(self.failure().unwrap_or(RingError::Broken))
-    }
-
-    /// The error that ended the sending thread, if one did; waits for the thread.
-    fn failure(&mut self) -> Option<RingError> {
-        self.frames = None;
-        match self.thread.take()?.join() {
-            Ok(result) => result.err(),
-            Err(_) => Some(RingError::PeerLost {
-                rank: self.rank,
-                source: None,
-            }),
-        }
-    }
-
-    /// Waits until what is queued has gone out, each frame within the deadline of its call.
-    /// Nothing can be sent afterwards.
-    pub(crate) fn flush(&mut self) {
-        self.failure();
-    }
-
-    /// Another hold on the connection, to end it from another thread.
-    pub(crate) fn socket(&self) -> io::Result<TcpStream> {
-        self.stream.try_clone()
-    }
-
-    /// Ends the connection at once, so that the neighbour learns of it.
-    pub(crate) fn abort(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
-        self.failure();
-    }
-}
-
-impl Drop for Sender {
-    /// Queued frames still go out, each within the deadline of its call.
-    fn drop(&mut self) {
-        self.failure();
-    }
-}
-
-/// The incoming half.
-pub(crate) struct Receiver {
-    stream: Stream,
-    payload: Vec<u8>,
-    rank: usize,
-}
-
-impl Receiver {
-    /// Receives from `rank` over `stream`.
-    pub(crate) fn new(stream: Stream, rank: usize) -> Self {
-        Self {
-            stream,
-            payload: Vec::new(),
-            rank,
-        }
-    }
-
-    /// Another hold on the connection, to end it from another thread.
-    pub(crate) fn socket(&self) -> io::Result<TcpStream> {
-        self.stream.socket().try_clone()
-    }
-
-    /// Ends the connection at once.
-    pub(crate) fn abort(&mut self) {
-        let _ = self.stream.socket().shutdown(Shutdown::Both);
-    }
-
-    /// The payload of the next frame, which must belong to `call` and hold `payload_bytes`.
-    pub(crate) fn receive(
-        &mut self,
-        call: &Call,
-        payload_bytes: usize,
-    ) -> Result<&[u8], RingError> {
-        let mut header = [0; HEADER_BYTES];
-        read_exact(&mut self.stream, &mut header, call, self.rank)?;
-        self.check(&header, call, payload_bytes)?;
-        self.payload.resize(payload_bytes, 0);
-        read_exact(&mut self.stream, &mut self.payload, call, self.rank)?;
-        Ok(&self.payload)
-    }
-
-    fn check(
-        &self,
-        header: &[u8; HEADER_BYTES],
-        call: &Call,
-        payload_bytes: usize,
-    ) -> Result<(), RingError> {
-        let expected = call.header(payload_bytes);
-        if *header == expected {
-            return Ok(());
-        }
-        let detail = if header[0] != expected[0] || header[1..4] != [0; 3] {
+    /// Why `header`, which is not this call's, is not.
+    fn contradiction(&self, header: &[u8; HEADER_BYTES]) -> &'static str {
+        let own = self.header();
+        if header[..8] != own[..8] {
             "it is in another operation"
-        } else if header[8..] != expected[8..] {
+        } else if header[8..16] != own[8..16] {
             "it is in another call"
         } else {
             "its message has another length"
+        }
+    }
+}
+
+/// One operation as its two streams of bytes, which the caller of its methods moves.
+pub(crate) trait Exchange {
+    /// What may go out now; empty while that waits for what comes in, and at the end.
+    fn outgoing(&self) -> &[u8];
+    /// The first `count` bytes of it are out.
+    fn sent(&mut self, count: usize);
+    /// Whether nothing more goes out.
+    fn has_sent_all(&self) -> bool;
+    /// Where the next bytes belong; empty once nothing more comes in.
+    fn incoming(&mut self) -> &mut [u8];
+    /// The first `count` bytes of it are in.
+    ///
+    /// # Errors
+    /// [`RingError`] where they say what they must not.
+    fn received(&mut self, count: usize) -> Result<(), RingError>;
+}
+
+/// The connections of one rank. Neither blocks.
+pub(crate) struct Links {
+    next: Stream,
+    next_rank: usize,
+    previous: Stream,
+    previous_rank: usize,
+    bytes_sent: u64,
+}
+
+/// How far the header of a call has come each way.
+#[derive(Default)]
+struct Headers {
+    sent: usize,
+    received: usize,
+    theirs: [u8; HEADER_BYTES],
+}
+
+impl Links {
+    pub(crate) fn new(next: (Stream, usize), previous: (Stream, usize)) -> Self {
+        Self {
+            next: next.0,
+            next_rank: next.1,
+            previous: previous.0,
+            previous_rank: previous.1,
+            bytes_sent: 0,
+        }
+    }
+
+    /// Bytes that have gone out in all calls, headers aside.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    /// More holds on both connections, to end them from another thread.
+    pub(crate) fn sockets(&self) -> io::Result<Vec<TcpStream>> {
+        let sockets = [self.next.socket(), self.previous.socket()];
+        sockets.into_iter().map(TcpStream::try_clone).collect()
+    }
+
+    /// Ends both connections at once, so that the neighbours learn of it.
+    pub(crate) fn end(&self) {
+        for socket in [self.next.socket(), self.previous.socket()] {
+            // One that has ended already is what was wanted.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Does all of `exchange` before the deadline of `call`.
+    pub(crate) fn run(
+        &mut self,
+        call: &Call,
+        exchange: &mut impl Exchange,
+    ) -> Result<(), RingError> {
+        let mut headers = Headers::default();
+        let mut result = self.all(call, exchange, &mut headers);
+        // A neighbour that calls something else leaves as soon as it knows: its header says more
+        // than that it is gone, and it is to have this rank's.
+        if let Err(RingError::PeerLost { .. }) = &result {
+            result = self.rest_of_header(call, &mut headers).and(result);
+        }
+        if let Err(RingError::Protocol { .. }) = &result {
+            self.finish_header(call, &mut headers);
+        }
+        result
+    }
+
+    fn all(
+        &mut self,
+        call: &Call,
+        exchange: &mut impl Exchange,
+        headers: &mut Headers,
+    ) -> Result<(), RingError> {
+        loop {
+            let wrote = self.send(call, exchange, headers)?;
+            let read = self.receive(call, exchange, headers)?;
+            let writes = headers.sent < HEADER_BYTES
+                || !exchange.outgoing().is_empty()
+                || self.next.is_behind();
+            let reads = headers.received < HEADER_BYTES || !exchange.incoming().is_empty();
+            if !writes && !reads && exchange.has_sent_all() {
+                return Ok(());
+            }
+            let left = self.time_left(call, reads)?;
+            if !wrote && !read {
+                self.wait(writes, reads, left)?;
+            }
+        }
+    }
+
+    /// Writes once what may go out; whether anything went.
+    fn send(
+        &mut self,
+        call: &Call,
+        exchange: &mut impl Exchange,
+        headers: &mut Headers,
+    ) -> Result<bool, RingError> {
+        let (header, payload) = (call.header(), exchange.outgoing());
+        let header = &header[headers.sent..];
+        let result = match (header.is_empty(), payload.is_empty()) {
+            (true, true) if !self.next.is_behind() => return Ok(false),
+            (true, true) => self.next.flush().map(|()| 0),
+            (true, false) => self.next.write(payload),
+            (false, _) => {
+                let both = [IoSlice::new(header), IoSlice::new(payload)];
+                self.next.write_vectored(&both)
+            }
         };
-        Err(RingError::Protocol {
-            rank: self.rank,
-            detail,
-        })
+        let Some(count) = progress(result, self.next_rank)? else {
+            return Ok(false);
+        };
+        let of_header = count.min(header.len());
+        headers.sent += of_header;
+        exchange.sent(count - of_header);
+        self.bytes_sent += (count - of_header) as u64;
+        Ok(true)
     }
-}
 
-/// Writes all of `bytes` to `rank` before the deadline of `call`.
-fn write_all(
-    stream: &mut Stream,
-    mut bytes: &[u8],
-    call: &Call,
-    rank: usize,
-) -> Result<(), RingError> {
-    while !bytes.is_empty() || stream.is_behind() {
-        let remaining = remaining(call, rank)?;
-        stream
-            .socket()
-            .set_write_timeout(Some(remaining))
-            .map_err(|e| lost(rank, e))?;
-        match stream.write(bytes) {
-            Ok(0) if !bytes.is_empty() => return Err(RingError::PeerLost { rank, source: None }),
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if is_pause(&error) => {}
-            Err(error) => return Err(lost(rank, error)),
+    /// Reads once what has come in; whether anything came.
+    fn receive(
+        &mut self,
+        call: &Call,
+        exchange: &mut impl Exchange,
+        headers: &mut Headers,
+    ) -> Result<bool, RingError> {
+        let payload = exchange.incoming();
+        if headers.received == HEADER_BYTES {
+            if payload.is_empty() {
+                return Ok(false);
+            }
+            let result = self.previous.read(payload);
+            let Some(count) = self.came(result)? else {
+                return Ok(false);
+            };
+            exchange.received(count)?;
+            return Ok(true);
+        }
+        let header = &mut headers.theirs[headers.received..];
+        let room = header.len();
+        let mut both = [IoSliceMut::new(header), IoSliceMut::new(payload)];
+        let result = self.previous.read_vectored(&mut both);
+        let Some(count) = self.came(result)? else {
+            return Ok(false);
+        };
+        headers.received += count.min(room);
+        self.check(call, headers)?;
+        if count > room {
+            exchange.received(count - room)?;
+        }
+        Ok(true)
+    }
+
+    /// Refuses the header of another call.
+    fn check(&self, call: &Call, headers: &Headers) -> Result<(), RingError> {
+        if headers.received == HEADER_BYTES && headers.theirs != call.header() {
+            return Err(RingError::Protocol {
+                rank: self.previous_rank,
+                detail: call.contradiction(&headers.theirs),
+            });
+        }
+        Ok(())
+    }
+
+    /// How many bytes a read gave; `None` where there are none yet.
+    fn came(&self, result: io::Result<usize>) -> Result<Option<usize>, RingError> {
+        match progress(result, self.previous_rank)? {
+            Some(0) => Err(RingError::PeerLost {
+                rank: self.previous_rank,
+                source: None,
+            }),
+            other => Ok(other),
         }
     }
-    Ok(())
-}
 
-/// Fills `buffer` from `rank` before the deadline of `call`.
-fn read_exact(
-    stream: &mut Stream,
-    mut buffer: &mut [u8],
-    call: &Call,
-    rank: usize,
-) -> Result<(), RingError> {
-    while !buffer.is_empty() {
-        let remaining = remaining(call, rank)?;
-        stream
-            .socket()
-            .set_read_timeout(Some(remaining))
-            .map_err(|e| lost(rank, e))?;
-        match stream.read(buffer) {
-            Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
-            Ok(read) => buffer = &mut buffer[read..],
-            Err(error) if is_pause(&error) => {}
-            Err(error) => return Err(lost(rank, error)),
+    /// Reads what is there of a header that has not come whole; that the connection has ended is
+    /// known already.
+    fn rest_of_header(&mut self, call: &Call, headers: &mut Headers) -> Result<(), RingError> {
+        while headers.received < HEADER_BYTES {
+            match self.previous.read(&mut headers.theirs[headers.received..]) {
+                Ok(count) if count > 0 => headers.received += count,
+                _ => return Ok(()),
+            }
+        }
+        self.check(call, headers)
+    }
+
+    /// Sends the rest of this rank's header, if it can before the deadline.
+    fn finish_header(&mut self, call: &Call, headers: &mut Headers) {
+        let header = call.header();
+        while headers.sent < HEADER_BYTES || self.next.is_behind() {
+            match self.next.write(&header[headers.sent..]) {
+                Ok(count) if count > 0 => headers.sent += count,
+                Err(error) if is_pause(&error) => {
+                    let Ok(left) = self.time_left(call, false) else {
+                        return;
+                    };
+                    if self.wait(true, false, left).is_err() {
+                        return;
+                    }
+                }
+                _ => return,
+            }
         }
     }
-    Ok(())
-}
 
-/// Time left of a call; never zero, which sockets take for "for ever".
-fn remaining(call: &Call, rank: usize) -> Result<Duration, RingError> {
-    let left = call.deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(RingError::Deadline {
-            operation: call.operation.name(),
-            rank,
-        });
+    /// Time left of a call.
+    fn time_left(&self, call: &Call, reads: bool) -> Result<Duration, RingError> {
+        let left = call.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(RingError::Deadline {
+                operation: call.operation.name(),
+                rank: if reads {
+                    self.previous_rank
+                } else {
+                    self.next_rank
+                },
+            });
+        }
+        Ok(left)
     }
-    Ok(left.max(Duration::from_millis(1)))
+
+    /// Sleeps until a connection can go on in the way that is asked for, or `limit` has passed.
+    fn wait(&self, writes: bool, reads: bool, limit: Duration) -> Result<(), RingError> {
+        let (next, previous) = (self.next.socket().as_fd(), self.previous.socket().as_fd());
+        let mut interests = Vec::with_capacity(2);
+        if writes {
+            interests.push(PollFd::from_borrowed_fd(next, PollFlags::OUT));
+        }
+        if reads {
+            // TLS may owe the other side an answer before that goes on.
+            let behind = self.previous.is_behind();
+            let answer = if behind {
+                PollFlags::OUT
+            } else {
+                PollFlags::empty()
+            };
+            interests.push(PollFd::from_borrowed_fd(previous, PollFlags::IN | answer));
+        }
+        // A longer time than the type holds is looked at again after the longest that it holds.
+        let limit = Timespec::try_from(limit).ok();
+        match rustix::event::poll(&mut interests, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(RingError::Setup {
+                doing: "wait for the connections",
+                source: error.into(),
+            }),
+        }
+    }
 }
 
-/// Whether a socket only says that its time slice passed.
+/// What a read or write has done; `None` where it would have had to wait.
+fn progress(result: io::Result<usize>, rank: usize) -> Result<Option<usize>, RingError> {
+    match result {
+        Ok(count) => Ok(Some(count)),
+        Err(error) if is_pause(&error) => Ok(None),
+        Err(error) => Err(lost(rank, error)),
+    }
+}
+
+/// Whether a socket only says that it would have to wait.
 pub(crate) fn is_pause(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -4,7 +4,7 @@
 //! while it is asked to write, so a rank's sending never waits for what it would receive.
 
 use std::fmt;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
@@ -98,6 +98,16 @@ impl Read for Stream {
             Self::Tls(secured) => secured.read(buffer),
         }
     }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read_vectored(buffers),
+            Self::Tls(secured) => {
+                let first = buffers.iter_mut().find(|buffer| !buffer.is_empty());
+                first.map_or(Ok(0), |first| secured.read(first))
+            }
+        }
+    }
 }
 
 impl Write for Stream {
@@ -105,6 +115,13 @@ impl Write for Stream {
         match self {
             Self::Plain(socket) => socket.write(bytes),
             Self::Tls(secured) => secured.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write_vectored(slices),
+            Self::Tls(secured) => secured.write_vectored(slices),
         }
     }
 
@@ -142,8 +159,12 @@ impl Secured {
     /// Takes what there is room for and sends it. What could not go out in time goes first next
     /// time; an error that is no pause shows then.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         self.flush()?;
-        let taken = self.session.writer().write(bytes)?;
+        let taken = self.session.writer().write_vectored(slices)?;
         match self.flush() {
             Err(_) if taken > 0 => Ok(taken),
             done => done.map(|()| taken),

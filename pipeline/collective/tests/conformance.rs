@@ -4,9 +4,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing, Tls};
+use capstan_collective::{
+    Collective, Joining, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing, Tls,
+};
 use capstan_runtime::certificates::{self, Validity};
 use capstan_runtime::config::Safety;
 use capstan_runtime::tls::{Identity, Role};
@@ -61,7 +64,13 @@ fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> 
                         peers,
                         secret: Secret([7; 32]),
                     };
-                    let mut ring = Ring::connect_with(&plan, listener, 0, soon(), tls()).unwrap();
+                    let joining = Joining {
+                        step: 0,
+                        deadline: soon(),
+                        tls: tls(),
+                        given_up: &AtomicBool::new(false),
+                    };
+                    let mut ring = Ring::connect_with(&plan, listener, &joining).unwrap();
                     work(&mut ring)
                 })
             })

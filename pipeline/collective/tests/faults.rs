@@ -3,9 +3,10 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret};
+use capstan_collective::{Collective, Joining, Ring, RingEpoch, RingError, RingPlan, Secret};
 
 fn after(ms: u64) -> Instant {
     Instant::now() + Duration::from_millis(ms)
@@ -165,6 +166,30 @@ fn a_missing_rank_is_named_at_the_deadline() {
         "{error:?}"
     );
     assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn joining_that_is_given_up_waits_for_nobody() {
+    let (listeners, peers) = listeners(2);
+    let (start, given_up) = (Instant::now(), AtomicBool::new(false));
+    let error = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            given_up.store(true, Ordering::SeqCst);
+        });
+        let joining = Joining {
+            step: 0,
+            deadline: after(30_000),
+            tls: None,
+            given_up: &given_up,
+        };
+        Ring::connect_with(&plan(0, &peers), &listeners[0], &joining).err()
+    });
+    assert!(
+        matches!(error, Some(RingError::GivenUp { rank: 1 })),
+        "{error:?}"
+    );
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]

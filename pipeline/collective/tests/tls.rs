@@ -6,9 +6,10 @@ mod over_tls;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
+use capstan_collective::{Collective, Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
 use capstan_runtime::certificates::{self, Validity};
 use capstan_runtime::config::Safety;
 use capstan_runtime::tls::{Identity, Role, refusal};
@@ -66,8 +67,13 @@ fn ring_of_two<T: Send>(
                 let (plan, work) = (plan(rank, &peers), &work);
                 let (listener, tls) = (&listeners[rank], each[rank]);
                 scope.spawn(move || {
-                    let deadline = after(deadline_ms);
-                    work(Ring::connect_with(&plan, listener, 0, deadline, tls)?)
+                    let joining = Joining {
+                        step: 0,
+                        deadline: after(deadline_ms),
+                        tls,
+                        given_up: &AtomicBool::new(false),
+                    };
+                    work(Ring::connect_with(&plan, listener, &joining)?)
                 })
             })
             .collect();

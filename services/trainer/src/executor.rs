@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use capstan_collective::{Breaker, Collective, Ring, RingPlan};
@@ -221,13 +221,17 @@ impl Attempt {
         let first = self.resume.as_ref().map_or(0, |state| state.step);
         let limit = self.options.ring_timeout;
         let identity = self.options.lease.identity.as_ref();
-        let mut ring = join::connect(&self.plan, &self.listener, first, limit, identity)?;
+        let cancel = Arc::new(AtomicBool::new(false));
+        let breaker = Arc::new(OnceLock::new());
+        let watching = self.watch_stop(&handle, &cancel, &breaker);
+        let (plan, listener) = (&self.plan, &self.listener);
+        let mut ring = join::connect(plan, listener, first, limit, identity, &cancel)?;
+        // Nobody else sets it. An attempt that was over before ends by the flag.
+        let _ = breaker.set(ring.breaker()?);
         let device = self.options.device.open()?.autodiff();
         let seed = self.assignment.task.seed;
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
         let mut pictures = self.pictures(&preprocess, &handle);
-        let cancel = Arc::new(AtomicBool::new(false));
-        let watching = self.watch_stop(&handle, &cancel, ring.breaker()?);
         let mut metrics = self.metrics(ring.rank(), first)?;
         let mut broken_metrics = None;
         let progress = self.control.progress.clone();
@@ -302,22 +306,23 @@ impl Attempt {
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 
-    /// Stops the loop before its next step once the trainer stops or the lease is lost. A rank that
-    /// waits for another sees no flag: half of the grace period later, or at once where the lease
-    /// is lost, its ring is ended, so that rank 0 still has time to save what was done.
+    /// Stops the joining, or the loop before its next step, once the trainer stops or the lease is
+    /// lost. A rank that waits for another in a step sees no flag: half of the grace period later,
+    /// or at once where the lease is lost, its ring is ended, so that rank 0 still has time to save
+    /// what was done.
     fn watch_stop(
         &self,
         handle: &Handle,
         flag: &Arc<AtomicBool>,
-        breaker: Breaker,
+        breaker: &Arc<OnceLock<Breaker>>,
     ) -> AbortOnDropHandle<()> {
-        let (control, flag) = (self.control.clone(), flag.clone());
+        let (control, flag, breaker) = (self.control.clone(), flag.clone(), breaker.clone());
         let patience = self.options.lease.grace / 2;
         AbortOnDropHandle::new(handle.spawn(async move {
             control.stopped().await;
             flag.store(true, Ordering::Relaxed);
             let _ = tokio::time::timeout(patience, control.cancel.cancelled()).await;
-            breaker.end();
+            breaker.get().inspect(|breaker| breaker.end());
         }))
     }
 
@@ -362,7 +367,7 @@ impl Attempt {
     /// CPU seconds over all ranks, summed where it is committed. A rank that is gone by now has
     /// done its part: what is not known of its time is no reason to train again.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
-        let own = (trained.cpu + ring.cpu_time()).as_secs_f32();
+        let own = trained.cpu.as_secs_f32();
         let deadline = Instant::now() + self.options.ring_timeout;
         match ring.all_gather(&[own], deadline) {
             Ok(all) => all.iter().flatten().map(|s| f64::from(*s)).sum(),

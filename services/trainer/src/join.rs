@@ -1,9 +1,10 @@
 //! From a lease to a ring: the rendezvous through the coordinator.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
+use capstan_collective::{Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
 use capstan_lease::Assignment;
 use capstan_proto::v1;
 use capstan_proto::v1::ring_client::RingClient;
@@ -100,17 +101,27 @@ pub(crate) fn tls(identity: &Identity) -> Tls {
 }
 
 /// Forms the ring. Blocks, so it runs where computation does.
+///
+/// - `given_up`: set where this rank's attempt is over.
 pub(crate) fn connect(
     plan: &RingPlan,
     listener: &TcpListener,
     step: u64,
     limit: Duration,
     identity: Option<&Identity>,
+    given_up: &AtomicBool,
 ) -> Result<Ring, Error> {
-    let (tls, deadline) = (identity.map(tls), Instant::now() + limit);
-    let ring = Ring::connect_with(plan, listener, step, deadline, tls.as_ref());
+    let tls = identity.map(tls);
+    let joining = Joining {
+        step,
+        deadline: Instant::now() + limit,
+        tls: tls.as_ref(),
+        given_up,
+    };
+    let ring = Ring::connect_with(plan, listener, &joining);
     // A rank that did not come stays that, whatever strangers were refused meanwhile.
     ring.map_err(|error| match (&error, refusal(&error)) {
+        (RingError::GivenUp { .. }, _) => Error::Cancelled,
         (RingError::Untrusted { rank, .. }, Some(reason)) => {
             Error::Certificate(format!("rank {rank}: {reason}"))
         }
