@@ -14,9 +14,8 @@ use capstan_tests::place::Place;
 
 use crate::network::Network;
 
-/// How long the host is away: many leases. For a full minute set [`AWAY`] to 60.
-const AWAY_SECONDS: u64 = 10;
-const AWAY: &str = "CAPSTAN_TEST_AWAY_SECONDS";
+/// How long the host is away: many leases.
+const AWAY: Duration = Duration::from_secs(60);
 const RUN: &str = "hosts";
 /// The host that falls off.
 const LOST: u8 = 3;
@@ -28,12 +27,6 @@ fn host(role: &str) -> u8 {
         "worker-b" | "trainer-b" => LOST,
         _ => 1,
     }
-}
-
-fn away() -> Duration {
-    let asked = std::env::var(AWAY).ok();
-    let seconds = asked.map(|text| text.parse().expect("seconds"));
-    Duration::from_secs(seconds.unwrap_or(AWAY_SECONDS))
 }
 
 #[test]
@@ -63,7 +56,7 @@ fn a_host_that_falls_off_the_network_costs_its_own_leases_alone() {
         cluster.newest_checkpoint(RUN, "blip")
     });
     network.set_link(LOST, false);
-    std::thread::sleep(away());
+    std::thread::sleep(AWAY);
     network.set_link(LOST, true);
     cluster.await_quiet_end(RUN);
     cluster.check_done(RUN);

@@ -1,31 +1,87 @@
 //! Coordinator, two workers, two trainers and the demo web on one host, over MinIO.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use capstan_dataset::Store;
 use capstan_tests::cluster::{Cluster, Setup, turn};
-use capstan_tests::harness::{RUN, outcome, root, small_demo, succeed};
+use capstan_tests::harness::{
+    Outcome, RUN, SEED, capstan, outcome_in, root, small_demo, small_world, succeed,
+};
 use capstan_tests::minio::Minio;
 
-#[test]
-fn six_processes_over_minio_end_as_one_process_does() {
+/// A run and the web that it crawls.
+struct Case {
+    world: PathBuf,
+    pipeline: PathBuf,
+    run: String,
+    /// Longest that it may take as a cluster.
+    limit: Duration,
+}
+
+/// Runs a case as six processes over MinIO and holds what it left to what `alone` gave.
+fn six_processes_end_as(case: &Case, folder: &Path, alone: impl FnOnce(&Path)) -> Option<Outcome> {
     let _turn = turn();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let Some(minio) = runtime.block_on(Minio::start()).unwrap() else {
-        return;
-    };
-    let temp = tempfile::tempdir().unwrap();
-    let alone = temp.path().join("alone");
-    succeed(&mut small_demo(&alone));
-    let expected = outcome(&alone);
-    assert!(expected.models.len() >= 8, "{expected:?}");
-
+    let minio = runtime.block_on(Minio::start()).unwrap()?;
+    let out = folder.join("alone");
+    alone(&out);
+    let store = Store::open(&out.join("store").display().to_string()).unwrap();
+    let expected = runtime.block_on(outcome_in(&store, &case.run));
     let mut cluster = Cluster::start(Setup {
         store: minio.url("six"),
         variables: minio.variables(),
         secure: true,
-        ..Setup::in_folder(temp.path())
+        world: case.world.clone(),
+        limit: case.limit,
+        ..Setup::in_folder(folder)
     });
-    cluster.submit(&root().join("tests/small/pipeline.toml"), RUN);
-    cluster.await_quiet_end(RUN);
-    cluster.check_done(RUN);
-    assert_eq!(cluster.outcome(RUN), expected);
+    cluster.submit(&case.pipeline, &case.run);
+    cluster.await_quiet_end(&case.run);
+    cluster.check_done(&case.run);
+    assert_eq!(cluster.outcome(&case.run), expected);
     cluster.stop();
+    Some(expected)
+}
+
+#[test]
+fn six_processes_over_minio_end_as_one_process_does() {
+    let temp = tempfile::tempdir().unwrap();
+    let case = Case {
+        world: small_world(),
+        pipeline: root().join("tests/small/pipeline.toml"),
+        run: RUN.to_owned(),
+        limit: Duration::from_secs(300),
+    };
+    let alone = |out: &Path| drop(succeed(&mut small_demo(out)));
+    if let Some(outcome) = six_processes_end_as(&case, temp.path(), alone) {
+        assert!(outcome.models.len() >= 8, "{outcome:?}");
+    }
+}
+
+/// `cargo test --release --workspace --test cluster -- --ignored --nocapture`
+#[test]
+#[ignore = "takes minutes: the shipped demo, once as one process and once as six"]
+fn the_shipped_demo_ends_the_same_as_six_processes() {
+    let temp = tempfile::tempdir().unwrap();
+    let world = temp.path().join("world.toml");
+    let shipped = succeed(&mut capstan(["demo", "--print-world"]));
+    std::fs::write(&world, shipped.stdout).unwrap();
+    let case = Case {
+        world,
+        pipeline: root().join("deploy/pipelines/demo.toml"),
+        run: format!("demo-{SEED}"),
+        limit: Duration::from_secs(1_200),
+    };
+    let alone = |out: &Path| {
+        let mut command = capstan(["demo", "--seed", SEED, "--out"]);
+        drop(succeed(command.arg(out)));
+    };
+    let outcome = six_processes_end_as(&case, temp.path(), alone).expect("MinIO is at hand");
+    println!(
+        "{} commits, {} models, {} datasets are equal",
+        outcome.commits,
+        outcome.models.len(),
+        outcome.datasets.len()
+    );
 }

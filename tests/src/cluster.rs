@@ -28,12 +28,10 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 pub use self::settings::Setup;
-use crate::harness::{Outcome, SEED, binary, outcome_in, small_world, succeed};
+use crate::harness::{Outcome, SEED, binary, outcome_in, succeed};
 use crate::place::Place;
 use crate::process::{Role, await_some};
 
-/// Longest that a run of a cluster may take on a busy machine.
-const LIMIT: Duration = Duration::from_secs(300);
 /// How much longer than its grace period a process may take to stop.
 const SLACK: Duration = Duration::from_secs(5);
 /// Lines of each log that are shown when a test fails.
@@ -235,7 +233,7 @@ impl Cluster {
         what: &str,
         mut look: impl FnMut(&mut Self) -> Option<T>,
     ) -> T {
-        await_some(what, LIMIT, || {
+        await_some(what, self.setup.limit, || {
             for (name, role) in &mut self.roles {
                 let ended = role.exited();
                 assert!(ended.is_none(), "{name} ended by itself: {ended:?}");
@@ -250,7 +248,7 @@ impl Cluster {
     pub fn await_end(&mut self, run: &str, mut ended: impl FnMut(&mut Self, &str, ExitStatus)) {
         let id = RunId::from(run);
         let what = format!("the end of run {run}");
-        await_some(&what, LIMIT, || {
+        await_some(&what, self.setup.limit, || {
             let gone: Vec<_> = self
                 .roles
                 .iter_mut()
@@ -333,7 +331,7 @@ fn start_web(setup: &Setup) -> Role {
     let mut command = place.command(&binary());
     let from = format!("{}:0", place.address);
     command.args(["demoweb", "--seed", SEED, "--listen-from", &from]);
-    command.arg("--world").arg(small_world());
+    command.arg("--world").arg(&setup.world);
     command.arg("--annotations").arg(setup.annotations());
     let mut web = Role::spawn(&mut command, "demoweb", &setup.folder);
     web.await_ready();

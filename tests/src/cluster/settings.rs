@@ -3,10 +3,11 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{capstan, succeed};
+use crate::harness::{capstan, small_world, succeed};
 use crate::place::Place;
 
 /// Ports below those that the system gives to whoever connects: no worker that calls a
@@ -23,6 +24,10 @@ pub struct Setup {
     pub variables: Vec<(String, String)>,
     /// Whether certificates and a token are asked for.
     pub secure: bool,
+    /// What the demo web shows.
+    pub world: PathBuf,
+    /// Longest that its runs may take on a busy machine.
+    pub limit: Duration,
     /// How long a lease lives without a heartbeat; heartbeats are sent every second.
     pub lease_seconds: u64,
     /// How long workers and trainers may finish what they hold when they are stopped.
@@ -39,6 +44,8 @@ impl Setup {
             store: folder.join("store").display().to_string(),
             variables: Vec::new(),
             secure: false,
+            world: small_world(),
+            limit: Duration::from_secs(300),
             lease_seconds: 3,
             grace_seconds: 10,
             places: Box::new(|_| Place::default()),
@@ -128,12 +135,12 @@ ring_join_seconds = 20
 [worker]
 threads = 1
 grace_seconds = {grace}
-patience_seconds = 60
+patience_seconds = 120
 [trainer]
 # How long a rank waits for one that died before the ring was formed.
 ring_timeout_seconds = 10
 grace_seconds = {grace}
-patience_seconds = 60
+patience_seconds = 120
 metrics_folder = "{folder}/metrics"
 [device]
 spec = "cpu"
