@@ -19,6 +19,8 @@ use crate::{Joining, RingError, RingPlan};
 const MAX_PENDING: usize = 64;
 /// Time that one connection gets for its greeting.
 const GREETING: Duration = Duration::from_secs(5);
+/// Longest try to reach a host that says nothing, before it is looked whether that has sense.
+const TRY: Duration = Duration::from_secs(1);
 /// Pause between two looks at the listener, and between two tries to dial.
 const POLL: Duration = Duration::from_millis(1);
 /// Longest wait of the dialler before it looks whether the acceptor has failed.
@@ -50,6 +52,11 @@ pub(crate) fn neighbours(
         let next = dialling.join().unwrap_or(Err(RingError::Broken));
         match (next, previous) {
             (Ok(next), Ok(previous)) => Ok((tuned(next)?, tuned(previous)?)),
+            // A neighbour that was refused leaves: why it was says more than that it is gone.
+            (
+                Err(RingError::PeerLost { .. }),
+                Err(refused @ RingError::NotJoined { last: Some(_), .. }),
+            ) => Err(refused),
             // One side stops because the other has failed: the other knows why.
             (Err(RingError::Broken), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
         }
@@ -115,7 +122,7 @@ fn reach(address: SocketAddr, rank: usize, wait: &Wait<'_>) -> Result<TcpStream,
         wait.goes_on(rank)?;
         let left = wait.joining.deadline;
         let left = left.saturating_duration_since(Instant::now()).max(POLL);
-        match TcpStream::connect_timeout(&address, left.min(GREETING)) {
+        match TcpStream::connect_timeout(&address, left.min(TRY)) {
             Ok(stream) => return Ok(stream),
             Err(_) => std::thread::sleep(SLICE.min(left)),
         }
@@ -156,7 +163,8 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
     let (mut refused, mut last) = (0, None);
     loop {
         match wait.goes_on(rank) {
-            Err(RingError::NotJoined { .. }) => {
+            Err(RingError::Broken) if last.is_none() => return Err(RingError::Broken),
+            Err(RingError::NotJoined { .. } | RingError::Broken) => {
                 return Err(RingError::NotJoined {
                     rank,
                     refused,

@@ -27,7 +27,7 @@ pub enum RingError {
         rank: usize,
     },
     /// No neighbour proved itself before the deadline.
-    #[error("rank {rank} did not join before the deadline ({refused} connections were refused)")]
+    #[error("rank {rank} did not join in time ({refused} connections were refused)")]
     NotJoined {
         /// The rank that was waited for.
         rank: usize,

@@ -16,7 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::{RingEpoch, RingError, RingPlan, Secret};
 
 /// First bytes of every hello; the last one is the version of the protocol.
-const MAGIC: [u8; 8] = *b"cpsring\x01";
+const MAGIC: [u8; 8] = *b"cpsring\x02";
 /// Bytes of an encoded hello.
 pub(crate) const HELLO_BYTES: usize = 8 + 32 + 8 * 5 + 32;
 /// Bytes of a proof.

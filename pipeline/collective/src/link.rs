@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::RingError;
 use crate::stream::Stream;
 
-/// operation (1), reserved (7), sequence number of the call (8), bytes of the message (8).
+/// operation (1), reserved (3), root (4), sequence number of the call (8), bytes of the message (8).
 const HEADER_BYTES: usize = 24;
 
 /// What a call does; stands at its head, so that ranks that call different things find out.
@@ -38,6 +38,8 @@ impl Operation {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
+    /// Whose values are sent where one rank's are, else zero.
+    pub(crate) root: u32,
     pub(crate) sequence: u64,
     /// Bytes of the message where all ranks must give as many, else zero.
     pub(crate) bytes: u64,
@@ -48,6 +50,7 @@ impl Call {
     fn header(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
         header[0] = self.operation as u8;
+        header[4..8].copy_from_slice(&self.root.to_le_bytes());
         header[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         header[16..].copy_from_slice(&self.bytes.to_le_bytes());
         header
@@ -56,8 +59,10 @@ impl Call {
     /// Why `header`, which is not this call's, is not.
     fn contradiction(&self, header: &[u8; HEADER_BYTES]) -> &'static str {
         let own = self.header();
-        if header[..8] != own[..8] {
+        if header[..4] != own[..4] {
             "it is in another operation"
+        } else if header[4..8] != own[4..8] {
+            "it expects the values of another rank"
         } else if header[8..16] != own[8..16] {
             "it is in another call"
         } else {

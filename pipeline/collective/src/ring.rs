@@ -109,7 +109,7 @@ impl Ring {
     /// their connections.
     fn call(
         &mut self,
-        operation: Operation,
+        (operation, root): (Operation, usize),
         bytes: usize,
         deadline: Instant,
         exchange: &mut impl Exchange,
@@ -120,6 +120,7 @@ impl Ring {
         self.sequence += 1;
         let call = Call {
             operation,
+            root: root as u32,
             sequence: self.sequence,
             bytes: bytes as u64,
             deadline,
@@ -173,7 +174,7 @@ impl Collective for Ring {
         let bytes = size_of_val(values);
         let aside = std::mem::take(&mut self.aside);
         let mut exchange = AllReduce::new(values, self.rank, self.world_size, aside);
-        let result = self.call(Operation::AllReduce, bytes, deadline, &mut exchange);
+        let result = self.call((Operation::AllReduce, 0), bytes, deadline, &mut exchange);
         self.aside = exchange.into_aside();
         result
     }
@@ -188,7 +189,7 @@ impl Collective for Ring {
         }
         let exchange = AllGather::new(bytes, self.rank, self.world_size);
         let mut exchange = exchange.inspect_err(|_| self.end())?;
-        self.call(Operation::AllGather, 0, deadline, &mut exchange)?;
+        self.call((Operation::AllGather, 0), 0, deadline, &mut exchange)?;
         Ok(exchange.into_blocks())
     }
 
@@ -209,7 +210,7 @@ impl Collective for Ring {
         }
         let bytes = size_of_val(values);
         let mut exchange = Broadcast::new(values, root, self.rank, self.world_size);
-        self.call(Operation::Broadcast, bytes, deadline, &mut exchange)
+        self.call((Operation::Broadcast, root), bytes, deadline, &mut exchange)
     }
 
     fn bytes_reduced(&self) -> u64 {

@@ -253,6 +253,21 @@ fn ranks_in_different_operations_find_out() {
 }
 
 #[test]
+fn ranks_that_expect_the_values_of_different_ones_find_out() {
+    let results = on_ring(2, |ring| {
+        let root = ring.rank();
+        ring.broadcast(&mut [1.0; 8], root, soon())
+    });
+    for (rank, result) in results.iter().enumerate() {
+        let other = 1 - rank;
+        assert!(
+            matches!(result, Err(RingError::Protocol { rank, .. }) if *rank == other),
+            "rank {rank} got {result:?}"
+        );
+    }
+}
+
+#[test]
 fn a_ring_that_is_ended_from_another_thread_fails_at_once_on_every_rank() {
     let rank_1_is_done = std::sync::Barrier::new(3);
     let began = Instant::now();

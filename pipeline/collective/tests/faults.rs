@@ -202,7 +202,7 @@ fn strangers_hold_nothing_up() {
         if round % 3 == 1 {
             stranger.write_all(&[b'x'; 400]).unwrap();
         } else if round % 3 == 2 {
-            stranger.write_all(b"cpsring\x01 and then nothing").unwrap();
+            stranger.write_all(b"cpsring\x02 and then nothing").unwrap();
         }
         strangers.push(stranger);
     }

@@ -128,7 +128,7 @@ pub const ALL: &str = "all";
 pub fn expand(request: Request<'_>) -> Result<Expansion, Error> {
     let step = Step::new(request);
     match &request.stage.kind {
-        Kind::Crawl(config) => waves::crawl(&step, config),
+        Kind::Crawl(config) => waves::crawl(&step, config, &mut Vec::new()),
         Kind::Import(config) => step.import(config),
         Kind::Model(config) => step.global(Work::Model {
             config: config.clone(),
@@ -213,6 +213,18 @@ impl Done {
             missing: missing.map(|task| task.shard.clone()).collect(),
         }
     }
+}
+
+/// Shards of a crawl that later steps were built without, so that they are not made any more.
+///
+/// # Errors
+/// Those of [`expand`].
+pub fn left_out(request: Request<'_>) -> Result<Vec<ShardId>, Error> {
+    let mut left_out = Vec::new();
+    if let Kind::Crawl(config) = &request.stage.kind {
+        waves::crawl(&Step::new(request), config, &mut left_out)?;
+    }
+    Ok(left_out)
 }
 
 /// A request with its commits by shard.

@@ -266,6 +266,9 @@ impl<'a> Loop<'a> {
                 self.save(watch)?;
             }
         }
+        if watch.cancel.load(Ordering::Relaxed) {
+            return Err(TrainError::Cancelled { step: self.step });
+        }
         // No rank reports success before all have done the last step.
         let step = self.step;
         self.link

@@ -479,21 +479,24 @@ fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
             commits,
             missing: &missing,
         };
-        expand(request).unwrap()
+        (expand(request).unwrap(), left_out(request).unwrap())
     };
     // Its step is not over.
-    let Expansion::Tasks(tasks) = next(&without("pages-0-00000")) else {
+    let (Expansion::Tasks(tasks), left) = next(&without("pages-0-00000")) else {
         panic!()
     };
     assert!(tasks.iter().any(|task| task.shard.as_str() == lost));
+    assert!(left.is_empty());
     // The next frontier was made without it: so it stays.
-    let Expansion::Tasks(tasks) = next(&without("frontier-1")) else {
+    let (Expansion::Tasks(tasks), left) = next(&without("frontier-1")) else {
         panic!()
     };
     assert_eq!(shards(&[tasks]), [["pages-1-00000"]]);
-    let Expansion::Done(done) = next(&without("images-00002")) else {
+    assert_eq!(left, [ShardId::from(lost)]);
+    let (Expansion::Done(done), left) = next(&without("images-00002")) else {
         panic!()
     };
+    assert_eq!(left, done.missing);
     assert_eq!(done.missing, [ShardId::from(lost)]);
     assert_eq!(done.recipes.len(), all.len() - 1);
 }

@@ -15,7 +15,13 @@ fn frontier(wave: u32) -> String {
 }
 
 /// The next step of a crawl.
-pub(super) fn crawl(step: &Step<'_>, config: &Crawl) -> Result<Expansion, Error> {
+///
+/// - `left_out`: takes the shards that later steps were built without.
+pub(super) fn crawl(
+    step: &Step<'_>,
+    config: &Crawl,
+    left_out: &mut Vec<ShardId>,
+) -> Result<Expansion, Error> {
     let mut seen: Vec<File> = Vec::new();
     let mut page_links: Vec<File> = Vec::new();
     let mut image_links: Vec<File> = Vec::new();
@@ -47,7 +53,10 @@ pub(super) fn crawl(step: &Step<'_>, config: &Crawl) -> Result<Expansion, Error>
             wave => frontier(wave + 1),
         };
         // Once the next step was built without a shard, the crawl goes on without it.
-        if !step.settled(&fetches) && step.commit(&ShardId(next)).is_none() {
+        if step.commit(&ShardId(next)).is_some() {
+            let open = fetches.iter().map(|fetch| &fetch.shard);
+            left_out.extend(open.filter(|shard| step.commit(shard).is_none()).cloned());
+        } else if !step.settled(&fetches) {
             return Ok(Expansion::Tasks(fetches));
         }
         page_links = all(step, &fetches, FileKind::PageLinks);

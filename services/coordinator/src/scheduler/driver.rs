@@ -94,6 +94,8 @@ struct GivenUp {
 /// When a shard was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
+    /// Before its version was published: it was judged then.
+    Published,
     /// Before this driver began.
     Before,
     /// Just now: the store was not asked yet whether its commit stands all the same.
@@ -219,12 +221,14 @@ impl Driver {
             self.publish_recipes(&stage.name).await?;
             let allowed = self.pipeline.max_quarantined_of(stage);
             let progress = self.stages.entry(stage.name.clone()).or_default();
-            progress.check(stage, allowed, |given_up| given_up.since != Since::Before)?;
+            let is_new = |since| matches!(since, Since::Now | Since::Looked);
+            progress.check(stage, allowed, |given_up| is_new(given_up.since))?;
             if !progress.open.is_empty() {
                 return Ok(());
             }
-            let expansion = self.expand(stage)?;
-            let progress = &self.stages[&stage.name];
+            let (expansion, left_out) = self.expand(stage)?;
+            let progress = self.stages.entry(stage.name.clone()).or_default();
+            progress.leave_out(left_out);
             // What was given up before ends the run again once the shards beside it, which may be
             // those that are tried again, have had their turn.
             let is_beside = match &expansion {
@@ -234,7 +238,9 @@ impl Driver {
                 Expansion::Done(_) => false,
             };
             if !is_beside {
-                progress.check(stage, allowed, |_| true)?;
+                progress.check(stage, allowed, |given_up| {
+                    given_up.since != Since::Published
+                })?;
             }
             match expansion {
                 Expansion::Tasks(tasks) => self.begin(stage, tasks).await?,
@@ -281,11 +287,15 @@ impl Driver {
             progress.commits.entry(shard).or_insert(commit);
         }
         if let Some(missing) = missing {
-            let said = "its version is published without it";
-            let missing = missing.into_iter();
-            progress.missing = missing
-                .map(|shard| before((shard, said.to_owned())))
-                .collect();
+            let published = |shard| {
+                let given_up = GivenUp {
+                    said: "its version is published without it".to_owned(),
+                    is_fatal: false,
+                    since: Since::Published,
+                };
+                (shard, given_up)
+            };
+            progress.missing = missing.into_iter().map(published).collect();
             for shard in progress.missing.keys() {
                 progress.commits.remove(shard);
             }
@@ -294,18 +304,20 @@ impl Driver {
         Ok(())
     }
 
-    fn expand(&self, stage: &Stage) -> Result<Expansion, Error> {
+    /// What comes next, and the shards that it comes without.
+    fn expand(&self, stage: &Stage) -> Result<(Expansion, Vec<ShardId>), Error> {
         let progress = &self.stages[&stage.name];
         let commits: Vec<Commit> = progress.commits.values().cloned().collect();
         let missing: BTreeSet<ShardId> = progress.missing.keys().cloned().collect();
-        Ok(expand(Request {
+        let request = Request {
             stage,
             run: &self.run,
             seed: self.pipeline.seed,
             inputs: &self.outputs,
             commits: &commits,
             missing: &missing,
-        })?)
+        };
+        Ok((expand(request)?, expand::left_out(request)?))
     }
 
     fn key(&self, stage: &Stage, shard: &ShardId) -> Key {
@@ -329,6 +341,16 @@ fn before((shard, said): (ShardId, String)) -> (ShardId, GivenUp) {
 }
 
 impl Progress {
+    /// Counts shards that later steps were built without, though this driver saw none of them
+    /// given up.
+    fn leave_out(&mut self, shards: Vec<ShardId>) {
+        for shard in shards {
+            let said = "later steps were built without it".to_owned();
+            let (shard, given_up) = before((shard, said));
+            self.missing.entry(shard).or_insert(given_up);
+        }
+    }
+
     /// Refuses to go on where more shards than `allowed` were given up, of those that `counts`
     /// takes.
     fn check(

@@ -1,7 +1,12 @@
 //! Trying again what was given up.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use capstan_dataset::commits;
 use capstan_plan::Pipeline;
+use capstan_plan::expand::{Expansion, Request, expand};
 use capstan_plan::id::{RunId, ShardId, StageName};
+use capstan_plan::stage::{Split, Stage};
 use capstan_proto::v1;
 
 use super::Handle;
@@ -91,19 +96,26 @@ impl Handle {
     async fn retry_running(&self, run: &RunId, choice: &Choice) -> Result<Retried, Error> {
         let retry = |core: &mut Core| {
             let chosen = core.runs.get(run).map(|active| choice.of(&active.view));
-            let keys = chosen.unwrap_or_default().into_iter();
-            let keys = keys.map(|(stage, shard)| Key {
+            let chosen = chosen.unwrap_or_default();
+            let keys = chosen.iter().map(|(stage, shard)| Key {
                 run: run.clone(),
-                stage,
-                shard,
+                stage: stage.clone(),
+                shard: shard.clone(),
             });
-            keys.filter(|key| core.machine.retry(key)).count() as u64
+            let tried = keys.filter(|key| core.machine.retry(key)).count() as u64;
+            (chosen.len(), tried)
         };
-        let shards = self.inner.change(retry).await?;
+        let (chosen, shards) = self.inner.change(retry).await?;
         if shards == 0 {
+            let reason = match chosen {
+                0 => "no such shard was given up",
+                _ => {
+                    "its step is over, or it was given up before the run went on: see how that ends"
+                }
+            };
             return Err(Error::NothingToRetry {
                 run: run.clone(),
-                reason: "no such shard of a step that goes on was given up",
+                reason,
             });
         }
         let state = v1::RunState::Running;
@@ -112,17 +124,25 @@ impl Handle {
 
     async fn retry_ended(&self, ended: RunView, choice: &Choice) -> Result<Retried, Error> {
         let run = ended.run.clone();
-        let chosen = choice.of(&ended);
-        if choice.stage.is_some() && chosen.is_empty() {
-            return Err(Error::NothingToRetry {
-                run,
-                reason: "no such shard was given up",
-            });
-        }
         let pipeline: Pipeline =
             serde_json::from_str(&ended.pipeline_json).map_err(|error| Error::Pipeline {
                 reason: error.to_string(),
             })?;
+        let mut chosen = choice.of(&ended);
+        let given_up = chosen.len();
+        for stage in &pipeline.stages {
+            if chosen.iter().any(|(of, _)| of == &stage.name) {
+                let open = self.open(&ended, stage).await?;
+                chosen.retain(|(of, shard)| of != &stage.name || open.contains(shard));
+            }
+        }
+        if choice.stage.is_some() && chosen.is_empty() {
+            let reason = match given_up {
+                0 => "no such shard was given up",
+                _ => "later steps were built without it",
+            };
+            return Err(Error::NothingToRetry { run, reason });
+        }
         let now = self.inner.clock.unix_ms();
         let mut view = RunView::new(
             run.clone(),
@@ -134,8 +154,11 @@ impl Handle {
         for before in ended.stages {
             if let Some(stage) = view.stage_mut(&before.stage) {
                 stage.quarantined = before.quarantined;
-                let takes = |shard: &ShardId| choice.takes(&before.stage, shard);
-                stage.quarantined.retain(|shard, _| !takes(shard));
+                let tried = |shard: &ShardId| {
+                    let mut chosen = chosen.iter();
+                    chosen.any(|(of, chosen)| of == &before.stage && chosen == shard)
+                };
+                stage.quarantined.retain(|shard, _| !tried(shard));
             }
         }
         tracing::info!(%run, shards = chosen.len(), "run tried again");
@@ -143,6 +166,32 @@ impl Handle {
         Ok(Retried {
             state: v1::RunState::Running,
             shards: chosen.len() as u64,
+        })
+    }
+
+    /// Shards of a stage that may still be made: all but those of a crawl that later steps were
+    /// built without.
+    async fn open(&self, view: &RunView, stage: &Stage) -> Result<BTreeSet<ShardId>, Error> {
+        let given_up = view.stages.iter().find(|of| of.stage == stage.name);
+        let given_up = given_up
+            .into_iter()
+            .flat_map(|of| of.quarantined.keys().cloned());
+        if !matches!(stage.kind.split(), Split::Waves) {
+            return Ok(given_up.collect());
+        }
+        let commits = commits::of_stage(&self.inner.store, &view.run, &stage.name).await?;
+        let step = expand(Request {
+            stage,
+            run: &view.run,
+            seed: view.seed,
+            // A crawl reads none.
+            inputs: &BTreeMap::new(),
+            commits: &commits,
+            missing: &BTreeSet::new(),
+        })?;
+        Ok(match step {
+            Expansion::Tasks(tasks) => tasks.into_iter().map(|task| task.shard).collect(),
+            Expansion::Done(_) => BTreeSet::new(),
         })
     }
 }

@@ -78,6 +78,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
 
     sandbox.submit(PIPELINE, "first").await.unwrap();
     sandbox.play_out("first").await;
+    sandbox.told("first").await;
     let plan = sandbox.plan(PIPELINE, "first").await.unwrap();
     assert!(plan.exists);
     let done: u64 = plan.stages.iter().map(|stage| stage.done).sum();
@@ -287,6 +288,44 @@ async fn a_shard_that_is_tried_again_has_its_turn_beside_one_that_stays_given_up
 
     sandbox.retry("r", "human", "00001").await.unwrap();
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_that_later_steps_were_built_without_count_as_missing() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
+    sandbox.submit(&pipeline, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let failed = |status: &v1::RunStatus| status.state() == v1::RunState::Failed;
+    // The second wave is made without the first one's shard; one more is one too many.
+    fail_shard(&mut worker, "pages-0-00001").await;
+    fail_shard(&mut worker, "pages-1-00000").await;
+    sandbox.until("r", failed).await;
+    let over = sandbox.retry("r", "crawl", "pages-0-00001").await;
+    assert_eq!(
+        over.unwrap_err().message(),
+        "nothing of run r can be tried again: later steps were built without it"
+    );
+    for all_over in [false, true] {
+        let shards = match all_over {
+            true => sandbox.submit(&pipeline, "r").await.map(|_| 1),
+            false => sandbox.retry("r", "", "").await.map(|r| r.shards),
+        };
+        assert_eq!(shards.unwrap(), 1, "the other one is over");
+        fail_shard(&mut worker, "pages-1-00000").await;
+        let ended = sandbox.play_out("r").await;
+        assert_eq!(ended.state(), v1::RunState::Failed);
+        let reason = "2 shards failed for good, 1 may: pages-0-00001: ";
+        assert!(ended.reason.contains(reason), "{}", ended.reason);
+        let published = versions::datasets(&sandbox.store).await.unwrap();
+        assert!(!published.contains(&"web".into()), "{published:?}");
+    }
+    sandbox.retry("r", "", "").await.unwrap();
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
+    let version = versions::read(&sandbox.store, &first).await.unwrap();
+    assert_eq!(version.missing, ["pages-0-00001".into()]);
     sandbox.stop().await;
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use capstan_dataset::{Store, commits, files, models};
+use capstan_dataset::{Store, commits, files, models, runs};
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{LeaseEpoch, PairId};
 use capstan_plan::row::{Captions, Curation, ImageLink, PageLink, Pair, Reject, Verdicts};
@@ -354,6 +354,18 @@ impl Sandbox {
         answer.into_inner().status.unwrap()
     }
 
+    /// Waits until the store was told that the run is done, which watchers hear first.
+    pub async fn told(&self, run: &str) {
+        let (started, id) = (Instant::now(), run.into());
+        while !is_done(runs::standing(&self.store, &id).await.unwrap()) {
+            assert!(
+                started.elapsed() < PATIENCE,
+                "the store was not told of {run}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until the run is as `is_so` says.
     pub async fn until(&self, run: &str, is_so: impl Fn(&v1::RunStatus) -> bool) {
         let started = Instant::now();
@@ -366,6 +378,10 @@ impl Sandbox {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+fn is_done(standing: Option<runs::Standing>) -> bool {
+    standing.is_some_and(|standing| standing.state == runs::RunState::Done)
 }
 
 /// What a stream still gives.

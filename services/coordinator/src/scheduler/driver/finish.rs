@@ -1,6 +1,6 @@
 //! The end of a stage: its version is published, or its model named.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_dataset::versions;
 use capstan_plan::commit::StageOutput;
@@ -18,7 +18,8 @@ struct Shown<'a> {
     stage: &'a Stage,
     committed: u64,
     adopted: u64,
-    missing: BTreeSet<ShardId>,
+    /// With what is said of each.
+    missing: BTreeMap<ShardId, String>,
     output_json: String,
     now_unix_ms: i64,
 }
@@ -27,7 +28,12 @@ impl Driver {
     /// Publishes what a stage gave.
     pub(super) async fn finish(&self, stage: &Stage, done: Done) -> Result<StageOutput, Error> {
         let progress = &self.stages[&stage.name];
-        let missing: BTreeSet<ShardId> = done.missing.into_iter().collect();
+        let missing = done.missing.into_iter().map(|shard| {
+            let said = progress.missing.get(&shard);
+            let said = said.map_or_else(String::new, |given_up| given_up.said.clone());
+            (shard, said)
+        });
+        let missing: BTreeMap<ShardId, String> = missing.collect();
         fault::point("coordinator.before_publish");
         let (output, shown) = match done.given {
             Given::Dataset {
@@ -42,7 +48,7 @@ impl Driver {
                     recipes: done.recipes,
                     derived_from,
                     statistics: done.statistics,
-                    missing: missing.iter().cloned().collect(),
+                    missing: missing.keys().cloned().collect(),
                     parts: parts.clone(),
                 };
                 let version = versions::publish(&self.inner.store, new).await?;
@@ -81,10 +87,9 @@ impl Driver {
         view.adopted = shown.adopted;
         view.leased.clear();
         view.progress.clear();
-        let said = std::mem::take(&mut view.quarantined);
-        for shard in shown.missing {
-            let said = said.get(&shard).cloned();
-            let said = said.unwrap_or_else(|| "later steps were built without it".to_owned());
+        let mut before = std::mem::take(&mut view.quarantined);
+        for (shard, said) in shown.missing {
+            let said = before.remove(&shard).unwrap_or(said);
             view.quarantined.insert(shard, said);
         }
         if view.started_unix_ms == 0 {
