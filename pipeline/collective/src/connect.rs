@@ -162,17 +162,8 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
     let mut pending: Vec<Greeting> = Vec::new();
     let (mut refused, mut last) = (0, None);
     loop {
-        match wait.goes_on(rank) {
-            Err(RingError::Broken) if last.is_none() => return Err(RingError::Broken),
-            Err(RingError::NotJoined { .. } | RingError::Broken) => {
-                return Err(RingError::NotJoined {
-                    rank,
-                    refused,
-                    last,
-                });
-            }
-            other => other?,
-        }
+        // Looked at before what has come in, acted on after: a neighbour that leaves has said why.
+        let over = wait.goes_on(rank).err();
         while let Some(greeting) = incoming(plan, listener, wait.joining)? {
             if pending.len() == MAX_PENDING {
                 pending.remove(0);
@@ -193,7 +184,18 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
                 Err(Refusal::Ring(error)) => return Err(error),
             }
         }
-        std::thread::sleep(POLL);
+        match over {
+            None => std::thread::sleep(POLL),
+            Some(RingError::Broken) if last.is_none() => return Err(RingError::Broken),
+            Some(RingError::NotJoined { .. } | RingError::Broken) => {
+                return Err(RingError::NotJoined {
+                    rank,
+                    refused,
+                    last,
+                });
+            }
+            Some(error) => return Err(error),
+        }
     }
 }
 
