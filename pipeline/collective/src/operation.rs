@@ -1,6 +1,7 @@
 //! The operations as streams of bytes. Values go out from where they lie and come in to where they
 //! belong; only what is to be added is read aside.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use crate::RingError;
@@ -51,11 +52,30 @@ pub(crate) struct AllReduce<'a> {
     received: usize,
 }
 
-/// A place in the stream of an all-reduce: a hop, and bytes of its chunk.
-#[derive(Clone, Copy)]
+/// A place in a stream of hops: a hop, and bytes of what moves in it.
+#[derive(Clone, Copy, Default)]
 struct Cursor {
     hop: usize,
     bytes: usize,
+}
+
+impl Cursor {
+    fn next_hop(self) -> Self {
+        Self {
+            hop: self.hop + 1,
+            bytes: 0,
+        }
+    }
+
+    /// What of the `total` bytes that are sent in this hop may go out: in hop h those that were
+    /// received in hop h - 1, all of them in hop 0.
+    fn ready(self, receiving: Self, total: usize) -> usize {
+        match (receiving.hop + 1).cmp(&self.hop) {
+            Ordering::Less => 0,
+            Ordering::Equal => receiving.bytes,
+            Ordering::Greater => total,
+        }
+    }
 }
 
 impl<'a> AllReduce<'a> {
@@ -67,7 +87,7 @@ impl<'a> AllReduce<'a> {
         mut aside: Vec<f32>,
     ) -> Self {
         aside.resize(TURN_BYTES / size_of::<f32>(), 0.0);
-        let start = Cursor { hop: 0, bytes: 0 };
+        let start = Cursor::default();
         let mut this = Self {
             values,
             rank,
@@ -108,10 +128,7 @@ impl<'a> AllReduce<'a> {
             if cursor.bytes < bytes {
                 break;
             }
-            cursor = Cursor {
-                hop: cursor.hop + 1,
-                bytes: 0,
-            };
+            cursor = cursor.next_hop();
         }
         cursor
     }
@@ -123,17 +140,13 @@ impl<'a> AllReduce<'a> {
 
 impl Exchange for AllReduce<'_> {
     fn outgoing(&self) -> &[u8] {
-        let Cursor { hop, bytes } = self.sending;
         if self.has_sent_all() || self.sent > self.received + MOST_AHEAD {
             return &[];
         }
-        let chunk: &[u8] = bytemuck::cast_slice(&self.values[self.chunk(hop)]);
-        let ready = match hop.checked_sub(1) {
-            Some(from) if self.receiving.hop < from => 0,
-            Some(from) if self.receiving.hop == from => self.receiving.bytes,
-            _ => chunk.len(),
-        };
-        turn(chunk, chunk.len(), bytes, ready)
+        let chunk = self.chunk(self.sending.hop);
+        let chunk: &[u8] = bytemuck::cast_slice(&self.values[chunk]);
+        let ready = self.sending.ready(self.receiving, chunk.len());
+        turn(chunk, chunk.len(), self.sending.bytes, ready)
     }
 
     fn sent(&mut self, count: usize) {
@@ -200,13 +213,12 @@ impl AllGather {
     /// [`RingError::TooLarge`].
     pub(crate) fn new(own: &[u8], rank: usize, world_size: usize) -> Result<Self, RingError> {
         let length = limited(rank, own.len() as u64)?;
-        let start = Cursor { hop: 0, bytes: 0 };
         let mut this = Self {
             rank,
             blocks: vec![Vec::new(); world_size],
             sizes: vec![LENGTH_BYTES; world_size],
-            sending: start,
-            receiving: start,
+            sending: Cursor::default(),
+            receiving: Cursor::default(),
         };
         let block = &mut this.blocks[rank];
         block.reserve_exact(LENGTH_BYTES + length);
@@ -252,17 +264,9 @@ impl Exchange for AllGather {
             return &[];
         }
         let owner = self.owner(self.sending.hop);
-        let ready = match self.receiving {
-            Cursor { hop, bytes } if hop + 1 == self.sending.hop => bytes,
-            Cursor { hop, .. } if hop + 1 < self.sending.hop => 0,
-            _ => self.sizes[owner],
-        };
-        turn(
-            &self.blocks[owner],
-            self.sizes[owner],
-            self.sending.bytes,
-            ready,
-        )
+        let (block, size) = (&self.blocks[owner], self.sizes[owner]);
+        let ready = self.sending.ready(self.receiving, size);
+        turn(block, size, self.sending.bytes, ready)
     }
 
     fn sent(&mut self, count: usize) {
@@ -271,10 +275,7 @@ impl Exchange for AllGather {
         }
         self.sending.bytes += count;
         if self.sending.bytes == self.sizes[self.owner(self.sending.hop)] {
-            self.sending = Cursor {
-                hop: self.sending.hop + 1,
-                bytes: 0,
-            };
+            self.sending = self.sending.next_hop();
         }
     }
 
@@ -306,10 +307,7 @@ impl Exchange for AllGather {
             self.sizes[owner] += limited(owner, length)?;
         }
         if self.receiving.bytes == self.sizes[owner] {
-            self.receiving = Cursor {
-                hop: self.receiving.hop + 1,
-                bytes: 0,
-            };
+            self.receiving = self.receiving.next_hop();
         }
         Ok(())
     }

@@ -253,9 +253,12 @@ impl<'a> Loop<'a> {
     }
 
     fn steps(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
-        while self.step < self.job.config.steps {
+        loop {
             if watch.cancel.load(Ordering::Relaxed) {
                 return Err(TrainError::Cancelled { step: self.step });
+            }
+            if self.step >= self.job.config.steps {
+                break;
             }
             let step = self.one(watch.before_update)?;
             self.curve.add(&step);
@@ -265,9 +268,6 @@ impl<'a> Loop<'a> {
             if every > 0 && self.step.is_multiple_of(every) && self.step < self.job.config.steps {
                 self.save(watch)?;
             }
-        }
-        if watch.cancel.load(Ordering::Relaxed) {
-            return Err(TrainError::Cancelled { step: self.step });
         }
         // No rank reports success before all have done the last step.
         let step = self.step;

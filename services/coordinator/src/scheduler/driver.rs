@@ -136,9 +136,9 @@ impl Driver {
             Err(error) => return failed(&inner, &run, &Error::Pipeline(error)).await,
         };
         let given_up = given_up.into_iter().map(|(stage, missing)| {
-            let missing = missing.into_iter();
+            let before = |(shard, said)| (shard, GivenUp::earlier(said, Since::Before));
             let progress = Progress {
-                missing: missing.map(before).collect(),
+                missing: missing.into_iter().map(before).collect(),
                 ..Progress::default()
             };
             (stage, progress)
@@ -287,15 +287,9 @@ impl Driver {
             progress.commits.entry(shard).or_insert(commit);
         }
         if let Some(missing) = missing {
-            let published = |shard| {
-                let given_up = GivenUp {
-                    said: "its version is published without it".to_owned(),
-                    is_fatal: false,
-                    since: Since::Published,
-                };
-                (shard, given_up)
-            };
-            progress.missing = missing.into_iter().map(published).collect();
+            let said = "its version is published without it";
+            let given_up = |shard| (shard, GivenUp::earlier(said.to_owned(), Since::Published));
+            progress.missing = missing.into_iter().map(given_up).collect();
             for shard in progress.missing.keys() {
                 progress.commits.remove(shard);
             }
@@ -329,15 +323,16 @@ impl Driver {
     }
 }
 
-/// A shard that was given up before this driver began. What ended the run then is tried again, or
-/// was within what may be missing.
-fn before((shard, said): (ShardId, String)) -> (ShardId, GivenUp) {
-    let given_up = GivenUp {
-        said,
-        is_fatal: false,
-        since: Since::Before,
-    };
-    (shard, given_up)
+impl GivenUp {
+    /// Before this driver began. What ended the run then is tried again, or was within what may be
+    /// missing.
+    fn earlier(said: String, since: Since) -> Self {
+        Self {
+            said,
+            is_fatal: false,
+            since,
+        }
+    }
 }
 
 impl Progress {
@@ -346,7 +341,7 @@ impl Progress {
     fn leave_out(&mut self, shards: Vec<ShardId>) {
         for shard in shards {
             let said = "later steps were built without it".to_owned();
-            let (shard, given_up) = before((shard, said));
+            let given_up = GivenUp::earlier(said, Since::Before);
             self.missing.entry(shard).or_insert(given_up);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_dataset::commits;
 use capstan_plan::Pipeline;
-use capstan_plan::expand::{Expansion, Request, expand};
+use capstan_plan::expand::{Request, left_out};
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_plan::stage::{Split, Stage};
 use capstan_proto::v1;
@@ -132,8 +132,8 @@ impl Handle {
         let given_up = chosen.len();
         for stage in &pipeline.stages {
             if chosen.iter().any(|(of, _)| of == &stage.name) {
-                let open = self.open(&ended, stage).await?;
-                chosen.retain(|(of, shard)| of != &stage.name || open.contains(shard));
+                let left_out = self.left_out(&ended, stage).await?;
+                chosen.retain(|(of, shard)| of != &stage.name || !left_out.contains(shard));
             }
         }
         if choice.stage.is_some() && chosen.is_empty() {
@@ -169,18 +169,13 @@ impl Handle {
         })
     }
 
-    /// Shards of a stage that may still be made: all but those of a crawl that later steps were
-    /// built without.
-    async fn open(&self, view: &RunView, stage: &Stage) -> Result<BTreeSet<ShardId>, Error> {
-        let given_up = view.stages.iter().find(|of| of.stage == stage.name);
-        let given_up = given_up
-            .into_iter()
-            .flat_map(|of| of.quarantined.keys().cloned());
+    /// Shards of a crawl that later steps were built without: they are not made any more.
+    async fn left_out(&self, view: &RunView, stage: &Stage) -> Result<Vec<ShardId>, Error> {
         if !matches!(stage.kind.split(), Split::Waves) {
-            return Ok(given_up.collect());
+            return Ok(Vec::new());
         }
         let commits = commits::of_stage(&self.inner.store, &view.run, &stage.name).await?;
-        let step = expand(Request {
+        Ok(left_out(Request {
             stage,
             run: &view.run,
             seed: view.seed,
@@ -188,10 +183,6 @@ impl Handle {
             inputs: &BTreeMap::new(),
             commits: &commits,
             missing: &BTreeSet::new(),
-        })?;
-        Ok(match step {
-            Expansion::Tasks(tasks) => tasks.into_iter().map(|task| task.shard).collect(),
-            Expansion::Done(_) => BTreeSet::new(),
-        })
+        })?)
     }
 }

@@ -55,16 +55,15 @@ impl Handle {
     ///
     /// - `resumed`: whether it had begun before, so that the store may know how it ended.
     pub(super) async fn go_on(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
-        // A client that goes away in between must leave no run behind that nobody drives.
-        let this = self.clone();
-        let begun = self
-            .inner
-            .tasks
-            .spawn(async move { this.begin_driving(view, resumed).await });
-        begun.await.unwrap_or(Err(Error::Closing))
+        // A task of its own: a caller that goes away in the middle must not leave a run behind that
+        // nobody drives.
+        let handle = self.clone();
+        let tasks = &self.inner.tasks;
+        let going = tasks.spawn(async move { handle.begin_and_drive(view, resumed).await });
+        going.await.unwrap_or(Err(Error::Closing))
     }
 
-    async fn begin_driving(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
+    async fn begin_and_drive(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
         let run = view.run.clone();
         let begin = |core: &mut Core| {
             let begins = !core.running().contains(&view.run);

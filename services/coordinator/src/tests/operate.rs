@@ -329,6 +329,24 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
     sandbox.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frontier_is_tried_again_with_the_pages_before_it() {
+    let sandbox = Sandbox::memory().await;
+    let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
+    sandbox.submit(&pipeline, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let failed = |status: &v1::RunStatus| status.state() == v1::RunState::Failed;
+    fail_shard(&mut worker, "pages-0-00001").await;
+    fail_shard(&mut worker, "frontier-1").await;
+    sandbox.until("r", failed).await;
+    assert_eq!(sandbox.retry("r", "", "").await.unwrap().shards, 2);
+    assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
+    let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
+    let version = versions::read(&sandbox.store, &first).await.unwrap();
+    assert!(version.missing.is_empty());
+    sandbox.stop().await;
+}
+
 #[tokio::test]
 async fn a_client_that_goes_away_leaves_no_run_that_nobody_drives() {
     let sandbox = Sandbox::memory().await;
