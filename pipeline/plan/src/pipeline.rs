@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::cycle;
-use crate::id::StageName;
+use crate::id::{Digest, RunId, StageName};
 use crate::stage::{Kind, Stage};
 
 /// A pipeline: named stages that read one another's outputs.
@@ -114,6 +114,15 @@ impl Pipeline {
             order.push(stage.name.clone());
         }
         order
+    }
+
+    /// The id of a run of this pipeline that was given none: its name and a digest of its
+    /// settings, the seed among them.
+    pub fn run_id(&self) -> RunId {
+        let value = serde_json::to_value(self).expect("settings are plain data");
+        let digest = Digest::of(value.to_string().as_bytes()).short();
+        let name: String = self.name.chars().take(80).collect();
+        RunId(format!("{}-{}", name.replace('_', "-"), &digest[..8]))
     }
 
     fn check(&self, file: &str) -> Result<(), Error> {

@@ -8,6 +8,7 @@ use crate::id::{Digest, LeaseEpoch};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
 
+mod golden;
 mod imports;
 
 const PIPELINE: &str = r#"

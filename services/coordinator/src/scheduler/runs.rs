@@ -3,7 +3,7 @@
 use capstan_dataset::runs::{self, RunRecord};
 use capstan_dataset::store::Created;
 use capstan_plan::Pipeline;
-use capstan_plan::id::{Digest, RunId};
+use capstan_plan::id::RunId;
 use capstan_proto::v1;
 
 use super::Handle;
@@ -175,7 +175,7 @@ impl Asked {
     ) -> Result<Self, Error> {
         pipeline.seed = seed.unwrap_or(pipeline.seed);
         let value = serde_json::to_value(&pipeline).map_err(unusable)?;
-        let run = run.unwrap_or_else(|| derived_id(&pipeline, &value));
+        let run = run.unwrap_or_else(|| pipeline.run_id());
         if !is_run_id(&run) {
             return Err(Error::RunId { run });
         }
@@ -214,12 +214,6 @@ fn unusable(error: serde_json::Error) -> Error {
     Error::Pipeline {
         reason: error.to_string(),
     }
-}
-
-fn derived_id(pipeline: &Pipeline, value: &serde_json::Value) -> RunId {
-    let digest = Digest::of(value.to_string().as_bytes()).short();
-    let name: String = pipeline.name.chars().take(80).collect();
-    RunId(format!("{}-{}", name.replace('_', "-"), &digest[..8]))
 }
 
 fn is_run_id(run: &RunId) -> bool {
