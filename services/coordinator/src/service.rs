@@ -231,7 +231,7 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
         None => Err("the request holds no pipeline".to_owned()),
     };
     read.map_err(|reason| Error::Pipeline {
-        reason: one_line(&reason),
+        reason: bounded(reason),
     })
 }
 
@@ -268,12 +268,11 @@ fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
     })
 }
 
-/// One line of bounded length, cut between characters.
-fn one_line(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let end = (0..=MESSAGE.min(line.len()))
+/// Text of bounded length, cut between characters; its lines stay, one per problem.
+fn bounded(mut text: String) -> String {
+    let end = (0..=MESSAGE.min(text.len()))
         .rev()
-        .find(|end| line.is_char_boundary(*end));
-    line.truncate(end.unwrap_or(0));
-    line
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }

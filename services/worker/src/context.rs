@@ -9,8 +9,8 @@ use capstan_model::device::DeviceSpec;
 use capstan_runtime::fault;
 use tokio::sync::Semaphore;
 
-/// Turns at the processor, for roles that share a machine: whoever computes for long takes one per
-/// thread first, so that a training gang and a worker do not slow one another down.
+/// Turns at the processor, for roles that share a machine. A long computation takes one turn per
+/// thread first, so that a training gang and a worker do not slow each other down.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Semaphore>);
 
@@ -20,7 +20,7 @@ impl Turns {
         Self(Arc::new(Semaphore::new(threads.max(1))))
     }
 
-    /// As many as anybody may want: for a process that has the machine to itself.
+    /// No limit, for a process that has the machine to itself.
     pub fn unbounded() -> Self {
         Self(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
     }
@@ -31,7 +31,7 @@ impl Turns {
     }
 }
 
-/// Everything that a worker must be told.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How it presents itself to the coordinator.
@@ -50,7 +50,7 @@ pub struct Options {
     pub turns: Turns,
 }
 
-/// What a stage of a worker is given.
+/// What a task may use while it runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) store: Store,
@@ -67,13 +67,19 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// To be told after every batch how many units are done; gives whether to go on.
-    pub(crate) fn told(&self) -> impl Fn(u64) -> bool + Send + Sync + use<> {
+    /// A function to call after every batch with the number of finished units; it returns whether to
+    /// continue.
+    pub(crate) fn report_progress(&self) -> impl Fn(u64) -> bool + Send + Sync + use<> {
         let control = self.control.clone();
         move |done| {
             control.progress.set(done);
             fault::point("worker.mid_shard");
             !control.cancel.is_cancelled()
         }
+    }
+
+    /// The folder of an import or a given model; a relative one lies under the root.
+    pub(crate) fn source_folder(&self, source: &str) -> PathBuf {
+        self.import_root.join(source)
     }
 }

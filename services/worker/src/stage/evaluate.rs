@@ -1,4 +1,4 @@
-//! Evaluation: the sets are read, the models fetched, the figures committed.
+//! `evaluate`: a model is measured on its sets.
 
 use capstan_dataset::files::Pixels;
 use capstan_dataset::models;
@@ -6,62 +6,56 @@ use capstan_dataset::view::View;
 use capstan_evaluate::Models;
 use capstan_lease::Done;
 use capstan_plan::commit::{Outputs, Part};
-use capstan_plan::id::ModelDigest;
 use capstan_plan::row::Pair;
-use capstan_plan::stage;
+use capstan_plan::stage::EvaluateWork;
 
 use crate::compute::compute;
 use crate::context::Context;
 use crate::error::Error;
-use crate::models::part_digests;
-
-/// Shards of the sets that a model is measured on.
-pub(crate) struct Sets {
-    pub(crate) retrieval: Vec<Part>,
-    pub(crate) captioning: Vec<Part>,
-    pub(crate) zero_shot: Vec<Part>,
-}
+use crate::overlays::digests;
 
 /// Measures a model; commits figures.
-pub(crate) async fn evaluate(
-    context: &Context,
-    config: stage::Evaluate,
-    model: &ModelDigest,
-    captioner: Option<&ModelDigest>,
-    parts: Sets,
-) -> Result<Done, Error> {
-    let folder = models::fetch(&context.store, model, &context.cache).await?;
-    let captioner_folder = match captioner {
+pub(crate) async fn run(context: &Context, work: EvaluateWork) -> Result<Done, Error> {
+    let EvaluateWork {
+        config,
+        model,
+        captioner,
+        retrieval,
+        captioning,
+        zero_shot,
+    } = work;
+    let folder = models::fetch(&context.store, &model, &context.cache).await?;
+    let captioner_folder = match &captioner {
         Some(captioner) => Some(models::fetch(&context.store, captioner, &context.cache).await?),
         None => None,
     };
     let sets = capstan_evaluate::Sets {
-        retrieval: pairs(context, &parts.retrieval).await?,
-        captioning: pairs(context, &parts.captioning).await?,
-        zero_shot: pairs(context, &parts.zero_shot).await?,
+        retrieval: pairs(context, &retrieval).await?,
+        captioning: pairs(context, &captioning).await?,
+        zero_shot: pairs(context, &zero_shot).await?,
     };
     context.control.progress.begin("parts", 0);
-    let (progress, told) = (context.control.progress.clone(), context.told());
+    let (progress, report) = (context.control.progress.clone(), context.report_progress());
     let (seed, device) = (context.seed, context.device);
     let computed = compute(context, move |pool| {
-        let told = |done: u64, total: u64| {
+        let report = |done: u64, total: u64| {
             progress.begin("parts", total);
-            told(done)
+            report(done)
         };
         let models = Models {
             model: &folder,
             captioner: captioner_folder.as_deref(),
         };
         Ok(capstan_evaluate::evaluate(
-            &config, models, &sets, seed, device, pool, &told,
+            &config, models, &sets, seed, device, pool, &report,
         )?)
     })
     .await?;
-    let read = [&parts.retrieval, &parts.captioning, &parts.zero_shot];
-    let inputs = read.into_iter().flatten().flat_map(part_digests);
-    let inputs = inputs
-        .chain([model.0])
-        .chain(captioner.map(|model| model.0))
+    let read = [&retrieval, &captioning, &zero_shot];
+    let models = [model].into_iter().chain(captioner).map(|model| model.0);
+    let inputs = digests(read.into_iter().flatten())
+        .into_iter()
+        .chain(models)
         .collect();
     Ok(Done {
         outputs: Outputs {

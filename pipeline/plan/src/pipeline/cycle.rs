@@ -1,13 +1,13 @@
-//! Finds stages that wait for one another, so that the error can name the way round.
+//! Finds stages that wait for one another, so that the error can name the cycle.
 
 use std::collections::BTreeSet;
 
+use super::Pipeline;
 use crate::id::StageName;
-use crate::pipeline::Pipeline;
 
-/// A circle of stages, each of which reads the next one and the last one the first; `None` where
+/// A cycle of stages, each of which reads the next one and the last one the first; `None` where
 /// every stage can run. It begins with the stage that stands first in the file.
-pub(crate) fn find(pipeline: &Pipeline) -> Option<Vec<&StageName>> {
+pub(super) fn find(pipeline: &Pipeline) -> Option<Vec<&StageName>> {
     let ordered: BTreeSet<StageName> = pipeline.order().into_iter().collect();
     let stuck = |name: &StageName| !ordered.contains(name);
     let mut walk: Vec<&StageName> = Vec::new();
@@ -20,17 +20,17 @@ pub(crate) fn find(pipeline: &Pipeline) -> Option<Vec<&StageName>> {
         at = &pipeline.stage(&next)?.name;
     }
     let begin = walk.iter().position(|name| *name == at)?;
-    let mut circle = walk.split_off(begin);
+    let mut cycle = walk.split_off(begin);
     let place = |name: &StageName| pipeline.stages.iter().position(|s| &s.name == name);
-    let first = (0..circle.len()).min_by_key(|index| place(circle[*index]))?;
-    circle.rotate_left(first);
-    Some(circle)
+    let first = (0..cycle.len()).min_by_key(|index| place(cycle[*index]))?;
+    cycle.rotate_left(first);
+    Some(cycle)
 }
 
 /// `a reads b, b reads c, c reads a`.
-pub(crate) fn told(circle: &[&StageName]) -> String {
-    let next = circle.iter().cycle().skip(1);
-    let steps = circle
+pub(super) fn describe(cycle: &[&StageName]) -> String {
+    let next = cycle.iter().cycle().skip(1);
+    let steps = cycle
         .iter()
         .zip(next)
         .map(|(stage, read)| format!("`{stage}` reads `{read}`"));
