@@ -116,7 +116,7 @@ impl Coordinator for Handle {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
         let kind = convert::failure_kind(request.kind);
-        let message = one_line(&request.message);
+        let message = bounded(request.message.split_whitespace().collect::<Vec<_>>().join(" "));
         let claim = claim(&request.worker, request.lease)?;
         let failed = self.fail(claim, kind, &message).instrument(span);
         let state = failed.await?;
