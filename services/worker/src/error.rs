@@ -19,7 +19,7 @@ pub enum Error {
     Curate(#[from] capstan_curate::Error),
     /// Captions and verdicts.
     #[error(transparent)]
-    Bootstrap(#[from] capstan_bootstrap::Error),
+    CapFilt(#[from] capstan_capfilt::Error),
     /// Figures.
     #[error(transparent)]
     Evaluate(#[from] capstan_evaluate::Error),
@@ -75,7 +75,7 @@ impl Error {
             Self::Dataset(error) => error.kind(),
             Self::Crawl(error) => error.kind(),
             Self::Curate(error) => error.kind(),
-            Self::Bootstrap(error) => error.kind(),
+            Self::CapFilt(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),
             Self::Tokenizer(_) | Self::Given(_) | Self::OtherModel { .. } => FailureKind::BadInput,
             Self::Device(_) | Self::Local { .. } | Self::Runtime(_) => FailureKind::WorkerFault,

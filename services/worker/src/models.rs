@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capstan_bootstrap::{Captioner, Filter};
+use capstan_capfilt::{Captioner, Filter};
 use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::View;
 use capstan_dataset::{index, models};
