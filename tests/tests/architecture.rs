@@ -11,8 +11,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "worker",
         &[
-            "proto", "runtime", "lease", "plan", "dataset", "model", "crawl", "curate", "capfilt",
-            "evaluate",
+            "proto", "runtime", "lease", "plan", "dataset", "model", "crawl", "import", "curate",
+            "capfilt", "evaluate",
         ],
     ),
     ("lease", &["proto", "runtime", "plan", "dataset"]),
@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("demoweb", &["runtime"]),
     ("crawl", &["plan", "dataset"]),
+    ("import", &["plan", "dataset", "crawl"]),
     ("curate", &["plan", "dataset"]),
     ("capfilt", &["plan", "dataset", "model"]),
     ("evaluate", &["plan", "dataset", "model"]),
@@ -48,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("plan", &["tokio", "tonic", "burn", "object_store"]),
     ("crawl", &["burn", "tonic", "clap"]),
+    ("import", &["burn", "tonic", "clap"]),
     ("curate", &["burn", "tonic", "clap"]),
     ("dataset", &["burn", "tonic", "clap"]),
     ("model", &["tonic", "clap", "tokio"]),

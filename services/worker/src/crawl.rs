@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use capstan_crawl::{Imported, Net};
+use capstan_crawl::Net;
 use capstan_dataset::files;
+use capstan_import::Imported;
 use capstan_lease::Done;
 use capstan_plan::commit::{File, FileKind, Outputs};
 use capstan_plan::reject::RejectCode;
@@ -136,7 +137,7 @@ pub(crate) async fn import(
     let stored = store_imported(context, receiver, config.storing.rows_per_file);
     let (config, control) = (config.clone(), control(context));
     let read = on_own_threads(async move {
-        Ok(capstan_crawl::import(&config, &folder, slice, &control, sender).await?)
+        Ok(capstan_import::import(&config, &folder, slice, &control, sender).await?)
     });
     let (read, outputs) = tokio::join!(read, stored);
     // Where writing failed, reading ended for want of a receiver: the first cause is told.

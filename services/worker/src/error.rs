@@ -11,9 +11,12 @@ pub enum Error {
     /// The store, or a file in it.
     #[error(transparent)]
     Dataset(#[from] capstan_dataset::Error),
-    /// The web, or an import.
+    /// A crawl.
     #[error(transparent)]
     Crawl(#[from] capstan_crawl::Error),
+    /// An import.
+    #[error(transparent)]
+    Import(#[from] capstan_import::Error),
     /// Curation.
     #[error(transparent)]
     Curate(#[from] capstan_curate::Error),
@@ -74,6 +77,7 @@ impl Error {
         match self {
             Self::Dataset(error) => error.kind(),
             Self::Crawl(error) => error.kind(),
+            Self::Import(error) => error.kind(),
             Self::Curate(error) => error.kind(),
             Self::CapFilt(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),

@@ -7,8 +7,9 @@ use scraper::{ElementRef, Html, Selector};
 use url::Url;
 
 use super::srcset::{self, Candidate};
-use super::{Found, LazyLock, NoUrl, collapse, selector, text_of};
-use crate::address::canonical;
+use super::{LazyLock, PageImage, UnusableUrl, selector, text_of};
+use crate::canonical_url::canonical;
+use crate::whitespace::collapse_whitespace;
 
 /// Pictures taken from one page at most.
 const MAX_IMAGES: usize = 10_000;
@@ -52,7 +53,7 @@ selector!(LICENCE, "a[rel~=license][href], link[rel~=license][href]");
 selector!(OG, "meta[property][content], meta[name][content]");
 
 /// All pictures, in the order of the page; of equal URLs the texts are joined.
-pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<Found> {
+pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<PageImage> {
     let mut list = List::new(base, page_licence(html, base));
     let mut figures = Figures::default();
     for element in html.select(&IMG_OR_HIDDEN) {
@@ -160,7 +161,7 @@ fn target(link: ElementRef<'_>, base: &Url) -> Option<String> {
 struct List<'a> {
     base: &'a Url,
     licence: Option<String>,
-    found: Vec<Found>,
+    found: Vec<PageImage>,
     /// Canonical URL to index.
     index: HashMap<String, usize>,
 }
@@ -179,7 +180,10 @@ impl<'a> List<'a> {
         let Some(raw) = reference(img, wanted_px) else {
             return;
         };
-        let attribute = |name, origin| img.attr(name).map(|text| (origin, collapse([text])));
+        let attribute = |name, origin| {
+            img.attr(name)
+                .map(|text| (origin, collapse_whitespace([text])))
+        };
         let mut texts: Vec<(Origin, String)> = attribute("alt", Origin::Alt).into_iter().collect();
         texts.extend(attribute("title", Origin::Title));
         // Long ago a URL; where it holds words it is a description.
@@ -208,7 +212,8 @@ impl<'a> List<'a> {
         let is_shown =
             canonical(Some(self.base), &raw).is_ok_and(|url| self.index.contains_key(url.as_str()));
         if !is_shown && !is_inline(&raw) {
-            let alt = content(&["og:image:alt"]).map(|text| (Origin::Alt, collapse([&*text])));
+            let alt =
+                content(&["og:image:alt"]).map(|text| (Origin::Alt, collapse_whitespace([&*text])));
             let licence = self.licence.clone();
             self.add(&raw, alt.into_iter().collect(), licence);
         }
@@ -216,19 +221,19 @@ impl<'a> List<'a> {
 
     fn add(&mut self, raw: &str, texts: Vec<(Origin, String)>, licence: Option<String>) {
         let url = canonical(Some(self.base), raw).map(String::from);
-        let url = url.map_err(|error| NoUrl {
+        let url = url.map_err(|error| UnusableUrl {
             shown: cut(self.base.join(raw).map_or(raw.to_owned(), String::from)),
             why: error.to_string(),
         });
         let key = match &url {
             Ok(url) => url.clone(),
-            Err(no_url) => no_url.shown.clone(),
+            Err(unusable) => unusable.shown.clone(),
         };
         let next = self.found.len();
         let index = *self.index.entry(key).or_insert(next);
         if index == next {
             let raw_url = cut(raw.to_owned());
-            self.found.push(Found {
+            self.found.push(PageImage {
                 url,
                 raw_url,
                 texts: Vec::new(),

@@ -8,6 +8,7 @@ use std::io::{BufReader, Error as IoError, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::rc::Rc;
 
+use capstan_crawl::RejectReason;
 use capstan_plan::id::Digest;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::stage::Import;
@@ -15,12 +16,11 @@ use capstan_plan::task::Slice;
 use serde_json::Value;
 use tar::{Archive, Entry, EntryType};
 
-use super::img2dataset::{each_batch, failed};
-use super::item::{
+use crate::Error;
+use crate::img2dataset::{each_batch, failed};
+use crate::item::{
     Candidate, Keys, Original, Sink, Source, file_url, files, image_url, texts, twice,
 };
-use crate::Error;
-use crate::net::Refusal;
 
 /// Bytes of a sample's `json` at most.
 const MAX_JSON_BYTES: u64 = 1 << 20;
@@ -30,7 +30,7 @@ const MAX_HEAD_BYTES: u64 = 64 << 10;
 const EXPECTED: &str = "WebDataset tar";
 
 /// Samples of the slice's tars, in the order of their names.
-pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
     let names = files(folder, "tar")?;
     check_source(folder, &names)?;
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
@@ -75,9 +75,9 @@ fn refuse_failed(config: &Import, folder: &Path, name: &str, sink: &Sink) -> Res
     let name = beside.display().to_string();
     each_batch(&path, &name, &columns, sink, |batch, _| {
         for row in 0..batch.rows() {
-            if let Some(refusal) = failed(batch, row) {
+            if let Some(reason) = failed(batch, row) {
                 let what = batch.text("url", row).or_else(|| batch.text("key", row));
-                sink.refuse(refusal, what.unwrap_or_default(), &page_url, true)?;
+                sink.refuse(reason, what.unwrap_or_default(), &page_url, true)?;
             }
         }
         Ok(())
@@ -164,13 +164,13 @@ impl Seek for Capped {
 #[derive(Default)]
 struct Sample {
     key: String,
-    picture: Option<Result<Vec<u8>, Refusal>>,
-    text: Option<Result<Vec<u8>, Refusal>>,
+    picture: Option<Result<Vec<u8>, RejectReason>>,
+    text: Option<Result<Vec<u8>, RejectReason>>,
     json: Option<Value>,
 }
 
 /// A member by its path, and its bytes, or why they are refused.
-type Member = (String, Result<Vec<u8>, Refusal>);
+type Member = (String, Result<Vec<u8>, RejectReason>);
 
 /// Gathers the members of samples.
 struct Samples<'a> {
@@ -230,7 +230,10 @@ impl<'a> Samples<'a> {
         };
         if entry.size() > cap {
             let detail = format!("{} bytes; at most {cap}", entry.size());
-            return Ok(Some((path, Err(Refusal::new(RejectCode::Bytes, detail)))));
+            return Ok(Some((
+                path,
+                Err(RejectReason::new(RejectCode::Bytes, detail)),
+            )));
         }
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes)?;
@@ -241,7 +244,7 @@ impl<'a> Samples<'a> {
         Ok(Some((path, Ok(bytes))))
     }
 
-    fn add(&mut self, path: &str, bytes: Result<Vec<u8>, Refusal>) -> Result<(), Error> {
+    fn add(&mut self, path: &str, bytes: Result<Vec<u8>, RejectReason>) -> Result<(), Error> {
         let (key, kind) = split(path);
         if self.open.as_ref().is_none_or(|sample| sample.key != key) {
             self.flush()?;
@@ -252,7 +255,8 @@ impl<'a> Samples<'a> {
         });
         match kind.as_str() {
             "txt" => {
-                let cap = |refusal: Refusal| Refusal::new(RejectCode::TextBytes, refusal.detail);
+                let cap =
+                    |reason: RejectReason| RejectReason::new(RejectCode::TextBytes, reason.detail);
                 sample.text = Some(bytes.map_err(cap));
             }
             "json" => {
@@ -277,13 +281,13 @@ impl<'a> Samples<'a> {
         };
         match made {
             Ok((candidate, picture)) => self.sink.candidate(candidate, Source::Bytes(picture)),
-            Err(refusal) => self.sink.refuse(refusal, &key, &self.page_url, true),
+            Err(reason) => self.sink.refuse(reason, &key, &self.page_url, true),
         }
     }
 
     /// The sample with the bytes of its picture.
-    fn candidate(&self, sample: Sample) -> Result<(Candidate, Vec<u8>), Refusal> {
-        let record = |detail: &str| Refusal::new(RejectCode::Record, detail);
+    fn candidate(&self, sample: Sample) -> Result<(Candidate, Vec<u8>), RejectReason> {
+        let record = |detail: &str| RejectReason::new(RejectCode::Record, detail);
         let picture = sample
             .picture
             .unwrap_or_else(|| Err(record("the sample has no jpg, png, webp or gif")))?;

@@ -1,20 +1,9 @@
-//! Imports pairs that somebody has: COCO captions, img2dataset's Parquet, WebDataset tars, a folder.
-//!
-//! ```text
-//! source ─► reader of its format (a thread) ─► items ─► read, decode, store ─► pairs and rejects
-//! ```
-//! A reader gives items in the sorted order of the source and keeps none; pictures are decoded a
-//! few ahead, and come out in that order. What is wrong with one file or row is a reject.
-
-mod coco;
-mod folder;
-mod img2dataset;
-mod item;
-mod table;
-mod webdataset;
+//! Turns the items of a source into pairs and rejects, in the order of the source.
 
 use std::path::Path;
 
+use capstan_crawl::normalize::{Normalizer, Picture};
+use capstan_crawl::{Control, POLICY_VERSION, RejectReason};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{Pair, Reject, Text};
 use capstan_plan::stage::{Import, ImportFormat};
@@ -23,11 +12,8 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use crate::net::Refusal;
-use crate::pages::reject;
-use crate::picture::{Picture, Studio};
-use crate::{Control, Error, POLICY_VERSION};
-use item::{Candidate, Item, Sink, Source};
+use crate::item::{Candidate, Item, Sink, Source};
+use crate::{Error, coco, folder, img2dataset, webdataset};
 
 /// Pictures read and decoded ahead, and items waiting for that.
 const AHEAD: usize = 16;
@@ -66,9 +52,9 @@ pub async fn import(
             let (config, folder) = (config.clone(), folder.to_owned());
             move || read(&config, &folder, slice, &Sink::new(sender))
         });
-        let studio = Studio::new(&config.storing);
+        let normalizer = Normalizer::new(&config.storing);
         let items = futures::stream::poll_fn(move |context| items.poll_recv(context));
-        let made = items.map(|item| make(config, &studio, control, item));
+        let made = items.map(|item| make(config, &normalizer, control, item));
         let mut made = made.buffered(AHEAD);
         let mut done = 0;
         while let Some(one) = made.try_next().await? {
@@ -94,7 +80,7 @@ fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(),
 
 async fn make(
     config: &Import,
-    studio: &Studio,
+    normalizer: &Normalizer,
     control: &Control,
     item: Item,
 ) -> Result<Imported, Error> {
@@ -102,61 +88,61 @@ async fn make(
         Item::Candidate(candidate, source) => (candidate, source),
         Item::Refused(refused) => return Ok(Imported::Reject(refused)),
     };
-    let refused = |refusal| {
+    let refused = |reason: RejectReason| {
         let what = candidate.what();
-        Imported::Reject(reject(refusal, what, &candidate.page_url, true))
+        Imported::Reject(reason.into_reject(what, &candidate.page_url, true))
     };
-    if let Err(refusal) = check_texts(config, &candidate.texts) {
-        return Ok(refused(refusal));
+    if let Err(reason) = check_texts(config, &candidate.texts) {
+        return Ok(refused(reason));
     }
     let bytes = match load(source, config.max_image_bytes).await {
         Ok(bytes) => bytes,
-        Err(refusal) => return Ok(refused(refusal)),
+        Err(reason) => return Ok(refused(reason)),
     };
-    Ok(match studio.make(bytes).await? {
+    Ok(match normalizer.normalize(bytes).await? {
         Ok(picture) => {
             let made = pair(config, *candidate, picture, control.now_ms());
             Imported::Pair(Box::new(made))
         }
-        Err(refusal) => refused(refusal),
+        Err(reason) => refused(reason),
     })
 }
 
-fn check_texts(config: &Import, texts: &[String]) -> Result<(), Refusal> {
+fn check_texts(config: &Import, texts: &[String]) -> Result<(), RejectReason> {
     if texts.is_empty() {
         let detail = "no text belongs to the picture";
-        return Err(Refusal::new(RejectCode::Record, detail));
+        return Err(RejectReason::new(RejectCode::Record, detail));
     }
     let cap = config.max_text_bytes;
     match texts.iter().find(|text| text.len() > cap) {
         Some(long) => {
             let detail = format!("text of {} bytes; at most {cap}", long.len());
-            Err(Refusal::new(RejectCode::TextBytes, detail))
+            Err(RejectReason::new(RejectCode::TextBytes, detail))
         }
         None => Ok(()),
     }
 }
 
-async fn load(source: Source, cap: u64) -> Result<Vec<u8>, Refusal> {
+async fn load(source: Source, cap: u64) -> Result<Vec<u8>, RejectReason> {
     let bytes = match source {
         Source::Bytes(bytes) => bytes,
         Source::File(path) => read_capped(&path, cap).await?,
     };
     if bytes.len() as u64 > cap {
         let detail = format!("more than {cap} bytes");
-        return Err(Refusal::new(RejectCode::Bytes, detail));
+        return Err(RejectReason::new(RejectCode::Bytes, detail));
     }
     Ok(bytes)
 }
 
 /// At most a byte more than the cap.
-async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, Refusal> {
+async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, RejectReason> {
     let unreadable = |error: std::io::Error| {
-        Refusal::new(RejectCode::Record, format!("cannot read the file: {error}"))
+        RejectReason::new(RejectCode::Record, format!("cannot read the file: {error}"))
     };
     let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(Refusal::new(RejectCode::Record, "no regular file"));
+        return Err(RejectReason::new(RejectCode::Record, "no regular file"));
     }
     let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let mut bytes = Vec::new();

@@ -7,7 +7,7 @@ pub(crate) const MAX_URL_CHARS: usize = 2_000;
 
 /// Why a reference is no URL to fetch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum UrlError {
+pub enum UrlError {
     /// WHATWG parsing failed.
     #[error("no url: {0}")]
     Parse(#[from] url::ParseError),
@@ -21,7 +21,7 @@ pub(crate) enum UrlError {
 
 /// Resolves `reference` by the WHATWG rules (which drop default ports, dot segments and
 /// case of the host), without fragment and credentials. The query stays as it is.
-pub(crate) fn canonical(base: Option<&Url>, reference: &str) -> Result<Url, UrlError> {
+pub fn canonical(base: Option<&Url>, reference: &str) -> Result<Url, UrlError> {
     let mut url = Url::options().base_url(base).parse(reference)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(UrlError::Scheme(url.scheme().to_owned()));

@@ -9,14 +9,13 @@ use futures::{StreamExt, TryStreamExt};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use url::Url;
 
-use crate::address::canonical;
-use crate::net::{Answer, Refusal, Session, Want};
+use crate::canonical_url::canonical;
+use crate::html::{self, Page, PageImage, Reading};
+use crate::net::{Answer, Fetcher, Want};
 use crate::opt_out::Signals;
-use crate::page::{self, Found, Page, Reading};
+use crate::reject::RejectReason;
 use crate::{Control, Error, Net};
 
-/// Characters of a reject's detail.
-const MAX_DETAIL_CHARS: usize = 500;
 /// Results waiting for those before them, for each request in flight.
 pub(crate) const WINDOW: usize = 8;
 
@@ -52,9 +51,9 @@ pub async fn fetch_pages(
     control: &Control,
 ) -> Result<PagesFetched, Error> {
     let work = async {
-        let session = Session::new(net, config);
+        let fetcher = Fetcher::new(net, config);
         let total = pages.len() as u64;
-        let outcomes = futures::stream::iter(pages).map(|link| fetch(config, &session, link));
+        let outcomes = futures::stream::iter(pages).map(|link| fetch(config, &fetcher, link));
         let mut outcomes = outcomes.buffered(config.concurrency * WINDOW);
         let mut gathered = Gathered::new(config);
         let mut done = 0;
@@ -63,7 +62,7 @@ pub async fn fetch_pages(
             done += 1;
             control.report(done, total);
         }
-        session.leave().await;
+        fetcher.leave().await;
         Ok(gathered.finish())
     };
     let outcome = control.cancel.run_until_cancelled(work).await;
@@ -73,37 +72,37 @@ pub async fn fetch_pages(
 enum Outcome {
     Read(Url, Page),
     Moved(Url),
-    Refused(Refusal),
+    Refused(RejectReason),
 }
 
 async fn fetch(
     config: &Crawl,
-    session: &Session,
+    fetcher: &Fetcher,
     link: PageLink,
 ) -> Result<(PageLink, Outcome), Error> {
     let url = match canonical(None, &link.url) {
         Ok(url) => url,
         Err(error) => {
-            let refusal = Refusal::new(RejectCode::Url, error.to_string());
-            return Ok((link, Outcome::Refused(refusal)));
+            let reason = RejectReason::new(RejectCode::Url, error.to_string());
+            return Ok((link, Outcome::Refused(reason)));
         }
     };
-    let (headers, body, permit) = match session.get(&url, Want::Page).await {
+    let (headers, body, permit) = match fetcher.get(&url, Want::Page).await {
         Ok(Answer::Full {
             headers,
             body,
             permit,
         }) => (headers, body, permit),
         Ok(Answer::Moved(to)) => return Ok((link, Outcome::Moved(to))),
-        Err(refusal) => return Ok((link, Outcome::Refused(refusal))),
+        Err(reason) => return Ok((link, Outcome::Refused(reason))),
     };
     let reading = reading(config, &url, &headers);
     let read = tokio::task::spawn_blocking(move || {
-        let page = page::read(reading, &body);
+        let page = html::read(reading, &body);
         drop(permit);
         page
     });
-    let not_html = |why: String| Outcome::Refused(Refusal::new(RejectCode::NotHtml, why));
+    let not_html = |why: String| Outcome::Refused(RejectReason::new(RejectCode::NotHtml, why));
     let outcome = match read.await {
         Ok(Ok(page)) => Outcome::Read(url, page),
         Ok(Err(error)) => not_html(error.to_string()),
@@ -149,10 +148,10 @@ impl<'a> Gathered<'a> {
                 self.add_page(url.as_str(), link.depth, page);
             }
             Outcome::Moved(to) => self.add_link(to.into(), link.depth),
-            Outcome::Refused(refusal) => {
+            Outcome::Refused(reason) => {
                 self.fetched
                     .rejects
-                    .push(reject(refusal, &link.url, "", false));
+                    .push(reason.into_reject(&link.url, "", false));
             }
         }
     }
@@ -164,15 +163,17 @@ impl<'a> Gathered<'a> {
 
     fn add_page(&mut self, url: &str, depth: u32, page: Page) {
         let signals = page.signals.all();
-        let refusal = page.signals.refusal().map(str::to_owned);
+        let opt_out = page.signals.refusal().map(str::to_owned);
         for found in page.images {
-            match self.refuse(&found, refusal.as_deref()) {
-                Some(refusal) => {
+            match self.refuse(&found, opt_out.as_deref()) {
+                Some(reason) => {
                     let image = match &found.url {
                         Ok(url) => url,
-                        Err(no_url) => &no_url.shown,
+                        Err(unusable) => &unusable.shown,
                     };
-                    self.fetched.rejects.push(reject(refusal, image, url, true));
+                    self.fetched
+                        .rejects
+                        .push(reason.into_reject(image, url, true));
                 }
                 None => self.fetched.images.push(ImageLink {
                     image_url: found.url.expect("looked at by refuse"),
@@ -191,35 +192,24 @@ impl<'a> Gathered<'a> {
     }
 
     /// Why a picture is refused without asking for it.
-    fn refuse(&self, found: &Found, opt_out: Option<&str>) -> Option<Refusal> {
+    fn refuse(&self, found: &PageImage, opt_out: Option<&str>) -> Option<RejectReason> {
         if let Some(signal) = opt_out {
             let detail = format!("the page says {signal}");
-            return Some(Refusal::new(RejectCode::OptOut, detail));
+            return Some(RejectReason::new(RejectCode::OptOut, detail));
         }
-        if let Err(no_url) = &found.url {
-            return Some(Refusal::new(RejectCode::Url, &no_url.why));
+        if let Err(unusable) = &found.url {
+            return Some(RejectReason::new(RejectCode::Url, &unusable.why));
         }
         let cap = self.config.max_text_bytes;
         let long = found.texts.iter().find(|(_, text)| text.len() > cap)?;
         let (origin, text) = (long.0.as_str(), &long.1);
         let detail = format!("{origin} of {} bytes; at most {cap}", text.len());
-        Some(Refusal::new(RejectCode::TextBytes, detail))
+        Some(RejectReason::new(RejectCode::TextBytes, detail))
     }
 
     fn finish(mut self) -> PagesFetched {
         let links = self.links.into_iter();
         self.fetched.links = links.map(|(url, depth)| PageLink { url, depth }).collect();
         self.fetched
-    }
-}
-
-/// A reject with its detail cut to length.
-pub(crate) fn reject(refusal: Refusal, url: &str, page_url: &str, is_image: bool) -> Reject {
-    Reject {
-        code: refusal.code,
-        url: url.to_owned(),
-        page_url: page_url.to_owned(),
-        is_image,
-        detail: refusal.detail.chars().take(MAX_DETAIL_CHARS).collect(),
     }
 }

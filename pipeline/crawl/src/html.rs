@@ -2,7 +2,7 @@
 
 mod charset;
 mod depth;
-mod images;
+mod img;
 mod srcset;
 
 use std::collections::BTreeSet;
@@ -12,8 +12,9 @@ use capstan_plan::row::Origin;
 use scraper::{ElementRef, Html, Selector};
 use url::Url;
 
-use crate::address::canonical;
+use crate::canonical_url::canonical;
 use crate::opt_out::Signals;
+use crate::whitespace::collapse_whitespace;
 
 /// Links taken from one page at most.
 const MAX_LINKS: usize = 10_000;
@@ -24,7 +25,7 @@ pub(crate) struct Page {
     /// Links to other pages, canonical, sorted, each once. None where they may not be followed.
     pub(crate) links: Vec<String>,
     /// Pictures in the order of the page, each URL once.
-    pub(crate) images: Vec<Found>,
+    pub(crate) images: Vec<PageImage>,
     /// Opt-out signals of headers and meta tags.
     pub(crate) signals: Signals,
     /// The author by a meta tag.
@@ -33,9 +34,9 @@ pub(crate) struct Page {
 
 /// A picture on a page.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Found {
+pub(crate) struct PageImage {
     /// Canonical URL, or why there is none.
-    pub(crate) url: Result<String, NoUrl>,
+    pub(crate) url: Result<String, UnusableUrl>,
     /// As the page writes it.
     pub(crate) raw_url: String,
     /// Whitespace collapsed, none empty, none twice.
@@ -46,7 +47,7 @@ pub(crate) struct Found {
 
 /// A reference that leads to nothing that is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NoUrl {
+pub(crate) struct UnusableUrl {
     /// The absolute URL where there is one, else as written; cut to a bounded length.
     pub(crate) shown: String,
     pub(crate) why: String,
@@ -100,7 +101,7 @@ pub(crate) fn read(reading: Reading, body: &[u8]) -> Result<Page, TooDeep> {
         let content = meta.attr("content").unwrap_or_default();
         signals.add_meta(name, content, &reading.user_agent);
         if name.eq_ignore_ascii_case("author") && attribution.is_none() {
-            attribution = Some(collapse([content])).filter(|text| !text.is_empty());
+            attribution = Some(collapse_whitespace([content])).filter(|text| !text.is_empty());
         }
     }
     let base = html.select(&BASE).next();
@@ -110,7 +111,7 @@ pub(crate) fn read(reading: Reading, body: &[u8]) -> Result<Page, TooDeep> {
         true => Vec::new(),
         false => links(&html, &base, &reading.url),
     };
-    let images = images::find(&html, &base, reading.wanted_px);
+    let images = img::find(&html, &base, reading.wanted_px);
     Ok(Page {
         links,
         images,
@@ -130,26 +131,6 @@ fn links(html: &Html, base: &Url, own: &Url) -> Vec<String> {
     urls.into_iter().collect()
 }
 
-/// Text with whitespace collapsed and trimmed.
-pub(crate) fn collapse<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut out = String::new();
-    let mut is_apart = false;
-    for part in parts {
-        for c in part.chars() {
-            if c.is_whitespace() {
-                is_apart = true;
-                continue;
-            }
-            if is_apart && !out.is_empty() {
-                out.push(' ');
-            }
-            is_apart = false;
-            out.push(c);
-        }
-    }
-    out
-}
-
 /// The visible text of an element.
 fn text_of(element: ElementRef<'_>) -> String {
     let texts = element.descendants().filter_map(|node| {
@@ -165,7 +146,7 @@ fn text_of(element: ElementRef<'_>) -> String {
             .filter(|_| !hidden)
             .map(|text| &**text)
     });
-    collapse(texts)
+    collapse_whitespace(texts)
 }
 
 #[cfg(test)]

@@ -31,9 +31,9 @@ fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes
 }
 
-fn run(bytes: &[u8]) -> Result<Picture, Refusal> {
+fn run(bytes: &[u8]) -> Result<Picture, RejectReason> {
     let header = probe(bytes, &storing())?;
-    make(bytes, header, &storing())
+    normalize(bytes, header, &storing())
 }
 
 fn code(bytes: &[u8]) -> RejectCode {

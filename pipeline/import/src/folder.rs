@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use capstan_crawl::RejectReason;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::stage::Import;
 use capstan_plan::task::Slice;
 
-use super::item::{Candidate, Original, Sink, Source, file_url, texts};
 use crate::Error;
-use crate::net::Refusal;
+use crate::item::{Candidate, Original, Sink, Source, file_url, texts};
 
 const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 /// Folders within folders at most.
@@ -23,7 +23,7 @@ const TEXTS: u64 = 16;
 ///
 /// Files of other kinds, and names that begin with a dot, are passed over; a `.txt` without a
 /// picture is a reject, and so is a folder that is a link, which could lead in a circle.
-pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
     let mut walk = Walk {
         config,
         root: folder,
@@ -162,7 +162,10 @@ impl Walk<'_> {
         let page_url = file_url(self.config, &format!("{within}{}.txt", stem(name)));
         let lines = match text {
             Some(text) => self.lines(&self.root.join(within).join(text)),
-            None => Err(Refusal::new(RejectCode::Record, "no `.txt` has its name")),
+            None => Err(RejectReason::new(
+                RejectCode::Record,
+                "no `.txt` has its name",
+            )),
         };
         match lines {
             Ok(lines) => {
@@ -177,12 +180,12 @@ impl Walk<'_> {
                 };
                 self.sink.candidate(candidate, source)
             }
-            Err(refusal) => self.sink.refuse(refusal, &path, &page_url, true),
+            Err(reason) => self.sink.refuse(reason, &path, &page_url, true),
         }
     }
 
-    fn lines(&self, path: &Path) -> Result<String, Refusal> {
-        let refuse = |detail: String| Refusal::new(RejectCode::Record, detail);
+    fn lines(&self, path: &Path) -> Result<String, RejectReason> {
+        let refuse = |detail: String| RejectReason::new(RejectCode::Record, detail);
         let cap = (self.config.max_text_bytes as u64).saturating_mul(TEXTS);
         let read = || {
             // Opening a pipe would wait for ever.
@@ -198,7 +201,7 @@ impl Walk<'_> {
             .map_err(|error: std::io::Error| refuse(format!("cannot read its `.txt`: {error}")))?;
         if bytes.len() as u64 > cap {
             let detail = format!("its `.txt` has more than {cap} bytes");
-            return Err(Refusal::new(RejectCode::TextBytes, detail));
+            return Err(RejectReason::new(RejectCode::TextBytes, detail));
         }
         String::from_utf8(bytes).map_err(|_| refuse("its `.txt` is no UTF-8".to_owned()))
     }

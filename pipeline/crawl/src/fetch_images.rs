@@ -7,12 +7,13 @@ use capstan_plan::stage::Crawl;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
-use crate::address::canonical;
+use crate::canonical_url::canonical;
+use crate::fetch_pages::WINDOW;
 use crate::frontier::in_fetching_order;
-use crate::net::{Answer, Refusal, Session, Want};
+use crate::net::{Answer, Fetcher, Want};
+use crate::normalize::{Normalizer, Picture};
 use crate::opt_out::Signals;
-use crate::pages::{WINDOW, reject};
-use crate::picture::{Picture, Studio};
+use crate::reject::RejectReason;
 use crate::{Control, Error, Net, POLICY_VERSION};
 
 /// Fetches pictures. Every row of `images` ends as a pair in `pairs` or as a reject.
@@ -36,11 +37,11 @@ pub async fn fetch_images(
     pairs: mpsc::Sender<Pair>,
 ) -> Result<Vec<Reject>, Error> {
     let work = async {
-        let session = Session::new(net, config);
-        let studio = Studio::new(&config.storing);
+        let fetcher = Fetcher::new(net, config);
+        let normalizer = Normalizer::new(&config.storing);
         let total = images.len() as u64;
         let groups = futures::stream::iter(groups(images));
-        let fetched = groups.map(|group| fetch(config, &session, &studio, control, group));
+        let fetched = groups.map(|group| fetch(config, &fetcher, &normalizer, control, group));
         let mut fetched = fetched.buffered(config.concurrency * WINDOW);
         let (mut done, mut rejects) = (0, Vec::new());
         while let Some((group, outcome)) = fetched.try_next().await? {
@@ -50,16 +51,16 @@ pub async fn fetch_images(
                         let sent = pairs.send(pair(link, fetched)).await;
                         sent.map_err(|_| Error::Cancelled)?;
                     }
-                    Err(refusal) => {
+                    Err(reason) => {
                         let (url, page) = (&link.image_url, &link.page_url);
-                        rejects.push(reject(refusal.clone(), url, page, true));
+                        rejects.push(reason.clone().into_reject(url, page, true));
                     }
                 }
                 done += 1;
                 control.report(done, total);
             }
         }
-        session.leave().await;
+        fetcher.leave().await;
         Ok(rejects)
     };
     let outcome = control.cancel.run_until_cancelled(work).await;
@@ -87,42 +88,42 @@ struct Fetched {
 
 async fn fetch(
     config: &Crawl,
-    session: &Session,
-    studio: &Studio,
+    fetcher: &Fetcher,
+    normalizer: &Normalizer,
     control: &Control,
     group: Vec<ImageLink>,
-) -> Result<(Vec<ImageLink>, Result<Fetched, Refusal>), Error> {
-    let outcome = fetch_one(config, session, studio, control, &group[0].image_url).await?;
+) -> Result<(Vec<ImageLink>, Result<Fetched, RejectReason>), Error> {
+    let outcome = fetch_one(config, fetcher, normalizer, control, &group[0].image_url).await?;
     Ok((group, outcome))
 }
 
 async fn fetch_one(
     config: &Crawl,
-    session: &Session,
-    studio: &Studio,
+    fetcher: &Fetcher,
+    normalizer: &Normalizer,
     control: &Control,
     image_url: &str,
-) -> Result<Result<Fetched, Refusal>, Error> {
+) -> Result<Result<Fetched, RejectReason>, Error> {
     let url = match canonical(None, image_url) {
         Ok(url) => url,
-        Err(error) => return Ok(Err(Refusal::new(RejectCode::Url, error.to_string()))),
+        Err(error) => return Ok(Err(RejectReason::new(RejectCode::Url, error.to_string()))),
     };
-    let (headers, body, permit) = match session.get(&url, Want::Image).await {
+    let (headers, body, permit) = match fetcher.get(&url, Want::Image).await {
         Ok(Answer::Full {
             headers,
             body,
             permit,
         }) => (headers, body, permit),
         Ok(Answer::Moved(_)) => unreachable!("only pages are told to have moved"),
-        Err(refusal) => return Ok(Err(refusal)),
+        Err(reason) => return Ok(Err(reason)),
     };
     let fetched_at_ms = control.now_ms();
     let signals = Signals::of_headers(&headers, &config.user_agent);
     if let Some(signal) = signals.refusal() {
         let detail = format!("the picture's answer says {signal}");
-        return Ok(Err(Refusal::new(RejectCode::OptOut, detail)));
+        return Ok(Err(RejectReason::new(RejectCode::OptOut, detail)));
     }
-    let picture = studio.make(body).await?;
+    let picture = normalizer.normalize(body).await?;
     drop(permit);
     Ok(picture.map(|picture| Fetched {
         picture,

@@ -7,17 +7,17 @@
 
 use std::path::Path;
 
+use capstan_crawl::RejectReason;
 use capstan_plan::id::Digest;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::stage::Import;
 use capstan_plan::task::Slice;
 
-use super::item::{
+use crate::Error;
+use crate::item::{
     Candidate, Keys, Original, Sink, Source, file_url, files, image_url, texts, twice,
 };
-use super::table::{Batch, Reader, column_of_bytes, guarded};
-use crate::Error;
-use crate::net::Refusal;
+use crate::table::{Batch, Reader, column_of_bytes, guarded};
 
 const EXPECTED: &str = "img2dataset Parquet";
 /// Names of the picture's column, after `encode_format`.
@@ -37,7 +37,7 @@ const COLUMNS: [&str; 8] = [
 const SUCCESS: &str = "success";
 
 /// Rows of the slice's files, in the order of their names.
-pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
     let names = files(folder, "parquet")?;
     check_source(folder, &names)?;
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
@@ -103,7 +103,7 @@ fn read_file(
             let numbered = (first + row as u64).to_string();
             let key = batch.text("key", row).unwrap_or(&numbered);
             let stated = batch.text("url", row);
-            let refusal = match bytes(batch, picture, row) {
+            let reason = match bytes(batch, picture, row) {
                 Ok(bytes) if keys.is_new(key) => {
                     let candidate = Candidate {
                         key: key.to_owned(),
@@ -117,9 +117,9 @@ fn read_file(
                     continue;
                 }
                 Ok(_) => twice(),
-                Err(refusal) => refusal,
+                Err(reason) => reason,
             };
-            sink.refuse(refusal, stated.unwrap_or(key), &page_url, true)?;
+            sink.refuse(reason, stated.unwrap_or(key), &page_url, true)?;
         }
         Ok(())
     })
@@ -127,7 +127,7 @@ fn read_file(
 
 /// Gives a file batch by batch, with the number of the batch's first row; what cannot be read of
 /// the file is one reject.
-pub(super) fn each_batch(
+pub(crate) fn each_batch(
     path: &Path,
     name: &str,
     columns: &[&str],
@@ -155,25 +155,28 @@ pub(super) fn each_batch(
     }
 }
 
-fn bytes(batch: &Batch, picture: &str, row: usize) -> Result<Vec<u8>, Refusal> {
-    if let Some(refusal) = failed(batch, row) {
-        return Err(refusal);
+fn bytes(batch: &Batch, picture: &str, row: usize) -> Result<Vec<u8>, RejectReason> {
+    if let Some(reason) = failed(batch, row) {
+        return Err(reason);
     }
     match batch.bytes(picture, row) {
         Some(bytes) => Ok(bytes.to_vec()),
-        None => Err(Refusal::new(RejectCode::Record, "the row has no picture")),
+        None => Err(RejectReason::new(
+            RejectCode::Record,
+            "the row has no picture",
+        )),
     }
 }
 
 /// Why img2dataset has no picture of a row, where it failed on it.
-pub(super) fn failed(batch: &Batch, row: usize) -> Option<Refusal> {
+pub(crate) fn failed(batch: &Batch, row: usize) -> Option<RejectReason> {
     let status = batch.text("status", row).unwrap_or(SUCCESS);
     if status == SUCCESS {
         return None;
     }
     let message = batch.text("error_message", row).unwrap_or_default();
     let detail = format!("img2dataset: {status}: {message}");
-    Some(Refusal::new(code(status, message), detail))
+    Some(RejectReason::new(code(status, message), detail))
 }
 
 /// Ours for its `status` and `error_message`: its own words, and Python's for what urllib met.

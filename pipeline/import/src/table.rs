@@ -20,20 +20,20 @@ const BATCH_BYTES: u64 = 32 << 20;
 const BATCH_ROWS: u64 = 256;
 
 /// What is wrong with a file, also where the decoder breaks on it.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
     outcome.unwrap_or_else(|_| Err("the Parquet decoder failed on it".to_owned()))
 }
 
 /// Reads a file batch by batch.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     batches: ParquetRecordBatchReader,
     rows: u64,
 }
 
 impl Reader {
     /// Opens a file for those of its columns that are wanted.
-    pub(super) fn open(path: &Path, wanted: &[&str]) -> Result<Self, String> {
+    pub(crate) fn open(path: &Path, wanted: &[&str]) -> Result<Self, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         // Types as Parquet has them, whatever a library wrote beside: texts and bytes are plain.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
@@ -57,7 +57,7 @@ impl Reader {
     }
 
     /// Columns of the file, without any row.
-    pub(super) fn schema(path: &Path) -> Result<Schema, String> {
+    pub(crate) fn schema(path: &Path) -> Result<Schema, String> {
         let file = File::open(path).map_err(|error| error.to_string())?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
@@ -66,12 +66,12 @@ impl Reader {
     }
 
     /// Rows of the file, as its footer says.
-    pub(super) fn rows(&self) -> u64 {
+    pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
 
     /// The next rows; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Batch>, String> {
+    pub(crate) fn next(&mut self) -> Result<Option<Batch>, String> {
         let batch = self.batches.next().transpose();
         Ok(batch.map_err(|error| error.to_string())?.map(Batch))
     }
@@ -91,15 +91,15 @@ fn batch_rows(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
 }
 
 /// Some rows.
-pub(super) struct Batch(RecordBatch);
+pub(crate) struct Batch(RecordBatch);
 
 impl Batch {
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.0.num_rows()
     }
 
     /// A text; `None` where there is no such column, no value, or none of UTF-8.
-    pub(super) fn text(&self, column: &str, row: usize) -> Option<&str> {
+    pub(crate) fn text(&self, column: &str, row: usize) -> Option<&str> {
         let column = self.valid(column, row)?;
         if let Some(texts) = column.downcast_ref::<StringArray>() {
             return Some(texts.value(row));
@@ -109,13 +109,13 @@ impl Batch {
     }
 
     /// Bytes; `None` where there is no such column or no value.
-    pub(super) fn bytes(&self, column: &str, row: usize) -> Option<&[u8]> {
+    pub(crate) fn bytes(&self, column: &str, row: usize) -> Option<&[u8]> {
         let column = self.valid(column, row)?;
         Some(column.downcast_ref::<BinaryArray>()?.value(row))
     }
 
     /// A number of pixels; a library that knows no missing integers writes them as floats.
-    pub(super) fn pixels(&self, column: &str, row: usize) -> Option<u32> {
+    pub(crate) fn pixels(&self, column: &str, row: usize) -> Option<u32> {
         let column = self.valid(column, row)?;
         let number = if let Some(numbers) = column.downcast_ref::<Int32Array>() {
             i64::from(numbers.value(row))
@@ -134,7 +134,7 @@ impl Batch {
 }
 
 /// The first of these columns that holds bytes.
-pub(super) fn column_of_bytes(schema: &Schema, names: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn column_of_bytes(schema: &Schema, names: &[&'static str]) -> Option<&'static str> {
     let is_bytes = |name: &&&'static str| {
         let field = schema.field_with_name(name);
         field.is_ok_and(|field| *field.data_type() == DataType::Binary)

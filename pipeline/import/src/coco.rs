@@ -9,15 +9,15 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Component, Path, PathBuf};
 
+use capstan_crawl::{RejectReason, collapse_whitespace};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::stage::Import;
 use capstan_plan::task::Slice;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::item::{Candidate, Original, Sink, Source, file_url};
 use crate::Error;
-use crate::net::Refusal;
+use crate::item::{Candidate, Original, Sink, Source, file_url};
 
 /// The file of captions, and the page URL of its pairs.
 const CAPTIONS: &str = "captions.json";
@@ -25,13 +25,13 @@ const CAPTIONS: &str = "captions.json";
 const IMAGES: &str = "images";
 
 /// One pair per picture of the file, in its order, with all of its captions.
-pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
     let (records, refused) = read_file(&folder.join(CAPTIONS))?;
     let mut places = 0..;
     let mut is_ours = || places.next().is_some_and(|place| slice.holds(place));
     for refused in refused {
         if is_ours() {
-            sink.refuse(refused.refusal, &refused.what, CAPTIONS, refused.is_image)?;
+            sink.refuse(refused.reason, &refused.what, CAPTIONS, refused.is_image)?;
         }
     }
     let images = folder.join(IMAGES);
@@ -39,14 +39,14 @@ pub(super) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) ->
     for record in records {
         let path = match names.insert(record.file_name.clone()) {
             true => inside(&images, &record.file_name),
-            false => Err(refusal("another record names the same file")),
+            false => Err(record("another record names the same file")),
         };
         if !is_ours() {
             continue;
         }
         match path {
             Ok(path) => sink.candidate(candidate(config, record), Source::File(path))?,
-            Err(refusal) => sink.refuse(refusal, &record.file_name, CAPTIONS, true)?,
+            Err(reason) => sink.refuse(reason, &record.file_name, CAPTIONS, true)?,
         }
     }
     Ok(())
@@ -64,17 +64,17 @@ fn candidate(config: &Import, record: Record) -> Candidate {
 }
 
 /// The path of a file name, which must not lead out of the folder.
-fn inside(images: &Path, name: &str) -> Result<PathBuf, Refusal> {
+fn inside(images: &Path, name: &str) -> Result<PathBuf, RejectReason> {
     let is_plain = |part| matches!(part, Component::Normal(_));
     let path = Path::new(name);
     match !name.is_empty() && path.components().all(is_plain) {
         true => Ok(images.join(path)),
-        false => Err(refusal("file_name must be a plain path within `images`")),
+        false => Err(record("file_name must be a plain path within `images`")),
     }
 }
 
-fn refusal(detail: &str) -> Refusal {
-    Refusal::new(RejectCode::Record, detail)
+fn record(detail: &str) -> RejectReason {
+    RejectReason::new(RejectCode::Record, detail)
 }
 
 /// A picture with its captions.
@@ -91,7 +91,7 @@ struct Record {
 struct Refused {
     what: String,
     is_image: bool,
-    refusal: Refusal,
+    reason: RejectReason,
 }
 
 #[derive(Deserialize)]
@@ -191,7 +191,7 @@ fn join(captions: Captions) -> (Vec<Record>, Vec<Refused>) {
             refused.push(refuse(what(), false, &detail));
             continue;
         };
-        let caption = crate::page::collapse([annotation.caption.as_str()]);
+        let caption = collapse_whitespace([annotation.caption.as_str()]);
         let known = &mut records[*index].captions;
         if !caption.is_empty() && !known.contains(&caption) {
             known.push(caption);
@@ -212,6 +212,6 @@ fn refuse(what: String, is_image: bool, detail: &str) -> Refused {
     Refused {
         what,
         is_image,
-        refusal: refusal(detail),
+        reason: record(detail),
     }
 }

@@ -180,8 +180,8 @@ fn bounds_hold_on_pages_made_to_break_them() {
     assert_eq!(page(&many).links.len(), 10_000);
     let long = format!("<img src='{}' alt=x>", "y".repeat(100_000));
     let found = &page(&long).images[0];
-    let no_url = found.url.as_ref().unwrap_err();
-    assert!(no_url.shown.starts_with("http://a.test/dir/yyy") && no_url.shown.len() == 4_096);
+    let unusable = found.url.as_ref().unwrap_err();
+    assert!(unusable.shown.starts_with("http://a.test/dir/yyy") && unusable.shown.len() == 4_096);
     assert_eq!(found.raw_url.len(), 4_096);
     let reading = Reading {
         url: Url::parse("http://a.test/").unwrap(),

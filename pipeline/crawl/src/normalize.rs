@@ -1,6 +1,5 @@
-//! From downloaded bytes to a stored picture: header first, then decoding within
-//! bounds, then shrinking, re-encoding and hashing. The same bytes always give the
-//! same picture.
+//! Normalises encoded pictures: checks the header, decodes within bounds, shrinks, encodes as JPEG
+//! and hashes. The same bytes always give the same picture.
 
 mod jpeg;
 
@@ -17,7 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::Error;
-use crate::net::Refusal;
+use crate::reject::RejectReason;
 
 /// Formats that are decoded; of animations the first frame.
 const FORMATS: [ImageFormat; 4] = [
@@ -32,29 +31,34 @@ const DECODED_MIB: u32 = 512;
 
 /// A picture as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Picture {
+pub struct Picture {
     /// JPEG.
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    pub(crate) original_width: u32,
-    pub(crate) original_height: u32,
-    /// Of the bytes as downloaded.
-    pub(crate) sha256: [u8; 32],
+    pub bytes: Vec<u8>,
+    /// Pixels of a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Width before shrinking.
+    pub original_width: u32,
+    /// Height before shrinking.
+    pub original_height: u32,
+    /// Of the bytes as they came in.
+    pub sha256: [u8; 32],
     /// pHash of the stored pixels.
-    pub(crate) phash: u64,
+    pub phash: u64,
 }
 
 /// Decodes pictures on the blocking pool, within a budget of threads and of memory.
 #[derive(Debug, Clone)]
-pub(crate) struct Studio {
+pub struct Normalizer {
     storing: Storing,
     threads: Arc<Semaphore>,
     memory: Arc<Semaphore>,
 }
 
-impl Studio {
-    pub(crate) fn new(storing: &Storing) -> Self {
+impl Normalizer {
+    /// Normalises as `storing` says.
+    pub fn new(storing: &Storing) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         Self {
             storing: storing.clone(),
@@ -68,10 +72,10 @@ impl Studio {
     /// # Errors
     /// [`Error::Thread`] where decoding panicked; else the inner result says why the
     /// picture is refused.
-    pub(crate) async fn make(&self, bytes: Vec<u8>) -> Result<Result<Picture, Refusal>, Error> {
+    pub async fn normalize(&self, bytes: Vec<u8>) -> Result<Result<Picture, RejectReason>, Error> {
         let header = match probe(&bytes, &self.storing) {
             Ok(header) => header,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(reason) => return Ok(Err(reason)),
         };
         let mib = (header.decoded_bytes >> 20).min(u64::from(DECODED_MIB - 1)) as u32 + 1;
         let memory = self.memory.clone().acquire_many_owned(mib).await;
@@ -79,14 +83,14 @@ impl Studio {
         let storing = self.storing.clone();
         let work = tokio::task::spawn_blocking(move || {
             let _held = (memory, thread);
-            make(&bytes, header, &storing)
+            normalize(&bytes, header, &storing)
         });
         match work.await {
             Ok(made) => Ok(made),
             // A decoder that panics must not take the shard with it.
             Err(error) if error.is_panic() => {
                 let detail = "the decoder failed on it";
-                Ok(Err(Refusal::new(RejectCode::Decode, detail)))
+                Ok(Err(RejectReason::new(RejectCode::Decode, detail)))
             }
             Err(error) => Err(Error::Thread(error)),
         }
@@ -100,12 +104,12 @@ struct Header {
 }
 
 /// Reads the header and holds it against the limits, before anything is decoded.
-fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, Refusal> {
+fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, RejectReason> {
     let format = image::guess_format(bytes)
         .ok()
         .filter(|format| FORMATS.contains(format));
     let format = format.ok_or_else(|| {
-        Refusal::new(
+        RejectReason::new(
             RejectCode::NotImage,
             "neither JPEG, PNG, WebP nor GIF by its first bytes",
         )
@@ -115,12 +119,12 @@ fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, Refusal> {
     let pixels = u64::from(width) * u64::from(height);
     if pixels > storing.max_pixels {
         let detail = format!("{width} x {height}; at most {} pixels", storing.max_pixels);
-        return Err(Refusal::new(RejectCode::Pixels, detail));
+        return Err(RejectReason::new(RejectCode::Pixels, detail));
     }
     let min = storing.min_side_px;
     if width.min(height) < min {
         let detail = format!("{width} x {height}; no side under {min}");
-        return Err(Refusal::new(RejectCode::TooSmall, detail));
+        return Err(RejectReason::new(RejectCode::TooSmall, detail));
     }
     let decoded_bytes = decoder.total_bytes();
     Ok(Header {
@@ -149,9 +153,9 @@ fn decoder<'a>(
     reader.into_decoder()
 }
 
-fn make(bytes: &[u8], header: Header, storing: &Storing) -> Result<Picture, Refusal> {
+fn normalize(bytes: &[u8], header: Header, storing: &Storing) -> Result<Picture, RejectReason> {
     if header.format == ImageFormat::Jpeg && !jpeg::is_complete(bytes) {
-        return Err(Refusal::new(
+        return Err(RejectReason::new(
             RejectCode::Decode,
             "the JPEG ends before its end marker",
         ));
@@ -178,8 +182,8 @@ fn make(bytes: &[u8], header: Header, storing: &Storing) -> Result<Picture, Refu
     })
 }
 
-fn undecodable(error: image::ImageError) -> Refusal {
-    Refusal::new(RejectCode::Decode, error.to_string())
+fn undecodable(error: image::ImageError) -> RejectReason {
+    RejectReason::new(RejectCode::Decode, error.to_string())
 }
 
 /// The picture without transparency, as a page with a white ground shows it.

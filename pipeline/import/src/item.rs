@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use capstan_crawl::{RejectReason, canonical, collapse_whitespace};
 use capstan_plan::id::{Digest, PairId};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::Reject;
@@ -10,13 +11,9 @@ use capstan_plan::stage::Import;
 use tokio::sync::mpsc;
 
 use crate::Error;
-use crate::address::canonical;
-use crate::net::Refusal;
-use crate::page::collapse;
-use crate::pages::reject;
 
 /// One item of a source.
-pub(super) enum Item {
+pub(crate) enum Item {
     /// A picture that may become a pair, and where its bytes are.
     Candidate(Box<Candidate>, Source),
     /// What can be none.
@@ -24,23 +21,23 @@ pub(super) enum Item {
 }
 
 /// A picture with its texts, not yet looked at.
-pub(super) struct Candidate {
+pub(crate) struct Candidate {
     /// Its key within the source, or within the file that names it.
-    pub(super) key: String,
+    pub(crate) key: String,
     /// Where it came from, see [`image_url`].
-    pub(super) image_url: String,
+    pub(crate) image_url: String,
     /// The file that names it.
-    pub(super) page_url: String,
+    pub(crate) page_url: String,
     /// Whitespace collapsed, none empty, none twice: see [`texts`].
-    pub(super) texts: Vec<String>,
+    pub(crate) texts: Vec<String>,
     /// What the source says of the picture as it was downloaded.
-    pub(super) original: Original,
+    pub(crate) original: Original,
     /// Licence where stated.
-    pub(super) licence: Option<String>,
+    pub(crate) licence: Option<String>,
 }
 
 /// Where the encoded bytes of a picture are.
-pub(super) enum Source {
+pub(crate) enum Source {
     /// Here.
     Bytes(Vec<u8>),
     /// In a file.
@@ -49,22 +46,22 @@ pub(super) enum Source {
 
 /// A picture before whoever made the source shrunk it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Original {
-    pub(super) width: Option<u32>,
-    pub(super) height: Option<u32>,
-    pub(super) sha256: Option<[u8; 32]>,
+pub(crate) struct Original {
+    pub(crate) width: Option<u32>,
+    pub(crate) height: Option<u32>,
+    pub(crate) sha256: Option<[u8; 32]>,
 }
 
 impl Candidate {
     /// Made of key and file where the source states a URL, for it may name one in many rows.
-    pub(super) fn pair_id(&self) -> PairId {
+    pub(crate) fn pair_id(&self) -> PairId {
         let is_ours = self.image_url.starts_with(OURS);
         let key = if is_ours { &self.image_url } else { &self.key };
         PairId::new(key, &self.page_url)
     }
 
     /// How a reject calls it.
-    pub(super) fn what(&self) -> &str {
+    pub(crate) fn what(&self) -> &str {
         match self.image_url.starts_with(OURS) {
             true => &self.key,
             false => &self.image_url,
@@ -76,21 +73,21 @@ impl Candidate {
 const OURS: &str = "file:";
 
 /// The URL of a file of the source: `file:<dataset>/<path>`.
-pub(super) fn file_url(config: &Import, path: &str) -> String {
+pub(crate) fn file_url(config: &Import, path: &str) -> String {
     format!("{OURS}{}/{path}", config.dataset)
 }
 
 /// The canonical form of a URL that a source states; without a usable one that of `path`.
-pub(super) fn image_url(config: &Import, stated: Option<&str>, path: &str) -> String {
+pub(crate) fn image_url(config: &Import, stated: Option<&str>, path: &str) -> String {
     let url = stated.and_then(|url| canonical(None, url).ok());
     url.map_or_else(|| file_url(config, path), String::from)
 }
 
 /// Texts as they are stored.
-pub(super) fn texts<'a>(raw: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+pub(crate) fn texts<'a>(raw: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for raw in raw {
-        let text = collapse([raw]);
+        let text = collapse_whitespace([raw]);
         if !text.is_empty() && !texts.contains(&text) {
             texts.push(text);
         }
@@ -99,33 +96,33 @@ pub(super) fn texts<'a>(raw: impl IntoIterator<Item = &'a str>) -> Vec<String> {
 }
 
 /// Takes items; its end hears of it when nobody wants more.
-pub(super) struct Sink(mpsc::Sender<Item>);
+pub(crate) struct Sink(mpsc::Sender<Item>);
 
 impl Sink {
-    pub(super) fn new(sender: mpsc::Sender<Item>) -> Self {
+    pub(crate) fn new(sender: mpsc::Sender<Item>) -> Self {
         Self(sender)
     }
 
     /// Blocks while those before are decoded.
-    pub(super) fn candidate(&self, candidate: Candidate, source: Source) -> Result<(), Error> {
+    pub(crate) fn candidate(&self, candidate: Candidate, source: Source) -> Result<(), Error> {
         self.send(Item::Candidate(Box::new(candidate), source))
     }
 
     /// A picture, or another part of the source, that cannot be used.
-    pub(super) fn refuse(
+    pub(crate) fn refuse(
         &self,
-        refusal: Refusal,
+        reason: RejectReason,
         what: &str,
         page_url: &str,
         is_image: bool,
     ) -> Result<(), Error> {
-        self.send(Item::Refused(reject(refusal, what, page_url, is_image)))
+        self.send(Item::Refused(reason.into_reject(what, page_url, is_image)))
     }
 
     /// A file that cannot be read to its end.
-    pub(super) fn refuse_file(&self, name: &str, detail: &str) -> Result<(), Error> {
-        let refusal = Refusal::new(RejectCode::Record, detail);
-        self.refuse(refusal, name, "", false)
+    pub(crate) fn refuse_file(&self, name: &str, detail: &str) -> Result<(), Error> {
+        let reason = RejectReason::new(RejectCode::Record, detail);
+        self.refuse(reason, name, "", false)
     }
 
     fn send(&self, item: Item) -> Result<(), Error> {
@@ -135,23 +132,23 @@ impl Sink {
 
 /// Keys of a file that were met: eight bytes each, so that a file of many rows costs little.
 #[derive(Default)]
-pub(super) struct Keys(HashSet<u64>);
+pub(crate) struct Keys(HashSet<u64>);
 
 impl Keys {
     /// Whether it is the first of its name.
-    pub(super) fn is_new(&mut self, key: &str) -> bool {
+    pub(crate) fn is_new(&mut self, key: &str) -> bool {
         self.0.insert(Digest::of(key.as_bytes()).prefix_u64())
     }
 }
 
-/// The refusal of a key that stands twice.
-pub(super) fn twice() -> Refusal {
-    Refusal::new(RejectCode::Record, "another row of the file has its key")
+/// The reason of a key that stands twice.
+pub(crate) fn twice() -> RejectReason {
+    RejectReason::new(RejectCode::Record, "another row of the file has its key")
 }
 
 /// Files directly in `folder` with this ending, by name; names that begin with `.` or `_` are
 /// left out, as readers of Parquet folders do.
-pub(super) fn files(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
+pub(crate) fn files(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
     let unreadable = |source| Error::Read {
         path: folder.to_owned(),
         source,
