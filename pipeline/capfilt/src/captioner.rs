@@ -11,11 +11,11 @@ use capstan_plan::row::{Captions, Origin, Text};
 use capstan_plan::stage;
 
 use crate::error::Error;
-use crate::session::Session;
+use crate::med::LoadedMed;
 
 /// Writes texts for pictures: a MED fine-tuned by language modelling.
 pub struct Captioner<'pool> {
-    session: Session<'pool>,
+    model: LoadedMed<'pool>,
 }
 
 impl<'pool> Captioner<'pool> {
@@ -33,8 +33,8 @@ impl<'pool> Captioner<'pool> {
         device: DeviceSpec,
         pool: &'pool ComputePool,
     ) -> Result<Self, Error> {
-        let session = Session::load(folder, MedParts::Captioner, digest, device, pool)?;
-        Ok(Self { session })
+        let model = LoadedMed::load(folder, MedParts::Captioner, digest, device, pool)?;
+        Ok(Self { model })
     }
 
     /// Writes `captions_per_image` texts for every picture that curation keeps: one
@@ -59,7 +59,7 @@ impl<'pool> Captioner<'pool> {
         let draws = Draws::new(seed, "caption");
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
         let texts = self
-            .session
+            .model
             .each_batch(&kept, config.batch, progress, |batch| {
                 self.caption(batch, config.captions_per_image, &decoding, &draws)
             })?;
@@ -75,7 +75,7 @@ impl<'pool> Captioner<'pool> {
         let captions = rows.iter().zip(texts).map(|(row, texts)| Captions {
             pair_id: row.pair.pair_id,
             texts,
-            model: self.session.digest,
+            model: self.model.digest,
         });
         Ok(captions.collect())
     }
@@ -88,8 +88,8 @@ impl<'pool> Captioner<'pool> {
         decoding: &generate::Decoding,
         draws: &Draws,
     ) -> Result<Vec<Vec<Text>>, Error> {
-        let med = &self.session.med;
-        let memory = med.memory(&self.session.encode(rows)?);
+        let med = &self.model.med;
+        let memory = med.memory(&self.model.encode(rows)?);
         let mut texts = vec![Vec::new(); rows.len()];
         for ordinal in 0..captions {
             let items: Vec<Vec<u8>> = rows
@@ -100,7 +100,7 @@ impl<'pool> Captioner<'pool> {
                 |picture: usize, position: usize| draws.unit(&items[picture], position as u64);
             let written = generate(med, &memory, &[], decoding, &draw).map_err(Error::Decoding)?;
             for ((row, texts), text) in rows.iter().zip(&mut texts).zip(written) {
-                let text = self.session.tokenizer.decode(&text.ids);
+                let text = self.model.tokenizer.decode(&text.ids);
                 let text = Text::new(&row.pair.pair_id, Origin::Synthetic, text);
                 if !text.text.is_empty() && !texts.contains(&text) {
                     texts.push(text);
@@ -113,7 +113,7 @@ impl<'pool> Captioner<'pool> {
     /// The settings as the model room takes them. No text can be longer than the
     /// model's positions, so `max_tokens` ends there; special tokens never come.
     fn decoding(&self, decoding: &stage::Decoding) -> generate::Decoding {
-        let special = self.session.tokenizer.special();
+        let special = self.model.tokenizer.special();
         generate::Decoding {
             strategy: match decoding.choose {
                 stage::Strategy::Greedy => generate::Strategy::Greedy,
@@ -124,7 +124,7 @@ impl<'pool> Captioner<'pool> {
                 stage::Strategy::Nucleus { top_p } => generate::Strategy::Nucleus { top_p },
             },
             min_tokens: decoding.min_tokens,
-            max_tokens: decoding.max_tokens.min(self.session.max_tokens()),
+            max_tokens: decoding.max_tokens.min(self.model.max_tokens()),
             repetition_penalty: decoding.repetition_penalty,
             banned: vec![
                 special.pad,

@@ -10,14 +10,14 @@ use capstan_plan::row::{Verdict, Verdicts};
 use capstan_plan::stage;
 
 use crate::error::Error;
-use crate::session::Session;
+use crate::med::LoadedMed;
 
 /// Texts that go through the network together, at most.
 const TEXTS_AT_A_TIME: usize = 128;
 
 /// Judges whether texts match their pictures: a MED fine-tuned by contrast and matching.
 pub struct Filter<'pool> {
-    session: Session<'pool>,
+    model: LoadedMed<'pool>,
 }
 
 /// A text of a batch of pictures, as the network takes it.
@@ -48,8 +48,8 @@ impl<'pool> Filter<'pool> {
         device: DeviceSpec,
         pool: &'pool ComputePool,
     ) -> Result<Self, Error> {
-        let session = Session::load(folder, MedParts::Filter, digest, device, pool)?;
-        Ok(Self { session })
+        let model = LoadedMed::load(folder, MedParts::Filter, digest, device, pool)?;
+        Ok(Self { model })
     }
 
     /// Judges every web text that curation keeps and every synthetic text: one row
@@ -74,7 +74,7 @@ impl<'pool> Filter<'pool> {
             .filter(|row| row.judged_texts().next().is_some())
             .collect();
         let verdicts = self
-            .session
+            .model
             .each_batch(&judged, config.batch, progress, |batch| {
                 self.judge(batch, config.threshold)
             })?;
@@ -83,7 +83,7 @@ impl<'pool> Filter<'pool> {
         let of = |row: &ViewRow| Verdicts {
             pair_id: row.pair.pair_id,
             verdicts: verdicts.remove(&row.row).unwrap_or_default(),
-            model: self.session.digest,
+            model: self.model.digest,
         };
         Ok(rows.iter().map(of).collect())
     }
@@ -96,9 +96,9 @@ impl<'pool> Filter<'pool> {
             for text in row.judged_texts() {
                 places.entry((picture, &text.text)).or_insert_with(|| {
                     let ids = self
-                        .session
+                        .model
                         .tokenizer
-                        .encode(&text.text, self.session.max_tokens());
+                        .encode(&text.text, self.model.max_tokens());
                     jobs.push(Job { picture, ids });
                     jobs.len() - 1
                 });
@@ -131,8 +131,8 @@ impl<'pool> Filter<'pool> {
 
     /// Scores every job, in order. Texts of like length go together, so that little is padded.
     fn score(&self, rows: &[&ViewRow], jobs: &[Job]) -> Result<Vec<Score>, Error> {
-        let med = &self.session.med;
-        let images = self.session.encode(rows)?;
+        let med = &self.model.med;
+        let images = self.model.encode(rows)?;
         let (features, memory) = (numbers(med.image_features(&images)), med.memory(&images));
         let width = features.len() / rows.len();
         let mut order: Vec<usize> = (0..jobs.len()).collect();
@@ -162,9 +162,9 @@ impl<'pool> Filter<'pool> {
 
     /// Text features `[jobs, common]` and probabilities of a match `[jobs]`.
     fn look(&self, memory: &Memory, jobs: &[&Job]) -> (Vec<f32>, Vec<f32>) {
-        let med = &self.session.med;
+        let med = &self.model.med;
         let ids: Vec<&[u32]> = jobs.iter().map(|job| &job.ids[..]).collect();
-        let texts = TokenBatch::new(&ids, self.session.tokenizer.special().pad);
+        let texts = TokenBatch::new(&ids, self.model.tokenizer.special().pad);
         let pictures: Vec<usize> = jobs.iter().map(|job| job.picture).collect();
         let logits = numbers(med.itm_logits(memory, &texts, &pictures));
         // Softmax over two classes, class 1 a match.

@@ -16,7 +16,7 @@
 mod captioner;
 mod error;
 mod filter;
-mod session;
+mod med;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::error::Error;
 
 /// A MED, its vocabulary and its preparation of pictures.
-pub(crate) struct Session<'pool> {
+pub(crate) struct LoadedMed<'pool> {
     pub digest: ModelDigest,
     pub med: Med,
     pub tokenizer: Tokenizer,
@@ -21,7 +21,7 @@ pub(crate) struct Session<'pool> {
     pool: &'pool ComputePool,
 }
 
-impl<'pool> Session<'pool> {
+impl<'pool> LoadedMed<'pool> {
     pub fn load(
         folder: &Path,
         parts: MedParts,

@@ -13,7 +13,7 @@ use capstan_plan::stage;
 use rayon::prelude::*;
 
 use crate::error::Error;
-use crate::progress::Progress;
+use crate::progress::BatchProgress;
 
 /// Pictures that go through a network together, at most.
 const PICTURES_AT_A_TIME: usize = 32;
@@ -27,7 +27,7 @@ enum Network {
 }
 
 /// A network, its vocabulary and its preparation of pictures.
-pub(crate) struct Session<'a> {
+pub(crate) struct LoadedNetwork<'a> {
     network: Network,
     tokenizer: Tokenizer,
     preprocess: ImagePreprocess,
@@ -45,7 +45,7 @@ pub(crate) struct Pictures {
     embeds: Vec<ImageEmbeds>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> LoadedNetwork<'a> {
     pub fn load(
         folder: &'a Path,
         device: DeviceSpec,
@@ -112,7 +112,11 @@ impl<'a> Session<'a> {
     }
 
     /// Encodes pictures, each once.
-    pub fn pictures(&self, pairs: &[Pair], progress: &Progress<'_>) -> Result<Pictures, Error> {
+    pub fn pictures(
+        &self,
+        pairs: &[Pair],
+        progress: &BatchProgress<'_>,
+    ) -> Result<Pictures, Error> {
         let batches: Vec<&[Pair]> = pairs.chunks(PICTURES_AT_A_TIME).collect();
         let encoded = self.each(&batches, progress, |pairs| {
             let pixels = self.pixels(pairs)?;
@@ -145,7 +149,7 @@ impl<'a> Session<'a> {
         Ok(self.preprocess.batch(pixels, &self.device))
     }
 
-    /// Token ids of texts, as [`Session::texts`] and [`Session::itm`] take them.
+    /// Token ids of texts, as [`LoadedNetwork::texts`] and [`LoadedNetwork::itm`] take them.
     pub fn tokens<S: AsRef<str>>(&self, texts: &[S]) -> Vec<Vec<u32>> {
         let longest = self.network.positions();
         texts
@@ -158,7 +162,7 @@ impl<'a> Session<'a> {
     pub fn texts(
         &self,
         tokens: &[Vec<u32>],
-        progress: &Progress<'_>,
+        progress: &BatchProgress<'_>,
     ) -> Result<Vec<Vec<f32>>, Error> {
         // Texts of like length go together, so that little is padded.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
@@ -189,7 +193,7 @@ impl<'a> Session<'a> {
         pictures: &Pictures,
         tokens: &[Vec<u32>],
         wanted: &[Vec<usize>],
-        progress: &Progress<'_>,
+        progress: &BatchProgress<'_>,
     ) -> Result<Vec<Vec<f32>>, Error> {
         let Network::Med(med) = &self.network else {
             return Err(self.lacks("re-ranking", "image-grounded encoder"));
@@ -231,7 +235,7 @@ impl<'a> Session<'a> {
         pictures: &Pictures,
         decoding: &stage::Decoding,
         draw: &(dyn Fn(usize, usize) -> f64 + Sync),
-        progress: &Progress<'_>,
+        progress: &BatchProgress<'_>,
     ) -> Result<Vec<String>, Error> {
         let Network::Med(med) = &self.network else {
             return Err(self.lacks("captioning", "decoder"));
@@ -274,7 +278,7 @@ impl<'a> Session<'a> {
     fn each<B: Sync, T: Send>(
         &self,
         batches: &[B],
-        progress: &Progress<'_>,
+        progress: &BatchProgress<'_>,
         work: impl Fn(&B) -> Result<T, Error> + Sync,
     ) -> Result<Vec<T>, Error> {
         let mut results = Vec::with_capacity(batches.len());
@@ -289,12 +293,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Batches that [`Session::pictures`], [`Session::itm`] and [`Session::captions`] make of pictures.
+/// Batches that [`LoadedNetwork::pictures`], [`LoadedNetwork::itm`] and [`LoadedNetwork::captions`] make of pictures.
 pub(crate) fn picture_batches(pictures: usize) -> usize {
     pictures.div_ceil(PICTURES_AT_A_TIME)
 }
 
-/// Batches that [`Session::texts`] makes.
+/// Batches that [`LoadedNetwork::texts`] makes.
 pub(crate) fn text_batches(texts: usize) -> usize {
     texts.div_ceil(TEXTS_AT_A_TIME)
 }

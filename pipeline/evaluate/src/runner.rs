@@ -10,9 +10,9 @@ use capstan_plan::stage;
 
 use crate::error::Error;
 use crate::measurement::{Measurement, Retrieval, ZeroShot};
-use crate::progress::Progress;
+use crate::network::{LoadedNetwork, Pictures, picture_batches, text_batches};
+use crate::progress::BatchProgress;
 use crate::scores::Scores;
-use crate::session::{Pictures, Session, picture_batches, text_batches};
 use crate::{blind, rerank, zero_shot};
 
 /// Folders of the models.
@@ -57,22 +57,22 @@ pub fn evaluate(
     progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Evaluation, Error> {
     check(config, models, sets)?;
-    let session = Session::load(models.model, device, pool)?;
+    let network = LoadedNetwork::load(models.model, device, pool)?;
     let captioner = models
         .captioner
-        .map(|folder| Session::load(folder, device, pool))
+        .map(|folder| LoadedNetwork::load(folder, device, pool))
         .transpose()?;
-    check_parts(config, &session, captioner.as_ref())?;
+    check_parts(config, &network, captioner.as_ref())?;
     let run = Run {
         config,
         sets,
         draws: Draws::new(seed, "evaluate caption"),
-        progress: Progress::new(
-            batches(config, sets, &session, captioner.is_some()),
+        progress: BatchProgress::new(
+            batches(config, sets, &network, captioner.is_some()),
             progress,
         ),
     };
-    let measurement = run.measure(&session, captioner.as_ref())?;
+    let measurement = run.measure(&network, captioner.as_ref())?;
     let moved = |pictures| {
         blind::derangement(seed, pictures).expect("sets of one picture are refused beforehand")
     };
@@ -133,17 +133,17 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
 
 fn check_parts(
     config: &stage::Evaluate,
-    session: &Session<'_>,
-    captioner: Option<&Session<'_>>,
+    network: &LoadedNetwork<'_>,
+    captioner: Option<&LoadedNetwork<'_>>,
 ) -> Result<(), Error> {
     if config.retrieval.is_some() {
-        session.needs_encoders("retrieval")?;
+        network.needs_encoders("retrieval")?;
     }
     if config.zero_shot.is_some() {
-        session.needs_encoders("zero-shot classification")?;
+        network.needs_encoders("zero-shot classification")?;
     }
     if config.captioning.is_some() {
-        session.needs_decoder("captioning")?;
+        network.needs_decoder("captioning")?;
     }
     captioner.map_or(Ok(()), |captioner| captioner.needs_decoder("captioning"))
 }
@@ -154,23 +154,23 @@ fn same_pictures(a: &[Pair], b: &[Pair]) -> bool {
 }
 
 /// Texts re-scored by ITM; 0 for a model without.
-fn candidates(config: &stage::Evaluate, session: &Session<'_>) -> usize {
+fn candidates(config: &stage::Evaluate, network: &LoadedNetwork<'_>) -> usize {
     let asked = config.retrieval.as_ref().map_or(0, |set| set.rerank);
-    if session.matches() { asked } else { 0 }
+    if network.matches() { asked } else { 0 }
 }
 
 /// How many batches a run will have.
 fn batches(
     config: &stage::Evaluate,
     sets: &Sets,
-    session: &Session<'_>,
+    network: &LoadedNetwork<'_>,
     fine_tuned: bool,
 ) -> usize {
     let mut total = 0;
     if config.retrieval.is_some() {
         let texts = sets.retrieval.iter().map(|pair| pair.texts.len()).sum();
         total += picture_batches(sets.retrieval.len()) + text_batches(texts);
-        if candidates(config, session) > 0 {
+        if candidates(config, network) > 0 {
             total += picture_batches(sets.retrieval.len());
         }
     }
@@ -199,20 +199,20 @@ struct Run<'a> {
     config: &'a stage::Evaluate,
     sets: &'a Sets,
     draws: Draws,
-    progress: Progress<'a>,
+    progress: BatchProgress<'a>,
 }
 
 impl Run<'_> {
     fn measure(
         &self,
-        session: &Session<'_>,
-        captioner: Option<&Session<'_>>,
+        network: &LoadedNetwork<'_>,
+        captioner: Option<&LoadedNetwork<'_>>,
     ) -> Result<Measurement, Error> {
         let mut measurement = Measurement::default();
         let mut encoded = None;
         if self.config.retrieval.is_some() {
-            let pictures = session.pictures(&self.sets.retrieval, &self.progress)?;
-            measurement.retrieval = Some(self.retrieval(session, &pictures)?);
+            let pictures = network.pictures(&self.sets.retrieval, &self.progress)?;
+            measurement.retrieval = Some(self.retrieval(network, &pictures)?);
             encoded = Some(pictures);
         }
         if let Some(captioning) = &self.config.captioning {
@@ -221,34 +221,38 @@ impl Run<'_> {
             measurement.references = set.iter().map(texts).collect();
             let shared = encoded.filter(|_| same_pictures(&self.sets.retrieval, set));
             let decoding = &captioning.decoding;
-            measurement.captions = Some(self.captions(session, shared, decoding)?);
+            measurement.captions = Some(self.captions(network, shared, decoding)?);
             if let Some(captioner) = captioner {
                 measurement.fine_tuned = Some(self.captions(captioner, None, decoding)?);
             }
         }
         if let Some(config) = &self.config.zero_shot {
-            measurement.zero_shot = Some(self.zero_shot(session, config)?);
+            measurement.zero_shot = Some(self.zero_shot(network, config)?);
         }
         Ok(measurement)
     }
 
-    fn retrieval(&self, session: &Session<'_>, pictures: &Pictures) -> Result<Retrieval, Error> {
+    fn retrieval(
+        &self,
+        network: &LoadedNetwork<'_>,
+        pictures: &Pictures,
+    ) -> Result<Retrieval, Error> {
         let set = &self.sets.retrieval;
         let texts = set.iter().enumerate();
         let (owner, texts): (Vec<usize>, Vec<&str>) = texts
             .flat_map(|(owner, pair)| pair.texts.iter().map(move |text| (owner, &text.text[..])))
             .unzip();
-        let tokens = session.tokens(&texts);
-        let features = session.texts(&tokens, &self.progress)?.concat();
+        let tokens = network.tokens(&texts);
+        let features = network.texts(&tokens, &self.progress)?.concat();
         let width = features.len() / texts.len();
-        let products = session.products(&pictures.features, &features, width);
+        let products = network.products(&pictures.features, &features, width);
         let cosine = Scores::new(set.len(), texts.len(), products);
-        let reranked = match candidates(self.config, session) {
+        let reranked = match candidates(self.config, network) {
             0 => None,
             k => {
                 let candidates = rerank::candidates(&cosine, k);
                 let wanted = candidates.pairs();
-                let logits = session.itm(pictures, &tokens, &wanted, &self.progress)?;
+                let logits = network.itm(pictures, &tokens, &wanted, &self.progress)?;
                 let logit = |picture: usize, text: usize| {
                     let place = wanted[picture].binary_search(&text);
                     logits[picture][place.expect("every candidate is scored")]
@@ -265,25 +269,25 @@ impl Run<'_> {
 
     fn captions(
         &self,
-        session: &Session<'_>,
+        network: &LoadedNetwork<'_>,
         encoded: Option<Pictures>,
         decoding: &stage::Decoding,
     ) -> Result<Vec<String>, Error> {
         let set = &self.sets.captioning;
         let pictures = match encoded {
             Some(pictures) => pictures,
-            None => session.pictures(set, &self.progress)?,
+            None => network.pictures(set, &self.progress)?,
         };
         let draws = self.draws;
         let draw = move |picture: usize, position: usize| {
             draws.unit(&set[picture].pair_id.0.0, position as u64)
         };
-        session.captions(&pictures, decoding, &draw, &self.progress)
+        network.captions(&pictures, decoding, &draw, &self.progress)
     }
 
     fn zero_shot(
         &self,
-        session: &Session<'_>,
+        network: &LoadedNetwork<'_>,
         config: &stage::ZeroShot,
     ) -> Result<ZeroShot, Error> {
         let set = &self.sets.zero_shot;
@@ -293,14 +297,14 @@ impl Run<'_> {
             .iter()
             .flat_map(|class| templates.iter().map(move |t| zero_shot::prompt(t, class)))
             .collect();
-        let prompts = session.texts(&session.tokens(&prompts), &self.progress)?;
+        let prompts = network.texts(&network.tokens(&prompts), &self.progress)?;
         let prototypes: Vec<Vec<f32>> = prompts
             .chunks(templates.len())
             .map(zero_shot::ensemble)
             .collect();
-        let pictures = session.pictures(set, &self.progress)?;
+        let pictures = network.pictures(set, &self.progress)?;
         let width = prototypes[0].len();
-        let products = session.products(&pictures.features, &prototypes.concat(), width);
+        let products = network.products(&pictures.features, &prototypes.concat(), width);
         let class = |pair: &Pair| {
             let place = classes.binary_search(&&pair.texts[0].text[..]);
             place.expect("classes are those of the set")
