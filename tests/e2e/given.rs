@@ -18,7 +18,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::harness::{capstan, fail, one_line, root, succeed};
+use crate::harness::{capstan, fail, import_roots, one_line, root, succeed};
 use crate::process::Role;
 
 const SIDE: u32 = 48;
@@ -197,7 +197,7 @@ impl Given {
             .args(["--device", "cpu", "--trainers", trainers, "--store"])
             .arg(folder.join("store"))
             .current_dir(folder)
-            .env("CAPSTAN__IMPORT__ROOT", folder);
+            .env("CAPSTAN__IMPORT__ROOTS", import_roots(folder));
         Self {
             folder: folder.to_owned(),
             system: Role::start(&mut command, folder),

@@ -2,10 +2,9 @@
 //! `annotations: [{image_id, caption}]`, `licenses: [{id, url, name}]`
 //! (cocodataset.org, "Data format", 1 and 4) beside a folder `images`.
 //!
-//! Of a file as large as COCO's own, records stay in memory; pictures do not.
+//! All records of the file are held in memory, which is enough for COCO's own files; pictures are not.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::io::BufReader;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,36 +16,42 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use crate::Error;
-use crate::item::{Candidate, Original, Sink, Source, file_url};
+use crate::item::{Candidate, Original, PictureSource, Sink, file_url};
+use crate::roots::SourceFolder;
 
 /// The file of captions, and the page URL of its pairs.
 const CAPTIONS: &str = "captions.json";
 /// The folder of pictures beside it.
 const IMAGES: &str = "images";
 
-/// One pair per picture of the file, in its order, with all of its captions.
-pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
-    let (records, refused) = read_file(&folder.join(CAPTIONS))?;
+/// Sends one candidate per picture of the file, in its order, with all captions of the picture.
+pub(crate) fn read(
+    config: &Import,
+    source: &SourceFolder,
+    slice: Slice,
+    sink: &Sink,
+) -> Result<(), Error> {
+    let (records, bad_records) = read_file(source, &source.path().join(CAPTIONS))?;
     let mut places = 0..;
-    let mut is_ours = || places.next().is_some_and(|place| slice.holds(place));
-    for refused in refused {
-        if is_ours() {
-            sink.refuse(refused.reason, &refused.what, CAPTIONS, refused.is_image)?;
+    let mut is_in_slice = || places.next().is_some_and(|place| slice.holds(place));
+    for bad in bad_records {
+        if is_in_slice() {
+            sink.reject(bad.reason, &bad.what, CAPTIONS, bad.is_image)?;
         }
     }
-    let images = folder.join(IMAGES);
+    let images = source.path().join(IMAGES);
     let mut names = HashSet::new();
     for record in records {
         let path = match names.insert(record.file_name.clone()) {
-            true => inside(&images, &record.file_name),
-            false => Err(record("another record names the same file")),
+            true => path_within(&images, &record.file_name),
+            false => Err(record_reason("another record names the same file")),
         };
-        if !is_ours() {
+        if !is_in_slice() {
             continue;
         }
         match path {
-            Ok(path) => sink.candidate(candidate(config, record), Source::File(path))?,
-            Err(reason) => sink.refuse(reason, &record.file_name, CAPTIONS, true)?,
+            Ok(path) => sink.candidate(candidate(config, record), PictureSource::File(path))?,
+            Err(reason) => sink.reject(reason, &record.file_name, CAPTIONS, true)?,
         }
     }
     Ok(())
@@ -63,17 +68,19 @@ fn candidate(config: &Import, record: Record) -> Candidate {
     }
 }
 
-/// The path of a file name, which must not lead out of the folder.
-fn inside(images: &Path, name: &str) -> Result<PathBuf, RejectReason> {
+/// The path of a `file_name`, which must not lead out of the folder.
+fn path_within(images: &Path, name: &str) -> Result<PathBuf, RejectReason> {
     let is_plain = |part| matches!(part, Component::Normal(_));
     let path = Path::new(name);
     match !name.is_empty() && path.components().all(is_plain) {
         true => Ok(images.join(path)),
-        false => Err(record("file_name must be a plain path within `images`")),
+        false => Err(record_reason(
+            "file_name must be a plain path within `images`",
+        )),
     }
 }
 
-fn record(detail: &str) -> RejectReason {
+fn record_reason(detail: &str) -> RejectReason {
     RejectReason::new(RejectCode::Record, detail)
 }
 
@@ -86,9 +93,9 @@ struct Record {
     licence: Option<String>,
 }
 
-/// A record that cannot be used.
+/// A record of the file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused {
+struct BadRecord {
     what: String,
     is_image: bool,
     reason: RejectReason,
@@ -102,7 +109,7 @@ struct Captions {
     licenses: Vec<Lenient<License>>,
 }
 
-/// What one record gets wrong is no reason to refuse the file.
+/// A record that may have the wrong fields: one bad record does not make the file unusable.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Lenient<T> {
@@ -131,8 +138,8 @@ struct License {
 }
 
 /// Reads the file.
-fn read_file(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
-    let file = File::open(path).map_err(|source| Error::Read {
+fn read_file(source: &SourceFolder, path: &Path) -> Result<(Vec<Record>, Vec<BadRecord>), Error> {
+    let file = source.open(path).map_err(|source| Error::Read {
         path: path.to_owned(),
         source,
     })?;
@@ -146,30 +153,29 @@ fn read_file(path: &Path) -> Result<(Vec<Record>, Vec<Refused>), Error> {
         }
         Error::Format {
             path,
-            expected: "COCO captions file",
+            expected: "a COCO captions file",
             problem: error.to_string(),
         }
     })?;
     Ok(join(captions))
 }
 
-fn join(captions: Captions) -> (Vec<Record>, Vec<Refused>) {
-    let mut refused = Vec::new();
+/// Joins captions and licences to their pictures.
+fn join(captions: Captions) -> (Vec<Record>, Vec<BadRecord>) {
+    let mut bad_records = Vec::new();
     let licences = licences(captions.licenses);
     let mut records: Vec<Record> = Vec::new();
     let mut by_id: HashMap<u64, usize> = HashMap::new();
     for (index, image) in captions.images.into_iter().enumerate() {
         let what = format!("captions.json#images[{index}]");
         let Lenient::Good(image) = image else {
-            refused.push(refuse(
-                what,
-                true,
-                "a number `id` and a text `file_name` are needed",
-            ));
+            let needed = "a number `id` and a text `file_name` are needed";
+            bad_records.push(bad_record(what, true, needed));
             continue;
         };
         if by_id.contains_key(&image.id) {
-            refused.push(refuse(what, true, &format!("id {} stands twice", image.id)));
+            let detail = format!("another image has the id {}", image.id);
+            bad_records.push(bad_record(what, true, &detail));
             continue;
         }
         by_id.insert(image.id, records.len());
@@ -183,12 +189,12 @@ fn join(captions: Captions) -> (Vec<Record>, Vec<Refused>) {
         let what = || format!("captions.json#annotations[{index}]");
         let Lenient::Good(annotation) = annotation else {
             let needed = "a number `image_id` and a text `caption` are needed";
-            refused.push(refuse(what(), false, needed));
+            bad_records.push(bad_record(what(), false, needed));
             continue;
         };
         let Some(index) = by_id.get(&annotation.image_id) else {
             let detail = format!("no image has the id {}", annotation.image_id);
-            refused.push(refuse(what(), false, &detail));
+            bad_records.push(bad_record(what(), false, &detail));
             continue;
         };
         let caption = collapse_whitespace([annotation.caption.as_str()]);
@@ -197,7 +203,7 @@ fn join(captions: Captions) -> (Vec<Record>, Vec<Refused>) {
             known.push(caption);
         }
     }
-    (records, refused)
+    (records, bad_records)
 }
 
 fn licences(licences: Vec<Lenient<License>>) -> HashMap<u64, String> {
@@ -208,10 +214,10 @@ fn licences(licences: Vec<Lenient<License>>) -> HashMap<u64, String> {
     good.collect()
 }
 
-fn refuse(what: String, is_image: bool, detail: &str) -> Refused {
-    Refused {
+fn bad_record(what: String, is_image: bool, detail: &str) -> BadRecord {
+    BadRecord {
         what,
         is_image,
-        reason: record(detail),
+        reason: record_reason(detail),
     }
 }

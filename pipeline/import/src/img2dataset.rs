@@ -3,27 +3,30 @@
 //! original_height, exif, sha256`, and last the picture in a column named after its encoding
 //! (`writer.py`, `downloader.py`). Rows whose `status` is not `success` have no picture.
 //!
-//! Picture and caption are needed; every other column may be missing.
+//! Only the picture's column must be there. Without a caption a picture is a row without a text;
+//! with `texts = "required"` the column `caption` must be there as well.
 
 use std::path::Path;
 
 use capstan_crawl::RejectReason;
 use capstan_plan::id::Digest;
 use capstan_plan::reject::RejectCode;
-use capstan_plan::stage::Import;
+use capstan_plan::stage::{Import, Texts};
 use capstan_plan::task::Slice;
 
 use crate::Error;
 use crate::item::{
-    Candidate, Keys, Original, Sink, Source, file_url, files, image_url, texts, twice,
+    Candidate, Keys, Original, PictureSource, Sink, duplicate_key, file_names, file_url, image_url,
+    texts,
 };
+use crate::roots::SourceFolder;
 use crate::table::{Batch, Reader, column_of_bytes, guarded};
 
-const EXPECTED: &str = "img2dataset Parquet";
-/// Names of the picture's column, after `encode_format`.
+const EXPECTED: &str = "Parquet of img2dataset";
+/// Names of the picture's column: the values of img2dataset's `encode_format`.
 const PICTURES: [&str; 4] = ["jpg", "png", "webp", "jpeg"];
 const CAPTION: &str = "caption";
-/// What is read beside the picture.
+/// Columns that are read beside the picture.
 const COLUMNS: [&str; 8] = [
     "url",
     CAPTION,
@@ -36,23 +39,27 @@ const COLUMNS: [&str; 8] = [
 ];
 const SUCCESS: &str = "success";
 
-/// Rows of the slice's files, in the order of their names.
-pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
-    let names = files(folder, "parquet")?;
-    check_source(folder, &names)?;
+/// Sends the rows of the slice's files, in the order of the file names.
+pub(crate) fn read(
+    config: &Import,
+    source: &SourceFolder,
+    slice: Slice,
+    sink: &Sink,
+) -> Result<(), Error> {
+    let names = file_names(source.path(), "parquet")?;
+    check_source(config, source, &names)?;
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
-        let read = guarded(|| picture_column(&folder.join(name)));
-        match read {
-            Ok(picture) => read_file(config, folder, name, picture, sink)?,
-            Err(problem) => sink.refuse_file(name, &problem)?,
+        match guarded(|| picture_column(config, source, name)) {
+            Ok(picture) => read_file(config, source, name, picture, sink)?,
+            Err(problem) => sink.reject_file(name, &problem)?,
         }
     }
     Ok(())
 }
 
-/// Whether any file can be read as one of img2dataset's: else the whole source is another's, and
-/// the first file says why.
-fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
+/// Fails where no file is one of img2dataset's: then the source as a whole has another format. The
+/// error is that of the first file.
+fn check_source(config: &Import, source: &SourceFolder, names: &[String]) -> Result<(), Error> {
     let foreign = |path: &Path, problem: String| Error::Format {
         path: path.to_owned(),
         expected: EXPECTED,
@@ -60,23 +67,29 @@ fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
     };
     let mut first = None;
     for name in names {
-        let path = folder.join(name);
-        match guarded(|| picture_column(&path)) {
+        match guarded(|| picture_column(config, source, name)) {
             Ok(_) => return Ok(()),
-            Err(problem) => first = first.or(Some(foreign(&path, problem))),
+            Err(problem) => {
+                first = first.or_else(|| Some(foreign(&source.path().join(name), problem)));
+            }
         }
     }
-    Err(first.unwrap_or_else(|| foreign(folder, "no file in it ends in `.parquet`".to_owned())))
+    let problem = "no file in it ends in `.parquet`".to_owned();
+    Err(first.unwrap_or_else(|| foreign(source.path(), problem)))
 }
 
-/// The column of pictures of a file that has all that is needed.
-fn picture_column(path: &Path) -> Result<&'static str, String> {
-    let schema = Reader::schema(path)?;
+/// The column of pictures of a file that has every column that is needed.
+fn picture_column(
+    config: &Import,
+    source: &SourceFolder,
+    name: &str,
+) -> Result<&'static str, String> {
+    let schema = Reader::schema(source, &source.path().join(name))?;
     let names = || {
         let names = schema.fields().iter().map(|field| field.name().as_str());
         names.collect::<Vec<_>>().join(", ")
     };
-    if schema.column_with_name(CAPTION).is_none() {
+    if config.texts == Texts::Required && schema.column_with_name(CAPTION).is_none() {
         return Err(format!("no column `{CAPTION}`; it has {}", names()));
     }
     let picture = column_of_bytes(&schema, &PICTURES);
@@ -90,7 +103,7 @@ fn picture_column(path: &Path) -> Result<&'static str, String> {
 
 fn read_file(
     config: &Import,
-    folder: &Path,
+    source: &SourceFolder,
     name: &str,
     picture: &'static str,
     sink: &Sink,
@@ -98,13 +111,13 @@ fn read_file(
     let columns: Vec<&str> = COLUMNS.into_iter().chain([picture]).collect();
     let page_url = file_url(config, name);
     let mut keys = Keys::default();
-    each_batch(&folder.join(name), name, &columns, sink, |batch, first| {
+    each_batch(source, name, &columns, sink, |batch, first| {
         for row in 0..batch.rows() {
-            let numbered = (first + row as u64).to_string();
-            let key = batch.text("key", row).unwrap_or(&numbered);
+            let number = (first + row as u64).to_string();
+            let key = batch.text("key", row).unwrap_or(&number);
             let stated = batch.text("url", row);
             let reason = match bytes(batch, picture, row) {
-                Ok(bytes) if keys.is_new(key) => {
+                Ok(bytes) if keys.insert(key) => {
                     let candidate = Candidate {
                         key: key.to_owned(),
                         image_url: image_url(config, stated, &format!("{name}/{key}")),
@@ -113,30 +126,30 @@ fn read_file(
                         original: original(batch, row),
                         licence: None,
                     };
-                    sink.candidate(candidate, Source::Bytes(bytes))?;
+                    sink.candidate(candidate, PictureSource::Bytes(bytes))?;
                     continue;
                 }
-                Ok(_) => twice(),
+                Ok(_) => duplicate_key(),
                 Err(reason) => reason,
             };
-            sink.refuse(reason, stated.unwrap_or(key), &page_url, true)?;
+            sink.reject(reason, stated.unwrap_or(key), &page_url, true)?;
         }
         Ok(())
     })
 }
 
-/// Gives a file batch by batch, with the number of the batch's first row; what cannot be read of
-/// the file is one reject.
+/// Calls `take` with each batch of a file and the number of its first row. What cannot be read of
+/// the file becomes one reject.
 pub(crate) fn each_batch(
-    path: &Path,
+    source: &SourceFolder,
     name: &str,
     columns: &[&str],
     sink: &Sink,
     mut take: impl FnMut(&Batch, u64) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let mut reader = match guarded(|| Reader::open(path, columns)) {
+    let mut reader = match guarded(|| Reader::open(source, &source.path().join(name), columns)) {
         Ok(reader) => reader,
-        Err(problem) => return sink.refuse_file(name, &problem),
+        Err(problem) => return sink.reject_file(name, &problem),
     };
     let mut row = 0;
     loop {
@@ -149,7 +162,7 @@ pub(crate) fn each_batch(
             Err(problem) => {
                 let lost = reader.rows().saturating_sub(row);
                 let detail = format!("{lost} rows from row {row} on are lost: {problem}");
-                return sink.refuse_file(name, &detail);
+                return sink.reject_file(name, &detail);
             }
         }
     }
@@ -168,7 +181,7 @@ fn bytes(batch: &Batch, picture: &str, row: usize) -> Result<Vec<u8>, RejectReas
     }
 }
 
-/// Why img2dataset has no picture of a row, where it failed on it.
+/// Why img2dataset has no picture for a row; `None` where it has one.
 pub(crate) fn failed(batch: &Batch, row: usize) -> Option<RejectReason> {
     let status = batch.text("status", row).unwrap_or(SUCCESS);
     if status == SUCCESS {
@@ -179,7 +192,8 @@ pub(crate) fn failed(batch: &Batch, row: usize) -> Option<RejectReason> {
     Some(RejectReason::new(code(status, message), detail))
 }
 
-/// Ours for its `status` and `error_message`: its own words, and Python's for what urllib met.
+/// The code for img2dataset's `status` and `error_message`. The messages are img2dataset's own, or
+/// those of Python's urllib.
 fn code(status: &str, message: &str) -> RejectCode {
     let says = |words: &str| message.to_lowercase().contains(words);
     match status {

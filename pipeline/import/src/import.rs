@@ -1,47 +1,51 @@
 //! Turns the items of a source into pairs and rejects, in the order of the source.
 
+use std::io::Read;
 use std::path::Path;
 
 use capstan_crawl::normalize::{Normalizer, Picture};
 use capstan_crawl::{Control, POLICY_VERSION, RejectReason};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{Pair, Reject, Text};
-use capstan_plan::stage::{Import, ImportFormat};
+use capstan_plan::stage::{Import, ImportFormat, Texts};
 use capstan_plan::task::Slice;
 use futures::{StreamExt, TryStreamExt};
-use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 
-use crate::item::{Candidate, Item, Sink, Source};
+use crate::item::{Candidate, Item, PictureSource, Sink};
+use crate::roots::SourceFolder;
 use crate::{Error, coco, folder, img2dataset, webdataset};
 
-/// Pictures read and decoded ahead, and items waiting for that.
+/// Pictures that are loaded and decoded ahead of the next one to leave, and items that wait for it.
 const AHEAD: usize = 16;
 
-/// What became of one item of a source.
+/// What one item of a source becomes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Imported {
-    /// A picture with its texts.
+    /// A picture with its texts; it may have none.
     Pair(Box<Pair>),
-    /// A picture, a row or a file that cannot be used.
+    /// A picture, a row or a file that is not used.
     Reject(Reject),
 }
 
-/// Imports one slice of the source at `folder`, in its sorted order.
+/// Imports one slice of a source, in its sorted order.
 ///
-/// What the slices are made of: the pictures of a folder, else files. A picture's URL is the one
-/// that the source states, else `file:<dataset>/<path>`; the file that names it stands for the
-/// page, and its key there for the archive's.
+/// A slice is every n-th picture of a folder, or every n-th file of the other formats. A picture's URL
+/// is the one that the source states, else `file:<dataset>/<path>`. The file that names the picture
+/// takes the place of the page, and the picture's key in that file the place of the archive reference.
 ///
-/// Rejects: `record` (no text, no picture, a key twice, a file that cannot be read), `text_bytes`,
-/// `bytes`, what decoding may say, and of rows that img2dataset failed on what it said.
+/// Rejects: `record` (no picture, a key twice, a file that cannot be read, and no text where the
+/// stage requires one), `text_bytes`, `bytes`, the codes of decoding, and for rows that img2dataset
+/// failed on the code of its reason.
+///
+/// - `imported`: must be bounded; a full channel pauses the reader.
 ///
 /// # Errors
-/// [`Error::Read`], [`Error::Format`]: the source is not there or of another form.
-/// [`Error::Cancelled`], also where the receiver of `imported` is gone.
+/// [`Error::Read`], [`Error::Format`]: the source is missing or has another format.
+/// [`Error::Cancelled`], also where the receiver of `imported` is dropped.
 pub async fn import(
     config: &Import,
-    folder: &Path,
+    source: &SourceFolder,
     slice: Slice,
     control: &Control,
     imported: mpsc::Sender<Imported>,
@@ -49,16 +53,20 @@ pub async fn import(
     let work = async {
         let (sender, mut items) = mpsc::channel(AHEAD);
         let reading = tokio::task::spawn_blocking({
-            let (config, folder) = (config.clone(), folder.to_owned());
-            move || read(&config, &folder, slice, &Sink::new(sender))
+            let (config, source) = (config.clone(), source.clone());
+            move || read(&config, &source, slice, &Sink::new(sender))
         });
-        let normalizer = Normalizer::new(&config.storing);
+        let importer = Importer {
+            config,
+            source,
+            normalizer: Normalizer::new(&config.storing),
+            control,
+        };
         let items = futures::stream::poll_fn(move |context| items.poll_recv(context));
-        let made = items.map(|item| make(config, &normalizer, control, item));
-        let mut made = made.buffered(AHEAD);
+        let mut rows = items.map(|item| importer.row(item)).buffered(AHEAD);
         let mut done = 0;
-        while let Some(one) = made.try_next().await? {
-            imported.send(one).await.map_err(|_| Error::Cancelled)?;
+        while let Some(row) = rows.try_next().await? {
+            imported.send(row).await.map_err(|_| Error::Cancelled)?;
             done += 1;
             control.report(done, 0);
         }
@@ -68,48 +76,87 @@ pub async fn import(
     outcome.unwrap_or(Err(Error::Cancelled))
 }
 
-/// Gives every item of the slice to `sink`; blocks.
-fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
+/// Sends every item of the slice to `sink`; blocks.
+fn read(config: &Import, source: &SourceFolder, slice: Slice, sink: &Sink) -> Result<(), Error> {
     match config.format {
-        ImportFormat::CocoCaptions => coco::read(config, folder, slice, sink),
-        ImportFormat::Img2dataset => img2dataset::read(config, folder, slice, sink),
-        ImportFormat::Webdataset => webdataset::read(config, folder, slice, sink),
-        ImportFormat::Folder => folder::read(config, folder, slice, sink),
+        ImportFormat::CocoCaptions => coco::read(config, source, slice, sink),
+        ImportFormat::Img2dataset => img2dataset::read(config, source, slice, sink),
+        ImportFormat::Webdataset => webdataset::read(config, source, slice, sink),
+        ImportFormat::Folder => folder::read(config, source, slice, sink),
     }
 }
 
-async fn make(
-    config: &Import,
-    normalizer: &Normalizer,
-    control: &Control,
-    item: Item,
-) -> Result<Imported, Error> {
-    let (candidate, source) = match item {
-        Item::Candidate(candidate, source) => (candidate, source),
-        Item::Refused(refused) => return Ok(Imported::Reject(refused)),
-    };
-    let refused = |reason: RejectReason| {
-        let what = candidate.what();
-        Imported::Reject(reason.into_reject(what, &candidate.page_url, true))
-    };
-    if let Err(reason) = check_texts(config, &candidate.texts) {
-        return Ok(refused(reason));
-    }
-    let bytes = match load(source, config.max_image_bytes).await {
-        Ok(bytes) => bytes,
-        Err(reason) => return Ok(refused(reason)),
-    };
-    Ok(match normalizer.normalize(bytes).await? {
-        Ok(picture) => {
-            let made = pair(config, *candidate, picture, control.now_ms());
-            Imported::Pair(Box::new(made))
+/// Makes rows of items.
+struct Importer<'a> {
+    config: &'a Import,
+    source: &'a SourceFolder,
+    normalizer: Normalizer,
+    control: &'a Control,
+}
+
+impl Importer<'_> {
+    async fn row(&self, item: Item) -> Result<Imported, Error> {
+        let (candidate, picture) = match item {
+            Item::Candidate(candidate, picture) => (candidate, picture),
+            Item::Reject(reject) => return Ok(Imported::Reject(reject)),
+        };
+        let reject = |reason: RejectReason| {
+            let what = candidate.what();
+            Imported::Reject(reason.into_reject(what, &candidate.page_url, true))
+        };
+        if let Err(reason) = check_texts(self.config, &candidate.texts) {
+            return Ok(reject(reason));
         }
-        Err(reason) => refused(reason),
+        let bytes = match self.load(picture).await? {
+            Ok(bytes) => bytes,
+            Err(reason) => return Ok(reject(reason)),
+        };
+        Ok(match self.normalizer.normalize(bytes).await? {
+            Ok(picture) => {
+                let fetched_at_ms = self.control.now_ms();
+                let pair = pair(self.config, *candidate, picture, fetched_at_ms);
+                Imported::Pair(Box::new(pair))
+            }
+            Err(reason) => reject(reason),
+        })
+    }
+
+    /// The encoded bytes of a picture; the inner result says why they are not used.
+    async fn load(&self, picture: PictureSource) -> Result<Result<Vec<u8>, RejectReason>, Error> {
+        let cap = self.config.max_image_bytes;
+        let bytes = match picture {
+            PictureSource::Bytes(bytes) => Ok(bytes),
+            PictureSource::File(path) => {
+                let source = self.source.clone();
+                let reading = tokio::task::spawn_blocking(move || read_capped(&source, &path, cap));
+                reading.await.map_err(Error::Thread)?
+            }
+        };
+        Ok(bytes.and_then(|bytes| {
+            if bytes.len() as u64 > cap {
+                let detail = format!("more than {cap} bytes");
+                return Err(RejectReason::new(RejectCode::Bytes, detail));
+            }
+            Ok(bytes)
+        }))
+    }
+}
+
+/// Reads at most one byte more than `cap`, so that the caller can see the excess.
+fn read_capped(source: &SourceFolder, path: &Path, cap: u64) -> Result<Vec<u8>, RejectReason> {
+    let read = || {
+        let mut bytes = Vec::new();
+        let file = source.open(path)?;
+        file.take(cap.saturating_add(1)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error: std::io::Error| {
+        RejectReason::new(RejectCode::Record, format!("cannot read the file: {error}"))
     })
 }
 
 fn check_texts(config: &Import, texts: &[String]) -> Result<(), RejectReason> {
-    if texts.is_empty() {
+    if texts.is_empty() && config.texts == Texts::Required {
         let detail = "no text belongs to the picture";
         return Err(RejectReason::new(RejectCode::Record, detail));
     }
@@ -121,34 +168,6 @@ fn check_texts(config: &Import, texts: &[String]) -> Result<(), RejectReason> {
         }
         None => Ok(()),
     }
-}
-
-async fn load(source: Source, cap: u64) -> Result<Vec<u8>, RejectReason> {
-    let bytes = match source {
-        Source::Bytes(bytes) => bytes,
-        Source::File(path) => read_capped(&path, cap).await?,
-    };
-    if bytes.len() as u64 > cap {
-        let detail = format!("more than {cap} bytes");
-        return Err(RejectReason::new(RejectCode::Bytes, detail));
-    }
-    Ok(bytes)
-}
-
-/// At most a byte more than the cap.
-async fn read_capped(path: &Path, cap: u64) -> Result<Vec<u8>, RejectReason> {
-    let unreadable = |error: std::io::Error| {
-        RejectReason::new(RejectCode::Record, format!("cannot read the file: {error}"))
-    };
-    let metadata = tokio::fs::metadata(path).await.map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(RejectReason::new(RejectCode::Record, "no regular file"));
-    }
-    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
-    let mut bytes = Vec::new();
-    let mut capped = file.take(cap.saturating_add(1));
-    capped.read_to_end(&mut bytes).await.map_err(unreadable)?;
-    Ok(bytes)
 }
 
 fn pair(config: &Import, candidate: Candidate, picture: Picture, fetched_at_ms: i64) -> Pair {

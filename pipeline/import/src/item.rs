@@ -1,4 +1,4 @@
-//! What readers of sources give.
+//! What a reader yields: candidates for pairs, and rejects.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -15,36 +15,36 @@ use crate::Error;
 /// One item of a source.
 pub(crate) enum Item {
     /// A picture that may become a pair, and where its bytes are.
-    Candidate(Box<Candidate>, Source),
-    /// What can be none.
-    Refused(Reject),
+    Candidate(Box<Candidate>, PictureSource),
+    /// A picture, a row or a file that is not used.
+    Reject(Reject),
 }
 
-/// A picture with its texts, not yet looked at.
+/// A picture with its texts, not yet decoded.
 pub(crate) struct Candidate {
     /// Its key within the source, or within the file that names it.
     pub(crate) key: String,
-    /// Where it came from, see [`image_url`].
+    /// Its URL, see [`image_url`].
     pub(crate) image_url: String,
     /// The file that names it.
     pub(crate) page_url: String,
-    /// Whitespace collapsed, none empty, none twice: see [`texts`].
+    /// As [`texts`] returns them; may be empty.
     pub(crate) texts: Vec<String>,
-    /// What the source says of the picture as it was downloaded.
+    /// What the source states about the picture as it was downloaded.
     pub(crate) original: Original,
     /// Licence where stated.
     pub(crate) licence: Option<String>,
 }
 
 /// Where the encoded bytes of a picture are.
-pub(crate) enum Source {
-    /// Here.
+pub(crate) enum PictureSource {
+    /// In memory.
     Bytes(Vec<u8>),
-    /// In a file.
+    /// In a file of the source.
     File(PathBuf),
 }
 
-/// A picture before whoever made the source shrunk it.
+/// Facts about a picture before the program that wrote the source resized it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Original {
     pub(crate) width: Option<u32>,
@@ -53,37 +53,39 @@ pub(crate) struct Original {
 }
 
 impl Candidate {
-    /// Made of key and file where the source states a URL, for it may name one in many rows.
+    /// Derived from key and file where the source states a URL, because one URL may be in many rows.
     pub(crate) fn pair_id(&self) -> PairId {
-        let is_ours = self.image_url.starts_with(OURS);
-        let key = if is_ours { &self.image_url } else { &self.key };
+        let key = match self.image_url.starts_with(FILE_SCHEME) {
+            true => &self.image_url,
+            false => &self.key,
+        };
         PairId::new(key, &self.page_url)
     }
 
-    /// How a reject calls it.
+    /// The name of the picture in a reject.
     pub(crate) fn what(&self) -> &str {
-        match self.image_url.starts_with(OURS) {
+        match self.image_url.starts_with(FILE_SCHEME) {
             true => &self.key,
             false => &self.image_url,
         }
     }
 }
 
-/// How URLs of our own begin; canonical ones of a source are http(s).
-const OURS: &str = "file:";
+/// Scheme of the URLs that this room makes. A source's own URLs are http(s) once canonical.
+const FILE_SCHEME: &str = "file:";
 
 /// The URL of a file of the source: `file:<dataset>/<path>`.
 pub(crate) fn file_url(config: &Import, path: &str) -> String {
-    format!("{OURS}{}/{path}", config.dataset)
+    format!("{FILE_SCHEME}{}/{path}", config.dataset)
 }
 
-/// The canonical form of a URL that a source states; without a usable one that of `path`.
+/// The canonical form of the URL that a source states, else [`file_url`] of `path`.
 pub(crate) fn image_url(config: &Import, stated: Option<&str>, path: &str) -> String {
     let url = stated.and_then(|url| canonical(None, url).ok());
     url.map_or_else(|| file_url(config, path), String::from)
 }
 
-/// Texts as they are stored.
+/// Texts as they are stored: whitespace collapsed, none empty, none twice.
 pub(crate) fn texts<'a>(raw: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     let mut texts: Vec<String> = Vec::new();
     for raw in raw {
@@ -95,7 +97,7 @@ pub(crate) fn texts<'a>(raw: impl IntoIterator<Item = &'a str>) -> Vec<String> {
     texts
 }
 
-/// Takes items; its end hears of it when nobody wants more.
+/// Where a reader sends its items.
 pub(crate) struct Sink(mpsc::Sender<Item>);
 
 impl Sink {
@@ -103,52 +105,60 @@ impl Sink {
         Self(sender)
     }
 
-    /// Blocks while those before are decoded.
-    pub(crate) fn candidate(&self, candidate: Candidate, source: Source) -> Result<(), Error> {
-        self.send(Item::Candidate(Box::new(candidate), source))
+    /// Sends a picture; blocks while the pictures before it are decoded.
+    pub(crate) fn candidate(
+        &self,
+        candidate: Candidate,
+        picture: PictureSource,
+    ) -> Result<(), Error> {
+        self.send(Item::Candidate(Box::new(candidate), picture))
     }
 
-    /// A picture, or another part of the source, that cannot be used.
-    pub(crate) fn refuse(
+    /// Sends a reject.
+    ///
+    /// - `what`: the picture, row or record.
+    /// - `page_url`: the file that names it; may be empty.
+    pub(crate) fn reject(
         &self,
         reason: RejectReason,
         what: &str,
         page_url: &str,
         is_image: bool,
     ) -> Result<(), Error> {
-        self.send(Item::Refused(reason.into_reject(what, page_url, is_image)))
+        self.send(Item::Reject(reason.into_reject(what, page_url, is_image)))
     }
 
-    /// A file that cannot be read to its end.
-    pub(crate) fn refuse_file(&self, name: &str, detail: &str) -> Result<(), Error> {
+    /// Rejects a file that cannot be read, or not to its end.
+    pub(crate) fn reject_file(&self, name: &str, detail: &str) -> Result<(), Error> {
         let reason = RejectReason::new(RejectCode::Record, detail);
-        self.refuse(reason, name, "", false)
+        self.reject(reason, name, "", false)
     }
 
+    /// Fails with [`Error::Cancelled`] where the receiver is dropped.
     fn send(&self, item: Item) -> Result<(), Error> {
         self.0.blocking_send(item).map_err(|_| Error::Cancelled)
     }
 }
 
-/// Keys of a file that were met: eight bytes each, so that a file of many rows costs little.
+/// The keys of a file seen so far, eight bytes of hash each, which bounds the memory of large files.
 #[derive(Default)]
 pub(crate) struct Keys(HashSet<u64>);
 
 impl Keys {
-    /// Whether it is the first of its name.
-    pub(crate) fn is_new(&mut self, key: &str) -> bool {
+    /// Records `key` and returns whether it was not there yet.
+    pub(crate) fn insert(&mut self, key: &str) -> bool {
         self.0.insert(Digest::of(key.as_bytes()).prefix_u64())
     }
 }
 
-/// The reason of a key that stands twice.
-pub(crate) fn twice() -> RejectReason {
+/// The reason of a row whose key another row of the file has.
+pub(crate) fn duplicate_key() -> RejectReason {
     RejectReason::new(RejectCode::Record, "another row of the file has its key")
 }
 
-/// Files directly in `folder` with this ending, by name; names that begin with `.` or `_` are
-/// left out, as readers of Parquet folders do.
-pub(crate) fn files(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
+/// Names of the files directly in `folder` with this extension, sorted. Names that begin with `.` or
+/// `_` are skipped, as readers of Parquet folders skip them.
+pub(crate) fn file_names(folder: &Path, extension: &str) -> Result<Vec<String>, Error> {
     let unreadable = |source| Error::Read {
         path: folder.to_owned(),
         source,
@@ -157,10 +167,10 @@ pub(crate) fn files(folder: &Path, ending: &str) -> Result<Vec<String>, Error> {
     for entry in std::fs::read_dir(folder).map_err(unreadable)? {
         let name = entry.map_err(unreadable)?.file_name();
         let Some(name) = name.to_str() else { continue };
-        let is_one = Path::new(name)
+        let has_extension = Path::new(name)
             .extension()
-            .is_some_and(|found| found == ending);
-        if is_one && !name.starts_with(['.', '_']) {
+            .is_some_and(|found| found == extension);
+        if has_extension && !name.starts_with(['.', '_']) {
             names.push(name.to_owned());
         }
     }

@@ -1,6 +1,5 @@
-//! Rows of a Parquet file of somebody else, by the names of their columns.
+//! Rows of a Parquet file that another program wrote, by column name.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -14,15 +13,17 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::file::metadata::ParquetMetaData;
 
-/// Bytes of a batch, as far as the average row of its file tells.
+use crate::roots::SourceFolder;
+
+/// Target size of a batch in bytes, estimated from the largest average row of the row groups.
 const BATCH_BYTES: u64 = 32 << 20;
-/// Rows of a batch at most.
+/// Greatest number of rows of a batch.
 const BATCH_ROWS: u64 = 256;
 
-/// What is wrong with a file, also where the decoder breaks on it.
+/// Runs `work`, and returns a panic of the Parquet decoder as an error.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     let outcome = catch_unwind(AssertUnwindSafe(work));
-    outcome.unwrap_or_else(|_| Err("the Parquet decoder failed on it".to_owned()))
+    outcome.unwrap_or_else(|_| Err("the Parquet decoder panicked".to_owned()))
 }
 
 /// Reads a file batch by batch.
@@ -32,10 +33,15 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Opens a file for those of its columns that are wanted.
-    pub(crate) fn open(path: &Path, wanted: &[&str]) -> Result<Self, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
-        // Types as Parquet has them, whatever a library wrote beside: texts and bytes are plain.
+    /// Opens a file and selects those of its columns that are in `wanted`.
+    pub(crate) fn open(
+        source: &SourceFolder,
+        path: &Path,
+        wanted: &[&str],
+    ) -> Result<Self, String> {
+        let file = source.open(path).map_err(|error| error.to_string())?;
+        // Uses Parquet's own types, so that texts and bytes are plain whatever Arrow schema the
+        // writing library embedded.
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
             .map_err(|error| error.to_string())?;
@@ -56,16 +62,16 @@ impl Reader {
         })
     }
 
-    /// Columns of the file, without any row.
-    pub(crate) fn schema(path: &Path) -> Result<Schema, String> {
-        let file = File::open(path).map_err(|error| error.to_string())?;
+    /// The columns of a file; reads no rows.
+    pub(crate) fn schema(source: &SourceFolder, path: &Path) -> Result<Schema, String> {
+        let file = source.open(path).map_err(|error| error.to_string())?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)
             .map_err(|error| error.to_string())?;
         Ok(builder.schema().as_ref().clone())
     }
 
-    /// Rows of the file, as its footer says.
+    /// Rows of the file according to its footer.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
     }
@@ -77,7 +83,7 @@ impl Reader {
     }
 }
 
-/// As many rows as fit the bound, of the row group whose rows are largest.
+/// Rows of a batch that fit [`BATCH_BYTES`], for the row group whose rows are largest.
 fn batch_rows(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
     let row_bytes = |group: &parquet::file::metadata::RowGroupMetaData| {
         let columns = group.columns().iter().enumerate();
@@ -90,7 +96,7 @@ fn batch_rows(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
     rows.clamp(1, BATCH_ROWS) as usize
 }
 
-/// Some rows.
+/// A batch of rows.
 pub(crate) struct Batch(RecordBatch);
 
 impl Batch {
@@ -98,7 +104,7 @@ impl Batch {
         self.0.num_rows()
     }
 
-    /// A text; `None` where there is no such column, no value, or none of UTF-8.
+    /// A text; `None` without such a column, without a value, or where the value is not UTF-8.
     pub(crate) fn text(&self, column: &str, row: usize) -> Option<&str> {
         let column = self.valid(column, row)?;
         if let Some(texts) = column.downcast_ref::<StringArray>() {
@@ -108,13 +114,14 @@ impl Batch {
         std::str::from_utf8(bytes).ok()
     }
 
-    /// Bytes; `None` where there is no such column or no value.
+    /// Bytes; `None` without such a column or without a value.
     pub(crate) fn bytes(&self, column: &str, row: usize) -> Option<&[u8]> {
         let column = self.valid(column, row)?;
         Some(column.downcast_ref::<BinaryArray>()?.value(row))
     }
 
-    /// A number of pixels; a library that knows no missing integers writes them as floats.
+    /// A number of pixels. pandas writes an integer column with missing values as floats, which are
+    /// read as well.
     pub(crate) fn pixels(&self, column: &str, row: usize) -> Option<u32> {
         let column = self.valid(column, row)?;
         let number = if let Some(numbers) = column.downcast_ref::<Int32Array>() {

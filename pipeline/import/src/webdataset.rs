@@ -1,6 +1,7 @@
-//! WebDataset: tar files whose members share the name up to the first dot of their last part, one
-//! sample after another. img2dataset (`output_format=webdataset`) writes `<key>.jpg`, `<key>.txt`
-//! and `<key>.json`, and beside `00000.tar` a `00000.parquet` that names the rows it failed on.
+//! WebDataset: tar files whose members share the name up to the first dot of their last path
+//! component, one sample after another. img2dataset (`output_format=webdataset`) writes `<key>.jpg`,
+//! `<key>.txt` and `<key>.json`, and beside `00000.tar` a `00000.parquet` that lists the rows it
+//! failed on. A sample without `txt` and without a caption in its `json` is a row without a text.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -19,33 +20,40 @@ use tar::{Archive, Entry, EntryType};
 use crate::Error;
 use crate::img2dataset::{each_batch, failed};
 use crate::item::{
-    Candidate, Keys, Original, Sink, Source, file_url, files, image_url, texts, twice,
+    Candidate, Keys, Original, PictureSource, Sink, duplicate_key, file_names, file_url, image_url,
+    texts,
 };
+use crate::roots::SourceFolder;
 
-/// Bytes of a sample's `json` at most.
+/// Greatest size of a sample's `json`.
 const MAX_JSON_BYTES: u64 = 1 << 20;
-/// Bytes of what describes a member at most: its header, a long name (GNU), attributes (PAX). The
-/// `tar` crate reads them whole, however long they say they are.
+/// Greatest size of the records that describe a member: its header, a long name (GNU), attributes
+/// (PAX). The `tar` crate reads them whole, whatever size they state.
 const MAX_HEAD_BYTES: u64 = 64 << 10;
-const EXPECTED: &str = "WebDataset tar";
+const EXPECTED: &str = "a WebDataset tar";
 
-/// Samples of the slice's tars, in the order of their names.
-pub(crate) fn read(config: &Import, folder: &Path, slice: Slice, sink: &Sink) -> Result<(), Error> {
-    let names = files(folder, "tar")?;
-    check_source(folder, &names)?;
+/// Sends the samples of the slice's tars, in the order of the file names.
+pub(crate) fn read(
+    config: &Import,
+    source: &SourceFolder,
+    slice: Slice,
+    sink: &Sink,
+) -> Result<(), Error> {
+    let names = file_names(source.path(), "tar")?;
+    check_source(source, &names)?;
     for (_, name) in (0..).zip(&names).filter(|(place, _)| slice.holds(*place)) {
         let mut samples = Samples::new(config, name, sink);
-        if let Err(problem) = samples.read(&folder.join(name))? {
-            sink.refuse_file(name, &format!("the rest of it is lost: {problem}"))?;
+        if let Err(problem) = samples.read(source)? {
+            sink.reject_file(name, &format!("the rest of it is lost: {problem}"))?;
         }
         samples.flush()?;
-        refuse_failed(config, folder, name, sink)?;
+        reject_failed_rows(config, source, name, sink)?;
     }
     Ok(())
 }
 
-/// Whether any file begins like a tar; else the source is another's.
-fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
+/// Fails where no file begins like a tar: then the source as a whole has another format.
+fn check_source(source: &SourceFolder, names: &[String]) -> Result<(), Error> {
     let foreign = |path: &Path, problem: String| Error::Format {
         path: path.to_owned(),
         expected: EXPECTED,
@@ -53,47 +61,55 @@ fn check_source(folder: &Path, names: &[String]) -> Result<(), Error> {
     };
     let mut first = None;
     for name in names {
-        let path = folder.join(name);
-        let opened =
-            Tar::open(&path).and_then(|mut tar| tar.members()?.next().transpose().map(|_| ()));
+        let opened = Tar::open(source, name)
+            .and_then(|mut tar| tar.members()?.next().transpose().map(|_| ()));
         match opened {
             Ok(()) => return Ok(()),
-            Err(error) => first = first.or(Some(foreign(&path, error.to_string()))),
+            Err(error) => {
+                let path = source.path().join(name);
+                first = first.or_else(|| Some(foreign(&path, error.to_string())));
+            }
         }
     }
-    Err(first.unwrap_or_else(|| foreign(folder, "no file in it ends in `.tar`".to_owned())))
+    let problem = "no file in it ends in `.tar`".to_owned();
+    Err(first.unwrap_or_else(|| foreign(source.path(), problem)))
 }
 
-/// Rows that img2dataset failed on stand in no tar, but in the Parquet beside it.
-fn refuse_failed(config: &Import, folder: &Path, name: &str, sink: &Sink) -> Result<(), Error> {
+/// Rejects the rows that img2dataset failed on, which are in the Parquet beside the tar.
+fn reject_failed_rows(
+    config: &Import,
+    source: &SourceFolder,
+    name: &str,
+    sink: &Sink,
+) -> Result<(), Error> {
     let beside = Path::new(name).with_extension("parquet");
-    let (path, page_url) = (folder.join(&beside), file_url(config, name));
-    if !path.is_file() {
+    if !source.path().join(&beside).is_file() {
         return Ok(());
     }
+    let page_url = file_url(config, name);
     let columns = ["url", "key", "status", "error_message"];
     let name = beside.display().to_string();
-    each_batch(&path, &name, &columns, sink, |batch, _| {
+    each_batch(source, &name, &columns, sink, |batch, _| {
         for row in 0..batch.rows() {
             if let Some(reason) = failed(batch, row) {
                 let what = batch.text("url", row).or_else(|| batch.text("key", row));
-                sink.refuse(reason, what.unwrap_or_default(), &page_url, true)?;
+                sink.reject(reason, what.unwrap_or_default(), &page_url, true)?;
             }
         }
         Ok(())
     })
 }
 
-/// A tar whose members are described in [`MAX_HEAD_BYTES`] each.
+/// A tar that reads at most [`MAX_HEAD_BYTES`] of description per member.
 struct Tar {
     archive: Archive<Capped>,
-    /// What [`Capped`] may still read.
+    /// Bytes that [`Capped`] may still read.
     left: Rc<Cell<u64>>,
 }
 
 impl Tar {
-    fn open(path: &Path) -> Result<Self, IoError> {
-        let file = File::open(path)?;
+    fn open(source: &SourceFolder, name: &str) -> Result<Self, IoError> {
+        let file = source.open(&source.path().join(name))?;
         let left = Rc::new(Cell::new(0));
         let capped = Capped {
             size_bytes: file.metadata()?.len(),
@@ -106,8 +122,8 @@ impl Tar {
         })
     }
 
-    /// Its members. What is not read of one is passed over by a seek, so that between two of them
-    /// nothing is read but what describes the second; its content has caps of its own.
+    /// The members. Unread content of a member is skipped by a seek, so that only the description of
+    /// the next member is read between two of them. The content of members has caps of its own.
     fn members(
         &mut self,
     ) -> Result<impl Iterator<Item = Result<Entry<'_, Capped>, IoError>>, IoError> {
@@ -122,7 +138,7 @@ impl Tar {
     }
 }
 
-/// A file that gives no more bytes than it may.
+/// A file with a limit on the bytes that are read next.
 struct Capped {
     file: BufReader<File>,
     size_bytes: u64,
@@ -146,12 +162,12 @@ impl Read for Capped {
 impl Seek for Capped {
     fn seek(&mut self, to: SeekFrom) -> Result<u64, IoError> {
         match to {
-            // Members are small: most of the next one is in the buffer already.
+            // Members are small: most of the next one is already in the buffer.
             SeekFrom::Current(by) => self.file.seek_relative(by)?,
             other => self.file.seek(other).map(|_| ())?,
         }
         let at = self.file.stream_position()?;
-        // A file lets itself be sought beyond its end; a member that was cut short would not show.
+        // Seeking beyond the end of a file succeeds, which would hide a truncated member.
         if at > self.size_bytes {
             let detail = format!("it ends after {} bytes, within a member", self.size_bytes);
             return Err(IoError::new(ErrorKind::UnexpectedEof, detail));
@@ -160,7 +176,7 @@ impl Seek for Capped {
     }
 }
 
-/// A sample as far as its members were met.
+/// The members of a sample that were read so far.
 #[derive(Default)]
 struct Sample {
     key: String,
@@ -169,7 +185,7 @@ struct Sample {
     json: Option<Value>,
 }
 
-/// A member by its path, and its bytes, or why they are refused.
+/// The path of a member with its bytes, or why they are not used.
 type Member = (String, Result<Vec<u8>, RejectReason>);
 
 /// Gathers the members of samples.
@@ -195,9 +211,9 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// The inner result says where the tar breaks.
-    fn read(&mut self, path: &Path) -> Result<Result<(), IoError>, Error> {
-        let mut tar = match Tar::open(path) {
+    /// Reads the tar; the inner result says where it breaks.
+    fn read(&mut self, source: &SourceFolder) -> Result<Result<(), IoError>, Error> {
+        let mut tar = match Tar::open(source, self.name) {
             Ok(tar) => tar,
             Err(error) => return Ok(Err(error)),
         };
@@ -216,7 +232,7 @@ impl<'a> Samples<'a> {
         Ok(Ok(()))
     }
 
-    /// A member by its path, with its bytes as far as they are wanted; `None` where they are not.
+    /// The path and bytes of a member; `None` for a kind that is not read.
     fn member(&self, mut entry: Entry<'_, Capped>) -> Result<Option<Member>, IoError> {
         if entry.header().entry_type() != EntryType::Regular {
             return Ok(None);
@@ -269,19 +285,21 @@ impl<'a> Samples<'a> {
         Ok(())
     }
 
-    /// Gives the sample whose members were gathered.
+    /// Sends the sample whose members were gathered.
     fn flush(&mut self) -> Result<(), Error> {
         let Some(sample) = self.open.take() else {
             return Ok(());
         };
         let key = sample.key.clone();
-        let made = match self.keys.is_new(&key) {
+        let made = match self.keys.insert(&key) {
             true => self.candidate(sample),
-            false => Err(twice()),
+            false => Err(duplicate_key()),
         };
         match made {
-            Ok((candidate, picture)) => self.sink.candidate(candidate, Source::Bytes(picture)),
-            Err(reason) => self.sink.refuse(reason, &key, &self.page_url, true),
+            Ok((candidate, picture)) => self
+                .sink
+                .candidate(candidate, PictureSource::Bytes(picture)),
+            Err(reason) => self.sink.reject(reason, &key, &self.page_url, true),
         }
     }
 
@@ -295,7 +313,9 @@ impl<'a> Samples<'a> {
         let stated = |field: &str| json(field).and_then(Value::as_str);
         let text = sample.text.transpose()?;
         let text = match &text {
-            Some(bytes) => Some(std::str::from_utf8(bytes).map_err(|_| record("txt is no UTF-8"))?),
+            Some(bytes) => {
+                Some(std::str::from_utf8(bytes).map_err(|_| record("txt is not UTF-8"))?)
+            }
             None => stated("caption"),
         };
         let pixels = |field: &str| {
@@ -323,7 +343,7 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// Key and kind of a member: what stands before and behind the first dot of its last part.
+/// Key and kind of a member: its path before and after the first dot of the last component.
 fn split(path: &str) -> (&str, String) {
     let last = path.rfind('/').map_or(0, |slash| slash + 1);
     match path[last..].find('.') {

@@ -9,7 +9,7 @@ use crate::id::{DatasetName, StageName};
 
 mod import;
 
-pub use import::{GivenModel, Import, ImportFormat};
+pub use import::{GivenModel, Import, ImportFormat, Texts};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,7 +1,6 @@
 //! The waves of a crawl, and imports.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use capstan_crawl::Net;
@@ -71,6 +70,11 @@ pub(crate) async fn pages(
     let fetched = measured.value;
     let mut outputs = Outputs::default();
     outputs.counts.insert("pages".to_owned(), count);
+    // Pictures that go on to a fetch are counted as found by the task that fetches them.
+    let refused = fetched.rejects.iter().filter(|reject| reject.is_image);
+    outputs
+        .counts
+        .insert("found".to_owned(), refused.count() as u64);
     count_rejects(&mut outputs, &fetched.rejects);
     let store = &context.store;
     outputs
@@ -114,6 +118,7 @@ pub(crate) async fn images(
         .control
         .progress
         .begin("pictures", rows.len() as u64);
+    let found = rows.len() as u64;
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
     let written = store_pairs(context, receiver, config.storing.rows_per_file);
     let (net, config, control) = (context.net.clone(), config.clone(), control(context));
@@ -122,7 +127,7 @@ pub(crate) async fn images(
         Ok(capstan_crawl::fetch_images(&config, &net, rows, &control, sender).await?)
     });
     let (rejects, written) = tokio::join!(fetch, written);
-    finish_pairs(context, written?, rejects?, std::slice::from_ref(images)).await
+    finish_pairs(context, found, written?, rejects?, images).await
 }
 
 /// Imports one slice of somebody's pairs.
@@ -131,13 +136,13 @@ pub(crate) async fn import(
     config: &stage::Import,
     slice: Slice,
 ) -> Result<Done, Error> {
-    let folder = given_folder(context, &config.source);
+    let source = context.import_roots.resolve(&config.source)?;
     context.control.progress.begin("pictures", 0);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
     let stored = store_imported(context, receiver, config.storing.rows_per_file);
     let (config, control) = (config.clone(), control(context));
     let read = on_own_threads(async move {
-        Ok(capstan_import::import(&config, &folder, slice, &control, sender).await?)
+        Ok(capstan_import::import(&config, &source, slice, &control, sender).await?)
     });
     let (read, outputs) = tokio::join!(read, stored);
     // Where writing failed, reading ended for want of a receiver: the first cause is told.
@@ -152,17 +157,19 @@ async fn store_imported(
     rows_per_file: usize,
 ) -> Result<Outputs, Error> {
     let mut writer = files::PairWriter::new(&context.store, rows_per_file);
-    let (mut fetched, mut texts) = (0, 0);
+    let (mut found, mut fetched, mut texts) = (0, 0, 0);
     let (mut rejects, mut sidecars) = (Vec::new(), Vec::new());
     let mut counts = Rejected::default();
     while let Some(imported) = imported.recv().await {
         match imported {
             Imported::Pair(pair) => {
+                found += 1;
                 fetched += 1;
                 texts += pair.texts.len() as u64;
                 writer.push(*pair).await?;
             }
             Imported::Reject(reject) => {
+                found += u64::from(reject.is_image);
                 counts.add(&reject);
                 rejects.push(reject);
             }
@@ -180,6 +187,7 @@ async fn store_imported(
         ..Outputs::default()
     };
     outputs.files.extend(sidecars);
+    outputs.counts.insert("found".to_owned(), found);
     outputs.counts.insert("fetched".to_owned(), fetched);
     outputs.counts.insert("texts".to_owned(), texts);
     counts.tell(&mut outputs);
@@ -215,22 +223,24 @@ async fn store_pairs(
 
 async fn finish_pairs(
     context: &Context,
+    found: u64,
     written: Written,
     read: Measured<Vec<Reject>>,
-    inputs: &[File],
+    input: &File,
 ) -> Result<Done, Error> {
     let rejects = read.value;
     let mut outputs = Outputs {
         files: written.files,
         ..Outputs::default()
     };
+    outputs.counts.insert("found".to_owned(), found);
     outputs.counts.insert("fetched".to_owned(), written.pairs);
     outputs.counts.insert("texts".to_owned(), written.texts);
     count_rejects(&mut outputs, &rejects);
     outputs
         .files
         .push(files::write(&context.store, FileKind::Rejects, rejects).await?);
-    Ok(done(outputs, inputs, read.cpu_seconds))
+    Ok(done(outputs, [input], read.cpu_seconds))
 }
 
 fn count_rejects(outputs: &mut Outputs, rejects: &[Reject]) {
@@ -256,9 +266,11 @@ impl Rejected {
         }
     }
 
+    /// `rejected` counts all rejects, `rejected_pages` those of them that are not pictures, so that
+    /// `found = fetched + rejected - rejected_pages`.
     fn tell(self, outputs: &mut Outputs) {
         let counts = &mut outputs.counts;
-        counts.insert("rejected".to_owned(), self.pictures);
+        counts.insert("rejected".to_owned(), self.pictures + self.others);
         counts.insert("rejected_pages".to_owned(), self.others);
         outputs.rejects = self.by_code;
     }
@@ -303,9 +315,4 @@ fn control(context: &Context) -> capstan_crawl::Control {
             since.as_millis() as i64
         },
     )
-}
-
-/// The folder of an import or a given model; a relative one lies under the root.
-pub(crate) fn given_folder(context: &Context, source: &str) -> PathBuf {
-    context.import_root.join(source)
 }

@@ -16,8 +16,8 @@ use capstan_plan::task::Data;
 
 use crate::compute::compute;
 use crate::context::Context;
-use crate::crawl::given_folder;
 use crate::error::Error;
+use crate::measured::computed;
 
 /// Makes one vocabulary from the texts of all sources; commits its folder.
 pub(crate) async fn tokenizer(
@@ -65,7 +65,7 @@ pub(crate) async fn tokenizer(
 pub(crate) async fn given(context: &Context, config: &stage::GivenModel) -> Result<Done, Error> {
     let store = &context.store;
     let folder = match (&config.source, &config.digest) {
-        (Some(source), _) => given_folder(context, source),
+        (Some(source), _) => given_folder(context, source).await?,
         (None, Some(digest)) => models::fetch(store, digest, &context.cache).await?,
         (None, None) => {
             return Err(Error::Role(
@@ -101,6 +101,17 @@ pub(crate) async fn given(context: &Context, config: &stage::GivenModel) -> Resu
         cpu_seconds: computed.cpu_seconds,
         wall_seconds: computed.wall_seconds,
     })
+}
+
+/// The folder of a given model, none of whose links leads out of the import roots.
+async fn given_folder(context: &Context, source: &str) -> Result<PathBuf, Error> {
+    let (roots, source) = (context.import_roots.clone(), source.to_owned());
+    let folder = computed(move || {
+        let folder = roots.resolve(&source)?;
+        folder.check_links()?;
+        Ok(folder.path().to_owned())
+    });
+    Ok(folder.await?.value)
 }
 
 /// Captions one shard; commits an overlay.

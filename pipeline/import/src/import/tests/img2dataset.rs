@@ -231,7 +231,9 @@ async fn a_bad_row_or_file_is_a_reject_and_the_rest_goes_on() {
     );
     let (pairs, rejects) = import_as("img2dataset", folder.path()).await.unwrap();
     let urls: Vec<_> = pairs.iter().map(|pair| pair.image_url.as_str()).collect();
-    assert_eq!(urls, ["http://a.test/good", "http://a.test/last"]);
+    let expected = ["good", "mute", "last"].map(|name| format!("http://a.test/{name}"));
+    assert_eq!(urls, expected);
+    assert_eq!(words(&pairs[1]), [""; 0]);
     let expected = [
         (RejectCode::Bytes, "http://a.test/fat"),
         (RejectCode::NotImage, "http://a.test/html"),
@@ -240,7 +242,6 @@ async fn a_bad_row_or_file_is_a_reject_and_the_rest_goes_on() {
         (RejectCode::Record, "00002.parquet"),
         (RejectCode::Record, "00003.parquet"),
         (RejectCode::Record, "http://a.test/blind"),
-        (RejectCode::Record, "http://a.test/mute"),
     ];
     let mut expected = expected.to_vec();
     expected.sort();
@@ -251,9 +252,34 @@ async fn a_bad_row_or_file_is_a_reject_and_the_rest_goes_on() {
     assert!(lost.contains("rows from row 0 on are lost"), "{lost}");
     let lacks = &of_file("00003.parquet").detail;
     assert!(
+        lacks.contains("no column `jpg`, `png` or `webp` of bytes; it has text"),
+        "{lacks}"
+    );
+    let strict = import_with_texts("img2dataset", folder.path()).await;
+    let (pairs, rejects) = strict.unwrap();
+    assert_eq!(pairs.len(), 2);
+    let mute = (RejectCode::Record, "http://a.test/mute");
+    assert!(codes(&rejects).contains(&mute), "{rejects:?}");
+    let lacks = rejects.iter().find(|reject| reject.url == "00003.parquet");
+    let lacks = &lacks.unwrap().detail;
+    assert!(
         lacks.contains("no column `caption`; it has text"),
         "{lacks}"
     );
+}
+
+#[tokio::test]
+async fn a_file_without_captions_gives_pictures_without_texts() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = picture(20);
+    let pictures: ArrayRef = Arc::new(BinaryArray::from(vec![&one[..]]));
+    write(&folder.path().join("a.parquet"), vec![("jpg", pictures)]);
+    let (pairs, rejects) = import_as("img2dataset", folder.path()).await.unwrap();
+    assert_eq!((pairs.len(), rejects.len()), (1, 0));
+    assert_eq!(words(&pairs[0]), [""; 0]);
+    let strict = import_with_texts("img2dataset", folder.path()).await;
+    let line = strict.unwrap_err().to_string();
+    assert!(line.ends_with("no column `caption`; it has jpg"), "{line}");
 }
 
 #[tokio::test]
@@ -316,7 +342,7 @@ async fn a_foreign_source_is_named_with_what_it_lacks() {
     let gone = import_as("img2dataset", &temp.path().join("gone")).await;
     let gone = gone.unwrap_err();
     assert_eq!(gone.kind(), capstan_plan::FailureKind::BadInput);
-    assert!(matches!(gone, Error::Read { .. }));
+    assert!(matches!(gone, Error::NoSource { .. }));
     let empty = import_as("img2dataset", temp.path()).await.unwrap_err();
     assert!(
         empty
@@ -332,7 +358,7 @@ async fn a_foreign_source_is_named_with_what_it_lacks() {
     assert_eq!(foreign.kind(), capstan_plan::FailureKind::BadInput);
     let line = foreign.to_string();
     assert!(
-        line.contains("00000.parquet is no img2dataset Parquet"),
+        line.contains("00000.parquet is not Parquet of img2dataset"),
         "{line}"
     );
     assert!(

@@ -7,6 +7,7 @@ use capstan_plan::row::Origin;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::roots::Roots;
 
 mod folder;
 mod img2dataset;
@@ -26,7 +27,27 @@ fn config(format: &str) -> Import {
 
 type Both = (Vec<Pair>, Vec<Reject>);
 
+/// The folder as a source below the folder that holds it.
+fn source(folder: &Path) -> Result<SourceFolder, Error> {
+    let root = folder.parent().unwrap().to_owned();
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    Roots::new([root]).resolve(name)
+}
+
 async fn import_slice(format: &str, folder: &Path, slice: Slice) -> Result<Both, Error> {
+    import_with(&config(format), &source(folder)?, slice).await
+}
+
+/// As [`import_as`], where a picture without a text is a reject.
+async fn import_with_texts(format: &str, folder: &Path) -> Result<Both, Error> {
+    let config = Import {
+        texts: Texts::Required,
+        ..config(format)
+    };
+    import_with(&config, &source(folder)?, Slice::default()).await
+}
+
+async fn import_with(config: &Import, source: &SourceFolder, slice: Slice) -> Result<Both, Error> {
     let control = Control::new(CancellationToken::new(), |_| {}, || 7);
     let (sender, mut receiver) = mpsc::channel(2);
     let collect = async {
@@ -39,8 +60,7 @@ async fn import_slice(format: &str, folder: &Path, slice: Slice) -> Result<Both,
         }
         (pairs, rejects)
     };
-    let config = config(format);
-    let reading = super::import(&config, folder, slice, &control, sender);
+    let reading = super::import(config, source, slice, &control, sender);
     let (read, both) = tokio::join!(reading, collect);
     read.map(|()| both)
 }
@@ -159,7 +179,15 @@ async fn good_records_become_pairs_and_bad_ones_rejects() {
 
     let (pairs, rejects) = import(at).await.unwrap();
     let urls: Vec<&str> = pairs.iter().map(|pair| pair.image_url.as_str()).collect();
-    assert_eq!(urls, ["file:human/a.png", "file:human/b.jpg"]);
+    assert_eq!(
+        urls,
+        [
+            "file:human/a.png",
+            "file:human/b.jpg",
+            "file:human/mute.png"
+        ]
+    );
+    assert_eq!(words(&pairs[2]), [""; 0]);
     let texts: Vec<(&str, Origin)> = pairs[0]
         .texts
         .iter()
@@ -187,11 +215,22 @@ async fn good_records_become_pairs_and_bad_ones_rejects() {
         ((RejectCode::TextBytes, true), 1),
         // Of annotations: nobody's, and one without text.
         ((RejectCode::Record, false), 2),
-        // mute, gone, two outside, a.png again, two bad image records.
-        ((RejectCode::Record, true), 7),
+        // gone, two outside, a.png again, two bad image records.
+        ((RejectCode::Record, true), 6),
     ];
     assert_eq!(codes, expected.into());
-    assert_eq!(import(at).await.unwrap(), (pairs, rejects));
+    assert_eq!(import(at).await.unwrap(), (pairs, rejects.clone()));
+    let (_, strict) = import_with_texts("coco_captions", at).await.unwrap();
+    let reason = |url: &str, rejects: &[Reject]| {
+        let reject = rejects.iter().find(|reject| reject.url == url);
+        reject.map(|reject| (reject.code, reject.detail.clone()))
+    };
+    assert_eq!(reason("mute.png", &rejects), None);
+    let detail = "no text belongs to the picture".to_owned();
+    assert_eq!(
+        reason("mute.png", &strict),
+        Some((RejectCode::Record, detail))
+    );
 }
 
 #[tokio::test]
