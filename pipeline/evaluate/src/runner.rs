@@ -1,5 +1,6 @@
 //! From model folders and sets to figures.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use capstan_model::{ComputePool, DeviceSpec};
@@ -24,7 +25,8 @@ pub struct Models<'a> {
     pub captioner: Option<&'a Path>,
 }
 
-/// The pictures that models are measured on, with their reference texts.
+/// The pictures that models are measured on, with their reference texts. A picture without a text is
+/// left out of every measurement, for there is nothing to compare with.
 #[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// Retrieval: every text belongs to its picture.
@@ -34,6 +36,31 @@ pub struct Sets {
     pub captioning: Vec<Pair>,
     /// Zero-shot classification: the one text of a picture is its class.
     pub zero_shot: Vec<Pair>,
+}
+
+/// The pictures of [`Sets`] that have a text. Copies pictures only where some have none.
+struct WithTexts<'a> {
+    retrieval: Cow<'a, [Pair]>,
+    captioning: Cow<'a, [Pair]>,
+    zero_shot: Cow<'a, [Pair]>,
+}
+
+impl<'a> WithTexts<'a> {
+    fn new(sets: &'a Sets) -> Self {
+        Self {
+            retrieval: with_texts(&sets.retrieval),
+            captioning: with_texts(&sets.captioning),
+            zero_shot: with_texts(&sets.zero_shot),
+        }
+    }
+}
+
+fn with_texts(pairs: &[Pair]) -> Cow<'_, [Pair]> {
+    let has_text = |pair: &&Pair| !pair.texts.is_empty();
+    match pairs.iter().all(|pair| has_text(&pair)) {
+        true => Cow::Borrowed(pairs),
+        false => pairs.iter().filter(has_text).cloned().collect(),
+    }
 }
 
 /// Measures a model on everything that `config` asks for.
@@ -56,6 +83,8 @@ pub fn evaluate(
     pool: &ComputePool,
     progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Evaluation, Error> {
+    check_sizes(config, sets)?;
+    let sets = &WithTexts::new(sets);
     check(config, models, sets)?;
     let network = LoadedNetwork::load(models.model, device, pool)?;
     let captioner = models
@@ -83,23 +112,37 @@ pub fn evaluate(
 }
 
 /// The sets that are asked for, by name.
-fn asked<'s>(config: &stage::Evaluate, sets: &'s Sets) -> Vec<(&'static str, &'s [Pair])> {
+fn asked<'s>(config: &stage::Evaluate, sets: [&'s [Pair]; 3]) -> Vec<(&'static str, &'s [Pair])> {
+    let [retrieval, captioning, zero_shot] = sets;
     let all = [
-        ("retrieval", config.retrieval.is_some(), &sets.retrieval),
-        ("captioning", config.captioning.is_some(), &sets.captioning),
-        ("zero-shot", config.zero_shot.is_some(), &sets.zero_shot),
+        ("retrieval", config.retrieval.is_some(), retrieval),
+        ("captioning", config.captioning.is_some(), captioning),
+        ("zero-shot", config.zero_shot.is_some(), zero_shot),
     ];
     all.into_iter()
         .filter(|(_, asked, _)| *asked)
-        .map(|(name, _, set)| (name, &set[..]))
+        .map(|(name, _, set)| (name, set))
         .collect()
 }
 
-fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<(), Error> {
+/// Every set that is asked for has a picture, and one with a text.
+fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
+    let sets = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
     for (set, pairs) in asked(config, sets) {
         if pairs.is_empty() {
             return Err(Error::EmptySet { set });
         }
+        if pairs.iter().all(|pair| pair.texts.is_empty()) {
+            let pictures = pairs.len();
+            return Err(Error::NoTexts { set, pictures });
+        }
+    }
+    Ok(())
+}
+
+fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> Result<(), Error> {
+    let named = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
+    for (set, pairs) in asked(config, named) {
         if config.blind && pairs.len() < 2 {
             return Err(Error::Blind { set });
         }
@@ -109,12 +152,6 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
                 return Err(Error::Class {
                     pair: pair.pair_id,
                     texts,
-                });
-            }
-            if texts == 0 {
-                return Err(Error::NoText {
-                    set,
-                    pair: pair.pair_id,
                 });
             }
         }
@@ -162,7 +199,7 @@ fn candidates(config: &stage::Evaluate, network: &LoadedNetwork<'_>) -> usize {
 /// How many batches a run will have.
 fn batches(
     config: &stage::Evaluate,
-    sets: &Sets,
+    sets: &WithTexts<'_>,
     network: &LoadedNetwork<'_>,
     fine_tuned: bool,
 ) -> usize {
@@ -197,7 +234,7 @@ fn classes(set: &[Pair]) -> Vec<&str> {
 
 struct Run<'a> {
     config: &'a stage::Evaluate,
-    sets: &'a Sets,
+    sets: &'a WithTexts<'a>,
     draws: Draws,
     progress: BatchProgress<'a>,
 }
