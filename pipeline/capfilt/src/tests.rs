@@ -276,6 +276,59 @@ fn every_web_and_synthetic_text_has_its_verdict() {
     }
 }
 
+/// Rows as an import of pictures without texts makes them.
+fn textless_rows() -> Vec<ViewRow> {
+    let mut rows = rows();
+    for row in &mut rows {
+        row.pair.texts.clear();
+        row.kept_texts.clear();
+        row.synthetic.clear();
+    }
+    rows
+}
+
+#[test]
+fn a_picture_without_a_text_is_captioned_like_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    save_model(folder.path());
+    let pool = ComputePool::new(1).unwrap();
+    let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
+    let captions = captioner.caption_shard(&caption_config(4, 1), 1, &textless_rows(), &go_on);
+    let captions = captions.unwrap();
+    assert_eq!(
+        captions,
+        caption(folder.path(), 1, &caption_config(4, 1), 1)
+    );
+}
+
+#[test]
+fn a_filter_judges_the_texts_that_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    save_model(folder.path());
+    let pool = ComputePool::new(1).unwrap();
+    let filter = Filter::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
+    let config = filter_config(4, 0.5);
+    // No text at all: a row without verdicts for every row.
+    let verdicts = filter
+        .judge_shard(&config, &textless_rows(), &go_on)
+        .unwrap();
+    assert_eq!(verdicts.len(), 11);
+    for (row, verdicts) in rows().iter().zip(&verdicts) {
+        assert_eq!(verdicts.pair_id, row.pair.pair_id);
+        assert_eq!(verdicts.verdicts, []);
+    }
+    // A synthetic text alone, for the fifth picture.
+    let mut rows = textless_rows();
+    rows[4].synthetic = row(4, true).synthetic;
+    let verdicts = filter.judge_shard(&config, &rows, &go_on).unwrap();
+    let judged: Vec<usize> = verdicts.iter().map(|row| row.verdicts.len()).collect();
+    assert_eq!(judged, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(
+        verdicts[4].verdicts[0].text_id,
+        rows[4].synthetic[0].text_id
+    );
+}
+
 #[test]
 fn scores_are_those_of_the_model() {
     let folder = tempfile::tempdir().unwrap();
