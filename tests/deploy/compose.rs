@@ -279,10 +279,8 @@ fn the_demo_webs_hosts_are_where_the_crawlers_look() {
         .collect();
     let settings = worker.settings().unwrap();
     assert_eq!(settings.crawl.hosts, served);
-    assert_eq!(
-        settings.import.root.to_str().unwrap(),
-        flag("--annotations")
-    );
+    let roots = [std::path::PathBuf::from(flag("--annotations"))];
+    assert_eq!(settings.import.roots, roots);
     assert!(worker.mounts.contains_key(flag("--annotations")));
     let asked = format!("demoweb:{}", web.probes[0].0);
     assert!(

@@ -18,7 +18,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::harness::{capstan, fail, one_line, root, succeed};
+use crate::harness::{capstan, fail, import_roots, one_line, root, succeed};
 use crate::process::Role;
 
 const SIDE: u32 = 48;
@@ -197,7 +197,7 @@ impl Given {
             .args(["--device", "cpu", "--trainers", trainers, "--store"])
             .arg(folder.join("store"))
             .current_dir(folder)
-            .env("CAPSTAN__IMPORT__ROOT", folder);
+            .env("CAPSTAN__IMPORT__ROOTS", import_roots(folder));
         Self {
             folder: folder.to_owned(),
             system: Role::start(&mut command, folder),
@@ -392,6 +392,105 @@ fn an_export_is_an_import(given: &Given, rows: u64) {
     let stats = json(&mut given.over(&["dataset", "stats", "again", "--json"]));
     assert_eq!(stats["rows"], rows, "{stats}");
     assert_eq!(stats["rejects"], serde_json::json!({}));
+}
+
+/// Lays out pictures in a folder with one below it; the second has a text of its own.
+fn lay_out_pictures(folder: &Path, count: usize) -> Vec<String> {
+    let stem = |at: usize| match at % 2 {
+        0 => format!("{at:02}"),
+        _ => format!("deep/{at:02}"),
+    };
+    std::fs::create_dir_all(folder.join("deep")).unwrap();
+    for at in 0..count {
+        std::fs::write(folder.join(stem(at) + ".jpg"), picture(at)).unwrap();
+    }
+    std::fs::write(folder.join(stem(1) + ".txt"), "a red ball").unwrap();
+    (0..count).map(stem).collect()
+}
+
+#[test]
+fn a_folder_of_pictures_goes_out_with_captions_beside_them() {
+    const COUNT: usize = 12;
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let stems = lay_out_pictures(&folder.join("pictures"), COUNT);
+    lay_out_model(&folder.join("models/captioner"), MedParts::Captioner, 3);
+    lay_out_model(&folder.join("models/filter"), MedParts::Filter, 4);
+    let given = Given::start(folder, "0");
+    let run = json(&mut given.run(&root().join("deploy/pipelines/caption-folder.toml")));
+    assert_eq!(run["state"], "done", "{run}");
+
+    let stats = json(&mut given.over(&["dataset", "stats", "captioned", "--json"]));
+    assert_eq!(stats["rows"], COUNT, "{stats}");
+    assert_eq!(stats["rejects"], serde_json::json!({}));
+    assert_eq!(stats["texts"]["caption"]["found"], 1);
+    let kept = |origin: &str| stats["texts"][origin]["kept"].as_u64().unwrap();
+    let texts = kept("caption") + kept("synthetic");
+    assert!(kept("synthetic") > 0, "the filter keeps nothing: {stats}");
+
+    let out = folder.join("out");
+    let mut export = given.over(&[
+        "dataset",
+        "export",
+        "captioned",
+        "--layout",
+        "files",
+        "--json",
+    ]);
+    let exported = json(export.arg(&out));
+    assert_eq!(exported["texts"], texts, "{exported}");
+    let pictures = exported["pictures"].as_u64().unwrap();
+    let left_out = exported["left_out"].as_u64().unwrap();
+    assert_eq!(pictures + left_out, COUNT as u64);
+    let mut lines = 0;
+    let mut found = 0;
+    for stem in &stems {
+        let (jpg, txt) = (
+            out.join(format!("{stem}.jpg")),
+            out.join(format!("{stem}.txt")),
+        );
+        assert_eq!(jpg.is_file(), txt.is_file(), "{stem}");
+        if !txt.is_file() {
+            continue;
+        }
+        found += 1;
+        let text = std::fs::read_to_string(txt).unwrap();
+        assert!(!text.is_empty() && text.ends_with('\n'), "{stem}: {text:?}");
+        lines += text.lines().count() as u64;
+        let picture = image::load_from_memory(&std::fs::read(jpg).unwrap()).unwrap();
+        assert_eq!((picture.width(), picture.height()), (SIDE, SIDE));
+    }
+    assert_eq!((found, lines), (pictures, texts));
+
+    let again = "name = \"again\"\n[[stage]]\nname = \"again\"\nkind = \"import\"\n\
+        dataset = \"again\"\nformat = \"folder\"\nsource = \"out\"\ntexts = \"required\"\n";
+    json(&mut given.run_text("again", again));
+    let stats = json(&mut given.over(&["dataset", "stats", "again", "--json"]));
+    assert_eq!(stats["rows"], pictures, "{stats}");
+    assert_eq!(stats["texts"]["caption"]["found"], texts);
+    assert_eq!(stats["rejects"], serde_json::json!({}));
+}
+
+#[test]
+fn a_source_outside_the_import_roots_is_refused_in_a_line() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path();
+    let (inside, secret) = (folder.join("inside"), folder.join("secret"));
+    std::fs::create_dir_all(&inside).unwrap();
+    lay_out_pictures(&secret, 2);
+    let given = Given::start(&inside, "0");
+    for source in ["../secret", secret.to_str().unwrap()] {
+        let text = format!(
+            "name = \"s\"\n[[stage]]\nname = \"s\"\nkind = \"import\"\ndataset = \"s\"\n\
+             format = \"folder\"\nsource = {source:?}\n"
+        );
+        let stderr = fail(&mut given.run_text("source", &text), 5);
+        let line = one_line(&stderr);
+        assert!(
+            line.contains("outside the import roots") && line.contains(source),
+            "{line}"
+        );
+    }
 }
 
 /// A folder of pictures with texts, a given captioner, and one step of training more.

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{capstan, fail, one_line, root, succeed};
+use crate::harness::{capstan, fail, import_roots, one_line, root, succeed};
 use crate::process::Role;
 
 /// An import and a vocabulary: a run of seconds.
@@ -50,7 +50,10 @@ fn system(folder: &Path) -> Role {
         .args(["--trainers", "0", "--store"])
         .arg(folder.join("store"))
         .current_dir(folder)
-        .env("CAPSTAN__IMPORT__ROOT", folder.join("annotations"));
+        .env(
+            "CAPSTAN__IMPORT__ROOTS",
+            import_roots(&folder.join("annotations")),
+        );
     Role::start(&mut command, folder)
 }
 

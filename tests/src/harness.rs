@@ -45,6 +45,11 @@ pub fn capstan<I: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = I>) -> 
     command
 }
 
+/// This folder as the value of `CAPSTAN__IMPORT__ROOTS`.
+pub fn import_roots(folder: &Path) -> String {
+    format!("[{:?}]", folder.display().to_string())
+}
+
 /// A small demo into `out`.
 pub fn small_demo(out: &Path) -> Command {
     demo(out, &root().join("tests/small/pipeline.toml"))

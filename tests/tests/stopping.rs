@@ -181,7 +181,7 @@ impl Cluster {
         let options = capstan_worker::Options {
             lease: self.lease("worker", vec![Role::Crawl, Role::Curate], Duration::ZERO),
             net: capstan_crawl::NetConfig::default(),
-            import_root: self.folder.path().to_owned(),
+            import_roots: vec![self.folder.path().to_owned()],
             cache: self.folder.path().join("cache-worker"),
             device: capstan_model::DeviceSpec::Cpu,
             threads: 1,

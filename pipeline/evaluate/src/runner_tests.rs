@@ -389,16 +389,30 @@ fn what_a_model_or_set_lacks_is_named() {
         with(|s| s.zero_shot.truncate(1)),
         Error::Blind { set: "zero-shot" }
     ));
+    for (clear, set, pictures) in [
+        (
+            (|s| s.retrieval.iter_mut().for_each(|pair| pair.texts.clear())) as fn(&mut Sets),
+            "retrieval",
+            40,
+        ),
+        (
+            |s| s.zero_shot.iter_mut().for_each(|pair| pair.texts.clear()),
+            "zero-shot",
+            45,
+        ),
+    ] {
+        let error = with(clear);
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "none of the {pictures} pictures of the {set} set has a text to compare with: give \
+                 a set with reference texts"
+            )
+        );
+    }
     assert!(matches!(
-        with(|s| s.retrieval[3].texts.clear()),
-        Error::NoText {
-            set: "retrieval",
-            ..
-        }
-    ));
-    assert!(matches!(
-        with(|s| s.zero_shot[3].texts.clear()),
-        Error::Class { texts: 0, .. }
+        with(|s| s.zero_shot[3].texts = s.retrieval[3].texts.clone()),
+        Error::Class { texts: 3, .. }
     ));
     let mut plain = config(false);
     plain
@@ -418,6 +432,31 @@ fn what_a_model_or_set_lacks_is_named() {
             .contains(&broken.retrieval[7].pair_id.to_string()),
         "{error}"
     );
+}
+
+#[test]
+fn a_picture_without_a_text_changes_no_figure() {
+    let folder = tempfile::tempdir().unwrap();
+    save_med(folder.path(), MedParts::Both, 5);
+    let models = Models {
+        model: folder.path(),
+        captioner: None,
+    };
+    let mut with_textless = sets();
+    for (number, set) in [
+        &mut with_textless.retrieval,
+        &mut with_textless.captioning,
+        &mut with_textless.zero_shot,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        set.insert(3, pair(900 + number, &[]));
+        set.push(pair(910 + number, &[]));
+    }
+    let plain = run(&config(true), models, &sets(), 1).unwrap();
+    let found = run(&config(true), models, &with_textless, 1).unwrap();
+    assert_eq!(found, plain);
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub use curate::{Curate, CurateWork};
 pub use decoding::{Decoding, Strategy};
 pub use evaluate::{Captioning, Evaluate, EvaluateWork, Retrieval, ZeroShot};
 pub use filter::{Filter, FilterWork};
-pub use import::{Import, ImportFormat, ImportWork};
+pub use import::{Import, ImportFormat, ImportWork, Texts};
 pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::machine::{Claim, Offer};
 use crate::scheduler::Handle;
 use crate::trace;
-use crate::view::Progress;
+use crate::view::UnitProgress;
 
 /// Tasks that one worker gets at a time at most.
 const SLOTS: u32 = 64;
@@ -81,16 +81,16 @@ impl Coordinator for Handle {
         }
         let worker = &request.worker;
         let claims = request.leases.into_iter().map(|lease| {
-            let progress = Progress {
+            let progress = UnitProgress {
                 done: lease.done,
                 total: lease.total,
                 unit: lease.unit,
             };
             (convert::claim(worker, lease.lease), progress)
         });
-        let verdicts = self.heartbeat(claims.collect()).await?;
-        let verdicts = verdicts.into_iter().map(|verdict| verdict as i32).collect();
-        Ok(Response::new(v1::HeartbeatResponse { verdicts }))
+        let statuses = self.heartbeat(claims.collect()).await?;
+        let statuses = statuses.into_iter().map(|status| status as i32).collect();
+        Ok(Response::new(v1::HeartbeatResponse { statuses }))
     }
 
     async fn complete(
@@ -116,7 +116,13 @@ impl Coordinator for Handle {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
         let kind = convert::failure_kind(request.kind);
-        let message = bounded(request.message.split_whitespace().collect::<Vec<_>>().join(" "));
+        let message = bounded(
+            request
+                .message
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
         let claim = claim(&request.worker, request.lease)?;
         let failed = self.fail(claim, kind, &message).instrument(span);
         let state = failed.await?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
+use capstan_import::Roots;
 use capstan_model::device::DeviceSpec;
 use capstan_runtime::fault;
 use tokio::sync::Semaphore;
@@ -38,8 +39,8 @@ pub struct Options {
     pub lease: capstan_lease::Options,
     /// Names that the crawler resolves itself, and names that may be private.
     pub net: NetConfig,
-    /// Folder under which relative sources of imports lie.
-    pub import_root: PathBuf,
+    /// Folders that imports and given models may be read from.
+    pub import_roots: Vec<PathBuf>,
     /// Folder for local copies of models.
     pub cache: PathBuf,
     /// What models compute on.
@@ -55,7 +56,7 @@ pub struct Options {
 pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) net: NetConfig,
-    pub(crate) import_root: PathBuf,
+    pub(crate) import_roots: Roots,
     pub(crate) cache: PathBuf,
     pub(crate) device: DeviceSpec,
     pub(crate) threads: usize,
@@ -76,10 +77,5 @@ impl Context {
             fault::point("worker.mid_shard");
             !control.cancel.is_cancelled()
         }
-    }
-
-    /// The folder of an import or a given model; a relative one lies under the root.
-    pub(crate) fn source_folder(&self, source: &str) -> PathBuf {
-        self.import_root.join(source)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use capstan_dataset::Store;
+use capstan_import::Roots;
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 
 use crate::context::{Context, Options};
@@ -25,7 +26,7 @@ impl Worker {
         Context {
             store: self.store.clone(),
             net: options.net.clone(),
-            import_root: options.import_root.clone(),
+            import_roots: Roots::new(options.import_roots.clone()),
             cache: options.cache.clone(),
             device: options.device,
             threads: options.threads,

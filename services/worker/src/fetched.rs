@@ -38,10 +38,11 @@ impl Rejected {
         }
     }
 
-    /// Writes the counts into the outputs.
+    /// Writes the counts into the outputs: `rejected` counts all rejects, `rejected_pages` those of
+    /// them that are not pictures, so that `found = fetched + rejected - rejected_pages`.
     pub(crate) fn write(self, outputs: &mut Outputs) {
         let counts = &mut outputs.counts;
-        counts.insert("rejected".to_owned(), self.pictures);
+        counts.insert("rejected".to_owned(), self.pictures + self.others);
         counts.insert("rejected_pages".to_owned(), self.others);
         outputs.rejects = self.by_code;
     }

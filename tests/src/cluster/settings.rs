@@ -148,7 +148,7 @@ spec = "cpu"
 hosts = {{ {hosts} }}
 allow_private = [{names}]
 [import]
-root = "{annotations}"
+roots = ["{annotations}"]
 [telemetry]
 health_listen = "127.0.0.1:0"
 "#,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Done, Error, Expansion, Given, Step};
-use crate::commit::{Commit, File, FileKind, Part, VersionRef};
+use crate::commit::{Commit, File, FileKind, Outputs, Part, VersionRef};
 use crate::id::ShardId;
 use crate::task::Task;
 
@@ -90,19 +90,9 @@ impl Step<'_> {
     }
 }
 
-/// Sums over the commits of a stage.
+/// Sums over the commits of a stage, and the rows of the dataset that they give.
 pub(super) fn statistics(step: &Step<'_>, given: &Given) -> BTreeMap<String, u64> {
-    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
-    let mut add = |name: &str, count: u64| *sums.entry(name.to_owned()).or_default() += count;
-    for commit in step.commits.values() {
-        for (name, count) in &commit.outputs.counts {
-            add(name, *count);
-        }
-        for (code, count) in &commit.outputs.rejects {
-            add("rejected", *count);
-            add(&format!("rejected.{}", code.as_str()), *count);
-        }
-    }
+    let mut sums = sum_counts(step.commits.values().map(|commit| &commit.outputs));
     if let Given::Dataset { parts, .. } = given {
         sums.insert(
             "rows".to_owned(),
@@ -110,4 +100,104 @@ pub(super) fn statistics(step: &Step<'_>, given: &Given) -> BTreeMap<String, u64
         );
     }
     sums
+}
+
+/// Name of the count of all rejects.
+const REJECTED: &str = "rejected";
+
+/// Adds up the counts of commits by name.
+///
+/// `rejected` and `rejected.<code>` are taken from the rejects by code alone: a commit's own count
+/// `rejected` says the same once more, and in commits of earlier versions that of the pictures.
+fn sum_counts<'a>(outputs: impl IntoIterator<Item = &'a Outputs>) -> BTreeMap<String, u64> {
+    let mut sums: BTreeMap<String, u64> = BTreeMap::new();
+    let mut add = |name: &str, count: u64| *sums.entry(name.to_owned()).or_default() += count;
+    for outputs in outputs {
+        for (name, count) in &outputs.counts {
+            let is_counted_by_code = name == REJECTED;
+            add(name, if is_counted_by_code { 0 } else { *count });
+        }
+        for (code, count) in &outputs.rejects {
+            add(REJECTED, *count);
+            add(&format!("{REJECTED}.{}", code.as_str()), *count);
+        }
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::reject::RejectCode;
+
+    /// Outputs of a task that read pictures: `fetched` of them, the others rejected, and pages or
+    /// files rejected beside them.
+    fn outputs(
+        fetched: u64,
+        pictures: &[(RejectCode, u64)],
+        pages: &[(RejectCode, u64)],
+    ) -> Outputs {
+        let mut outputs = Outputs::default();
+        let sum =
+            |rejects: &[(RejectCode, u64)]| rejects.iter().map(|(_, count)| count).sum::<u64>();
+        for (code, count) in pictures.iter().chain(pages) {
+            *outputs.rejects.entry(*code).or_default() += count;
+        }
+        for (name, count) in [
+            ("found", fetched + sum(pictures)),
+            ("fetched", fetched),
+            ("rejected", sum(pictures) + sum(pages)),
+            ("rejected_pages", sum(pages)),
+        ] {
+            outputs.counts.insert(name.to_owned(), count);
+        }
+        outputs
+    }
+
+    fn rejects() -> impl Strategy<Value = Vec<(RejectCode, u64)>> {
+        let code = prop::sample::select(RejectCode::ALL);
+        prop::collection::vec((code, 0..1_000u64), 0..8)
+    }
+
+    #[test]
+    fn a_broken_picture_and_one_without_a_text_are_two_rejects() {
+        let rejects = [(RejectCode::Decode, 1), (RejectCode::Record, 1)];
+        let sums = sum_counts([&outputs(3, &rejects, &[])]);
+        assert_eq!(
+            (sums["found"], sums["fetched"], sums["rejected"]),
+            (5, 3, 2)
+        );
+    }
+
+    #[test]
+    fn commits_that_count_pictures_alone_add_up_by_code() {
+        let mut old = outputs(0, &[(RejectCode::Decode, 1)], &[(RejectCode::Robots, 4)]);
+        old.counts.insert("rejected".to_owned(), 1);
+        let sums = sum_counts([&old, &outputs(0, &[(RejectCode::Decode, 2)], &[])]);
+        assert_eq!((sums["rejected"], sums["rejected.decode"]), (7, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn rejects_add_up(
+            commits in prop::collection::vec((0..1_000u64, rejects(), rejects()), 0..6),
+        ) {
+            let commits: Vec<Outputs> = commits
+                .iter()
+                .map(|(fetched, pictures, pages)| outputs(*fetched, pictures, pages))
+                .collect();
+            let sums = sum_counts(&commits);
+            let sum = |name: &str| sums.get(name).copied().unwrap_or_default();
+            let by_code = sums.iter().filter(|(name, _)| name.starts_with("rejected."));
+            prop_assert_eq!(sum("rejected"), by_code.map(|(_, count)| count).sum::<u64>());
+            let of_commits = commits.iter().flat_map(|outputs| outputs.rejects.values());
+            prop_assert_eq!(sum("rejected"), of_commits.sum::<u64>());
+            let counted = commits.iter().map(|outputs| outputs.counts["rejected"]);
+            prop_assert_eq!(sum("rejected"), counted.sum::<u64>());
+            let rejected_pictures = sum("rejected") - sum("rejected_pages");
+            prop_assert_eq!(sum("found"), sum("fetched") + rejected_pictures);
+        }
+    }
 }

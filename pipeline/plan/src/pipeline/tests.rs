@@ -4,6 +4,7 @@ use super::*;
 
 const DEMO: &str = include_str!("../../../../deploy/pipelines/demo.toml");
 const CAPFILT: &str = include_str!("../../../../deploy/pipelines/capfilt.toml");
+const CAPTION_FOLDER: &str = include_str!("../../../../deploy/pipelines/caption-folder.toml");
 const FULL: &str = include_str!("../../../../services/cli/src/demo/full.toml");
 
 /// Everything that is wrong with a text.
@@ -23,6 +24,7 @@ fn shipped_pipelines_are_read_and_every_stage_comes_after_its_inputs() {
         DEMO.to_owned(),
         format!("{DEMO}\n{FULL}"),
         CAPFILT.to_owned(),
+        CAPTION_FOLDER.to_owned(),
     ] {
         let pipeline = Pipeline::from_toml(&text, "demo.toml").unwrap();
         let order = pipeline.order();

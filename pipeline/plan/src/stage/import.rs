@@ -60,6 +60,23 @@ impl ImportFormat {
     }
 }
 
+/// What an import does with a picture without a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Texts {
+    /// It is a row without texts, which a caption stage can write for.
+    #[default]
+    Optional,
+    /// It is rejected with the code `record`.
+    Required,
+}
+
+impl Texts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// `kind = "import"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,8 +85,8 @@ pub struct Import {
     pub dataset: DatasetName,
     /// What the source looks like.
     pub format: ImportFormat,
-    /// Folder with the pairs; a relative one lies under `[import] root` of the configuration, and
-    /// every worker must see the same one.
+    /// Folder with the pairs: a path below the first of `[import] roots` of the configuration that
+    /// has it, or an absolute path below one of them. Every worker must see the same folder.
     pub source: String,
     /// Tasks; the source's files (of a folder: its pictures), sorted by name, go to them in turn.
     /// 16 for img2dataset and webdataset where left out, 1 for the others.
@@ -83,6 +100,10 @@ pub struct Import {
     /// one every run reads the source anew, for nobody knows whether it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// `optional`: a picture without a text is a row like any other. `required`: it is rejected with
+    /// the code `record`.
+    #[serde(default, skip_serializing_if = "Texts::is_default")]
+    pub texts: Texts,
     /// Bytes of a text at most.
     #[serde(default = "max_text_bytes")]
     pub max_text_bytes: usize,
@@ -152,6 +173,7 @@ impl Settings for Import {
         let text = "human, alt, title or caption; synthetic texts come from caption stages alone";
         check.rule("origin", format!("{origin:?}"), holds, text);
         check.text("snapshot", self.snapshot.as_deref().unwrap_or("none"), 200);
+        check.any("texts", "both values are meant");
         check.integer("max_text_bytes", self.max_text_bytes, 1..=1 << 30);
         check.integer("max_image_bytes", self.max_image_bytes, 1..=1 << 30);
         check.table("storing", |check| self.storing.check(check));

@@ -14,7 +14,8 @@ use crate::task::Role;
 #[serde(deny_unknown_fields)]
 pub struct GivenModel {
     /// Folder in Hugging Face layout (`config.json`, `model.safetensors`, `vocab.txt`,
-    /// `preprocessor_config.json`); a relative one lies under `[import] root` of the configuration.
+    /// `preprocessor_config.json`): a path below the first of `[import] roots` of the configuration
+    /// that has it, or an absolute path below one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Digest of a model: without `source` one that the store holds already; with it, what the

@@ -436,7 +436,7 @@ impl Worker {
         }
     }
 
-    pub async fn heartbeat(&mut self, assignment: &v1::Assignment) -> v1::Verdict {
+    pub async fn heartbeat(&mut self, assignment: &v1::Assignment) -> v1::LeaseStatus {
         let lease = assignment.lease.clone();
         let progress = v1::LeaseProgress {
             lease,
@@ -448,14 +448,14 @@ impl Worker {
             worker: self.name.clone(),
             leases: vec![progress],
         };
-        let verdicts = self
+        let statuses = self
             .client
             .heartbeat(request)
             .await
             .unwrap()
             .into_inner()
-            .verdicts;
-        v1::Verdict::try_from(verdicts[0]).unwrap()
+            .statuses;
+        v1::LeaseStatus::try_from(statuses[0]).unwrap()
     }
 
     pub async fn complete(&mut self, assignment: &v1::Assignment) -> Result<bool, Status> {

@@ -1,6 +1,6 @@
 //! `caption`: a model writes texts for the pictures of one shard.
 
-use capstan_bootstrap::Captioner;
+use capstan_capfilt::Captioner;
 use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::models;
 use capstan_dataset::view::View;

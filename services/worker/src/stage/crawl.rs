@@ -73,6 +73,10 @@ async fn pages(context: &Context, config: &Crawl, pages: &File) -> Result<Done, 
     let fetched = measured.value;
     let mut outputs = Outputs::default();
     outputs.counts.insert("pages".to_owned(), count);
+    // Pictures that are passed on to a fetch are counted as found by the task that fetches them.
+    let refused = fetched.rejects.iter().filter(|reject| reject.is_image);
+    let refused = refused.count() as u64;
+    outputs.counts.insert("found".to_owned(), refused);
     count_rejects(&mut outputs, &fetched.rejects);
     let store = &context.store;
     outputs
@@ -108,6 +112,7 @@ async fn images(context: &Context, config: &Crawl, images: &File) -> Result<Done
         .control
         .progress
         .begin("pictures", rows.len() as u64);
+    let found = rows.len() as u64;
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
     let written = store_pairs(context, receiver, config.storing.rows_per_file);
     let (net, config, control) = (context.net.clone(), config.clone(), control(context));
@@ -116,7 +121,7 @@ async fn images(context: &Context, config: &Crawl, images: &File) -> Result<Done
         Ok(capstan_crawl::fetch_images(&config, &net, rows, &control, sender).await?)
     });
     let (rejects, written) = tokio::join!(fetch, written);
-    finish_pairs(context, written?, rejects?, std::slice::from_ref(images)).await
+    finish_pairs(context, found, written?, rejects?, images).await
 }
 
 /// Pairs that were written to base files.
@@ -148,22 +153,24 @@ async fn store_pairs(
 
 async fn finish_pairs(
     context: &Context,
+    found: u64,
     written: Written,
     read: Measured<Vec<Reject>>,
-    inputs: &[File],
+    input: &File,
 ) -> Result<Done, Error> {
     let rejects = read.value;
     let mut outputs = Outputs {
         files: written.files,
         ..Outputs::default()
     };
+    outputs.counts.insert("found".to_owned(), found);
     outputs.counts.insert("fetched".to_owned(), written.pairs);
     outputs.counts.insert("texts".to_owned(), written.texts);
     count_rejects(&mut outputs, &rejects);
     outputs
         .files
         .push(files::write(&context.store, FileKind::Rejects, rejects).await?);
-    Ok(done(outputs, inputs, read.cpu_seconds))
+    Ok(done(outputs, [input], read.cpu_seconds))
 }
 
 async fn read_all<T: capstan_dataset::record::Record>(

@@ -1,6 +1,6 @@
 //! `filter`: a model judges the texts of one shard.
 
-use capstan_bootstrap::Filter;
+use capstan_capfilt::Filter;
 use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::models;
 use capstan_dataset::view::View;

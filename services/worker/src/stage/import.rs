@@ -1,7 +1,7 @@
 //! `import`: one slice of existing pairs becomes base files.
 
-use capstan_crawl::Imported;
 use capstan_dataset::files;
+use capstan_import::Imported;
 use capstan_lease::Done;
 use capstan_plan::commit::{FileKind, Outputs};
 use capstan_plan::stage::ImportWork;
@@ -18,13 +18,13 @@ const REJECTS_PER_FILE: usize = 65_536;
 /// Imports one slice of existing pairs.
 pub(crate) async fn run(context: &Context, work: ImportWork) -> Result<Done, Error> {
     let ImportWork { config, slice } = work;
-    let folder = context.source_folder(&config.source);
+    let source = context.import_roots.resolve(&config.source)?;
     context.control.progress.begin("pictures", 0);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
     let stored = store_imported(context, receiver, config.storing.rows_per_file);
     let control = control(context);
     let read = on_own_threads(async move {
-        Ok(capstan_crawl::import(&config, &folder, slice, &control, sender).await?)
+        Ok(capstan_import::import(&config, &source, slice, &control, sender).await?)
     });
     let (read, outputs) = tokio::join!(read, stored);
     // A writer that fails drops its receiver, which ends the reader: report the writer's cause.
@@ -39,17 +39,19 @@ async fn store_imported(
     rows_per_file: usize,
 ) -> Result<Outputs, Error> {
     let mut writer = files::PairWriter::new(&context.store, rows_per_file);
-    let (mut fetched, mut texts) = (0, 0);
+    let (mut found, mut fetched, mut texts) = (0, 0, 0);
     let (mut rejects, mut sidecars) = (Vec::new(), Vec::new());
     let mut counts = Rejected::default();
     while let Some(imported) = imported.recv().await {
         match imported {
             Imported::Pair(pair) => {
+                found += 1;
                 fetched += 1;
                 texts += pair.texts.len() as u64;
                 writer.push(*pair).await?;
             }
             Imported::Reject(reject) => {
+                found += u64::from(reject.is_image);
                 counts.add(&reject);
                 rejects.push(reject);
             }
@@ -67,6 +69,7 @@ async fn store_imported(
         ..Outputs::default()
     };
     outputs.files.extend(sidecars);
+    outputs.counts.insert("found".to_owned(), found);
     outputs.counts.insert("fetched".to_owned(), fetched);
     outputs.counts.insert("texts".to_owned(), texts);
     counts.write(&mut outputs);

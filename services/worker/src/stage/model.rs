@@ -1,5 +1,7 @@
 //! `model`: an existing model is checked and stored.
 
+use std::path::PathBuf;
+
 use capstan_dataset::models;
 use capstan_lease::Done;
 use capstan_model::inspect::inspect;
@@ -9,6 +11,7 @@ use capstan_plan::stage::ModelWork;
 use crate::compute::compute;
 use crate::context::Context;
 use crate::error::Error;
+use crate::measured::computed;
 
 /// Reads an existing model from a folder, or one that the store holds already.
 ///
@@ -18,7 +21,7 @@ pub(crate) async fn run(context: &Context, work: ModelWork) -> Result<Done, Erro
     let config = work.config;
     let store = &context.store;
     let folder = match (&config.source, &config.digest) {
-        (Some(source), _) => context.source_folder(source),
+        (Some(source), _) => source_folder(context, source).await?,
         (None, Some(digest)) => models::fetch(store, digest, &context.cache).await?,
         (None, None) => {
             return Err(Error::Role(
@@ -54,4 +57,15 @@ pub(crate) async fn run(context: &Context, work: ModelWork) -> Result<Done, Erro
         cpu_seconds: computed.cpu_seconds,
         wall_seconds: computed.wall_seconds,
     })
+}
+
+/// The folder of a given model, none of whose links leads out of the import roots.
+async fn source_folder(context: &Context, source: &str) -> Result<PathBuf, Error> {
+    let (roots, source) = (context.import_roots.clone(), source.to_owned());
+    let folder = computed(move || {
+        let folder = roots.resolve(&source)?;
+        folder.check_links()?;
+        Ok(folder.path().to_owned())
+    });
+    Ok(folder.await?.value)
 }

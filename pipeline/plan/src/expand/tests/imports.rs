@@ -72,6 +72,25 @@ fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
 }
 
 #[test]
+fn a_rule_for_texts_stays_out_of_the_json_while_it_is_the_default() {
+    let json = |settings: &str| serde_json::to_value(import(settings).kind).unwrap();
+    let format = "format = \"folder\"\nsnapshot = \"1\"\n";
+    let plain = json(format);
+    assert_eq!(plain.get("texts"), None);
+    assert_eq!(json(&format!("{format}texts = \"optional\"\n")), plain);
+    let required = format!("{format}texts = \"required\"\n");
+    assert_eq!(json(&required)["texts"], "required");
+    assert_ne!(
+        recipes(&import(&required), "r"),
+        recipes(&import(format), "r")
+    );
+    let line = refused(&format!(
+        "kind = \"import\"\ndataset = \"d\"\nsource = \"s\"\n{format}texts = \"maybe\"\n"
+    ));
+    assert!(line.contains("optional"), "{line}");
+}
+
+#[test]
 fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one() {
     let pipeline = Pipeline::from_toml(GIVEN, "given.toml").unwrap();
     let (given, tasks) = work_through_all(&pipeline, 1);
