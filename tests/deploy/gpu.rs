@@ -1,4 +1,4 @@
-//! `tests/cuda.sh`, as far as it goes without a GPU.
+//! `tests/cuda/compare.sh`, as far as it goes without a GPU.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -12,7 +12,7 @@ fn the_script_says_in_one_line_that_there_is_no_gpu() {
     std::fs::write(&first, "#!/bin/sh\nexit 9\n").unwrap();
     std::fs::set_permissions(&first, PermissionsExt::from_mode(0o755)).unwrap();
     let path = std::env::var("PATH").unwrap();
-    let output = Command::new(files::root().join("tests/cuda.sh"))
+    let output = Command::new(files::root().join("tests/cuda/compare.sh"))
         .env("PATH", format!("{}:{path}", folder.path().display()))
         .output()
         .unwrap();

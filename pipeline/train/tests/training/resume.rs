@@ -1,6 +1,5 @@
 //! A training that is stopped at whatever step, or whose ring breaks within one, and goes on from
 //! its checkpoint is the undisturbed one, bit by bit; one that cannot go on says why.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

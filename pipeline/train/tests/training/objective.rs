@@ -1,5 +1,4 @@
 //! The gradient of an objective against the library's own differentiation of the plain formula.
-#![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 

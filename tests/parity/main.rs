@@ -26,7 +26,7 @@ type Outputs = Vec<(String, array::Array)>;
 #[test]
 fn parity() {
     let folder = std::env::var_os("CAPSTAN_PARITY_CASES").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity")),
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/parity/cases")),
         PathBuf::from,
     );
     let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder)

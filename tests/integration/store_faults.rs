@@ -1,6 +1,5 @@
 //! The store behind a proxy that fails as networks and servers do: nothing is lost or doubled, and
 //! what cannot be had is said in one typed line.
-#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

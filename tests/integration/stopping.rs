@@ -1,7 +1,6 @@
 //! Workers and trainers that are asked to stop, over gRPC with a real coordinator: what can be
 //! finished is, what cannot goes back at once and does not count, and a training goes on from the
 //! very step at which it was stopped.
-#![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Whether two devices agree: reads what `tests/cuda.sh` left of the same small pipeline on the CPU
+//! Whether two devices agree: reads what `tests/cuda/compare.sh` left of the same small pipeline on the CPU
 //! and on a GPU, prints how far they are apart, and exits 1 beyond the bounds.
 //!
 //! ```text

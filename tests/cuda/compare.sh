@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The small pipeline on a GPU and on the CPU of this machine, compared: it captions, filters and
 # trains two ranks with `--device cuda`. What must agree, and how closely, stands in
-# tests/src/bin/agreement.rs.
+# tests/cuda/agreement.rs.
 #
-#   tests/cuda.sh [FOLDER]
+#   tests/cuda/compare.sh [FOLDER]
 #
 # FOLDER (target/cuda-check unless given) keeps what was made: a demo that is finished is not run
 # again. Needs an NVIDIA driver and a CUDA toolkit; CUDA_PATH names it where it is not
@@ -11,13 +11,13 @@
 #
 # Exit codes: 0 they agree, 1 they do not, 4 there is no GPU here.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 folder=${1:-target/cuda-check}
 texts=("a red ball" "two blue rings" "a white clock on a crate")
 
 if ! gpus=$(nvidia-smi --list-gpus 2>/dev/null) || ! grep -q '^GPU ' <<<"$gpus"; then
-  echo "cuda.sh: nvidia-smi lists no GPU on this machine: nothing was built and nothing compared" >&2
+  echo "compare.sh: nvidia-smi lists no GPU on this machine: nothing was built and nothing compared" >&2
   exit 4
 fi
 echo "on $gpus"

@@ -1,7 +1,6 @@
 //! World sizes 1, 2 and 3 are one training: from equal weights and one global batch with texts of
 //! unequal length, gradients and losses agree as the design states ("Between world sizes"). And the
 //! comparison can fail: gathered features that are detached, and averages where a sum is due, do.
-#![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
