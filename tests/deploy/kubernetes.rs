@@ -198,23 +198,6 @@ fn policies_let_through_what_is_needed_and_nothing_else() {
     }
 }
 
-#[test]
-fn commands_of_the_readme_are_the_programs() {
-    let readme = files::read("deploy/kubernetes/README.md");
-    let commands: Vec<Vec<String>> = readme
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("capstan "))
-        .map(|rest| rest.split_whitespace().map(str::to_owned).collect())
-        .collect();
-    assert!(commands.len() >= 2, "the README no longer says how");
-    none(
-        &commands
-            .iter()
-            .filter_map(|args| program::refuses(args))
-            .collect::<Vec<_>>(),
-    );
-}
-
 /// The files that secrets are made from are the files that `capstan certs` leaves.
 #[test]
 fn certificates_have_the_names_that_secrets_are_made_from() {

@@ -21,6 +21,7 @@ mod broken;
 mod compose;
 mod dashboard;
 mod dockerfile;
+mod documents;
 mod files;
 mod gpu;
 mod kubernetes;

@@ -131,6 +131,8 @@ fn the_top_level_holds_what_was_agreed() {
         "README.md",
         "LICENSE",
         "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "docs",
         "proto",
         "pipeline",
         "services",
@@ -162,17 +164,4 @@ fn the_top_level_holds_what_was_agreed() {
         strangers.is_empty(),
         "not agreed at the top level: {strangers:?}"
     );
-}
-
-#[test]
-fn the_readme_stays_a_front_door() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    assert!(
-        readme.lines().count() < 200,
-        "the README has 200 lines or more"
-    );
-    for command in ["cargo run --release -- demo", "cargo test --workspace"] {
-        assert!(readme.contains(command), "the README lost `{command}`");
-    }
 }
