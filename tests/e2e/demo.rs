@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::harness::{capstan, fail, one_line, outcome, small_demo, succeed, summary};
+use crate::provenance::every_row_is_traceable;
 
 #[test]
 fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
@@ -12,6 +13,7 @@ fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
 
     let figures = summary(&out);
     sums_close(&figures["pairs"]);
+    every_row_is_traceable(&out);
     every_model_is_measured(&figures);
     let report = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(

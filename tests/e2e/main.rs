@@ -10,6 +10,7 @@ mod cluster_input;
 mod crawl_truth;
 mod demo;
 mod given;
+mod provenance;
 mod resume;
 mod up;
 
