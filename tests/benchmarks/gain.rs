@@ -1,10 +1,10 @@
-//! What bootstrapping gains, over seeds 1, 2 and 3: runs `capstan demo` for each, prints the table
-//! that the README shows, and exits 1 below the bounds.
+//! Gains of bootstrapping over seeds 1, 2 and 3: runs `capstan demo` for each, prints the README's table,
+//! and exits 1 if a figure is below its bound.
 //!
 //! ```text
 //! cargo build --release && cargo run --release -p capstan-tests --bin gain -- [DIR]
 //! ```
-//! A folder that already holds a finished demo is read, not run again.
+//! A demo that is already finished in the folder is not run again.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -124,7 +124,7 @@ fn print_table(summaries: &[Summary]) {
     }
 }
 
-/// Every bound that does not hold, in words.
+/// One line for each bound that does not hold.
 fn broken_bounds(summaries: &[Summary]) -> Vec<String> {
     let mut broken = Vec::new();
     for summary in summaries {
@@ -263,9 +263,9 @@ fn bounds_of_seed(summary: &Summary) -> Vec<String> {
     broken
 }
 
-/// Notes a bound that does not hold; a figure that is missing holds no bound.
+/// Adds a line if the bound does not hold. A missing figure holds no bound.
 fn at_least(broken: &mut Vec<String>, what: &str, value: f64, least: f64) {
-    // Written so that NaN counts as broken.
+    // NaN compares as false, so it counts as broken.
     let holds = value >= least;
     if !holds {
         broken.push(format!("{what}: {value:.1} is below {least:.1}"));

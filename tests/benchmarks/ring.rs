@@ -1,11 +1,11 @@
-//! All-reduce between processes of this machine, ours beside gloo's, side by side in one run.
+//! All-reduce between processes of this machine, with our ring and with gloo, in one run.
 //!
 //! ```text
 //! cargo run --release -p capstan-tests --bin ring -- [PYTHON]
 //! ```
-//! `PYTHON` is an interpreter that has torch (`tests/peers/gloo.py` is run with it); without one
-//! only our own figures are printed. Rounds of ours and of gloo's take turns, so that a machine
-//! whose speed drifts drifts for both. A figure is the median over rounds of the bus bandwidth
+//! `PYTHON` is an interpreter with torch; it runs `tests/peers/gloo.py`. Without it only our own figures
+//! are printed. Rounds of both alternate, so that drift of the machine's speed affects both. A figure is
+//! the median over rounds of the bus bandwidth
 //! (nccl-tests, `doc/PERFORMANCE.md`): 2 (n - 1) / n * bytes / seconds of the slowest rank.
 
 use std::io::{BufRead, BufReader, Write};
@@ -21,10 +21,10 @@ use capstan_tests::median;
 const WORLDS: [usize; 2] = [2, 4];
 const MEGABYTES: [usize; 3] = [1, 25, 100];
 const ROUNDS: usize = 5;
-/// Longest that one exchange may take on a busy machine.
+/// Limit for one exchange on a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Repetitions of one size, after two that are not counted.
+/// Repetitions of one size, after two warm-up repetitions.
 fn repetitions(megabytes: usize) -> usize {
     match megabytes {
         0..=1 => 50,
@@ -69,7 +69,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One round of ours: bus bandwidth in GB/s for each size.
+/// One round of our ring: bus bandwidth in GB/s for each size.
 fn ring(world: usize) -> anyhow::Result<Vec<f64>> {
     let program = std::env::current_exe()?;
     let mut ranks = Vec::new();
@@ -101,13 +101,16 @@ fn ring(world: usize) -> anyhow::Result<Vec<f64>> {
         figures.push(line?.parse()?);
     }
     ranks.into_iter().try_for_each(ended_well)?;
-    ensure!(figures.len() == MEGABYTES.len(), "a rank gave {figures:?}");
+    ensure!(
+        figures.len() == MEGABYTES.len(),
+        "a rank printed {figures:?}"
+    );
     Ok(figures)
 }
 
 fn ended_well(mut child: Child) -> anyhow::Result<()> {
     let status = child.wait()?;
-    ensure!(status.success(), "a rank ended with {status}");
+    ensure!(status.success(), "a rank exited with {status}");
     Ok(())
 }
 
@@ -159,7 +162,7 @@ fn rank(rank: usize, world_size: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One round of gloo's.
+/// One round of gloo: bus bandwidth in GB/s for each size.
 fn gloo(python: &str, world: usize) -> anyhow::Result<Vec<f64>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/gloo.py");
     let sizes: Vec<String> = MEGABYTES.iter().map(usize::to_string).collect();
@@ -169,7 +172,11 @@ fn gloo(python: &str, world: usize) -> anyhow::Result<Vec<f64>> {
         .stderr(Stdio::inherit())
         .output()
         .with_context(|| format!("{python} cannot be started"))?;
-    ensure!(output.status.success(), "gloo ended with {}", output.status);
+    ensure!(
+        output.status.success(),
+        "gloo exited with {}",
+        output.status
+    );
     let text = String::from_utf8(output.stdout)?;
     let last = text.lines().last().context("gloo printed nothing")?;
     let runs: serde_json::Value = serde_json::from_str(last)?;

@@ -1,12 +1,12 @@
-//! What scheduling costs: leases and commits 100,000 empty tasks on SQLite with 64 simulated
-//! workers over gRPC, against a coordinator in a process of its own.
+//! Cost of scheduling: 64 simulated workers lease and commit 100,000 empty tasks over gRPC. The
+//! coordinator runs on SQLite in a process of its own.
 //!
 //! ```text
 //! cargo build --release && cargo run --release -p capstan-tests --bin scheduling -- [TASKS]
 //! ```
-//! Prints tasks per second, the coordinator's CPU and memory, where a task's time goes, and beside
-//! it the bound of this machine: the same workers making two calls that do nothing and the same
-//! object in the store for each task. What a task costs above the bound is ours.
+//! Prints tasks per second, the coordinator's CPU and memory, the time per call, and the bound of this
+//! machine: the same workers make two empty calls and create one object per task. The cost above the
+//! bound is the coordinator's own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +29,7 @@ const TASKS: u64 = 100_000;
 const WORKERS: usize = 64;
 /// Stages that share the tasks: one stage may have 99,999.
 const STAGES: u64 = 2;
-/// Longest that anything here may take.
+/// Limit for each wait.
 const PATIENCE: Duration = Duration::from_secs(600);
 
 type Client = CoordinatorClient<Channel>;
@@ -80,7 +80,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the workers have in common.
+/// State that the workers share.
 struct Shared {
     tasks: u64,
     committed: AtomicU64,
@@ -113,7 +113,7 @@ impl Times {
     }
 }
 
-/// Where a worker's time went.
+/// Times of a worker's calls.
 #[derive(Default)]
 struct Spent {
     lease: Times,
@@ -172,7 +172,7 @@ async fn worker(
     Ok(spent)
 }
 
-/// The commit record of a task that did nothing.
+/// The commit record of an empty task.
 fn empty(worker: &str, lease: &v1::LeaseRef, task: &Task) -> Commit {
     let epoch = lease.lease_epoch.unwrap_or_default();
     Commit {
@@ -194,7 +194,7 @@ fn empty(worker: &str, lease: &v1::LeaseRef, task: &Task) -> Commit {
     }
 }
 
-/// Tasks a second where the coordinator had nothing to do: two calls and one new object each.
+/// Tasks per second if the coordinator does nothing: two calls and one new object per task.
 async fn bound(coordinator: &Coordinator, store: &Store, tasks: u64) -> anyhow::Result<f64> {
     let left = Arc::new(AtomicU64::new(tasks));
     let mut workers = tokio::task::JoinSet::new();
@@ -229,7 +229,7 @@ fn take(left: &AtomicU64) -> Option<u64> {
         .ok()
 }
 
-/// Submits stages whose tasks read nothing.
+/// Submits stages of empty tasks.
 async fn submit(client: &mut Client, tasks: u64) -> anyhow::Result<String> {
     let mut toml = "name = \"scheduling\"\n".to_owned();
     for stage in 0..STAGES {
@@ -246,7 +246,7 @@ async fn submit(client: &mut Client, tasks: u64) -> anyhow::Result<String> {
     Ok(client.submit_run(request).await?.into_inner().run)
 }
 
-/// Waits until the run has ended well.
+/// Waits until the run is done.
 async fn ended(client: &mut Client, run: &str) -> anyhow::Result<()> {
     let request = v1::WatchRequest {
         run: run.to_owned(),
@@ -267,7 +267,7 @@ struct Coordinator {
     address: String,
 }
 
-/// What it took so far.
+/// CPU time and memory of a process.
 struct Usage {
     cpu_seconds: f64,
     resident_bytes: u64,
@@ -294,14 +294,14 @@ impl Coordinator {
             .spawn()?;
         let began = Instant::now();
         while !ready.exists() {
-            ensure!(
-                began.elapsed() < PATIENCE,
-                "the coordinator does not come up"
-            );
+            ensure!(began.elapsed() < PATIENCE, "the coordinator does not start");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready)?)?;
-        let address = told["listen"].as_str().context("no address")?.to_owned();
+        let announced: serde_json::Value = serde_json::from_slice(&std::fs::read(&ready)?)?;
+        let address = announced["listen"]
+            .as_str()
+            .context("no address")?
+            .to_owned();
         Ok(Self { process, address })
     }
 
@@ -312,8 +312,8 @@ impl Coordinator {
         ))
     }
 
-    /// Linux tells it in `/proc`: proc_pid_stat(5), fields utime and stime in ticks of 10 ms;
-    /// proc_pid_status(5), VmRSS.
+    /// Reads `/proc`: utime and stime of proc_pid_stat(5), in ticks of 10 ms; VmRSS of
+    /// proc_pid_status(5).
     fn usage(&self) -> anyhow::Result<Usage> {
         let proc = PathBuf::from(format!("/proc/{}", self.process.id()));
         let stat = std::fs::read_to_string(proc.join("stat"))?;

@@ -1,12 +1,11 @@
-//! Whether two devices agree: reads what `tests/cuda/compare.sh` left of the same small pipeline on the CPU
-//! and on a GPU, prints how far they are apart, and exits 1 beyond the bounds.
+//! Compares two devices: reads the outputs of `tests/cuda/compare.sh` for the same small pipeline on the
+//! CPU and on a GPU, prints their distances, and exits 1 if one is beyond its bound.
 //!
 //! ```text
 //! agreement CPU-FOLDER CUDA-FOLDER
 //! ```
-//! The bounds leave room for what GPUs do to 32-bit products (TF32 keeps 10 bits of a factor: 5e-4)
-//! and for other orders of sums, and for no more: an operation with another derivative must show in
-//! the first gradient.
+//! The bounds allow for TF32, which keeps 10 bits of each factor (5e-4), and for other orders of
+//! summation. They are tight enough that a wrong derivative shows in the first gradient.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,22 +15,22 @@ use anyhow::{Context, Result, ensure};
 use capstan_plan::results::TrainingStep;
 use serde_json::Value;
 
-/// Stages that begin on equal weights and see equal data on every device.
+/// Stages that start from equal weights and read equal data on every device.
 const STAGES: [&str; 2] = ["blip_web", "clip_web"];
-/// Loss of the first step, relative.
+/// Bound for the loss of the first step, relative.
 const FIRST_LOSS: f64 = 2e-3;
-/// Norm of the first step's gradient, relative.
+/// Bound for the gradient norm of the first step, relative.
 const FIRST_GRADIENT: f64 = 1e-2;
-/// Steps whose losses are compared: later ones part for good, as they do between any two roundings.
+/// Steps whose losses are compared. Later losses diverge, as after any difference in rounding.
 const STEPS: usize = 8;
-/// Loss of each of them, relative.
+/// Bound for the loss of each of these steps, relative.
 const LOSS: f64 = 2e-2;
-/// Cosines and probabilities of one filter on one picture, absolute.
+/// Bound for cosines and probabilities of one filter on one picture, absolute.
 const SCORE: f64 = 1e-2;
-/// Share of pictures that one captioner describes in other words: beams that are nearly equal.
+/// Bound for the share of pictures with different captions: nearly equal beams can swap.
 const OTHER_CAPTIONS: f64 = 0.05;
 
-/// How far two devices are apart in one respect, and how far they may be.
+/// The distance of two devices in one figure, and its bound.
 #[derive(Debug)]
 struct Distance {
     what: String,
@@ -45,7 +44,7 @@ impl Distance {
         Self { what, is, may_be }
     }
 
-    /// A distance that is no number is beyond every bound.
+    /// Whether the distance is within the bound. NaN is beyond every bound.
     fn holds(&self) -> bool {
         self.is <= self.may_be
     }
@@ -83,7 +82,7 @@ fn main() -> Result<ExitCode> {
     })
 }
 
-/// JSON values, one a line.
+/// Reads JSON values, one per line.
 fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let named = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(named)?;
@@ -91,7 +90,7 @@ fn lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     values.collect::<Result<_, _>>().with_context(named)
 }
 
-/// The steps of a stage, of the one run that the demo's folder holds.
+/// The steps of a stage, from the only run in the demo's folder.
 fn steps(demo: &Path, stage: &str) -> Result<Vec<TrainingStep>> {
     let runs = demo.join("metrics");
     let named = || runs.display().to_string();
@@ -121,15 +120,11 @@ fn training(stage: &str, one: &[TrainingStep], other: &[TrainingStep]) -> Result
             relative(one[0].gradient_norm, other[0].gradient_norm),
             FIRST_GRADIENT,
         ),
-        Distance::new(
-            named("loss, the farthest of 8 steps"),
-            farthest(losses),
-            LOSS,
-        ),
+        Distance::new(named("loss, the largest of 8 steps"), largest(losses), LOSS),
     ])
 }
 
-/// Farthest cosine and farthest probability.
+/// The largest differences of cosines and of probabilities.
 fn scores(one: &[Value], other: &[Value]) -> Result<Vec<Distance>> {
     ensure!(!one.is_empty(), "no scores to compare");
     ensure!(
@@ -144,15 +139,15 @@ fn scores(one: &[Value], other: &[Value]) -> Result<Vec<Distance>> {
             .iter()
             .zip(other)
             .map(|(a, b)| (number(a) - number(b)).abs());
-        Distance::new(format!("filter: {what}"), farthest(apart), SCORE)
+        Distance::new(format!("filter: {what}"), largest(apart), SCORE)
     };
     Ok(vec![
-        of("itc", "cosine, the farthest"),
-        of("itm", "probability, the farthest"),
+        of("itc", "cosine, the largest"),
+        of("itm", "probability, the largest"),
     ])
 }
 
-/// Share of pictures with other captions.
+/// The share of pictures with different captions.
 fn captions(one: &[Value], other: &[Value]) -> Result<Distance> {
     let pictures = |lines: &[Value]| -> BTreeSet<String> {
         lines.iter().map(|line| line["image"].to_string()).collect()
@@ -160,12 +155,12 @@ fn captions(one: &[Value], other: &[Value]) -> Result<Distance> {
     ensure!(!one.is_empty(), "no captions to compare");
     ensure!(
         pictures(one) == pictures(other),
-        "captions are of other pictures"
+        "captions are of different pictures"
     );
     let differing = one.iter().zip(other).filter(|(a, b)| a != b).count();
     let share = differing as f64 / one.len() as f64;
     Ok(Distance::new(
-        "captioner: share of other captions",
+        "captioner: share of different captions",
         share,
         OTHER_CAPTIONS,
     ))
@@ -175,8 +170,8 @@ fn relative(one: f64, other: f64) -> f64 {
     (one - other).abs() / one.abs()
 }
 
-/// The largest; what is no number stays none, and so beyond every bound.
-fn farthest(distances: impl Iterator<Item = f64>) -> f64 {
+/// The largest distance. NaN stays NaN, and is beyond every bound.
+fn largest(distances: impl Iterator<Item = f64>) -> f64 {
     distances.fold(0.0, |most, next| {
         if next.is_nan() || next > most {
             next
@@ -211,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_round_otherwise_agree_and_another_derivative_does_not() {
+    fn steps_with_other_rounding_agree_and_with_another_derivative_do_not() {
         let one = vec![step(2.0, 5.0); STEPS];
         let training = |other: &[TrainingStep]| training("blip_web", &one, other).unwrap();
         assert!(broken(&training(&vec![step(2.001, 5.01); STEPS])).is_empty());
@@ -224,7 +219,7 @@ mod tests {
         other[5].loss = f64::NAN;
         assert_eq!(
             broken(&training(&other)),
-            ["blip_web: loss, the farthest of 8 steps"]
+            ["blip_web: loss, the largest of 8 steps"]
         );
         other.pop();
         assert!(super::training("blip_web", &one, &other).is_err());
@@ -246,7 +241,7 @@ mod tests {
         let none = [json!({ "itc": 0.5 }), one[1].clone()];
         assert_eq!(
             broken(&scores(&one, &none).unwrap()),
-            ["filter: probability, the farthest"]
+            ["filter: probability, the largest"]
         );
         assert!(scores(&one, &one[..1]).is_err());
     }

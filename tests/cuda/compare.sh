@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# The small pipeline on a GPU and on the CPU of this machine, compared: it captions, filters and
-# trains two ranks with `--device cuda`. What must agree, and how closely, stands in
-# tests/cuda/agreement.rs.
+# Runs the small pipeline on a GPU and on the CPU of this machine and compares the results: training
+# with two ranks, captions, filter scores. tests/cuda/agreement.rs has the bounds.
 #
 #   tests/cuda/compare.sh [FOLDER]
 #
-# FOLDER (target/cuda-check unless given) keeps what was made: a demo that is finished is not run
-# again. Needs an NVIDIA driver and a CUDA toolkit; CUDA_PATH names it where it is not
-# /usr/local/cuda. CUDARC_CUDA_VERSION is the toolkit's version: 13000 for 13.0.
+# FOLDER (default: target/cuda-check) keeps the outputs; a finished demo is not run again. Needs an
+# NVIDIA driver and a CUDA toolkit in CUDA_PATH (default: /usr/local/cuda). CUDARC_CUDA_VERSION is the
+# toolkit's version: 13000 for 13.0.
 #
-# Exit codes: 0 they agree, 1 they do not, 4 there is no GPU here.
+# Exit codes: 0 the devices agree, 1 they do not, 4 this machine has no GPU.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -27,7 +26,7 @@ cargo build --release --package capstan --package capstan-tests --bins --feature
 capstan=${CARGO_TARGET_DIR:-target}/release/capstan
 agreement=${CARGO_TARGET_DIR:-target}/release/agreement
 
-# Every stage on each device, two ranks to a training: losses and gradients are compared.
+# Every stage on each device, with two ranks per training: losses and gradients are compared.
 for device in cpu cuda; do
   if [[ ! -e $folder/$device/summary.json ]]; then
     "$capstan" demo --seed 7 --world tests/small/world.toml --pipeline tests/small/pipeline.toml \
@@ -35,8 +34,8 @@ for device in cpu cuda; do
   fi
 done
 
-# The same captioner and filter on both devices, over pictures that neither was trained on: what the
-# stages wrote above comes from models that differ by their own rounding.
+# The same captioner and filter on both devices, over held-out pictures. The captions and scores of the
+# runs above cannot be compared, because each run trained its own models.
 models=$folder/cpu/models
 mapfile -t pictures < <(find "$folder/cpu/annotations/evaluation" -name '*.png' -o -name '*.jpg' | sort)
 for device in cpu cuda; do

@@ -1,6 +1,6 @@
 //! Commands of the program in README, `docs/` and the README for Kubernetes: the program accepts each.
 
-use super::{files, none, program};
+use super::{assert_none, files, program};
 
 /// Documents that show commands, and how many each shows at least.
 const DOCUMENTS: [(&str, usize); 3] = [
@@ -41,7 +41,7 @@ fn the_program_accepts_the_commands_in_documents() {
         let refused = commands.iter().filter_map(|args| program::refuses(args));
         findings.extend(refused.map(|finding| format!("{document}: {finding}")));
     }
-    none(&findings);
+    assert_none(&findings);
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Workers and trainers that are asked to stop, over gRPC with a real coordinator: what can be
-//! finished is, what cannot goes back at once and does not count, and a training goes on from the
-//! very step at which it was stopped.
+//! Workers and trainers that are asked to stop, over gRPC with a real coordinator. Tasks that can finish
+//! within the grace period finish. Other leases are released at once and do not count as attempts. A
+//! training resumes from the step at which it was stopped.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-/// Longest that a test waits for anything; far less than a lease lives.
+/// Limit for each wait; much shorter than a lease period.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const IMPORT: &str = r#"
@@ -38,7 +38,7 @@ format = "coco_captions"
 source = "human"
 "#;
 
-/// A gang of two, whose only checkpoints are those of ranks that stop.
+/// A gang of two that writes checkpoints only when a rank stops.
 const TRAINING: &str = r#"
 name = "stopping"
 seed = 3
@@ -67,7 +67,7 @@ world_size = 2
 architecture = { family = "clip", image_size = 32, patch_size = 8, width = 32, heads = 2, vision_layers = 2, text_layers = 2, projection = 16, max_text_tokens = 12 }
 "#;
 
-/// A coordinator and what its workers share.
+/// A coordinator, and the store and folder that its workers share.
 struct Cluster {
     store: Store,
     address: SocketAddr,
@@ -122,7 +122,7 @@ impl Cluster {
         self.client().submit_run(request).await.unwrap();
     }
 
-    /// Waits for the end of the run.
+    /// Waits until the run ends.
     async fn ended(&self) -> v1::RunEnded {
         let request = v1::WatchRequest {
             run: "run".to_owned(),
@@ -130,7 +130,11 @@ impl Cluster {
         let mut events = self.client().watch(request).await.unwrap().into_inner();
         let end = async {
             loop {
-                let event = events.message().await.unwrap().expect("the run ends first");
+                let event = events
+                    .message()
+                    .await
+                    .unwrap()
+                    .expect("the watch ended before the run");
                 if let Some(v1::event::What::RunEnded(ended)) = event.what {
                     return ended;
                 }
@@ -155,7 +159,7 @@ impl Cluster {
         }
     }
 
-    /// A worker whose tasks end as the test says.
+    /// A worker whose tasks finish when the test opens a gate.
     fn slow(&self, name: &str, grace: Duration, on_cancel: OnCancel) -> Slow {
         let (begun, receiver) = mpsc::unbounded_channel();
         let open = Arc::new(Notify::new());
@@ -221,7 +225,7 @@ impl Cluster {
     }
 }
 
-/// A role under way.
+/// A running role.
 struct Running {
     stop: CancellationToken,
     serving: JoinHandle<Result<(), capstan_lease::Error>>,
@@ -235,14 +239,14 @@ impl Running {
     }
 }
 
-/// What a task does when it must end at once.
+/// What a task does when it is cancelled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnCancel {
     Ends,
     Ignores,
 }
 
-/// Executes by waiting for a gate, then by writing pairs.
+/// An executor that waits for a gate, then writes pairs.
 struct Gated {
     store: Store,
     begun: mpsc::UnboundedSender<(Assignment, Control)>,
@@ -291,7 +295,7 @@ struct Slow {
 impl Slow {
     async fn begun(&mut self) -> (Assignment, Control) {
         let begun = tokio::time::timeout(PATIENCE, self.begun.recv()).await;
-        begun.unwrap().expect("the worker goes on")
+        begun.unwrap().expect("the worker stopped")
     }
 
     async fn stopped(self) -> Duration {
@@ -304,7 +308,7 @@ impl Slow {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_finished_within_the_grace_period_is() {
+async fn a_task_that_finishes_within_the_grace_period_is_committed() {
     let cluster = Cluster::start().await;
     cluster.submit(IMPORT).await;
     let mut worker = cluster.slow("one", PATIENCE, OnCancel::Ends);
@@ -326,13 +330,13 @@ async fn what_can_be_finished_within_the_grace_period_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_finished_goes_back_at_once_and_does_not_count() {
+async fn an_unfinished_lease_is_released_at_once_and_counts_no_attempt() {
     let cluster = Cluster::start().await;
     cluster.submit(IMPORT).await;
     for on_cancel in [OnCancel::Ends, OnCancel::Ignores, OnCancel::Ends] {
         let mut worker = cluster.slow("one", Duration::ZERO, on_cancel);
         let (assignment, _) = worker.begun().await;
-        assert_eq!(assignment.attempt_number, 1, "given back, not failed");
+        assert_eq!(assignment.attempt_number, 1, "released, not failed");
         let took = worker.stopped().await;
         assert!(took < Duration::from_secs(15), "{took:?}");
     }
@@ -346,7 +350,7 @@ async fn what_cannot_be_finished_goes_back_at_once_and_does_not_count() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_cancelled_run_nothing_is_computed_or_committed_any_more() {
+async fn a_cancelled_run_computes_and_commits_nothing_more() {
     let cluster = Cluster::start().await;
     cluster.submit(IMPORT).await;
     let mut worker = cluster.slow("one", PATIENCE, OnCancel::Ends);
@@ -360,7 +364,7 @@ async fn of_a_cancelled_run_nothing_is_computed_or_committed_any_more() {
         .unwrap();
     assert!(!control.stop.is_cancelled());
     assert_eq!(cluster.ended().await.state(), v1::RunState::Cancelled);
-    // The worker is free for the run that comes next.
+    // The worker takes a task of the next run.
     cluster.submit(IMPORT).await;
     let (assignment, _) = worker.begun().await;
     let task = assignment.task;
@@ -373,10 +377,10 @@ async fn of_a_cancelled_run_nothing_is_computed_or_committed_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_comes_late_is_waited_for_within_a_bound() {
+async fn a_worker_waits_for_a_late_coordinator_until_its_patience_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody listens there any more.
+    // Nothing listens there any more.
     drop(listener);
     let store = Store::memory();
     let away = Cluster {
@@ -414,7 +418,7 @@ async fn a_coordinator_that_comes_late_is_waited_for_within_a_bound() {
     cluster.stop().await;
 }
 
-/// Pictures with captions, as COCO has them.
+/// Writes pictures and captions in COCO format.
 fn annotate(folder: &Path) {
     let images = folder.join("human/images");
     std::fs::create_dir_all(&images).unwrap();
@@ -448,7 +452,7 @@ async fn newest_step(store: &Store) -> Option<u64> {
     newest.map(|checkpoint| checkpoint.step)
 }
 
-/// Waits for what the first stop leaves: rank 0 may hear of it only when its ring breaks.
+/// Waits for the checkpoint of the first stop: rank 0 may notice the stop only when its ring breaks.
 async fn first_checkpoint(store: &Store) -> u64 {
     let began = Instant::now();
     loop {
@@ -457,13 +461,13 @@ async fn first_checkpoint(store: &Store) -> u64 {
         }
         assert!(
             began.elapsed() < PATIENCE,
-            "no checkpoint of the first stop"
+            "no checkpoint after the first stop"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Waits until the gang has done so many steps.
+/// Waits until the gang has done this many steps.
 async fn steps_done(cluster: &Cluster, steps: u64) {
     let began = Instant::now();
     loop {
@@ -483,7 +487,7 @@ async fn steps_done(cluster: &Cluster, steps: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gang_that_is_stopped_twice_trains_the_undisturbed_model() {
+async fn a_gang_that_is_stopped_twice_trains_the_same_model() {
     let calm = Cluster::start().await;
     annotate(calm.folder.path());
     let roles = [calm.worker(), calm.trainer("a"), calm.trainer("b")];
@@ -491,7 +495,11 @@ async fn a_gang_that_is_stopped_twice_trains_the_undisturbed_model() {
     let ended = calm.ended().await;
     assert_eq!(ended.state(), v1::RunState::Done, "{}", ended.reason);
     let undisturbed = model_of(&calm.store).await;
-    assert_eq!(newest_step(&calm.store).await, None, "nobody stopped");
+    assert_eq!(
+        newest_step(&calm.store).await,
+        None,
+        "a checkpoint without a stop"
+    );
     for role in roles {
         role.stop().await;
     }
@@ -502,13 +510,13 @@ async fn a_gang_that_is_stopped_twice_trains_the_undisturbed_model() {
     let worker = cluster.worker();
     let (first, second) = (cluster.trainer("a"), cluster.trainer("b"));
     cluster.submit(TRAINING).await;
-    // One of the two ranks stops, whichever it is: rank 0 keeps what was done.
+    // Whichever of the two ranks stops, rank 0 writes a checkpoint.
     steps_done(&cluster, 5).await;
     first.stop().await;
     let third = cluster.trainer("c");
     let kept = first_checkpoint(&cluster.store).await;
     assert!((5..1500).contains(&kept), "{kept}");
-    // Beyond it: the gang of the second attempt is at work.
+    // Steps beyond the checkpoint: the gang of the second attempt is running.
     steps_done(&cluster, kept + 1).await;
     second.stop().await;
     let fourth = cluster.trainer("d");

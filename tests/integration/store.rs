@@ -1,4 +1,4 @@
-//! The store's conformance suite on MinIO, and how an S3 store fails.
+//! The store's conformance suite on MinIO, and the errors of an S3 store.
 
 use std::net::TcpListener;
 
@@ -14,13 +14,13 @@ async fn minio_conforms() {
         return;
     };
     conformance(&minio.store("").unwrap()).await;
-    // Under a prefix of a bucket that holds other things, as people have it.
+    // Under a prefix of a bucket that holds other objects.
     conformance(&minio.store("team/capstan").unwrap()).await;
 }
 
-/// A shard cache gives what the store gives, and keeps giving it when the object is gone.
+/// A cached store returns what the store returns, and still does after the object was deleted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cached_store_conforms() {
+async fn a_cached_object_outlives_the_object() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
@@ -36,7 +36,7 @@ async fn a_cached_store_conforms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn foreign_keys_and_buckets_are_refused_in_one_line() {
+async fn wrong_keys_and_missing_buckets_are_one_line_errors() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
@@ -59,8 +59,8 @@ async fn foreign_keys_and_buckets_are_refused_in_one_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreachable_store_is_named() {
-    // A port that was free a moment ago: nobody listens.
+async fn an_unreachable_store_is_a_transient_error() {
+    // The port is free again after the listener is dropped.
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -1,5 +1,5 @@
-//! The store behind a proxy that fails as networks and servers do: nothing is lost or doubled, and
-//! what cannot be had is said in one typed line.
+//! The store behind a proxy that injects faults: no object is lost or written twice, and a request that
+//! keeps failing returns one typed error line.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use capstan_tests::proxy::{Fault, Proxy, Schedule};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 
-/// Races of creates, and writers of each.
+/// Number of races of creates, and of writers in each.
 const RACES: usize = 40;
 const WRITERS: usize = 8;
 
-/// A store under `prefix` that is reached through `proxy`.
+/// The store under `prefix`, reached through `proxy`.
 fn through(minio: &Minio, proxy: &Proxy, prefix: &str) -> Store {
     let variables = minio.variables().into_iter().map(|(name, value)| {
         let value = match name.as_str() {
@@ -28,7 +28,7 @@ fn through(minio: &Minio, proxy: &Proxy, prefix: &str) -> Store {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_calm_proxy_changes_nothing() {
+async fn a_proxy_without_faults_changes_nothing() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
@@ -41,12 +41,12 @@ async fn a_calm_proxy_changes_nothing() {
     let created = store.create("runs/a b%2F+ü", &b"x"[..]).await;
     assert!(created.is_ok_and(|created| created == Created::Created));
     let listed = minio.store("calm").unwrap().list("runs").await.unwrap();
-    assert_eq!(listed.len(), 1, "signed bytes arrived as they were sent");
+    assert_eq!(listed.len(), 1, "a signed path arrives unchanged");
     assert!(proxy.requests() > 0 && proxy.injected().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_conforms_in_a_storm() {
+async fn the_store_conforms_under_faults() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
@@ -60,14 +60,14 @@ async fn the_store_conforms_in_a_storm() {
     eprintln!("{} requests, injected {injected:?}", proxy.requests());
 }
 
-/// Writers of different bytes race in the storm: one is told that it won, its bytes stand, and the
-/// others are told that it was not them, whatever answers were lost.
+/// Writers of different bytes race while answers are lost. Exactly one writer is told that it created the
+/// object, and the object has its bytes.
 #[tokio::test(flavor = "multi_thread")]
-async fn racing_creators_in_a_storm_have_one_winner() {
+async fn racing_creates_under_faults_have_one_winner() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
-    // What leaves a writer in doubt, on every third request.
+    // Faults after which a writer cannot know the outcome, on every third request.
     let doubt = Schedule {
         share: 1.0 / 3.0,
         faults: vec![
@@ -93,8 +93,8 @@ async fn racing_creators_in_a_storm_have_one_winner() {
                 (writer, store.create(&path, bytes).await.unwrap())
             })
         });
-        let told = join_all(writers).await.into_iter().map(Result::unwrap);
-        let won: Vec<usize> = told
+        let results = join_all(writers).await.into_iter().map(Result::unwrap);
+        let won: Vec<usize> = results
             .filter(|(_, created)| *created == Created::Created)
             .map(|(writer, _)| writer)
             .collect();
@@ -103,11 +103,11 @@ async fn racing_creators_in_a_storm_have_one_winner() {
         assert_eq!(stands, format!("writer {}", won[0]), "race {race}");
     }
     let objects = calm.list("races").await.unwrap();
-    assert_eq!(objects.len(), RACES, "nothing lost, nothing beside");
+    assert_eq!(objects.len(), RACES, "exactly one object per race");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_never_gets_well_is_named() {
+async fn a_server_that_keeps_failing_is_a_transient_error() {
     let Some(minio) = Minio::start().await.unwrap() else {
         return;
     };
@@ -117,7 +117,7 @@ async fn a_server_that_never_gets_well_is_named() {
         .create("runs/a", &b"x"[..])
         .await
         .unwrap();
-    for (fault, said) in [
+    for (fault, code) in [
         (Fault::SlowDown, "SlowDown"),
         (Fault::Internal, "InternalError"),
         (Fault::CutAnswer, ""),
@@ -131,15 +131,15 @@ async fn a_server_that_never_gets_well_is_named() {
             assert_eq!(error.kind(), FailureKind::Transient);
             let line = error.to_string();
             assert!(line.contains("s3://capstan/ill"), "{line}");
-            assert!(line.contains(said) && !line.contains('\n'), "{line}");
+            assert!(line.contains(code) && !line.contains('\n'), "{line}");
         }
         assert!(
             proxy.requests() <= 32,
-            "tries are bounded: {}",
+            "retries are bounded: {}",
             proxy.requests()
         );
     }
-    // A conflict that nobody ever wins.
+    // A conflict without a winner, on every request.
     let always = Schedule::always(Fault::Conflict);
     let proxy = Proxy::start(minio.endpoint(), always).await.unwrap();
     let store = through(&minio, &proxy, "ill");

@@ -39,7 +39,7 @@ impl Array {
         }
     }
 
-    /// The values of a tensor under another shape.
+    /// The values of a tensor with another shape.
     pub fn tensor<const D: usize>(shape: &[usize], tensor: burn::Tensor<D>) -> Self {
         let values = tensor
             .into_data()
@@ -106,7 +106,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, String> {
                         .collect(),
                 ),
                 Dtype::U8 => Values::Int(data.iter().map(|b| i64::from(*b)).collect()),
-                other => return Err(format!("{}: `{name}` is of {other:?}", path.display())),
+                other => return Err(format!("{}: `{name}` has type {other:?}", path.display())),
             };
             Ok((
                 name.to_owned(),

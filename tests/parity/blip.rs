@@ -1,5 +1,5 @@
-//! BlipForConditionalGeneration and BlipForImageTextRetrieval with the re-ranking of
-//! the original implementation.
+//! BlipForConditionalGeneration, and BlipForImageTextRetrieval with the re-ranking of the original
+//! implementation.
 
 use crate::Outputs;
 use crate::array::Array;
@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use capstan_model::generate::{Decoding, Strategy, generate};
 use capstan_model::{DeviceSpec, Med, MedParts, Memory, TokenBatch};
 
-/// Rows of ids whose mask is a prefix of ones.
+/// A batch of ids. Each row of the mask is a prefix of ones.
 fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
     let len = ids.shape[1];
     let lengths = mask
@@ -18,7 +18,7 @@ fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
         .map(|row| {
             let ones = row.iter().take_while(|one| **one == 1).count();
             if row[ones..].iter().any(|one| *one != 0) {
-                return Err("a mask that is no prefix".to_owned());
+                return Err("the mask is not a prefix of ones".to_owned());
             }
             Ok(ones as u32)
         })
@@ -54,7 +54,7 @@ pub fn caption(case: &Case) -> Result<Outputs, String> {
         let loss = med.lm_loss_of(&memory, &texts, &own, smoothing, &counts);
         Array::tensor(&[], loss.sum / loss.tokens as f64)
     };
-    // The reference drops the last token of a prompt and puts [DEC] first.
+    // The reference drops the last token of a prompt and replaces the first one by [DEC].
     let prompts: Vec<Vec<u32>> = case
         .input("prompt_ids")?
         .ids()
@@ -103,7 +103,7 @@ fn med_device(med: &Med) -> burn::tensor::Device {
     med.device().clone()
 }
 
-/// Which tokens the labels ask for; a label is its token or ignored.
+/// Which tokens the labels include in the loss. A label is its token, or -100 to ignore it.
 fn counted(texts: &TokenBatch, labels: &Array) -> Result<Vec<bool>, String> {
     let len = texts.padded_len();
     let each = labels.ints().iter().enumerate().map(|(index, label)| {
@@ -112,15 +112,15 @@ fn counted(texts: &TokenBatch, labels: &Array) -> Result<Vec<bool>, String> {
             -100 => Ok(false),
             label if label == i64::from(texts.row(row)[position]) => Ok(true),
             label => Err(format!(
-                "label {label} at row {row}, position {position} is not the token there"
+                "label {label} at row {row}, position {position} is not the token at that position"
             )),
         }
     });
     each.collect()
 }
 
-/// Decoded ids in the shape of the expected ones. Behind the first stop token the
-/// filling is the library's own, so the expected one is taken over there.
+/// Decoded ids in the shape of the expected ones. After the stop token, the expected padding is copied,
+/// because padding differs between libraries.
 #[allow(clippy::too_many_arguments)]
 fn decoded(
     case: &Case,
@@ -161,10 +161,10 @@ fn decoded(
     Ok((name.to_owned(), Array::int(&expected.shape, ids)))
 }
 
-/// Texts that a gallery picture is re-scored with, and pictures a text.
+/// Number of texts that are re-scored per picture, and of pictures per text.
 const RERANKED: usize = 3;
 
-/// Score of a pair that was not among the best by cosine.
+/// Score of a pair that is not among the best by cosine.
 const UNSCORED: f32 = -100.0;
 
 pub fn retrieval(case: &Case) -> Result<Outputs, String> {
@@ -223,7 +223,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
         .matmul(med.text_features(&captions).transpose());
     let sims: Vec<f32> = Array::tensor(&[pictures, texts], sims).floats().to_vec();
     let memory = med.memory(&images);
-    // Every pair at once: text row by row for each picture.
+    // All pairs at once: for each picture, each text.
     let rows: Vec<Vec<u32>> = (0..pictures)
         .flat_map(|_| {
             (0..texts).map(|text| captions.row(text)[..captions.lengths()[text] as usize].to_vec())
@@ -281,7 +281,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
     ])
 }
 
-/// The candidates of the highest cosine.
+/// The candidates with the highest cosines.
 fn best(count: usize, cosine: impl Fn(usize) -> f32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|a, b| cosine(*b).total_cmp(&cosine(*a)));
@@ -289,8 +289,7 @@ fn best(count: usize, cosine: impl Fn(usize) -> f32) -> Vec<usize> {
     order
 }
 
-/// Place of `wanted` by score; of equals (the unscored) the earlier one comes first, as
-/// the reference has it.
+/// Rank of `wanted` by score. Of equal scores the earlier one ranks first, as in the reference.
 fn rank(scores: &[f32], wanted: usize) -> i64 {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));

@@ -1,4 +1,4 @@
-//! A case on disk.
+//! Reads a case from its folder.
 
 use crate::array::{self, Array};
 use serde::Deserialize;
@@ -9,23 +9,23 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Deserialize)]
 struct Meta {
     cls: String,
-    /// Glob of output names to `[absolute, relative]`; the first match counts, so the
-    /// order of the file matters.
+    /// Globs of output names with `[absolute, relative]`. The first match applies, so the order in the
+    /// file matters.
     #[serde(default)]
     tolerance: serde_json::Map<String, serde_json::Value>,
-    /// Output to the input whose ones mark the positions that count.
+    /// Outputs with a mask: the name of the input whose ones mark the positions to compare.
     #[serde(default)]
     mask_outputs: BTreeMap<String, String>,
 }
 
-/// A case as read.
+/// A case.
 #[derive(Debug)]
 pub struct Case {
-    /// Its folder, a model folder where the case has weights.
+    /// Its folder; a model folder if the case has weights.
     pub path: PathBuf,
-    /// What the reference was given.
+    /// Inputs of the reference by name.
     pub inputs: BTreeMap<String, Array>,
-    /// What it computed.
+    /// Outputs of the reference by name.
     pub expected: BTreeMap<String, Array>,
     meta: Meta,
 }
@@ -44,7 +44,7 @@ impl Case {
         })
     }
 
-    /// The reference class, without the remarks that follow it.
+    /// The reference class, without remarks after it.
     pub fn class(&self) -> &str {
         self.meta.cls.split([' ', ';']).next().unwrap_or_default()
     }
@@ -56,7 +56,7 @@ impl Case {
             .ok_or_else(|| format!("input `{name}` is missing"))
     }
 
-    /// `config.json` as plain JSON, for what no model reads.
+    /// `config.json` as JSON, for fields that no model reads.
     pub fn config(&self) -> Result<serde_json::Value, String> {
         let path = self.path.join("config.json");
         let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -75,7 +75,7 @@ impl Case {
             .unwrap_or([1e-4, 1e-4])
     }
 
-    /// The mask of an output, if only some positions count.
+    /// The mask of an output, if only some positions are compared.
     pub fn mask(&self, output: &str) -> Result<Option<&Array>, String> {
         self.meta
             .mask_outputs
@@ -85,7 +85,7 @@ impl Case {
     }
 }
 
-/// Whether a glob of `*` alone matches a name.
+/// Whether a glob with `*` as its only wildcard matches a name.
 fn matches(glob: &str, name: &str) -> bool {
     match glob.split_once('*') {
         None => glob == name,

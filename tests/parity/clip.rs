@@ -1,4 +1,4 @@
-//! CLIPModel.
+//! `CLIPModel`.
 
 use crate::Outputs;
 use crate::array::Array;
@@ -6,7 +6,7 @@ use crate::case::Case;
 use burn::tensor::{Tensor, TensorData};
 use capstan_model::{Clip, DeviceSpec, Med, TokenBatch};
 
-/// Pictures of an input.
+/// The pictures of an input as a tensor.
 pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
     Tensor::from_data(
         TensorData::new(array.floats().to_vec(), array.shape.clone()),

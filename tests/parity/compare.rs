@@ -5,7 +5,7 @@ use crate::array::{Array, Values};
 use crate::case::Case;
 use std::fmt;
 
-/// The output that came nearest to its tolerance.
+/// The output with the largest error relative to its tolerance.
 #[derive(Debug, Default)]
 pub struct Worst {
     output: String,
@@ -19,8 +19,8 @@ impl fmt::Display for Worst {
     }
 }
 
-/// Holds every expected output against the computed one of its name.
-pub fn all(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
+/// Compares every expected output with the computed one of the same name.
+pub fn compare(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
     let mut worst = Worst {
         share: -1.0,
         ..Worst::default()
@@ -31,7 +31,7 @@ pub fn all(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
             differences.push(format!("`{name}` was not computed"));
             continue;
         };
-        match one(case, name, expected, found) {
+        match compare_output(case, name, expected, found) {
             Ok((error, share)) if share > worst.share => {
                 worst = Worst {
                     output: name.clone(),
@@ -50,8 +50,8 @@ pub fn all(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
     }
 }
 
-/// Largest error and the largest share of its tolerance that an error takes.
-fn one(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64, f64), String> {
+/// The largest error, and the largest error as a share of its tolerance.
+fn compare_output(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64, f64), String> {
     if expected.shape != found.shape {
         return Err(format!(
             "has shape {:?}, expected {:?}",
@@ -68,7 +68,7 @@ fn one(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64,
     };
     let (expected_values, found_values) = (values(expected), values(found));
     let each = mask.map_or(1, |mask| expected_values.len() / mask.len());
-    // Integers are exact unless the case grants them a tolerance (bytes of pictures).
+    // Integers must be equal unless the case sets a tolerance for them (bytes of pictures).
     let exact = matches!(expected.values, Values::Int(_)) && [absolute, relative] == [1e-4, 1e-4];
     let (mut error, mut share) = (0.0f64, 0.0f64);
     for (index, (a, b)) in found_values.iter().zip(&expected_values).enumerate() {
@@ -81,7 +81,7 @@ fn one(case: &Case, name: &str, expected: &Array, found: &Array) -> Result<(f64,
         } else {
             absolute + relative * b.abs()
         };
-        // A value that is no number must fail.
+        // NaN compares as false, so it is checked explicitly.
         if difference.is_nan() || limit.is_nan() || difference > limit {
             return Err(format!(
                 "differs at {index}: {a}, expected {b} (off by {difference:.2e}, limit {limit:.1e})"

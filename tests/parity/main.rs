@@ -1,9 +1,9 @@
 //! Parity with public reference implementations.
 //!
-//! A case is a folder: a tiny model as the reference saved it, inputs, and what the
-//! reference computed. `CAPSTAN_PARITY_CASES` names a folder of cases; without it the
-//! project's own copy is run. The implementation is chosen by the class that a case
-//! names, a class that is unknown fails, and every case prints one line:
+//! A case is a folder: a tiny model as the reference saved it, inputs, and the outputs of the
+//! reference. `CAPSTAN_PARITY_CASES` names a folder of cases; the default is `tests/parity/cases`.
+//! The class in a case's `meta.json` selects the implementation; an unknown class fails. Every case
+//! prints one line:
 //!
 //! ```text
 //! CAPSTAN_PARITY_CASES=<folder> cargo test --workspace parity -- --nocapture
@@ -20,7 +20,7 @@ use case::Case;
 use compare::Worst;
 use std::path::PathBuf;
 
-/// The outputs that a class of cases computes, by name.
+/// Computed outputs by name.
 type Outputs = Vec<(String, array::Array)>;
 
 #[test]
@@ -35,7 +35,7 @@ fn parity() {
         .filter(|path| path.join("meta.json").is_file())
         .collect();
     cases.sort();
-    assert!(!cases.is_empty(), "{}: holds no case", folder.display());
+    assert!(!cases.is_empty(), "{}: no cases", folder.display());
     let pool = capstan_model::ComputePool::new(1).expect("a pool");
     let mut failed = Vec::new();
     for path in &cases {
@@ -61,11 +61,11 @@ fn parity() {
     );
 }
 
-/// Runs one case; an error says what differs.
+/// Runs one case. The error lists the outputs that differ.
 fn run(path: &std::path::Path) -> Result<Worst, String> {
     let case = Case::read(path)?;
     let outputs = compute(&case)?;
-    compare::all(&case, &outputs)
+    compare::compare(&case, &outputs)
 }
 
 fn compute(case: &Case) -> Result<Outputs, String> {

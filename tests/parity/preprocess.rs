@@ -1,4 +1,4 @@
-//! Preparation of pictures.
+//! Preprocessing of pictures.
 
 use crate::Outputs;
 use crate::array::Array;
@@ -6,7 +6,7 @@ use crate::case::Case;
 use capstan_model::ImagePreprocess;
 use capstan_model::preprocess::{Fit, Picture};
 
-/// Side that the case enlarges to beside the configured one.
+/// The output whose shape gives a second, larger side.
 const ENLARGED: &str = "upscaled_u8";
 
 pub fn compute(case: &Case) -> Result<Outputs, String> {
@@ -46,7 +46,7 @@ pub fn compute(case: &Case) -> Result<Outputs, String> {
     let enlarged = fitted(&with(enlarged_side, Fit::Square))?;
     let [w, h] = capstan_model::preprocess::shortest_edge([width, height], side);
     let shortest = capstan_model::preprocess::resize(rgb.clone(), [width, height], [w, h]);
-    // Two references cut the middle of an odd surplus one column apart.
+    // Two references crop the centre one column apart if the surplus is odd.
     let floor = fitted(&with(side, Fit::Crop))?;
     let even = fitted(&with(side, Fit::CropHalfEven))?;
     Ok(vec![
