@@ -6,4 +6,5 @@
 mod architecture;
 mod commands;
 mod documents;
+mod layout;
 mod targets;
