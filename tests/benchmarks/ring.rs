@@ -114,7 +114,7 @@ fn ended_well(mut child: Child) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One rank: says where it listens, hears where the others do, and measures.
+/// One rank: prints its address, reads the addresses of all ranks, and measures.
 fn rank(rank: usize, world_size: usize) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     println!("{}", listener.local_addr()?);

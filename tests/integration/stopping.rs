@@ -368,8 +368,8 @@ async fn a_cancelled_run_computes_and_commits_nothing_more() {
     cluster.submit(IMPORT).await;
     let (assignment, _) = worker.begun().await;
     let task = assignment.task;
-    let stands = commits::read(&cluster.store, &task.run, &task.stage, &task.shard).await;
-    assert_eq!(stands.unwrap(), None);
+    let commit = commits::read(&cluster.store, &task.run, &task.stage, &task.shard).await;
+    assert_eq!(commit.unwrap(), None);
     worker.open.notify_one();
     assert_eq!(cluster.ended().await.state(), v1::RunState::Done);
     worker.stopped().await;

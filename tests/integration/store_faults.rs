@@ -99,8 +99,8 @@ async fn racing_creates_under_faults_have_one_winner() {
             .map(|(writer, _)| writer)
             .collect();
         assert_eq!(won.len(), 1, "race {race}: winners {won:?}");
-        let stands = calm.get(&path).await.unwrap();
-        assert_eq!(stands, format!("writer {}", won[0]), "race {race}");
+        let stored = calm.get(&path).await.unwrap();
+        assert_eq!(stored, format!("writer {}", won[0]), "race {race}");
     }
     let objects = calm.list("races").await.unwrap();
     assert_eq!(objects.len(), RACES, "exactly one object per race");
