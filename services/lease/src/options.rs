@@ -27,7 +27,7 @@ pub struct Options {
     pub roles: Vec<Role>,
     /// Tasks at a time.
     pub slots: usize,
-    /// What it computes on.
+    /// The kind of device that it computes on, as recipes name it: `cpu-avx512`.
     pub device: String,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
