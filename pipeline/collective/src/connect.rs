@@ -176,12 +176,12 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
             match pending[index].advance(plan, rank) {
                 Ok(false) => index += 1,
                 Ok(true) => return Ok(pending.swap_remove(index).stream),
-                Err(Refusal::Stranger(error)) => {
+                Err(HandshakeError::Stranger(error)) => {
                     tracing::debug!(%error, "refused a connection to the ring");
                     pending.remove(index);
                     (refused, last) = (refused + 1, Some(Box::new(error)));
                 }
-                Err(Refusal::Ring(error)) => return Err(error),
+                Err(HandshakeError::Ring(error)) => return Err(error),
             }
         }
         match over {
@@ -224,7 +224,7 @@ fn is_of_connection(error: &io::Error) -> bool {
 }
 
 /// Why a connection is turned away.
-enum Refusal {
+enum HandshakeError {
     /// It has proven nothing, or is of an older ring: only it is refused.
     Stranger(RingError),
     /// A proven member of this ring's circle contradicts the plan: the ring cannot be formed.
@@ -257,9 +257,9 @@ impl Greeting {
     }
 
     /// Reads what has come; `true` once the dialler has proven to be rank `expected`.
-    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, Refusal> {
+    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, HandshakeError> {
         let stranger = |detail| {
-            Refusal::Stranger(RingError::Protocol {
+            HandshakeError::Stranger(RingError::Protocol {
                 rank: expected,
                 detail,
             })
@@ -283,7 +283,7 @@ impl Greeting {
                 Ok(0) => return Err(stranger("it left in the middle of its greeting")),
                 Ok(read) => self.filled += read,
                 Err(error) if is_pause(&error) => break,
-                Err(source) => return Err(Refusal::Stranger(lost(expected, source))),
+                Err(source) => return Err(HandshakeError::Stranger(lost(expected, source))),
             }
         }
         if Instant::now() >= self.until {
@@ -305,16 +305,18 @@ impl Greeting {
         Some(())
     }
 
-    fn verdict(&self, plan: &RingPlan, expected: usize) -> Result<(), Refusal> {
+    fn verdict(&self, plan: &RingPlan, expected: usize) -> Result<(), HandshakeError> {
         let (theirs, mac) = split(&self.received);
-        let hello = Hello::decode(&theirs).ok_or(Refusal::Stranger(RingError::Broken))?;
+        let hello = Hello::decode(&theirs).ok_or(HandshakeError::Stranger(RingError::Broken))?;
         if mac != proof(&plan.secret, Side::Dial, &theirs, &self.mine.encode()) {
             let error = RingError::Unauthenticated { rank: hello.rank };
-            return Err(Refusal::Stranger(error));
+            return Err(HandshakeError::Stranger(error));
         }
         judge(plan, &self.mine, &hello, expected).map_err(|error| match error {
-            RingError::StalePeer { .. } | RingError::ForeignRun { .. } => Refusal::Stranger(error),
-            other => Refusal::Ring(other),
+            RingError::StalePeer { .. } | RingError::ForeignRun { .. } => {
+                HandshakeError::Stranger(error)
+            }
+            other => HandshakeError::Ring(other),
         })
     }
 }

@@ -68,15 +68,18 @@ pub enum Error {
         /// Which set.
         set: &'static str,
     },
-    /// A picture without a reference text.
-    #[error("pair {pair} of the {set} set has no text to compare with")]
-    NoText {
+    /// No picture of a set that is asked for has a reference text.
+    #[error(
+        "none of the {pictures} pictures of the {set} set has a text to compare with: give a set with \
+         reference texts"
+    )]
+    NoTexts {
         /// Which set.
         set: &'static str,
-        /// The picture.
-        pair: PairId,
+        /// Pictures in it.
+        pictures: usize,
     },
-    /// A picture of the zero-shot set without exactly one text.
+    /// A picture of the zero-shot set with several texts.
     #[error("pair {pair} of the zero-shot set has {texts} texts; its one text names its class")]
     Class {
         /// The picture.
@@ -128,7 +131,7 @@ impl Error {
             | Self::NoCaptioning
             | Self::EmptySet { .. }
             | Self::Blind { .. }
-            | Self::NoText { .. }
+            | Self::NoTexts { .. }
             | Self::Class { .. }
             | Self::Templates => FailureKind::BadInput,
         }

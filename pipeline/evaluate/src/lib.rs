@@ -18,18 +18,16 @@ pub mod captioning;
 pub mod cider;
 mod error;
 mod measurement;
+mod network;
 mod ngrams;
 mod progress;
 pub mod rerank;
 pub mod retrieval;
 mod runner;
 mod scores;
-mod session;
 pub mod words;
 pub mod zero_shot;
 
-#[cfg(test)]
-mod runner_tests;
 #[cfg(test)]
 mod tests;
 

@@ -5,13 +5,13 @@ use std::cell::Cell;
 use crate::error::Error;
 
 /// Counts batches done and tells the caller.
-pub(crate) struct Progress<'a> {
+pub(crate) struct BatchProgress<'a> {
     done: Cell<u64>,
     total: u64,
     tell: &'a dyn Fn(u64, u64) -> bool,
 }
 
-impl<'a> Progress<'a> {
+impl<'a> BatchProgress<'a> {
     pub fn new(total: usize, tell: &'a dyn Fn(u64, u64) -> bool) -> Self {
         Self {
             done: Cell::new(0),

@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
 use crate::message::{failure_kind, is_transient};
-use crate::serve::{FIRST_DELAY, LONGEST_DELAY, Session};
+use crate::serve::{FIRST_DELAY, LONGEST_DELAY, SlotContext};
 
 /// Limit for one answer to be taken.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ impl Answer {
     }
 }
 
-impl Session {
+impl SlotContext {
     /// Tells the coordinator how it went; tries until it hears, the lease is gone or time is up.
     pub(crate) async fn answer(&self, lease: &v1::LeaseRef, answer: Answer, trace: Context) {
         match &answer {

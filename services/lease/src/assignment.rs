@@ -48,7 +48,7 @@ impl Assignment {
 
 /// How far a task is; read by the heartbeat, and counted as it goes on.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<ProgressState>);
+pub struct ProgressCounter(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
@@ -71,7 +71,7 @@ impl std::fmt::Debug for Unit {
     }
 }
 
-impl Progress {
+impl ProgressCounter {
     /// Of a task of this stage.
     pub(crate) fn of(stage: &str) -> Self {
         Self(Arc::new(ProgressState {
@@ -123,7 +123,7 @@ impl Progress {
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     /// To say how far it is.
-    pub progress: Progress,
+    pub progress: ProgressCounter,
     /// Cancelled when the computation must end at once: the lease is lost, the run is cancelled,
     /// or the worker stops and its grace period is over.
     pub cancel: CancellationToken,
@@ -147,7 +147,7 @@ impl Control {
     /// The same lease, its progress counted under this stage.
     pub(crate) fn of_stage(self, stage: &str) -> Self {
         Self {
-            progress: Progress::of(stage),
+            progress: ProgressCounter::of(stage),
             ..self
         }
     }

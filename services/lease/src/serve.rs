@@ -58,7 +58,7 @@ pub async fn serve(
         options.is_trainer(),
         options.readiness.clone(),
     )?;
-    let session = Arc::new(Session {
+    let context = Arc::new(SlotContext {
         client: CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
@@ -69,11 +69,11 @@ pub async fn serve(
         overdue: CancellationToken::new(),
     });
     let mut slots = JoinSet::new();
-    for _ in 0..session.options.slots.max(1) {
-        slots.spawn(session.clone().slot());
+    for _ in 0..context.options.slots.max(1) {
+        slots.spawn(context.clone().slot());
     }
-    let grace = tokio::spawn(session.clone().count_grace());
-    let outcome = ended(slots, &session.shutdown).await;
+    let grace = tokio::spawn(context.clone().count_grace());
+    let outcome = ended(slots, &context.shutdown).await;
     grace.abort();
     // With it goes the last hold on the heartbeat.
     let _ = grace.await;
@@ -97,7 +97,7 @@ async fn ended(
 }
 
 /// What the slots of a worker share.
-pub(crate) struct Session {
+pub(crate) struct SlotContext {
     pub(crate) options: Options,
     pub(crate) store: Store,
     pub(crate) executor: Arc<dyn Executor>,
@@ -109,7 +109,7 @@ pub(crate) struct Session {
     pub(crate) overdue: CancellationToken,
 }
 
-impl Session {
+impl SlotContext {
     /// Ends what goes on longer than the grace period of a stop.
     async fn count_grace(self: Arc<Self>) {
         self.shutdown.cancelled().await;

@@ -14,7 +14,7 @@ use tracing::{Instrument, info, warn};
 use crate::answer::Answer;
 use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
-use crate::serve::Session;
+use crate::serve::SlotContext;
 
 /// How long a computation that must end at once may take to do so; then it is dropped.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(crate) enum Worked {
     StoreAway,
 }
 
-impl Session {
+impl SlotContext {
     /// Executes one assignment and answers for it, in the span of its attempt.
     ///
     /// - `trace`: what the coordinator sent with it.

@@ -85,13 +85,13 @@ fn fill_words(words: &mut Words) {
     fill(&mut words.backgrounds, shipped.backgrounds);
 }
 
-type Refusal = (&'static str, String);
+type WorldProblem = (&'static str, String);
 
-fn refuse<T>(key: &'static str, problem: impl Into<String>) -> Result<T, Refusal> {
+fn refuse<T>(key: &'static str, problem: impl Into<String>) -> Result<T, WorldProblem> {
     Err((key, problem.into()))
 }
 
-fn check(world: &World) -> Result<(), Refusal> {
+fn check(world: &World) -> Result<(), WorldProblem> {
     check_scenes(world)?;
     check_counts(world)?;
     check_words(world)?;
@@ -102,21 +102,21 @@ fn check(world: &World) -> Result<(), Refusal> {
     check_planted(world)
 }
 
-fn percent(key: &'static str, value: f64) -> Result<(), Refusal> {
+fn percent(key: &'static str, value: f64) -> Result<(), WorldProblem> {
     if (0.0..=100.0).contains(&value) {
         return Ok(());
     }
     refuse(key, format!("{value} is no share; give 0 to 100"))
 }
 
-fn some<T>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
+fn some<T>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
     if list.is_empty() {
         return refuse(key, "is empty; give at least one");
     }
     Ok(())
 }
 
-fn distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
+fn distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
     some(key, list)?;
     if list.iter().collect::<BTreeSet<_>>().len() < list.len() {
         return refuse(key, "names one twice; name each once");
@@ -124,7 +124,7 @@ fn distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_scenes(world: &World) -> Result<(), Refusal> {
+fn check_scenes(world: &World) -> Result<(), WorldProblem> {
     let scenes = &world.scenes;
     if !(32..=1024).contains(&scenes.size_px) {
         return refuse(
@@ -154,7 +154,7 @@ fn check_scenes(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_counts(world: &World) -> Result<(), Refusal> {
+fn check_counts(world: &World) -> Result<(), WorldProblem> {
     let counts = &world.counts;
     percent("counts.second_text_percent", counts.second_text_percent)?;
     percent(
@@ -198,8 +198,8 @@ fn check_counts(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_words(world: &World) -> Result<(), Refusal> {
-    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), Refusal> {
+fn check_words(world: &World) -> Result<(), WorldProblem> {
+    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), WorldProblem> {
         let mut seen = BTreeSet::new();
         for list in lists.values() {
             some(key, list)?;
@@ -247,7 +247,7 @@ fn check_words(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
+fn check_style(style: &Style, name: &'static str) -> Result<(), WorldProblem> {
     for (what, list) in [
         ("frames_alike", &style.frames_alike),
         ("frames_pair", &style.frames_pair),
@@ -286,7 +286,7 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_noise(world: &World) -> Result<(), Refusal> {
+fn check_noise(world: &World) -> Result<(), WorldProblem> {
     let noise = &world.noise;
     let shares = noise.shares();
     for share in shares {
@@ -307,7 +307,7 @@ fn check_noise(world: &World) -> Result<(), Refusal> {
     some("noise.boilerplate_ends", &noise.boilerplate_ends)
 }
 
-fn check_hosts(world: &World) -> Result<(), Refusal> {
+fn check_hosts(world: &World) -> Result<(), WorldProblem> {
     let hosts = &world.hosts;
     distinct("hosts.pages", &hosts.pages)?;
     let label = |name: &str| {
@@ -362,7 +362,7 @@ fn check_hosts(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_planted(world: &World) -> Result<(), Refusal> {
+fn check_planted(world: &World) -> Result<(), WorldProblem> {
     let planted = &world.planted;
     let special = planted.redirected + planted.flaky + planted.harmless_tags + planted.quiet;
     if special > world.counts.pairs {

@@ -205,14 +205,28 @@ impl<'de> Deserialize<'de> for DeviceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Import {
-    /// The folder that relative `source`s of import stages lie under; nothing outside is read.
-    pub root: PathBuf,
+    /// Folders that imports and given models may be read from, links resolved; nothing outside them
+    /// is read. A relative `source` lies below the first one that has it.
+    pub roots: Vec<PathBuf>,
 }
 
 impl Default for Import {
     fn default() -> Self {
         Self {
-            root: PathBuf::from("."),
+            roots: vec![PathBuf::from(".")],
+        }
+    }
+}
+
+impl Import {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match self.roots.iter().any(|root| root.as_os_str().is_empty()) {
+            true => Err(value(
+                "import",
+                "roots",
+                "holds an empty path: give folders, such as [\"/data\"]",
+            )),
+            false => Ok(()),
         }
     }
 }
