@@ -55,6 +55,8 @@ impl Net {
             .no_proxy()
             .referer(false)
             .gzip(true)
+            // The object store's client enables HTTP/2 in the shared library.
+            .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(crawl.concurrency_per_host)
             .dns_resolver(Arc::new(resolve::Guarded(names.clone())))

@@ -29,8 +29,6 @@ pub mod words;
 pub mod zero_shot;
 
 #[cfg(test)]
-mod runner_tests;
-#[cfg(test)]
 mod tests;
 
 pub use error::Error;

@@ -12,8 +12,8 @@
 //!                                      tasks of the next step, or Done(outputs)
 //! ```
 
+pub mod check;
 pub mod commit;
-mod cycle;
 pub mod draw;
 pub mod expand;
 pub mod failure;

@@ -116,7 +116,13 @@ impl Coordinator for Handle {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
         let kind = convert::failure_kind(request.kind);
-        let message = one_line(&request.message);
+        let message = bounded(
+            request
+                .message
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
         let claim = claim(&request.worker, request.lease)?;
         let failed = self.fail(claim, kind, &message).instrument(span);
         let state = failed.await?;
@@ -231,7 +237,7 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
         None => Err("the request holds no pipeline".to_owned()),
     };
     read.map_err(|reason| Error::Pipeline {
-        reason: one_line(&reason),
+        reason: bounded(reason),
     })
 }
 
@@ -268,12 +274,11 @@ fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
     })
 }
 
-/// One line of bounded length, cut between characters.
-fn one_line(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let end = (0..=MESSAGE.min(line.len()))
+/// Text of bounded length, cut between characters; its lines stay, one per problem.
+fn bounded(mut text: String) -> String {
+    let end = (0..=MESSAGE.min(text.len()))
         .rev()
-        .find(|end| line.is_char_boundary(*end));
-    line.truncate(end.unwrap_or(0));
-    line
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     ArrayRef, BinaryArray, Float32Array, Int32Array, RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use capstan_plan::id::Digest;
 use capstan_plan::row::Pair;
 
@@ -80,7 +79,7 @@ pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
         false,
     ));
     let lengths = OffsetBuffer::from_lengths(rows.iter().map(|row| row.texts.len()));
-    let lists = arrow::array::ListArray::try_new(element, lengths, Arc::new(values), None)?;
+    let lists = arrow_array::ListArray::try_new(element, lengths, Arc::new(values), None)?;
     let mut columns = vec![
         strings(pairs.iter().map(|pair| pair.image_url.clone())),
         strings(pairs.iter().map(|pair| pair.page_url.clone())),

@@ -51,7 +51,7 @@ impl Folder {
     fn write_all<T>(
         &mut self,
         mut items: &[T],
-        batch: impl Fn(&[T], Vec<String>) -> Result<arrow::array::RecordBatch, arrow::error::ArrowError>,
+        batch: impl Fn(&[T], Vec<String>) -> Result<arrow_array::RecordBatch, arrow_schema::ArrowError>,
     ) -> Result<()> {
         while !items.is_empty() {
             let file = self.files.saturating_sub(u64::from(self.open.is_some()));
