@@ -1,4 +1,8 @@
 //! What the tests share: the program as processes, and servers that they start and stop.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real processes wait in real time"
+)]
 
 pub mod cluster;
 pub mod go;

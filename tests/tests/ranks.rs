@@ -2,6 +2,10 @@
 //! unequal length, gradients and losses agree as the design states ("Between world sizes"). And the
 //! comparison can fail: gathered features that are detached, and averages where a sum is due, do.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real sockets wait in real time"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;

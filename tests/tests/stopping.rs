@@ -2,6 +2,10 @@
 //! finished is, what cannot goes back at once and does not count, and a training goes on from the
 //! very step at which it was stopped.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real sockets wait in real time"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;

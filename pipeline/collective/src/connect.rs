@@ -13,7 +13,7 @@ use socket2::{SockRef, TcpKeepalive};
 use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, judge, proof};
 use crate::link::{is_pause, lost};
 use crate::stream::Stream;
-use crate::{Joining, RingError, RingPlan};
+use crate::{Joining, RingError, RingPlan, clock};
 
 /// Connections that may be in the middle of a greeting; the oldest gives way to a new one.
 const MAX_PENDING: usize = 64;
@@ -121,7 +121,7 @@ fn reach(address: SocketAddr, rank: usize, wait: &Wait<'_>) -> Result<TcpStream,
     loop {
         wait.goes_on(rank)?;
         let left = wait.joining.deadline;
-        let left = left.saturating_duration_since(Instant::now()).max(POLL);
+        let left = left.saturating_duration_since(clock::now()).max(POLL);
         match TcpStream::connect_timeout(&address, left.min(TRY)) {
             Ok(stream) => return Ok(stream),
             Err(_) => std::thread::sleep(SLICE.min(left)),
@@ -146,7 +146,7 @@ impl Wait<'_> {
         if self.joining.given_up.load(Ordering::SeqCst) {
             return Err(RingError::GivenUp { rank });
         }
-        if Instant::now() >= self.joining.deadline {
+        if clock::now() >= self.joining.deadline {
             return Err(RingError::NotJoined {
                 rank,
                 refused: 0,
@@ -252,7 +252,7 @@ impl Greeting {
             received: [0; HELLO_BYTES + MAC_BYTES],
             filled: 0,
             answered: false,
-            until: Instant::now() + GREETING,
+            until: clock::deadline_after(GREETING),
         })
     }
 
@@ -286,7 +286,7 @@ impl Greeting {
                 Err(source) => return Err(Refusal::Stranger(lost(expected, source))),
             }
         }
-        if Instant::now() >= self.until {
+        if clock::now() >= self.until {
             return Err(stranger("it did not finish its greeting in time"));
         }
         Ok(false)

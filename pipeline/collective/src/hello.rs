@@ -11,9 +11,8 @@
 //! the other's claims: a stale or misplaced rank learns why it is refused.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{RingEpoch, RingError, RingPlan, Secret};
+use crate::{RingEpoch, RingError, RingPlan, Secret, clock};
 
 /// First bytes of every hello; the last one is the version of the protocol.
 const MAGIC: [u8; 8] = *b"cpsring\x02";
@@ -160,14 +159,17 @@ pub(crate) fn judge(
     Ok(())
 }
 
-/// A value never used before and not to be foretold without the secret. Freshness is all that a
-/// nonce needs here: the clock gives it, and the standard library's hash seed entropy on top.
+/// A value that was never used before and that cannot be predicted without the secret.
+///
+/// A nonce only has to be fresh. The clock provides that; the seed of the standard library's hash
+/// maps adds entropy.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a nonce must not repeat; no result depends on it"
+)]
 fn nonce(secret: &Secret) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    hasher.update(&now.as_nanos().to_le_bytes());
+    hasher.update(&clock::unix_nanos().to_le_bytes());
     hasher.update(&std::process::id().to_le_bytes());
     for _ in 0..4 {
         hasher.update(&RandomState::new().build_hasher().finish().to_le_bytes());

@@ -18,6 +18,7 @@
 //! Results do not depend on timing: the sum of an element is taken in an order that world size,
 //! length and position alone decide, by one rank, and every rank receives that rank's bits.
 
+mod clock;
 mod collective;
 mod connect;
 mod error;
@@ -29,6 +30,7 @@ mod ring;
 mod solo;
 mod stream;
 
+pub use clock::deadline_after;
 pub use collective::Collective;
 pub use error::RingError;
 pub use plan::{RingEpoch, RingPlan, Secret};

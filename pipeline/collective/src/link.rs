@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::RingError;
 use crate::stream::Stream;
+use crate::{RingError, clock};
 
 /// operation (1), reserved (3), root (4), sequence number of the call (8), bytes of the message (8).
 const HEADER_BYTES: usize = 24;
@@ -294,7 +294,7 @@ impl Links {
 
     /// Time left of a call.
     fn time_left(&self, call: &Call, reads: bool) -> Result<Duration, RingError> {
-        let left = call.deadline.saturating_duration_since(Instant::now());
+        let left = call.deadline.saturating_duration_since(clock::now());
         if left.is_zero() {
             return Err(RingError::Deadline {
                 operation: call.operation.name(),

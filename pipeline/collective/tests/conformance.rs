@@ -1,11 +1,15 @@
 //! One suite for every `Collective`: the TCP ring of each world size and the ring of one rank
 //! against a reference sum. `tls.rs` runs all of it once more over TLS.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use capstan_collective::{
     Collective, Joining, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing, Tls,
@@ -21,7 +25,12 @@ fn tls() -> Option<&'static Tls> {
     module_path!().contains("over_tls").then(|| {
         TRAINER.get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
-            certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+            certificates::create(
+                folder.path(),
+                &[],
+                Validity::days(1, SystemTime::now()).unwrap(),
+            )
+            .unwrap();
             let safety = Safety {
                 certificates: folder.path().to_owned(),
                 ..Safety::default()

@@ -1,5 +1,9 @@
 //! Rings that must not form, and peers that die, stall or lie.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,10 +1,11 @@
 //! What the coordinator is told of a lease, and until when.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_plan::FailureKind;
 use capstan_proto::v1;
 use capstan_runtime::trace::Context;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};

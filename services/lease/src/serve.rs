@@ -1,7 +1,7 @@
 //! The loop of a worker: lease, execute, commit, answer.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_proto::v1;
@@ -9,6 +9,7 @@ use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_runtime::tls::refusal;
 use capstan_runtime::trace::Context;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::info;

@@ -18,6 +18,7 @@ use rustls::pki_types::UnixTime;
 
 use crate::tls::{Identity, Paths, Pem, Role, provider};
 
+const DAY: Duration = Duration::from_secs(86_400);
 /// Days that a certificate may be valid; the CA is valid for as long as the most.
 const MAX_DAYS: u32 = 3_650;
 /// How far the clocks of two hosts may differ: a certificate is valid so long before it was made.
@@ -98,19 +99,27 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// From an hour ago (clocks differ) for `days` from now.
+    /// From one hour before `now`, because the clocks of hosts differ, to `days` after it.
     ///
     /// # Errors
-    /// [`Error::Days`] for none or too many.
-    pub fn days(days: u32) -> Result<Self, Error> {
+    /// [`Error::Days`] if `days` is 0 or over the limit.
+    pub fn days(days: u32, now: SystemTime) -> Result<Self, Error> {
         if days == 0 || days > MAX_DAYS {
             return Err(Error::Days { days });
         }
-        let now = SystemTime::now();
         Ok(Self {
             from: now - SKEW,
-            until: now + Duration::from_secs(u64::from(days) * 86_400),
+            until: now + DAY * days,
         })
+    }
+
+    /// The validity of a CA that issues certificates of this validity: from the same moment, for
+    /// as long as any certificate may be valid.
+    fn of_authority(self) -> Self {
+        Self {
+            from: self.from,
+            until: self.until.max(self.from + SKEW + DAY * MAX_DAYS),
+        }
     }
 }
 
@@ -128,7 +137,7 @@ impl Validity {
 pub fn create(folder: &Path, names: &[String], validity: Validity) -> Result<Vec<PathBuf>, Error> {
     let mut files = vec![];
     let key = KeyPair::generate()?;
-    let authority = authority_params(Validity::days(MAX_DAYS)?).self_signed(&key)?;
+    let authority = authority_params(validity.of_authority()).self_signed(&key)?;
     let authority_pem = authority.pem();
     files.push(File::public(folder.join("ca.pem"), authority_pem.clone()));
     files.push(File::private(folder.join("ca.key"), key.serialize_pem()));

@@ -4,12 +4,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capstan_collective::{Breaker, Collective, Ring, RingPlan};
+use capstan_collective::{Breaker, Collective, Ring, RingPlan, deadline_after};
 use capstan_dataset::{Store, models};
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 use capstan_model::folder::Assets;
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::commit::Outputs;
 use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
@@ -218,7 +219,7 @@ impl Executor for Trainer {
 impl Attempt {
     /// Forms the ring and trains; blocks until the last step of the slowest rank.
     fn compute(mut self, handle: Handle) -> Result<Finished, Error> {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let first = self.resume.as_ref().map_or(0, |state| state.step);
         let limit = self.options.ring_timeout;
         let identity = self.options.lease.identity.as_ref();
@@ -291,7 +292,7 @@ impl Attempt {
         Ok(Finished {
             trained,
             cpu_seconds,
-            wall_seconds: began.elapsed().as_secs_f64(),
+            wall_seconds: began.seconds(),
             folder,
             _scratch: self.scratch,
         })
@@ -369,7 +370,7 @@ impl Attempt {
     /// done its part: what is not known of its time is no reason to train again.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
         let own = trained.cpu.as_secs_f32();
-        let deadline = Instant::now() + self.options.ring_timeout;
+        let deadline = deadline_after(self.options.ring_timeout);
         match ring.all_gather(&[own], deadline) {
             Ok(all) => all.iter().flatten().map(|s| f64::from(*s)).sum(),
             Err(error) => {

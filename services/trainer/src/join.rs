@@ -2,9 +2,11 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capstan_collective::{Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
+use capstan_collective::{
+    Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls, deadline_after,
+};
 use capstan_lease::Assignment;
 use capstan_proto::v1;
 use capstan_proto::v1::ring_client::RingClient;
@@ -114,7 +116,7 @@ pub(crate) fn connect(
     let tls = identity.map(tls);
     let joining = Joining {
         step,
-        deadline: Instant::now() + limit,
+        deadline: deadline_after(limit),
         tls: tls.as_ref(),
         given_up,
     };

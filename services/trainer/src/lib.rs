@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_model::DeviceSpec;
+use capstan_plan::clock::{Clock, SystemClock};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +65,7 @@ pub async fn run(
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), capstan_lease::Error> {
-    scratch::sweep(&options.cache);
+    scratch::sweep(&options.cache, SystemClock::new().wall());
     let lease = options.lease.clone();
     let trainer = Arc::new(executor::Trainer::new(options, store.clone()));
     capstan_lease::serve(lease, store, trainer, shutdown).await

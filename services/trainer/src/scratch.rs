@@ -10,14 +10,14 @@ use crate::error::Error;
 /// What a killed attempt left is no longer of any attempt when it is this old.
 const ABANDONED: Duration = Duration::from_secs(24 * 3_600);
 
-/// Removes what killed attempts left; other trainers may share the folder.
-pub(crate) fn sweep(cache: &Path) {
+/// Removes the folders of killed attempts. Other trainers may share `cache`.
+pub(crate) fn sweep(cache: &Path, now: SystemTime) {
     let Ok(entries) = std::fs::read_dir(cache.join("scratch")) else {
         return;
     };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
         let written = std::fs::metadata(&path).and_then(|meta| meta.modified());
-        let age = written.map(|written| SystemTime::now().duration_since(written));
+        let age = written.map(|written| now.duration_since(written));
         if matches!(age, Ok(Ok(age)) if age > ABANDONED) {
             // One that cannot be removed is tried again by the next trainer.
             let _ = std::fs::remove_dir_all(path);

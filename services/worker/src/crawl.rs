@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use capstan_crawl::{Imported, Net};
 use capstan_dataset::files;
 use capstan_lease::Done;
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_plan::commit::{File, FileKind, Outputs};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{ImageLink, PageLink, Pair, Reject};
@@ -289,18 +289,13 @@ fn done<'a>(
 }
 
 fn control(context: &Context) -> capstan_crawl::Control {
-    let told = context.told();
+    let (told, clock) = (context.told(), SystemClock::new());
     capstan_crawl::Control::new(
         context.control.cancel.clone(),
         move |now| {
             told(now.done);
         },
-        || {
-            let since = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            since.as_millis() as i64
-        },
+        move || clock.unix_ms(),
     )
 }
 

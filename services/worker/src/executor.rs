@@ -1,9 +1,8 @@
 //! Which work goes to which module, and what it cost.
 
-use std::time::Instant;
-
 use capstan_dataset::Store;
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::task::{Task, Work};
 
 use crate::context::{Context, Options};
@@ -46,7 +45,7 @@ impl Executor for Worker {
         control: Control,
     ) -> Result<Option<Done>, Failure> {
         let context = self.context(control, &assignment);
-        let began = Instant::now();
+        let began = Stopwatch::start();
         // Whatever waits ends at once; a computation on a thread of its own sees it at its next
         // batch.
         let cancel = context.control.cancel.clone();
@@ -54,7 +53,7 @@ impl Executor for Worker {
         let done = work.await.unwrap_or(Err(Error::Cancelled));
         let mut done = done.map_err(|error| Failure::new(error.kind(), &error))?;
         if done.wall_seconds == 0.0 {
-            done.wall_seconds = began.elapsed().as_secs_f64();
+            done.wall_seconds = began.seconds();
         }
         Ok(Some(done))
     }

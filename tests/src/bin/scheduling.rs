@@ -7,6 +7,7 @@
 //! Prints tasks per second, the coordinator's CPU and memory, where a task's time goes, and beside
 //! it the bound of this machine: the same workers making two calls that do nothing and the same
 //! object in the store for each task. What a task costs above the bound is ours.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -99,7 +99,12 @@ impl Guarded {
 
 fn authority() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+    certificates::create(
+        folder.path(),
+        &[],
+        Validity::days(1, SystemTime::now()).unwrap(),
+    )
+    .unwrap();
     folder
 }
 
