@@ -45,7 +45,7 @@ fn a_worker_in_mid_shard(cluster: &mut Cluster) {
         worker.signal("CONT");
         let status = worker.ended();
         assert!(status.success(), "worker-a ended with {status}");
-        let goes_back = !worker.told("lease goes back unfinished").is_empty();
+        let goes_back = !worker.told("lease is released unfinished").is_empty();
         cluster.forget("worker-a");
         // Its last act may have been the commit, or the answer had not reached it yet.
         if goes_back {

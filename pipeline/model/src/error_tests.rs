@@ -32,7 +32,7 @@ fn no_variant_prints_its_source() {
         },
         &folder::Error::Format {
             path: "model.safetensors".into(),
-            source: safetensors::SafeTensorError::InvalidHeaderStart,
+            source: safetensors::SafeTensorError::InvalidHeaderLength,
         },
         &tokenizer::Error::Io {
             path: "vocab.txt".into(),
