@@ -8,8 +8,8 @@ use crate::RingEpoch;
 /// is broken: discard the step and form a new one.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// A neighbour closed its connection, or its host is unreachable. A rank that fails closes its own
-    /// connections too, so that the first lost rank may be further along the ring.
+    /// A neighbour closed its connection, or its host is unreachable. A rank that fails closes its
+    /// own connections too, so that the first lost rank may be further along the ring.
     #[error("rank {rank} is lost")]
     PeerLost {
         /// The neighbour.

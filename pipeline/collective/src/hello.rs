@@ -7,8 +7,8 @@
 //!   mac("dial", both hellos)  ───────────────►
 //! ```
 //! The keyed hash covers both nonces, so that a recorded handshake proves nothing, and a label for
-//! the direction, so that a proof cannot be reflected. Both sides send their proof before they check
-//! the other's claims, so that a stale or misplaced rank learns why it is refused.
+//! the direction, so that a proof cannot be reflected. Both sides send their proof before they
+//! check the other's claims, so that a stale or misplaced rank learns why it is refused.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

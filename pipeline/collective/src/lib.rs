@@ -1,10 +1,10 @@
 //! The ring between the ranks of a training gang: all-reduce, all-gather, broadcast and barrier
 //! over TCP or TLS.
 //!
-//! This crate holds the trait [`Collective`] that training is written against, the TCP [`Ring`], and
-//! [`SoloRing`] for a world of one. It calls no other crate of the workspace and uses no gRPC and no
-//! async runtime: a rank's compute thread blocks in a call until the call is done or its deadline
-//! has passed.
+//! This crate holds the trait [`Collective`] that training is written against, the TCP [`Ring`],
+//! and [`SoloRing`] for a world of one. It calls no other crate of the workspace and uses no gRPC
+//! and no async runtime: a rank's compute thread blocks in a call until the call is done or its
+//! deadline has passed.
 //!
 //! ```text
 //!        ┌────────► rank 1 ────────┐        every rank dials the next one and accepts the

@@ -1,6 +1,6 @@
 //! The two connections of a rank. The calling thread serves both: it writes what may be sent, reads
-//! what has arrived, and sleeps only when neither connection is ready. Sending therefore never waits
-//! for receiving, whatever the size of a message, and no bytes move between threads.
+//! what has arrived, and sleeps only when neither connection is ready. Sending therefore never
+//! waits for receiving, whatever the size of a message, and no bytes move between threads.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};

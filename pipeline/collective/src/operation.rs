@@ -13,8 +13,8 @@ use crate::link::Exchange;
 const TURN_BYTES: usize = 512 << 10;
 /// Fewest bytes that are forwarded at once, if more follow.
 const MIN_FORWARD_BYTES: usize = 128 << 10;
-/// Most bytes that a rank of an all-reduce sends ahead of the bytes that it has received. More would
-/// wait in socket buffers, outside the cache. It allows 4 GB/s at a round trip of 1 ms.
+/// Most bytes that a rank of an all-reduce sends ahead of the bytes that it has received. More
+/// would wait in socket buffers, outside the cache. It allows 4 GB/s at a round trip of 1 ms.
 const MAX_AHEAD_BYTES: usize = 4 << 20;
 /// Most bytes of one rank's block in a gather.
 const MAX_GATHER_BYTES: u64 = 1 << 30;
@@ -32,9 +32,9 @@ fn turn(bytes: &[u8], total: usize, sent: usize, ready: usize) -> &[u8] {
     &bytes[sent..ready.min(sent + TURN_BYTES)]
 }
 
-/// A sum over all ranks by a pipelined ring: reduce-scatter, then all-gather. In hop h a rank
-/// sends the chunk that it received in hop h - 1, and its own in hop 0. The received part of a chunk
-/// is forwarded while the rest arrives.
+/// A sum over all ranks by a pipelined ring: reduce-scatter, then all-gather. In hop h a rank sends
+/// the chunk that it received in hop h - 1, and its own in hop 0. The received part of a chunk is
+/// forwarded while the rest arrives.
 ///
 /// Values are not overwritten before they are sent: a chunk is received again only as the complete
 /// sum, which includes what this rank sent of it.

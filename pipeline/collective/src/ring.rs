@@ -36,8 +36,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Joins the ring of `plan`: dials the next rank and accepts the previous one. This rank and its
-    /// neighbours prove to each other that they know the secret.
+    /// Joins the ring of `plan`: dials the next rank and accepts the previous one. This rank and
+    /// its neighbours prove to each other that they know the secret.
     ///
     /// - `listener`: bound by the caller at `plan.peers[plan.rank]`. Connections of processes that
     ///   are not the previous rank are refused and do not delay the joining.
@@ -46,8 +46,8 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingError::StaleEpoch`], [`RingError::ForeignRun`], [`RingError::WrongStep`],
-    /// [`RingError::WrongRank`], [`RingError::Unauthenticated`]: a neighbour is not a member of this
-    /// ring. [`RingError::NotJoined`]: a neighbour did not join in time.
+    /// [`RingError::WrongRank`], [`RingError::Unauthenticated`]: a neighbour is not a member of
+    /// this ring. [`RingError::NotJoined`]: a neighbour did not join in time.
     pub fn connect(
         plan: &RingPlan,
         listener: &TcpListener,
@@ -66,8 +66,8 @@ impl Ring {
     /// [`Ring::connect`] that may use TLS and that another thread can stop.
     ///
     /// # Errors
-    /// As [`Ring::connect`]. [`RingError::Untrusted`]: a neighbour refuses this rank's certificate, or
-    /// this rank the neighbour's. [`RingError::GivenUp`]: `joining.given_up` was set.
+    /// As [`Ring::connect`]. [`RingError::Untrusted`]: a neighbour refuses this rank's certificate,
+    /// or this rank the neighbour's. [`RingError::GivenUp`]: `joining.given_up` was set.
     pub fn connect_with(
         plan: &RingPlan,
         listener: &TcpListener,

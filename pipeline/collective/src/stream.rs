@@ -14,8 +14,8 @@ use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerCon
 /// Most bytes of ciphertext that are read from the socket at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// The TLS configuration with which ranks prove that they are trainers. That they belong to the same
-/// ring is proven by the ring's secret.
+/// The TLS configuration with which ranks prove that they are trainers. That they belong to the
+/// same ring is proven by the ring's secret.
 #[derive(Clone)]
 pub struct Tls {
     /// Configuration of the rank that dials.
@@ -138,7 +138,8 @@ impl Secured {
             match self.session.reader().read(buffer) {
                 // No decrypted bytes are left: read more ciphertext.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Messages contain their length, so a missing `close_notify` cannot hide a truncation.
+                // Messages contain their length, so a missing `close_notify` cannot hide a
+                // truncation.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
             }

@@ -1,8 +1,8 @@
 //! Evaluation of a model: retrieval, zero-shot classification, captioning.
 //!
-//! This crate holds the metrics as pure functions over numbers and words, and the runner that computes
-//! those numbers with a model. It calls `plan` and `model`. Sets are arguments, so it reads no store and
-//! uses no service.
+//! This crate holds the metrics as pure functions over numbers and words, and the runner that
+//! computes those numbers with a model. It calls `plan` and `model`. Sets are arguments, so it
+//! reads no store and uses no service.
 //!
 //! ```text
 //! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5

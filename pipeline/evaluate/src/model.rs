@@ -181,8 +181,9 @@ impl<'a> LoadedModel<'a> {
         Ok(features)
     }
 
-    /// The logit of a match (class 1) of every requested pair. `wanted[picture]` lists texts, and the
-    /// result has their logits in the same order. Keys and values of a picture are computed once.
+    /// The logit of a match (class 1) of every requested pair. `wanted[picture]` lists texts, and
+    /// the result has their logits in the same order. Keys and values of a picture are computed
+    /// once.
     pub fn itm(
         &self,
         pictures: &Pictures,
@@ -212,8 +213,8 @@ impl<'a> LoadedModel<'a> {
                 .collect();
             for chunk in pairs.chunks(TEXTS_PER_BATCH) {
                 let batch = self.batch(chunk.iter().map(ids));
-                let shown: Vec<usize> = chunk.iter().map(|&(picture, _)| picture).collect();
-                let scores = numbers(med.itm_logits(&memory, &batch, &shown));
+                let owners: Vec<usize> = chunk.iter().map(|&(picture, _)| picture).collect();
+                let scores = numbers(med.itm_logits(&memory, &batch, &owners));
                 for (&(picture, place), two) in chunk.iter().zip(scores.chunks_exact(2)) {
                     logits[picture][place] = two[1];
                 }
@@ -333,8 +334,8 @@ impl Network {
     }
 }
 
-/// The settings of the stage as settings of `model`. `max_tokens` is limited to the model's positions,
-/// and special tokens are banned.
+/// The settings of the stage as settings of `model`. `max_tokens` is limited to the model's
+/// positions, and special tokens are banned.
 fn decoding_of(
     decoding: &stage::Decoding,
     special: &SpecialIds,

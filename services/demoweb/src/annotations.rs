@@ -1,5 +1,5 @@
-//! The annotated sets as COCO captions: human, evaluation, zero-shot. None of their pictures is on the
-//! web.
+//! The annotated sets as COCO captions: human, evaluation, zero-shot. None of their pictures is on
+//! the web.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Keyed random draws: one stream per (seed, purpose, item), so that no draw depends on the order in
-//! which pages and pictures are built.
+//! Keyed random draws: one stream per (seed, purpose, item), so that no draw depends on the order
+//! in which pages and pictures are built.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -1,16 +1,16 @@
 //! The judgement of a text for a picture: good, vague or bad.
 //!
 //! A text is *good* if it names exactly the picture's objects (kind, colour, count) and every size,
-//! relation and background that it states is true. It is *vague* if it contradicts nothing but does not
-//! name all objects. Otherwise it is *bad*, also if it states nothing.
+//! relation and background that it states is true. It is *vague* if it contradicts nothing but does
+//! not name all objects. Otherwise it is *bad*, also if it states nothing.
 //!
 //! ```text
 //! text ─► tokens (lexicon) ─► statements (parse) ─► is there an assignment of the scene's things
 //!                                                   to them that makes all true? (this file)
 //! ```
 //!
-//! A stated count is exact: "a red ball" is false for a picture with two red balls, and "a ball" for one
-//! with a red and a blue ball.
+//! A stated count is exact: "a red ball" is false for a picture with two red balls, and "a ball"
+//! for one with a red and a blue ball.
 
 mod lexicon;
 mod parse;
@@ -99,7 +99,8 @@ fn denials_hold(statements: &Statements, things: &[Thing]) -> bool {
         .any(|claim| things.iter().any(|thing| claim.fits(thing)))
 }
 
-/// Tries every assignment of things to `statements.claims[at..]`. `best` becomes the best judgement.
+/// Tries every assignment of things to `statements.claims[at..]`. `best` becomes the best
+/// judgement.
 fn assign(
     scene: &Scene,
     things: &[Thing],

@@ -365,8 +365,8 @@ fn light(picture: &[f32], side: usize, draw: &mut Draw) -> Vec<u8> {
     out
 }
 
-/// Approximately normal noise: sums of four bytes, two values per 64 bits. It is ten times as fast as
-/// exact noise and indistinguishable from it at 5 levels of 256.
+/// Approximately normal noise: sums of four bytes, two values per 64 bits. It is ten times as fast
+/// as exact noise and indistinguishable from it at 5 levels of 256.
 struct Noise<'d> {
     draw: &'d mut Draw,
     bits: u64,

@@ -25,8 +25,8 @@ macro_rules! names {
 }
 
 names! {
-    /// A kind of thing. Each has its own inner pattern, because plain silhouettes are not learned within
-    /// the demo's budget.
+    /// A kind of thing. Each has its own inner pattern, because plain silhouettes are not learned
+    /// within the demo's budget.
     Object {
         /// A disc with a highlight.
         Ball = "ball",
@@ -120,8 +120,8 @@ impl Thing {
 /// The things of a scene and their positions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Things {
-    /// One to four equal things, each in a cell of a 2 x 2 grid (0, 1 above, 2, 3 below). A single thing
-    /// has no cell.
+    /// One to four equal things, each in a cell of a 2 x 2 grid (0, 1 above, 2, 3 below). A single
+    /// thing has no cell.
     Alike {
         /// The things.
         thing: Thing,
@@ -160,8 +160,8 @@ impl Scene {
         }
     }
 
-    /// Names and counts of all things, sorted. Equal for scenes that a text cannot distinguish by their
-    /// objects.
+    /// Names and counts of all things, sorted. Equal for scenes that a text cannot distinguish by
+    /// their objects.
     pub fn key(&self) -> Key {
         let mut key: Key = self.all().iter().map(Thing::name).collect();
         key.sort_unstable();

@@ -38,8 +38,8 @@ struct Server {
 
 /// Serves the site until `shutdown`.
 ///
-/// - `listeners`: one or several, bound by the caller. Each serves every host by the Host header, so
-///   that names may be assigned to them in any way.
+/// - `listeners`: one or several, bound by the caller. Each serves every host by the Host header,
+///   so that names may be assigned to them in any way.
 ///
 /// # Errors
 /// [`ServeError`] if a listener fails.

@@ -122,8 +122,8 @@ impl Site {
         &self.found
     }
 
-    /// The scene of the picture at this URL, which may be the URL on a page, another candidate, or the
-    /// target of its redirect.
+    /// The scene of the picture at this URL, which may be the URL on a page, another candidate, or
+    /// the target of its redirect.
     pub fn scene(&self, image_url: &str) -> Option<&Scene> {
         self.scenes.get(image_url).map(Arc::as_ref)
     }
@@ -156,8 +156,8 @@ impl Site {
         classes
     }
 
-    /// Writes `dir/human`, `dir/evaluation` and `dir/zero_shot`: each a `captions.json` in the format of
-    /// COCO captions beside a folder `images`. Existing files are replaced.
+    /// Writes `dir/human`, `dir/evaluation` and `dir/zero_shot`: each a `captions.json` in the
+    /// format of COCO captions beside a folder `images`. Existing files are replaced.
     ///
     /// # Errors
     /// [`AnnotationError`] with the folder or file that cannot be written.
@@ -208,9 +208,9 @@ impl Site {
         self.log.entries_from(first)
     }
 
-    /// The violations of a crawler, one line each: of robots.txt (not read first, or not obeyed), of
-    /// opt-outs (a picture fetched again after it opted out, or fetched although its page opts out), of
-    /// a Crawl-delay (two requests closer than the delay, except those for robots.txt).
+    /// The violations of a crawler, one line each: of robots.txt (not read first, or not obeyed),
+    /// of opt-outs (a picture fetched again after it opted out, or fetched although its page opts
+    /// out), of a Crawl-delay (two requests closer than the delay, except those for robots.txt).
     ///
     /// - `user_agent`: only requests whose user agent contains it are checked.
     pub fn violations(&self, log: &[LogEntry], user_agent: &str) -> Vec<String> {

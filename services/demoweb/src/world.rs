@@ -12,7 +12,8 @@ pub use check::WorldError;
 
 use crate::scene::{Background, Colour, Object, Relation, Size};
 
-/// A demo web as described by a world file. Keys that are missing in the file have the shipped value.
+/// A demo web as described by a world file. Keys that are missing in the file have the shipped
+/// value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct World {
@@ -54,7 +55,8 @@ pub struct Scenes {
     pub relations: Vec<Relation>,
     /// Percentage of scenes with two different things. The others have things of one kind.
     pub pair_percent: f64,
-    /// Counts of things in a scene of one kind. A count that is listed twice is drawn twice as often.
+    /// Counts of things in a scene of one kind. A count that is listed twice is drawn twice as
+    /// often.
     pub counts: Vec<usize>,
 }
 
@@ -104,11 +106,12 @@ pub struct Words {
     pub numbers: Vec<String>,
 }
 
-/// The style in which a group of authors describes scenes. Each of the two groups has its own shipped
-/// values.
+/// The style in which a group of authors describes scenes. Each of the two groups has its own
+/// shipped values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Style {
-    /// Sentences about things of one kind, with placeholders `{things}`, `{be}` (is or are) and `{place}`.
+    /// Sentences about things of one kind, with placeholders `{things}`, `{be}` (is or are) and
+    /// `{place}`.
     pub frames_alike: Vec<String>,
     /// Sentences about two things.
     pub frames_pair: Vec<String>,

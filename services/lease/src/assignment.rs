@@ -74,7 +74,7 @@ impl std::fmt::Debug for Unit {
 
 impl Progress {
     /// Progress of a task of `stage`, at zero.
-    pub(crate) fn of_stage(stage: &str) -> Self {
+    pub(crate) fn new(stage: &str) -> Self {
         Self(Arc::new(ProgressState {
             stage: stage.to_owned(),
             ..ProgressState::default()
@@ -148,7 +148,7 @@ impl Control {
     /// The same control, with its progress counted under `stage`.
     pub(crate) fn with_stage(self, stage: &str) -> Self {
         Self {
-            progress: Progress::of_stage(stage),
+            progress: Progress::new(stage),
             ..self
         }
     }

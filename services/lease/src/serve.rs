@@ -129,7 +129,8 @@ impl WorkLoop {
         // The first request does not wait for a task: its answer shows that the coordinator is up.
         let mut wait = Duration::ZERO;
         while !self.shutdown.is_cancelled() {
-            // An answer that has arrived is used, because its leases would otherwise have to expire.
+            // An answer that has arrived is used, because its leases would otherwise have to
+            // expire.
             let leased = tokio::select! {
                 biased;
                 leased = self.lease(wait) => leased,

@@ -116,7 +116,7 @@ impl Validity {
 
     /// The validity of a CA that issues certificates of this validity: from the same moment, for
     /// as long as any certificate may be valid.
-    fn of_authority(self) -> Self {
+    fn authority_validity(self) -> Self {
         Self {
             from: self.from,
             until: self.until.max(self.from + SKEW + DAY * MAX_DAYS),
@@ -137,7 +137,7 @@ impl Validity {
 pub fn create(folder: &Path, names: &[String], validity: Validity) -> Result<Vec<PathBuf>, Error> {
     let mut files = vec![];
     let key = KeyPair::generate()?;
-    let authority = authority_params(validity.of_authority()).self_signed(&key)?;
+    let authority = authority_params(validity.authority_validity()).self_signed(&key)?;
     let authority_pem = authority.pem();
     files.push(File::public(folder.join("ca.pem"), authority_pem.clone()));
     files.push(File::private(folder.join("ca.key"), key.serialize_pem()));
@@ -169,8 +169,8 @@ pub fn create(folder: &Path, names: &[String], validity: Validity) -> Result<Vec
 /// the role's two files; processes read them at their next start.
 ///
 /// # Errors
-/// [`Error::NoAuthority`], [`Error::Authority`]: the folder has no CA of `capstan certs`. Nothing is
-/// replaced after an error.
+/// [`Error::NoAuthority`], [`Error::Authority`]: the folder has no CA of `capstan certs`. Nothing
+/// is replaced after an error.
 pub fn issue(
     folder: &Path,
     role: Role,
@@ -192,8 +192,8 @@ pub fn issue(
     Ok(files.into_iter().map(|file| file.path).collect())
 }
 
-/// The contents of a CA certificate. They are the same for every CA of `capstan certs`, because only
-/// the name is needed to issue from one.
+/// The contents of a CA certificate. They are the same for every CA of `capstan certs`, because
+/// only the name is needed to issue from one.
 fn authority_params(validity: Validity) -> CertificateParams {
     let mut params = base_params("Capstan development CA", validity);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));

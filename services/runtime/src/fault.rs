@@ -3,8 +3,8 @@
 //!
 //! `CAPSTAN_FAULT_POINT=worker.before_commit` kills the process with SIGKILL when it passes that
 //! point for the first time, `worker.before_commit:3` for the third time. As after a kill by the
-//! kernel or a power failure, no destructor runs, no answer is sent and no buffer is flushed. Builds
-//! without `debug_assertions` (releases) have no fault points.
+//! kernel or a power failure, no destructor runs, no answer is sent and no buffer is flushed.
+//! Builds without `debug_assertions` (releases) have no fault points.
 
 /// The environment variable that arms a point: its name, optionally with `:n` for the n-th pass.
 pub const VARIABLE: &str = "CAPSTAN_FAULT_POINT";

@@ -1,8 +1,8 @@
 //! Every metric of a process by name, and the recorder behind `/metrics`.
 //!
-//! Names and help texts are defined here only. The two names of the store are repeated in `dataset`,
-//! which may not call this crate; a test compares them. Dashboards and alerts use these names.
-//! Naming: prometheus.io, "Metric and label naming".
+//! Names and help texts are defined here only. The two names of the store are repeated in
+//! `dataset`, which may not call this crate; a test compares them. Dashboards and alerts use these
+//! names. Naming: prometheus.io, "Metric and label naming".
 
 use std::sync::OnceLock;
 
@@ -50,16 +50,16 @@ pub const EJECTIONS: &str = "capstan_worker_ejections_total";
 pub const WORKERS_EJECTED: &str = "capstan_workers_ejected";
 /// Tasks that were leased a second time because they took far longer than others of their stage.
 pub const TWINS: &str = "capstan_twin_leases_total";
-/// Requests that the coordinator rejected because a certificate, role or token was missing or wrong,
-/// label `code`.
+/// Requests that the coordinator rejected because a certificate, role or token was missing or
+/// wrong, label `code`.
 pub const REFUSALS: &str = "capstan_requests_refused_total";
 /// Attempts that ended at this worker, labels `stage` and `outcome`: committed, adopted (another
 /// attempt's record existed), failed, released (the worker stops), lost (the lease was lost).
 pub const ATTEMPTS: &str = "capstan_attempts_total";
 /// Wall time of an attempt's work, label `stage`.
 pub const ATTEMPT_SECONDS: &str = "capstan_attempt_seconds";
-/// Finished units of work, labels `stage` and `unit`: pages, pictures, texts, steps ... Their `rate()`
-/// is the throughput, for example pictures per second.
+/// Finished units of work, labels `stage` and `unit`: pages, pictures, texts, steps ... Their
+/// `rate()` is the throughput, for example pictures per second.
 pub const WORK_UNITS: &str = "capstan_work_units_total";
 /// Bytes read from the store, without reads from caches.
 pub const STORE_READ_BYTES: &str = "capstan_store_read_bytes_total";

@@ -36,8 +36,8 @@ async fn either(first: &mut Signal, second: &mut Signal) {
     }
 }
 
-/// Runs `work` to completion. After `token` is cancelled, the work may continue for `grace`; then it
-/// is dropped.
+/// Runs `work` to completion. After `token` is cancelled, the work may continue for `grace`; then
+/// it is dropped.
 ///
 /// Returns the result of the work, or `None` if it was dropped.
 pub async fn with_grace<T>(

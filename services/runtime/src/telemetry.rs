@@ -40,8 +40,8 @@ pub fn init(settings: &Telemetry) -> Result<(), Error> {
     done.map_err(|error| Error::AlreadySet(Box::new(error)))
 }
 
-/// A subscriber that writes one JSON object per line: the fields of the event at the top level, those
-/// of its spans (`run, stage, shard, attempt, trace_id`) under `span` and `spans`.
+/// A subscriber that writes one JSON object per line: the fields of the event at the top level,
+/// those of its spans (`run, stage, shard, attempt, trace_id`) under `span` and `spans`.
 pub fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,

@@ -129,8 +129,8 @@ impl Trainer {
         let inputs = training.read(&self.store, &self.options.cache).await?;
         let turns = self.options.turns.clone();
         let threads = training.config.threads_per_rank;
-        let asked = threads.min(self.options.most_turns);
-        let turn = turns.acquire_many_owned(u32::try_from(asked).unwrap_or(u32::MAX));
+        let permits = threads.min(self.options.most_turns);
+        let turn = turns.acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX));
         let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
         let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
@@ -229,8 +229,8 @@ impl Attempt {
         let watching = self.watch_stop(&handle, &cancel, &breaker);
         let (plan, listener) = (&self.plan, &self.listener);
         let mut ring = join::connect(plan, listener, first, limit, identity, &cancel)?;
-        // Only this thread sets the breaker. If the attempt was cancelled earlier, the `cancel` flag
-        // stops it.
+        // Only this thread sets the breaker. If the attempt was cancelled earlier, the `cancel`
+        // flag stops it.
         let _ = breaker.set(ring.breaker()?);
         let device = self.options.device.open()?.autodiff();
         let seed = self.assignment.task.seed;
@@ -373,8 +373,8 @@ impl Attempt {
         }
     }
 
-    /// CPU seconds summed over all ranks, for the commit record. If a rank has left the ring by now,
-    /// only this rank's time is known; the model is complete all the same.
+    /// CPU seconds summed over all ranks, for the commit record. If a rank has left the ring by
+    /// now, only this rank's time is known; the model is complete all the same.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
         let own = trained.cpu.as_secs_f32();
         let deadline = deadline_after(self.options.ring_timeout);

@@ -53,3 +53,20 @@ impl Drop for Scratch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_old_folders_are_swept() {
+        let cache = tempfile::tempdir().unwrap();
+        let folder = cache.path().join("scratch/attempt-1-0");
+        std::fs::create_dir_all(&folder).unwrap();
+        let written = std::fs::metadata(&folder).unwrap().modified().unwrap();
+        sweep(cache.path(), written + ABANDONED);
+        assert!(folder.is_dir());
+        sweep(cache.path(), written + ABANDONED + Duration::from_secs(1));
+        assert!(!folder.exists());
+    }
+}

@@ -1,5 +1,6 @@
-//! Parses the statements of a text: things with kind, colours, sizes and count, their relations, and
-//! the background. The parser makes one pass over the tokens and collects one noun phrase at a time.
+//! Parses the statements of a text: things with kind, colours, sizes and count, their relations,
+//! and the background. The parser makes one pass over the tokens and collects one noun phrase at a
+//! time.
 
 pub(super) use super::lexicon::Side;
 use super::lexicon::Token;
@@ -104,7 +105,8 @@ struct Parser {
     last: Option<usize>,
     /// A relation whose second claim has not been parsed yet, with its first claim.
     open: Option<(Side, Option<usize>)>,
-    /// A relation at the start of a sentence ("left of a ring is a ball"), with the claim it refers to.
+    /// A relation at the start of a sentence ("left of a ring is a ball"), with the claim it refers
+    /// to.
     turned: Option<(Side, usize)>,
 }
 
@@ -190,8 +192,8 @@ impl Parser {
         let waiting = std::mem::take(&mut self.waiting);
         let shares_plural = plural && !waiting.is_empty() && !phrase.is_determined();
         for waiting in waiting {
-            // "A red and a blue ball" and "red and blue balls" are two things. "A red and blue ball" is one
-            // thing with two colours, which no thing has.
+            // "A red and a blue ball" and "red and blue balls" are two things. "A red and blue
+            // ball" is one thing with two colours, which no thing has.
             if shares_plural {
                 self.claim(&waiting, object, Count::AtLeastOne);
             } else if phrase.is_determined() {

@@ -249,8 +249,8 @@ proptest! {
                 TextKind::Honest => worth == Good,
                 TextKind::Vague => worth != Good,
                 TextKind::Wrong => worth == Bad,
-                // Judged by content: good only if the pictures have the same things, vague only if this
-                // picture has all things of the other.
+                // Judged by content: good only if the pictures have the same things, vague only if
+                // this picture has all things of the other.
                 TextKind::Other => {
                     let (key, others) = (scene.key(), other.key());
                     let has_all = others.iter().all(|name| {

@@ -121,3 +121,12 @@ fn names_and_days_are_checked_before_anything_is_written() {
     }
     assert_eq!(contents(folder.path()), []);
 }
+
+#[test]
+fn a_ca_is_valid_for_as_long_as_any_certificate() {
+    let now = SystemTime::UNIX_EPOCH + DAY * 20_000;
+    let validity = Validity::days(2, now).unwrap();
+    assert_eq!((validity.from, validity.until), (now - SKEW, now + DAY * 2));
+    let authority = validity.authority_validity();
+    assert_eq!(authority, Validity::days(MAX_DAYS, now).unwrap());
+}

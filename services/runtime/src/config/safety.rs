@@ -15,8 +15,8 @@ const TOKEN_CHARACTERS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Safety {
-    /// Whether a listener that other hosts can reach may start without TLS, and whether the token may
-    /// be sent to one.
+    /// Whether a listener that other hosts can reach may start without TLS, and whether the token
+    /// may be sent to one.
     pub insecure: bool,
     /// Folder with `ca.pem` and, per role, `<role>.pem` and `<role>.key`; empty for none. A process
     /// reads only `ca.pem` and the files of its own role.
@@ -55,7 +55,8 @@ impl Safety {
         Err(value(section, key, reason))
     }
 
-    /// Checks that the coordinator's address is `https` if, and only if, certificates are configured.
+    /// Checks that the coordinator's address is `https` if, and only if, certificates are
+    /// configured.
     pub(super) fn check_address(&self, address: &str) -> Result<(), ConfigError> {
         let is_https = address.starts_with("https:");
         let reason = match (self.has_certificates(), is_https) {

@@ -23,8 +23,8 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Whether `text` is the secret. The comparison takes constant time for texts of the same length,
-    /// so that its duration reveals only the length.
+    /// Whether `text` is the secret. The comparison takes constant time for texts of the same
+    /// length, so that its duration reveals only the length.
     pub fn matches(&self, text: &str) -> bool {
         self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }

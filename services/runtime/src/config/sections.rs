@@ -1,6 +1,6 @@
 //! The sections that every role reads, and that of the coordinator. The sections of workers and
-//! trainers are in `roles`, that of the crawler in `crawl`. `deploy/capstan.toml` shows each key with
-//! its default.
+//! trainers are in `roles`, that of the crawler in `crawl`. `deploy/capstan.toml` shows each key
+//! with its default.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -47,8 +47,8 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads and checks `ca.pem`, `<role>.pem` and `<role>.key`. Returns `None` if no certificates are
-    /// configured. Call it before a port binds.
+    /// Reads and checks `ca.pem`, `<role>.pem` and `<role>.key`. Returns `None` if no certificates
+    /// are configured. Call it before a port binds.
     ///
     /// # Errors
     /// [`Error`]: a file is missing, the certificate is expired, not valid yet, or of another CA or

@@ -1,8 +1,8 @@
 //! Mutual TLS: the identity of a process, and the processes that it accepts.
 //!
 //! A certificate names its role in a DNS alternative name, `<role>.capstan`; nothing else in it is
-//! read. The coordinator defines what each role may do. Certificates are loaded and checked before a
-//! port binds, so that an error of the first handshake is reported at start, in one line.
+//! read. The coordinator defines what each role may do. Certificates are loaded and checked before
+//! a port binds, so that an error of the first handshake is reported at start, in one line.
 //!
 //! ```text
 //!  ca.pem ──┬─ trusted by all            gRPC: coordinator.capstan ◄─ worker, trainer, operator
@@ -88,8 +88,8 @@ impl fmt::Display for Role {
     }
 }
 
-/// The role of the client that sent a request. `None` if it has no certificate, or one that names no
-/// role or several. The handshake has checked that the CA issued the certificate and that it is
+/// The role of the client that sent a request. `None` if it has no certificate, or one that names
+/// no role or several. The handshake has checked that the CA issued the certificate and that it is
 /// valid now.
 pub fn peer_role(request: &tonic::Extensions) -> Option<Role> {
     let certificates = request
@@ -110,8 +110,8 @@ fn role_of(certificate: &CertificateDer<'_>) -> Option<Role> {
     }
 }
 
-/// The crypto provider of this process. The HTTP clients link two providers, so this function selects
-/// one explicitly, before rustls has to guess.
+/// The crypto provider of this process. The HTTP clients link two providers, so this function
+/// selects one explicitly, before rustls has to guess.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     // An error means that the process has selected one already.
     let _ = aws_lc_rs::default_provider().install_default();

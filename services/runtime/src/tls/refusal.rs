@@ -7,9 +7,9 @@ use rustls::{AlertDescription, CertificateError};
 /// One line that says why TLS failed: the other side refused this process's certificate, or this
 /// process refused the other side's. `None` if the error is not an error of TLS.
 ///
-/// A retry succeeds in no case. It may however show the reason: in TLS 1.3 a client learns that it was
-/// refused only after its part of the handshake, and if the connection is reset before, the error
-/// does not contain the reason.
+/// A retry succeeds in no case. It may however show the reason: in TLS 1.3 a client learns that it
+/// was refused only after its part of the handshake, and if the connection is reset before, the
+/// error does not contain the reason.
 pub fn refusal(error: &(dyn StdError + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
