@@ -179,13 +179,13 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
             match pending[index].advance(plan, rank) {
                 Ok(false) => index += 1,
                 Ok(true) => return Ok(pending.swap_remove(index).stream),
-                Err(Rejection::Connection(error)) => {
+                Err(HandshakeError::Connection(error)) => {
                     let cause: &dyn std::error::Error = &error;
                     tracing::debug!(error = cause, "refused a connection to the ring");
                     pending.remove(index);
                     (refused, last) = (refused + 1, Some(Box::new(error)));
                 }
-                Err(Rejection::Ring(error)) => return Err(error),
+                Err(HandshakeError::Ring(error)) => return Err(error),
             }
         }
         match ended {
@@ -228,7 +228,7 @@ fn is_closed_connection(error: &io::Error) -> bool {
 }
 
 /// Why a connection is refused.
-enum Rejection {
+enum HandshakeError {
     /// Its peer proved nothing, or belongs to an older ring. Only this connection is refused.
     Connection(RingError),
     /// Its peer knows the secret but contradicts the plan. The ring cannot be formed.
@@ -261,9 +261,9 @@ impl Handshake {
     }
 
     /// Reads the available bytes. Returns `true` when the dialler has proven to be rank `expected`.
-    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, Rejection> {
+    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, HandshakeError> {
         let protocol = |detail| {
-            Rejection::Connection(RingError::Protocol {
+            HandshakeError::Connection(RingError::Protocol {
                 rank: expected,
                 detail,
             })
@@ -287,7 +287,7 @@ impl Handshake {
                 Ok(0) => return Err(protocol("it closed the connection during its handshake")),
                 Ok(read) => self.filled += read,
                 Err(error) if is_pause(&error) => break,
-                Err(source) => return Err(Rejection::Connection(lost(expected, source))),
+                Err(source) => return Err(HandshakeError::Connection(lost(expected, source))),
             }
         }
         if clock::now() >= self.until {
@@ -310,18 +310,18 @@ impl Handshake {
     }
 
     /// Checks the dialler's proof, then its claims.
-    fn check(&self, plan: &RingPlan, expected: usize) -> Result<(), Rejection> {
+    fn check(&self, plan: &RingPlan, expected: usize) -> Result<(), HandshakeError> {
         let (theirs, mac) = split(&self.received);
-        let hello = Hello::decode(&theirs).ok_or(Rejection::Connection(RingError::Broken))?;
+        let hello = Hello::decode(&theirs).ok_or(HandshakeError::Connection(RingError::Broken))?;
         if mac != proof(&plan.secret, Side::Dial, &theirs, &self.mine.encode()) {
             let error = RingError::Unauthenticated { rank: hello.rank };
-            return Err(Rejection::Connection(error));
+            return Err(HandshakeError::Connection(error));
         }
         check_claims(plan, &self.mine, &hello, expected).map_err(|error| match error {
             RingError::StalePeer { .. } | RingError::ForeignRun { .. } => {
-                Rejection::Connection(error)
+                HandshakeError::Connection(error)
             }
-            other => Rejection::Ring(other),
+            other => HandshakeError::Ring(other),
         })
     }
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How far a task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ItemProgress {
     /// Pages or pictures settled, one way or the other.
     pub done: u64,
     /// Pages or pictures of the task.
@@ -19,7 +19,7 @@ pub struct Progress {
 pub struct Control {
     /// Ends the task early with [`crate::Error::Cancelled`].
     pub cancel: CancellationToken,
-    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    progress: Arc<dyn Fn(ItemProgress) + Send + Sync>,
     now_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
@@ -28,7 +28,7 @@ impl Control {
     /// - `now_ms`: milliseconds since 1970, for `fetched_at_ms` alone.
     pub fn new(
         cancel: CancellationToken,
-        progress: impl Fn(Progress) + Send + Sync + 'static,
+        progress: impl Fn(ItemProgress) + Send + Sync + 'static,
         now_ms: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -38,11 +38,13 @@ impl Control {
         }
     }
 
-    pub(crate) fn report(&self, done: u64, total: u64) {
-        (self.progress)(Progress { done, total });
+    /// Reports progress to the caller.
+    pub fn report(&self, done: u64, total: u64) {
+        (self.progress)(ItemProgress { done, total });
     }
 
-    pub(crate) fn now_ms(&self) -> i64 {
+    /// The caller's clock, in milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
         (self.now_ms)()
     }
 }

@@ -1,12 +1,9 @@
 //! Why a task of this room ends without a result. What befalls one page or one
 //! picture is no error but a reject.
 
-use std::io::ErrorKind;
-use std::path::PathBuf;
-
 use capstan_plan::FailureKind;
 
-/// Why a crawl or import task ends without a result.
+/// Why a crawl task ends without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The caller cancelled the task, or stopped taking pairs.
@@ -23,25 +20,6 @@ pub enum Error {
     /// The HTTP client could not be built.
     #[error("the http client could not be built")]
     Client(#[source] reqwest::Error),
-    /// A file of an import cannot be read.
-    #[error("cannot read {path}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The source of an import is of another form.
-    #[error("{path} is no {expected}: {problem}", path = path.display())]
-    Format {
-        /// The file or folder.
-        path: PathBuf,
-        /// What it should be.
-        expected: &'static str,
-        /// What is wrong, with line or column where there is one.
-        problem: String,
-    },
     /// A worker thread of this process died.
     #[error("decoding thread died")]
     Thread(#[source] tokio::task::JoinError),
@@ -52,16 +30,8 @@ impl Error {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Cancelled => FailureKind::Transient,
-            Self::Setting { .. } | Self::Format { .. } => FailureKind::BadInput,
-            Self::Read { source, .. }
-                if matches!(
-                    source.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory
-                ) =>
-            {
-                FailureKind::BadInput
-            }
-            Self::Client(_) | Self::Read { .. } => FailureKind::WorkerFault,
+            Self::Setting { .. } => FailureKind::BadInput,
+            Self::Client(_) => FailureKind::WorkerFault,
             Self::Thread(_) => FailureKind::PoisonShard,
         }
     }

@@ -9,7 +9,7 @@ use capstan_plan::row::{ImageLink, PageLink};
 use capstan_plan::stage::Crawl;
 use url::Url;
 
-use crate::address::{authority, canonical};
+use crate::canonical_url::{authority, canonical};
 
 /// Plans the pages of a wave: the seeds in wave 0, else what the wave before linked to
 /// and no wave has seen.
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     fn config() -> Crawl {
-        crate::images::tests_config(&["http://a.test/#x", "http://a.test/", "mailto:x"])
+        crate::fetch_images::tests_config(&["http://a.test/#x", "http://a.test/", "mailto:x"])
     }
 
     fn page(url: &str, depth: u32) -> PageLink {

@@ -13,26 +13,29 @@
 //!                                  plan_images ─► shards ─► fetch_images ─► pairs, rejects
 //! ```
 
-mod address;
+mod canonical_url;
 mod control;
 mod error;
+mod fetch_images;
+mod fetch_pages;
 mod frontier;
-mod images;
-mod import;
+mod html;
 mod net;
+pub mod normalize;
 mod opt_out;
-mod page;
-mod pages;
-mod picture;
+mod reject;
 mod robots;
+mod whitespace;
 
-pub use control::{Control, Progress};
+pub use canonical_url::{UrlError, canonical};
+pub use control::{Control, ItemProgress};
 pub use error::Error;
+pub use fetch_images::fetch_images;
+pub use fetch_pages::{PagesFetched, fetch_pages};
 pub use frontier::{plan_images, plan_pages};
-pub use images::fetch_images;
-pub use import::{Imported, import};
 pub use net::{Net, NetConfig};
-pub use pages::{PagesFetched, fetch_pages};
+pub use reject::RejectReason;
+pub use whitespace::collapse_whitespace;
 
 /// Version of the policy by which opt-out signals are read.
 ///

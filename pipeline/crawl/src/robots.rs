@@ -8,7 +8,7 @@ use std::time::Duration;
 use capstan_plan::reject::RejectCode;
 use url::Url;
 
-use crate::net::Refusal;
+use crate::reject::RejectReason;
 
 /// Bytes of a file that are read (RFC 9309, 2.5: at least 500 KiB).
 pub(crate) const MAX_ROBOTS_BYTES: usize = 500 << 10;
@@ -19,7 +19,7 @@ pub(crate) enum Robots {
     /// The rules that bind us.
     Rules(Rules),
     /// The file could not be had: nothing may be fetched.
-    Unreachable(Refusal),
+    Unreachable(RejectReason),
 }
 
 /// The rules of the groups that bind us.
@@ -42,13 +42,13 @@ impl Robots {
     }
 
     /// A host at an address that we do not go to is refused as such, all else as `robots`.
-    pub(crate) fn unreachable(why: Refusal) -> Self {
+    pub(crate) fn unreachable(why: RejectReason) -> Self {
         let code = match why.code {
             RejectCode::Address => RejectCode::Address,
             _ => RejectCode::Robots,
         };
         let detail = format!("robots.txt cannot be had: {}", why.detail);
-        Self::Unreachable(Refusal { code, detail })
+        Self::Unreachable(RejectReason { code, detail })
     }
 
     /// Reads the rules for `user_agent`, a product token.
@@ -64,12 +64,12 @@ impl Robots {
     }
 
     /// Whether `url` may be fetched; if not, why.
-    pub(crate) fn check(&self, url: &Url) -> Result<(), Refusal> {
+    pub(crate) fn check(&self, url: &Url) -> Result<(), RejectReason> {
         match self {
             Self::Unreachable(why) => Err(why.clone()),
             Self::Rules(rules) => {
                 let checked = rules.check(url);
-                checked.map_err(|why| Refusal::new(RejectCode::Robots, why))
+                checked.map_err(|why| RejectReason::new(RejectCode::Robots, why))
             }
         }
     }

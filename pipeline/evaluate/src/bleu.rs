@@ -2,16 +2,16 @@
 
 use crate::ngrams::{MAX_N, Ngrams};
 
-/// Added to numerators, as in the reference scorer, so that the logarithm exists for a corpus
-/// without a common four-gram.
+/// Added to numerators, as in the reference scorer, so that the logarithm exists for a corpus without
+/// a common four-gram.
 const TINY: f64 = 1e-15;
 /// Added to denominators, as in the reference scorer.
 const SMALL: f64 = 1e-9;
 
 /// BLEU-4 of a corpus, 0 to 1.
 ///
-/// Clipped n-gram matches and lengths are summed over the corpus. The reference length of a caption
-/// is that of its closest reference, and of two equally close ones the shorter. Equal to
+/// Clipped n-gram matches and lengths are summed over the corpus. The reference length of a caption is
+/// that of its closest reference, and of two equally close ones the shorter. Equal to
 /// `pycocoevalcap.bleu` (option `closest`).
 ///
 /// - `captions`: the words of each caption.

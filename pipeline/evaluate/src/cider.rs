@@ -84,9 +84,9 @@ fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
 /// CIDEr-D of a set, 0 to 10.
 ///
 /// n-grams of length 1 to 4 are weighted by TF-IDF, with document frequencies over the given
-/// references (so that a set of one picture scores 0). Counts are clipped, and a Gaussian with
-/// sigma 6 penalises a difference in length. The result is 10 times the mean over the references of
-/// a picture and over the pictures. Equal to `pycocoevalcap.cider`.
+/// references (so that a set of one picture scores 0). Counts are clipped, and a Gaussian with sigma 6
+/// penalises a difference in length. The result is 10 times the mean over the references of a picture
+/// and over the pictures. Equal to `pycocoevalcap.cider`.
 ///
 /// - `captions`: the words of each caption.
 /// - `references`: for each caption, the words of its references.

@@ -68,15 +68,18 @@ pub enum Error {
         /// The set.
         set: &'static str,
     },
-    /// A picture has no reference text.
-    #[error("pair {pair} of the {set} set has no reference text")]
-    NoText {
+    /// No picture of a set that the stage evaluates has a reference text.
+    #[error(
+        "none of the {pictures} pictures of the {set} set has a reference text: give a set with \
+         reference texts"
+    )]
+    NoTexts {
         /// The set.
         set: &'static str,
-        /// The picture.
-        pair: PairId,
+        /// Number of its pictures.
+        pictures: usize,
     },
-    /// A picture of the zero-shot set does not have exactly one text.
+    /// A picture of the zero-shot set has several texts.
     #[error(
         "pair {pair} of the zero-shot set has {texts} texts instead of one that names its class"
     )]
@@ -122,7 +125,7 @@ impl Error {
             | Self::NoCaptioning
             | Self::EmptySet { .. }
             | Self::Blind { .. }
-            | Self::NoText { .. }
+            | Self::NoTexts { .. }
             | Self::Class { .. }
             | Self::Templates => FailureKind::BadInput,
         }

@@ -1,8 +1,8 @@
 //! Evaluation of a model: retrieval, zero-shot classification, captioning.
 //!
-//! This crate holds the metrics as pure functions over numbers and words, and the runner that
-//! computes those numbers with a model. It calls `plan` and `model`. Sets are arguments, so it
-//! reads no store and uses no service.
+//! This crate holds the metrics as pure functions over numbers and words, and the runner that computes
+//! those numbers with a model. It calls `plan` and `model`. Sets are arguments, so it reads no store and
+//! uses no service.
 //!
 //! ```text
 //! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
@@ -12,15 +12,15 @@
 //! ```
 //! The blind test permutes the pictures and computes all figures again.
 
-mod batches;
 pub mod bleu;
 pub mod blind;
 pub mod captioning;
 pub mod cider;
 mod error;
 mod measurement;
-mod model;
+mod network;
 mod ngrams;
+mod progress;
 pub mod rerank;
 pub mod retrieval;
 mod runner;
@@ -28,8 +28,6 @@ mod scores;
 pub mod words;
 pub mod zero_shot;
 
-#[cfg(test)]
-mod runner_tests;
 #[cfg(test)]
 mod tests;
 

@@ -44,8 +44,8 @@ pub fn candidates(cosine: &Scores, k: usize) -> Candidates {
 }
 
 impl Candidates {
-    /// Every pair that is a candidate in either direction: for every picture, its texts in
-    /// ascending order without duplicates.
+    /// Every pair that is a candidate in either direction: for every picture, its texts in ascending
+    /// order without duplicates.
     pub fn pairs(&self) -> Vec<Vec<usize>> {
         let mut pairs = self.texts.clone();
         for (text, pictures) in self.pictures.iter().enumerate() {

@@ -55,8 +55,8 @@ fn recall(ranks: &[usize], k: usize) -> f64 {
     100.0 * hits as f64 / ranks.len() as f64
 }
 
-/// R@1 and R@5 in both directions. A tie is a miss: for R@k, at most `k - 1` wrong candidates may
-/// have a score that is not below that of the right one.
+/// R@1 and R@5 in both directions. A tie is a miss: for R@k, at most `k - 1` wrong candidates may have
+/// a score that is not below that of the right one.
 ///
 /// - `of_texts`: `[pictures, texts]`, ranks the texts of a picture (TR; any of its texts counts).
 /// - `of_pictures`: `[pictures, texts]`, ranks the pictures of a text (IR). Cosine gives the same

@@ -1,5 +1,6 @@
 //! The evaluation of model folders on sets.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use capstan_model::{ComputePool, DeviceSpec};
@@ -8,10 +9,10 @@ use capstan_plan::results::Evaluation;
 use capstan_plan::row::Pair;
 use capstan_plan::stage;
 
-use crate::batches::BatchCounter;
 use crate::error::Error;
 use crate::measurement::{Measurement, Retrieval, ZeroShot};
-use crate::model::{LoadedModel, Pictures, picture_batches, text_batches};
+use crate::network::{LoadedNetwork, Pictures, picture_batches, text_batches};
+use crate::progress::BatchProgress;
 use crate::scores::Scores;
 use crate::{blind, rerank, zero_shot};
 
@@ -24,7 +25,8 @@ pub struct Models<'a> {
     pub captioner: Option<&'a Path>,
 }
 
-/// The pictures of the evaluation, with their reference texts.
+/// The pictures of the evaluation, with their reference texts. A picture without a text is
+/// left out of every measurement, for there is nothing to compare with.
 #[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// Retrieval: every text belongs to its picture.
@@ -34,6 +36,31 @@ pub struct Sets {
     pub captioning: Vec<Pair>,
     /// Zero-shot classification: the only text of a picture is its class.
     pub zero_shot: Vec<Pair>,
+}
+
+/// The pictures of [`Sets`] that have a text. Copies pictures only where some have none.
+struct WithTexts<'a> {
+    retrieval: Cow<'a, [Pair]>,
+    captioning: Cow<'a, [Pair]>,
+    zero_shot: Cow<'a, [Pair]>,
+}
+
+impl<'a> WithTexts<'a> {
+    fn new(sets: &'a Sets) -> Self {
+        Self {
+            retrieval: with_texts(&sets.retrieval),
+            captioning: with_texts(&sets.captioning),
+            zero_shot: with_texts(&sets.zero_shot),
+        }
+    }
+}
+
+fn with_texts(pairs: &[Pair]) -> Cow<'_, [Pair]> {
+    let has_text = |pair: &&Pair| !pair.texts.is_empty();
+    match pairs.iter().all(|pair| has_text(&pair)) {
+        true => Cow::Borrowed(pairs),
+        false => pairs.iter().filter(has_text).cloned().collect(),
+    }
 }
 
 /// Evaluates a model as `config` requests.
@@ -56,20 +83,25 @@ pub fn evaluate(
     pool: &ComputePool,
     progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Evaluation, Error> {
+    check_sizes(config, sets)?;
+    let sets = &WithTexts::new(sets);
     check(config, models, sets)?;
-    let model = LoadedModel::load(models.model, device, pool)?;
+    let network = LoadedNetwork::load(models.model, device, pool)?;
     let captioner = models
         .captioner
-        .map(|folder| LoadedModel::load(folder, device, pool))
+        .map(|folder| LoadedNetwork::load(folder, device, pool))
         .transpose()?;
-    check_parts(config, &model, captioner.as_ref())?;
+    check_parts(config, &network, captioner.as_ref())?;
     let run = Run {
         config,
         sets,
         draws: Draws::new(seed, "evaluate caption"),
-        progress: BatchCounter::new(batches(config, sets, &model, captioner.is_some()), progress),
+        progress: BatchProgress::new(
+            batches(config, sets, &network, captioner.is_some()),
+            progress,
+        ),
     };
-    let measurement = run.measure(&model, captioner.as_ref())?;
+    let measurement = run.measure(&network, captioner.as_ref())?;
     let moved =
         |pictures| blind::derangement(seed, pictures).expect("`check` refuses sets of one picture");
     Ok(Evaluation {
@@ -79,23 +111,40 @@ pub fn evaluate(
 }
 
 /// The sets that the stage evaluates, by name.
-fn requested<'s>(config: &stage::Evaluate, sets: &'s Sets) -> Vec<(&'static str, &'s [Pair])> {
+fn requested<'s>(
+    config: &stage::Evaluate,
+    sets: [&'s [Pair]; 3],
+) -> Vec<(&'static str, &'s [Pair])> {
+    let [retrieval, captioning, zero_shot] = sets;
     let all = [
-        ("retrieval", config.retrieval.is_some(), &sets.retrieval),
-        ("captioning", config.captioning.is_some(), &sets.captioning),
-        ("zero-shot", config.zero_shot.is_some(), &sets.zero_shot),
+        ("retrieval", config.retrieval.is_some(), retrieval),
+        ("captioning", config.captioning.is_some(), captioning),
+        ("zero-shot", config.zero_shot.is_some(), zero_shot),
     ];
     all.into_iter()
         .filter(|(_, requested, _)| *requested)
-        .map(|(name, _, set)| (name, &set[..]))
+        .map(|(name, _, set)| (name, set))
         .collect()
 }
 
-fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<(), Error> {
+/// Checks that every set that the stage evaluates has a picture and a text.
+fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
+    let sets = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
     for (set, pairs) in requested(config, sets) {
         if pairs.is_empty() {
             return Err(Error::EmptySet { set });
         }
+        if pairs.iter().all(|pair| pair.texts.is_empty()) {
+            let pictures = pairs.len();
+            return Err(Error::NoTexts { set, pictures });
+        }
+    }
+    Ok(())
+}
+
+fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> Result<(), Error> {
+    let named = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
+    for (set, pairs) in requested(config, named) {
         if config.blind && pairs.len() < 2 {
             return Err(Error::Blind { set });
         }
@@ -105,12 +154,6 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
                 return Err(Error::Class {
                     pair: pair.pair_id,
                     texts,
-                });
-            }
-            if texts == 0 {
-                return Err(Error::NoText {
-                    set,
-                    pair: pair.pair_id,
                 });
             }
         }
@@ -129,17 +172,17 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
 
 fn check_parts(
     config: &stage::Evaluate,
-    model: &LoadedModel<'_>,
-    captioner: Option<&LoadedModel<'_>>,
+    network: &LoadedNetwork<'_>,
+    captioner: Option<&LoadedNetwork<'_>>,
 ) -> Result<(), Error> {
     if config.retrieval.is_some() {
-        model.needs_encoders("retrieval")?;
+        network.needs_encoders("retrieval")?;
     }
     if config.zero_shot.is_some() {
-        model.needs_encoders("zero-shot classification")?;
+        network.needs_encoders("zero-shot classification")?;
     }
     if config.captioning.is_some() {
-        model.needs_decoder("captioning")?;
+        network.needs_decoder("captioning")?;
     }
     captioner.map_or(Ok(()), |captioner| captioner.needs_decoder("captioning"))
 }
@@ -150,23 +193,23 @@ fn same_pictures(a: &[Pair], b: &[Pair]) -> bool {
 }
 
 /// Number of candidates that ITM scores again; 0 for a model without ITM.
-fn candidates(config: &stage::Evaluate, model: &LoadedModel<'_>) -> usize {
+fn candidates(config: &stage::Evaluate, network: &LoadedNetwork<'_>) -> usize {
     let requested = config.retrieval.as_ref().map_or(0, |set| set.rerank);
-    if model.has_itm() { requested } else { 0 }
+    if network.has_itm() { requested } else { 0 }
 }
 
 /// The number of batches of an evaluation.
 fn batches(
     config: &stage::Evaluate,
-    sets: &Sets,
-    model: &LoadedModel<'_>,
+    sets: &WithTexts<'_>,
+    network: &LoadedNetwork<'_>,
     fine_tuned: bool,
 ) -> usize {
     let mut total = 0;
     if config.retrieval.is_some() {
         let texts = sets.retrieval.iter().map(|pair| pair.texts.len()).sum();
         total += picture_batches(sets.retrieval.len()) + text_batches(texts);
-        if candidates(config, model) > 0 {
+        if candidates(config, network) > 0 {
             total += picture_batches(sets.retrieval.len());
         }
     }
@@ -193,22 +236,22 @@ fn classes(set: &[Pair]) -> Vec<&str> {
 
 struct Run<'a> {
     config: &'a stage::Evaluate,
-    sets: &'a Sets,
+    sets: &'a WithTexts<'a>,
     draws: Draws,
-    progress: BatchCounter<'a>,
+    progress: BatchProgress<'a>,
 }
 
 impl Run<'_> {
     fn measure(
         &self,
-        model: &LoadedModel<'_>,
-        captioner: Option<&LoadedModel<'_>>,
+        network: &LoadedNetwork<'_>,
+        captioner: Option<&LoadedNetwork<'_>>,
     ) -> Result<Measurement, Error> {
         let mut measurement = Measurement::default();
         let mut encoded = None;
         if self.config.retrieval.is_some() {
-            let pictures = model.pictures(&self.sets.retrieval, &self.progress)?;
-            measurement.retrieval = Some(self.retrieval(model, &pictures)?);
+            let pictures = network.pictures(&self.sets.retrieval, &self.progress)?;
+            measurement.retrieval = Some(self.retrieval(network, &pictures)?);
             encoded = Some(pictures);
         }
         if let Some(captioning) = &self.config.captioning {
@@ -217,34 +260,38 @@ impl Run<'_> {
             measurement.references = set.iter().map(texts).collect();
             let shared = encoded.filter(|_| same_pictures(&self.sets.retrieval, set));
             let decoding = &captioning.decoding;
-            measurement.captions = Some(self.captions(model, shared, decoding)?);
+            measurement.captions = Some(self.captions(network, shared, decoding)?);
             if let Some(captioner) = captioner {
                 measurement.fine_tuned = Some(self.captions(captioner, None, decoding)?);
             }
         }
         if let Some(config) = &self.config.zero_shot {
-            measurement.zero_shot = Some(self.zero_shot(model, config)?);
+            measurement.zero_shot = Some(self.zero_shot(network, config)?);
         }
         Ok(measurement)
     }
 
-    fn retrieval(&self, model: &LoadedModel<'_>, pictures: &Pictures) -> Result<Retrieval, Error> {
+    fn retrieval(
+        &self,
+        network: &LoadedNetwork<'_>,
+        pictures: &Pictures,
+    ) -> Result<Retrieval, Error> {
         let set = &self.sets.retrieval;
         let texts = set.iter().enumerate();
         let (owner, texts): (Vec<usize>, Vec<&str>) = texts
             .flat_map(|(owner, pair)| pair.texts.iter().map(move |text| (owner, &text.text[..])))
             .unzip();
-        let tokens = model.tokens(&texts);
-        let features = model.texts(&tokens, &self.progress)?.concat();
+        let tokens = network.tokens(&texts);
+        let features = network.texts(&tokens, &self.progress)?.concat();
         let width = features.len() / texts.len();
-        let products = model.products(&pictures.features, &features, width);
+        let products = network.products(&pictures.features, &features, width);
         let cosine = Scores::new(set.len(), texts.len(), products);
-        let reranked = match candidates(self.config, model) {
+        let reranked = match candidates(self.config, network) {
             0 => None,
             k => {
                 let candidates = rerank::candidates(&cosine, k);
                 let wanted = candidates.pairs();
-                let logits = model.itm(pictures, &tokens, &wanted, &self.progress)?;
+                let logits = network.itm(pictures, &tokens, &wanted, &self.progress)?;
                 let logit = |picture: usize, text: usize| {
                     let place = wanted[picture].binary_search(&text);
                     logits[picture][place.expect("every candidate has a logit")]
@@ -261,25 +308,25 @@ impl Run<'_> {
 
     fn captions(
         &self,
-        model: &LoadedModel<'_>,
+        network: &LoadedNetwork<'_>,
         encoded: Option<Pictures>,
         decoding: &stage::Decoding,
     ) -> Result<Vec<String>, Error> {
         let set = &self.sets.captioning;
         let pictures = match encoded {
             Some(pictures) => pictures,
-            None => model.pictures(set, &self.progress)?,
+            None => network.pictures(set, &self.progress)?,
         };
         let draws = self.draws;
         let draw = move |picture: usize, position: usize| {
             draws.unit(&set[picture].pair_id.0.0, position as u64)
         };
-        model.captions(&pictures, decoding, &draw, &self.progress)
+        network.captions(&pictures, decoding, &draw, &self.progress)
     }
 
     fn zero_shot(
         &self,
-        model: &LoadedModel<'_>,
+        network: &LoadedNetwork<'_>,
         config: &stage::ZeroShot,
     ) -> Result<ZeroShot, Error> {
         let set = &self.sets.zero_shot;
@@ -289,14 +336,14 @@ impl Run<'_> {
             .iter()
             .flat_map(|class| templates.iter().map(move |t| zero_shot::prompt(t, class)))
             .collect();
-        let prompts = model.texts(&model.tokens(&prompts), &self.progress)?;
+        let prompts = network.texts(&network.tokens(&prompts), &self.progress)?;
         let prototypes: Vec<Vec<f32>> = prompts
             .chunks(templates.len())
             .map(zero_shot::ensemble)
             .collect();
-        let pictures = model.pictures(set, &self.progress)?;
+        let pictures = network.pictures(set, &self.progress)?;
         let width = prototypes[0].len();
-        let products = model.products(&pictures.features, &prototypes.concat(), width);
+        let products = network.products(&pictures.features, &prototypes.concat(), width);
         let class = |pair: &Pair| {
             let place = classes.binary_search(&&pair.texts[0].text[..]);
             place.expect("`classes` contains every class of the set")
@@ -307,3 +354,6 @@ impl Run<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The words of a caption, for CIDEr-D and BLEU.
 //!
-//! The reference scorers use the Penn Treebank tokenizer with lower-casing and drop punctuation.
-//! This module implements the part of it that captions need:
+//! The reference scorers use the Penn Treebank tokenizer with lower-casing and drop punctuation. This
+//! module implements the part of it that captions need:
 //!
 //! - everything is lower-case;
 //! - a word is a run of letters and digits, with hyphens inside words and with periods or commas

@@ -13,9 +13,9 @@
 //!                                      tasks of the next step, or Done(outputs)
 //! ```
 
+pub mod check;
 pub mod clock;
 pub mod commit;
-mod cycle;
 pub mod draw;
 pub mod expand;
 pub mod failure;

@@ -1,9 +1,14 @@
 //! Recipe hashes: what a task's output is a function of.
+//!
+//! Names of stages and datasets never shape an output, so callers leave them out: a pipeline whose
+//! stages have other names adopts the same commits.
 
 use serde::Serialize;
 
+use crate::commit::{File, Part};
 use crate::id::{Digest, RecipeHash};
-use crate::stage::Kind;
+use crate::stage::StageKind;
+use crate::task::Data;
 
 /// The parts of a recipe. Serialised as JSON with its fields in this order.
 #[derive(Serialize)]
@@ -17,15 +22,13 @@ struct Recipe<'a, C> {
     inputs: &'a [Digest],
 }
 
-/// The recipe of one task.
+/// The recipe of one task of a stage of kind `K`.
 ///
 /// - `step`: which step of the stage (`pages`, `images`); empty for a stage of one step.
 /// - `seed`: the run's, for stages that draw; `None` where nothing is drawn.
-/// - `config`: the effective settings that shape the output. Names of stages are
-///   no part of it; callers blank them.
+/// - `config`: the effective settings that shape the output, without names of stages.
 /// - `models`, `inputs`: digests of models, and of rows without times.
-pub fn hash(
-    kind: &Kind,
+pub fn hash<K: StageKind>(
     step: &str,
     seed: Option<u64>,
     config: &impl Serialize,
@@ -33,8 +36,8 @@ pub fn hash(
     inputs: &[Digest],
 ) -> RecipeHash {
     let recipe = Recipe {
-        kind: kind.name(),
-        version: kind.version(),
+        kind: K::NAME,
+        version: K::VERSION,
         step,
         seed,
         config,
@@ -43,4 +46,29 @@ pub fn hash(
     };
     let json = serde_json::to_vec(&recipe).expect("settings are plain data");
     RecipeHash(Digest::of(&json))
+}
+
+/// Digests of the rows of these files.
+pub(crate) fn rows<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<Digest> {
+    files.into_iter().map(|file| file.rows_digest).collect()
+}
+
+/// One digest of a base and its overlays, in order.
+pub(crate) fn part(part: &Part) -> Digest {
+    combined(&rows([&part.base].into_iter().chain(&part.overlays)))
+}
+
+/// One digest of a list of shards.
+pub(crate) fn parts(parts: &[Part]) -> Digest {
+    let digests: Vec<Digest> = parts.iter().map(part).collect();
+    combined(&digests)
+}
+
+/// One digest per dataset that is read.
+pub(crate) fn data(data: &[Data]) -> Vec<Digest> {
+    data.iter().map(|data| parts(&data.parts)).collect()
+}
+
+fn combined(digests: &[Digest]) -> Digest {
+    Digest::of_parts(digests.iter().map(|digest| &digest.0[..]))
 }

@@ -111,7 +111,7 @@ pub fn worker(
             )
         },
         net: net.clone(),
-        import_root: config.import.root.clone(),
+        import_roots: config.import.roots.clone(),
         cache: settings.cache_folder.clone(),
         device,
         threads,

@@ -49,7 +49,7 @@ impl Assignment {
 
 /// The progress of a task. Heartbeats read it; every step increments a metric.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<ProgressState>);
+pub struct ProgressCounter(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
@@ -72,8 +72,8 @@ impl std::fmt::Debug for Unit {
     }
 }
 
-impl Progress {
-    /// Progress of a task of `stage`, at zero.
+impl ProgressCounter {
+    /// ProgressCounter of a task of `stage`, at zero.
     pub(crate) fn new(stage: &str) -> Self {
         Self(Arc::new(ProgressState {
             stage: stage.to_owned(),
@@ -120,11 +120,11 @@ impl Progress {
     }
 }
 
-/// Progress and cancellation of an attempt, which an executor gets beside its assignment.
+/// ProgressCounter and cancellation of an attempt, which an executor gets beside its assignment.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     /// The progress that the executor reports.
-    pub progress: Progress,
+    pub progress: ProgressCounter,
     /// Cancelled when the computation must end immediately: the lease is lost, the run is
     /// cancelled, or the grace period of a stopping worker is over.
     pub cancel: CancellationToken,
@@ -148,7 +148,7 @@ impl Control {
     /// The same control, with its progress counted under `stage`.
     pub(crate) fn with_stage(self, stage: &str) -> Self {
         Self {
-            progress: Progress::new(stage),
+            progress: ProgressCounter::new(stage),
             ..self
         }
     }

@@ -127,9 +127,9 @@ async fn beat(
         match tokio::time::timeout(period, client.heartbeat(request)).await {
             Ok(Ok(response)) => {
                 readiness.mark();
-                for (verdict, (lease, control)) in response.into_inner().verdicts().zip(&now) {
-                    if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
-                        debug!(attempt = lease.attempt, ?verdict, "lease is lost");
+                for (status, (lease, control)) in response.into_inner().statuses().zip(&now) {
+                    if matches!(status, v1::LeaseStatus::Cancelled | v1::LeaseStatus::Stale) {
+                        debug!(attempt = lease.attempt, ?status, "lease is lost");
                         control.lose();
                     }
                 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
 use crate::message::{failure_kind, is_transient};
-use crate::serve::{FIRST_DELAY, LONGEST_DELAY, WorkLoop};
+use crate::serve::{FIRST_DELAY, LONGEST_DELAY, SlotContext};
 
 /// Limit for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,7 +49,7 @@ impl Outcome {
     }
 }
 
-impl WorkLoop {
+impl SlotContext {
     /// Reports the outcome to the coordinator. Retries until the call succeeds, the lease is gone
     /// or the time limit is reached.
     pub(crate) async fn report(&self, lease: &v1::LeaseRef, outcome: Outcome, trace: Context) {

@@ -61,7 +61,7 @@ pub async fn serve(
         options.is_trainer(),
         options.readiness.clone(),
     )?;
-    let work_loop = Arc::new(WorkLoop {
+    let context = Arc::new(SlotContext {
         client: CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
@@ -72,11 +72,11 @@ pub async fn serve(
         overdue: CancellationToken::new(),
     });
     let mut slots = JoinSet::new();
-    for _ in 0..work_loop.options.slots.max(1) {
-        slots.spawn(work_loop.clone().slot());
+    for _ in 0..context.options.slots.max(1) {
+        slots.spawn(context.clone().slot());
     }
-    let grace = tokio::spawn(work_loop.clone().enforce_grace());
-    let outcome = join_slots(slots, &work_loop.shutdown).await;
+    let grace = tokio::spawn(context.clone().enforce_grace());
+    let outcome = join_slots(slots, &context.shutdown).await;
     grace.abort();
     // The grace task holds the last reference to the heartbeat.
     let _ = grace.await;
@@ -100,7 +100,7 @@ async fn join_slots(
 }
 
 /// The state that the slots of a worker share.
-pub(crate) struct WorkLoop {
+pub(crate) struct SlotContext {
     pub(crate) options: Options,
     pub(crate) store: Store,
     pub(crate) executor: Arc<dyn Executor>,
@@ -112,7 +112,7 @@ pub(crate) struct WorkLoop {
     pub(crate) overdue: CancellationToken,
 }
 
-impl WorkLoop {
+impl SlotContext {
     /// Cancels the tasks that are still running when the grace period of a stop is over.
     async fn enforce_grace(self: Arc<Self>) {
         self.shutdown.cancelled().await;

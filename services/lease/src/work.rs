@@ -15,7 +15,7 @@ use tracing::{Instrument, info, warn};
 use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
 use crate::report::Outcome;
-use crate::serve::WorkLoop;
+use crate::serve::SlotContext;
 
 /// How long a cancelled computation may take to end; after that it is dropped.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ pub(crate) enum StoreState {
     Unavailable,
 }
 
-impl WorkLoop {
+impl SlotContext {
     /// Executes one assignment and reports its outcome, in the span of its attempt.
     ///
     /// - `trace`: the trace that the coordinator sent with the assignment.

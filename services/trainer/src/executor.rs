@@ -15,6 +15,7 @@ use capstan_plan::commit::Outputs;
 use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
 use capstan_plan::results::TrainingStep;
+use capstan_plan::stage::TrainWork;
 use capstan_plan::task::Work;
 use capstan_runtime::fault;
 use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
@@ -107,15 +108,15 @@ impl Trainer {
     /// Everything before the ring: slot, inputs, permits, checkpoint and rendezvous.
     async fn prepare(&self, assignment: Assignment, control: Control) -> Result<Attempt, Error> {
         let task = assignment.task.clone();
-        let Work::Train {
+        let Work::Train(work) = task.work else {
+            return Err(Error::Role);
+        };
+        let TrainWork {
             config,
             data,
             tokenizer,
             init,
-        } = task.work
-        else {
-            return Err(Error::Role);
-        };
+        } = work;
         control.progress.begin("steps", config.steps);
         let training = Training {
             config,

@@ -255,7 +255,7 @@ fn a_file_that_cannot_be_had_forbids_everything() {
         (RejectCode::Network, RejectCode::Robots),
         (RejectCode::Address, RejectCode::Address),
     ] {
-        let robots = Robots::unreachable(Refusal::new(cause, "status 503"));
+        let robots = Robots::unreachable(RejectReason::new(cause, "status 503"));
         let why = robots.check(&url).unwrap_err();
         assert!(why.code == code && why.detail.contains("503"));
     }

@@ -5,9 +5,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray, RecordBatch};
-use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
+use arrow_array::{Array, BinaryArray, RecordBatch};
+use arrow_schema::{ArrowError, SchemaRef};
 use bytes::{Buf, Bytes};
 use capstan_plan::commit::{File, FileKind};
 use capstan_plan::id::Digest;

@@ -7,6 +7,7 @@ use crate::commit::{File, Outputs};
 use crate::id::{Digest, LeaseEpoch};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
+use crate::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork, Kind};
 
 mod golden;
 mod imports;
@@ -45,7 +46,7 @@ name = "blip"
 kind = "train"
 tokenizer = "words"
 data = [{ from = "balanced" }]
-objectives = ["lm"]
+objectives = ["itc", "itm", "lm"]
 steps = 1
 global_batch = 2
 learning_rate = 0.1
@@ -117,28 +118,34 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     };
     let (mut model, mut evaluation) = (None, None);
     let files = match &task.work {
-        Work::Frontier { wave, .. } => many(
+        Work::Crawl(CrawlWork::Frontier { wave, .. }) => many(
             FileKind::Pages,
             wave_files.get(*wave as usize).copied().unwrap_or(0),
         ),
-        Work::Pages { .. } => [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
-            .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
-            .to_vec(),
-        Work::ImageFrontier { .. } => many(FileKind::Images, images),
-        Work::Images { .. } => many(FileKind::Base, 2),
-        Work::Import { .. } => many(FileKind::Base, 1),
-        Work::Curate { part, .. } => vec![overlay(FileKind::Curation, part, "curated")],
-        Work::Caption { part, .. } => vec![overlay(FileKind::Captions, part, "captions")],
-        Work::Filter { part, .. } => vec![overlay(FileKind::Verdicts, part, "verdicts")],
-        Work::Balance { parts, .. } => parts
+        Work::Crawl(CrawlWork::Pages { .. }) => {
+            [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
+                .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
+                .to_vec()
+        }
+        Work::Crawl(CrawlWork::ImageFrontier { .. }) => many(FileKind::Images, images),
+        Work::Crawl(CrawlWork::Images { .. }) => many(FileKind::Base, 2),
+        Work::Import(_) => many(FileKind::Base, 1),
+        Work::Curate(CurateWork { part, .. }) => vec![overlay(FileKind::Curation, part, "curated")],
+        Work::Caption(CaptionWork { part, .. }) => {
+            vec![overlay(FileKind::Captions, part, "captions")]
+        }
+        Work::Filter(FilterWork { part, .. }) => {
+            vec![overlay(FileKind::Verdicts, part, "verdicts")]
+        }
+        Work::Balance(BalanceWork { parts, .. }) => parts
             .iter()
             .map(|part| overlay(FileKind::Curation, part, "balanced"))
             .collect(),
-        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model(_) | Work::Tokenizer(_) | Work::Train(_) => {
             model = Some(ModelDigest(Digest::of(task.stage.as_str().as_bytes())));
             Vec::new()
         }
-        Work::Evaluate { .. } => {
+        Work::Evaluate(_) => {
             evaluation = Some(Default::default());
             Vec::new()
         }
@@ -277,19 +284,19 @@ fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
 #[test]
 fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
     let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
-    let Work::Frontier {
+    let Work::Crawl(CrawlWork::Frontier {
         wave: 2,
         seen,
         links,
         ..
-    } = &steps[4][0].work
+    }) = &steps[4][0].work
     else {
         panic!()
     };
     assert_eq!(seen.len(), 3, "pages of both waves");
     assert_eq!(links.len(), 2, "links of the last wave alone");
     assert!(links.iter().all(|file| file.kind == FileKind::PageLinks));
-    let Work::ImageFrontier { links, .. } = &steps[5][0].work else {
+    let Work::Crawl(CrawlWork::ImageFrontier { links, .. }) = &steps[5][0].work else {
         panic!()
     };
     assert_eq!(links.len(), 3, "pictures of every wave");
@@ -327,7 +334,15 @@ fn overlays_pile_up_on_their_parts() {
         ["00000", "00001", "00002", "00003", "00004", "00005"]
     );
     assert_eq!(tasks[&StageName::from("blip")][0].shard.as_str(), ALL);
-    assert_eq!(tasks[&StageName::from("blip")][0].work.world_size(), 2);
+    assert_eq!(
+        pipeline()
+            .stage(&"blip".into())
+            .unwrap()
+            .kind
+            .settings()
+            .world_size(),
+        2
+    );
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn config(folder: &Folder) -> Config {
     config.store.url = folder.store().display().to_string();
     config.coordinator.database = format!("sqlite:{}", folder.database().display());
     config.coordinator.heartbeat_seconds = 1;
-    config.import.root = folder.annotations();
+    config.import.roots = vec![folder.annotations()];
     config.worker.cache_folder = folder.cache();
     config.worker.threads = 1;
     config.worker.patience_seconds = 60;

@@ -10,7 +10,7 @@ use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, StageOutput, VersionRef};
 use capstan_plan::expand::{Expansion, Given, Request, expand};
 use capstan_plan::id::{AttemptId, DatasetName, LeaseEpoch, RunId, ShardId, StageName};
-use capstan_plan::stage::{Kind, Split, Stage};
+use capstan_plan::stage::{Kind, Output, Split, Stage};
 use capstan_plan::task::Task;
 use capstan_proto::v1;
 use futures::{StreamExt, TryStreamExt};
@@ -232,14 +232,10 @@ pub(super) fn dataset_of<'a>(
     kind: &'a Kind,
     inputs: &'a BTreeMap<StageName, StageOutput>,
 ) -> Option<&'a DatasetName> {
-    let from = match kind {
-        Kind::Crawl(config) => return Some(&config.dataset),
-        Kind::Import(config) => return Some(&config.dataset),
-        Kind::Curate(config) => &config.from,
-        Kind::Balance(config) => &config.from,
-        Kind::Caption(config) => &config.from,
-        Kind::Filter(config) => &config.from,
-        Kind::Model(_) | Kind::Tokenizer(_) | Kind::Train(_) | Kind::Evaluate(_) => return None,
+    let from = match kind.settings().output() {
+        Output::NewDataset(dataset) => return Some(dataset),
+        Output::DatasetOf(from) => from,
+        Output::Model | Output::Vocabulary | Output::Figures => return None,
     };
     match inputs.get(from) {
         Some(StageOutput::Dataset { version, .. }) => Some(&version.dataset),

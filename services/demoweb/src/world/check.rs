@@ -86,13 +86,13 @@ fn fill_words(words: &mut Words) {
 }
 
 /// A key and its problem.
-type Problem = (&'static str, String);
+type WorldProblem = (&'static str, String);
 
-fn fail<T>(key: &'static str, problem: impl Into<String>) -> Result<T, Problem> {
+fn fail<T>(key: &'static str, problem: impl Into<String>) -> Result<T, WorldProblem> {
     Err((key, problem.into()))
 }
 
-fn check(world: &World) -> Result<(), Problem> {
+fn check(world: &World) -> Result<(), WorldProblem> {
     check_scenes(world)?;
     check_counts(world)?;
     check_words(world)?;
@@ -103,21 +103,21 @@ fn check(world: &World) -> Result<(), Problem> {
     check_planted(world)
 }
 
-fn check_percent(key: &'static str, value: f64) -> Result<(), Problem> {
+fn check_percent(key: &'static str, value: f64) -> Result<(), WorldProblem> {
     if (0.0..=100.0).contains(&value) {
         return Ok(());
     }
     fail(key, format!("{value} is not a percentage; give 0 to 100"))
 }
 
-fn check_not_empty<T>(key: &'static str, list: &[T]) -> Result<(), Problem> {
+fn check_not_empty<T>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
     if list.is_empty() {
         return fail(key, "is empty; give at least one");
     }
     Ok(())
 }
 
-fn check_distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Problem> {
+fn check_distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
     check_not_empty(key, list)?;
     if list.iter().collect::<BTreeSet<_>>().len() < list.len() {
         return fail(key, "contains a name twice; list each once");
@@ -125,7 +125,7 @@ fn check_distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Problem> 
     Ok(())
 }
 
-fn check_scenes(world: &World) -> Result<(), Problem> {
+fn check_scenes(world: &World) -> Result<(), WorldProblem> {
     let scenes = &world.scenes;
     if !(32..=1024).contains(&scenes.size_px) {
         return fail(
@@ -155,7 +155,7 @@ fn check_scenes(world: &World) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_counts(world: &World) -> Result<(), Problem> {
+fn check_counts(world: &World) -> Result<(), WorldProblem> {
     let counts = &world.counts;
     check_percent("counts.second_text_percent", counts.second_text_percent)?;
     check_percent(
@@ -199,8 +199,8 @@ fn check_counts(world: &World) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_words(world: &World) -> Result<(), Problem> {
-    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), Problem> {
+fn check_words(world: &World) -> Result<(), WorldProblem> {
+    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), WorldProblem> {
         let mut seen = BTreeSet::new();
         for list in lists.values() {
             check_not_empty(key, list)?;
@@ -248,7 +248,7 @@ fn check_words(world: &World) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_style(style: &Style, name: &'static str) -> Result<(), Problem> {
+fn check_style(style: &Style, name: &'static str) -> Result<(), WorldProblem> {
     for (what, list) in [
         ("frames_alike", &style.frames_alike),
         ("frames_pair", &style.frames_pair),
@@ -287,7 +287,7 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_noise(world: &World) -> Result<(), Problem> {
+fn check_noise(world: &World) -> Result<(), WorldProblem> {
     let noise = &world.noise;
     let shares = noise.shares();
     for share in shares {
@@ -308,7 +308,7 @@ fn check_noise(world: &World) -> Result<(), Problem> {
     check_not_empty("noise.boilerplate_ends", &noise.boilerplate_ends)
 }
 
-fn check_hosts(world: &World) -> Result<(), Problem> {
+fn check_hosts(world: &World) -> Result<(), WorldProblem> {
     let hosts = &world.hosts;
     check_distinct("hosts.pages", &hosts.pages)?;
     let label = |name: &str| {
@@ -366,7 +366,7 @@ fn check_hosts(world: &World) -> Result<(), Problem> {
     Ok(())
 }
 
-fn check_planted(world: &World) -> Result<(), Problem> {
+fn check_planted(world: &World) -> Result<(), WorldProblem> {
     let planted = &world.planted;
     let special = planted.redirected + planted.flaky + planted.harmless_tags + planted.quiet;
     if special > world.counts.pairs {

@@ -91,6 +91,7 @@ impl Config {
         self.worker.check()?;
         self.trainer.check()?;
         self.crawl.check()?;
+        self.import.check()?;
         self.telemetry.check()?;
         self.safety.check()?;
         self.safety.check_address(&self.coordinator.address)?;

@@ -206,14 +206,28 @@ impl<'de> Deserialize<'de> for DeviceSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Import {
-    /// The folder of relative `source`s of import stages. Files outside of it are not read.
-    pub root: PathBuf,
+    /// Folders that imports and given models may be read from, after resolving links. Files outside
+    /// of them are not read. A relative `source` is below the first folder that contains it.
+    pub roots: Vec<PathBuf>,
 }
 
 impl Default for Import {
     fn default() -> Self {
         Self {
-            root: PathBuf::from("."),
+            roots: vec![PathBuf::from(".")],
+        }
+    }
+}
+
+impl Import {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match self.roots.iter().any(|root| root.as_os_str().is_empty()) {
+            true => Err(value(
+                "import",
+                "roots",
+                "holds an empty path: give folders, such as [\"/data\"]",
+            )),
+            false => Ok(()),
         }
     }
 }

@@ -56,6 +56,31 @@ fn later_layers_win() {
 }
 
 #[test]
+fn import_roots_are_a_list_of_folders() {
+    let config = load("[import]\nroots = [\"/data\", \"more\"]\n").unwrap();
+    assert_eq!(
+        config.import.roots,
+        ["/data", "more"].map(std::path::PathBuf::from)
+    );
+    let given = variable("CAPSTAN__IMPORT__ROOTS", "[\"/data/a b\"]");
+    let config = Config::load_with(None, given, Overrides::new()).unwrap();
+    assert_eq!(
+        config.import.roots,
+        ["/data/a b"].map(std::path::PathBuf::from)
+    );
+    let text = error("[import]\nroots = [\"\"]\n");
+    assert!(
+        text.contains("[import] roots: holds an empty path"),
+        "{text}"
+    );
+    let text = error("[import]\nroot = \"/data\"\n");
+    assert!(
+        text.contains("[import] root: unknown key; known are roots"),
+        "{text}"
+    );
+}
+
+#[test]
 fn hosts_are_names_with_dots() {
     let config = load("[crawl.hosts]\n\"gallery.demo.test\" = \"127.0.0.1:81\"\n").unwrap();
     assert_eq!(config.crawl.hosts["gallery.demo.test"], "127.0.0.1:81");

@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::verify_server_name;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
@@ -110,12 +110,12 @@ fn role_of(certificate: &CertificateDer<'_>) -> Option<Role> {
     }
 }
 
-/// The crypto provider of this process. The HTTP clients link two providers, so this function
-/// selects one explicitly, before rustls has to guess.
+/// The crypto provider of this process, installed as the default on the first call: tonic and the
+/// HTTP client take the default.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    // An error means that the process has selected one already.
-    let _ = aws_lc_rs::default_provider().install_default();
+    // An error means that a default is installed already.
+    let _ = ring::default_provider().install_default();
     CryptoProvider::get_default()
         .cloned()
-        .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
+        .unwrap_or_else(|| Arc::new(ring::default_provider()))
 }

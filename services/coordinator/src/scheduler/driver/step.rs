@@ -156,12 +156,8 @@ impl Driver {
 }
 
 fn new_task(stage: &Stage, task: &Task) -> NewTask {
-    let base = match &task.work {
-        Work::Curate { part, .. } | Work::Caption { part, .. } | Work::Filter { part, .. } => {
-            Some(part.base.digest)
-        }
-        _ => None,
-    };
+    let settings = stage.kind.settings();
+    let part = task.work.part();
     NewTask {
         key: Key {
             run: task.run.clone(),
@@ -169,14 +165,10 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
             shard: task.shard.clone(),
         },
         spec: Spec {
-            role: task.work.role(),
-            world_size: task.work.world_size(),
-            base,
-            // A crawl's shard has one owner, for the sake of the hosts; others are alone.
-            may_twin: matches!(
-                task.work,
-                Work::Curate { .. } | Work::Caption { .. } | Work::Filter { .. }
-            ),
+            role: settings.role(),
+            world_size: settings.world_size(),
+            base: part.map(|part| part.base.digest),
+            may_twin: part.is_some(),
         },
         task_json: serde_json::to_string(task).expect("tasks are plain data with text keys"),
     }
@@ -186,16 +178,8 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
 /// says, but the files need not be (they hold times).
 pub(in crate::scheduler) fn rebased(work: &Work, mut outputs: Outputs) -> Outputs {
     let overlays = outputs.files.iter_mut().filter(|file| file.base.is_some());
-    match work {
-        Work::Curate { part, .. } | Work::Caption { part, .. } | Work::Filter { part, .. } => {
-            overlays.for_each(|file| file.base = Some(part.base.digest));
-        }
-        Work::Balance { parts, .. } => {
-            overlays
-                .zip(parts)
-                .for_each(|(file, part)| file.base = Some(part.base.digest));
-        }
-        _ => {}
+    for (overlay, part) in overlays.zip(work.overlaid()) {
+        overlay.base = Some(part.base.digest);
     }
     outputs
 }
