@@ -25,8 +25,8 @@ pub struct Models<'a> {
     pub captioner: Option<&'a Path>,
 }
 
-/// The pictures of the evaluation, with their reference texts. A picture without a text is
-/// left out of every measurement, for there is nothing to compare with.
+/// The pictures of the evaluation, with their reference texts. Pictures without a text are left
+/// out of every figure.
 #[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// Retrieval: every text belongs to its picture.

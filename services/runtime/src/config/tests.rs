@@ -75,7 +75,7 @@ fn import_roots_are_a_list_of_folders() {
     );
     let text = error("[import]\nroot = \"/data\"\n");
     assert!(
-        text.contains("[import] root: unknown key; known are roots"),
+        text.contains("[import] root: unknown key; known keys are roots"),
         "{text}"
     );
 }
