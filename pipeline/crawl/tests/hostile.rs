@@ -3,6 +3,10 @@
 
 // What helps a test may panic as a test may.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 mod web;
 

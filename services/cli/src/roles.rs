@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_coordinator::Handle;
-use capstan_coordinator::clock::SystemClock;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_model::DeviceSpec;
+use capstan_plan::clock::SystemClock;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
 use capstan_runtime::health::Readiness;

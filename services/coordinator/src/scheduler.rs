@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use capstan_dataset::Store;
+use capstan_plan::clock::Clock;
 use capstan_plan::id::DeviceKind;
 use capstan_plan::stage::Stage;
 use capstan_runtime::config;
@@ -37,7 +38,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::core::{Active, Core, Gate};
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::generation;
 use crate::machine::{Machine, Policy, State};
