@@ -81,8 +81,8 @@ pub async fn fix_device(
         .create_json(&device_path(run, stage)?, &record)
         .await?
     {
-        Created::New => Ok(record.device),
-        Created::Exists => {
+        Created::Created => Ok(record.device),
+        Created::AlreadyExists => {
             let standing = self::device(store, run, stage).await?;
             Ok(standing.unwrap_or(record.device))
         }

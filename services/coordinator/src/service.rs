@@ -48,6 +48,7 @@ impl Coordinator for Handle {
         let run = (!request.run.is_empty()).then_some(RunId(request.run));
         let submitted = self.submit(pipeline, request.seed, run).await?;
         Ok(Response::new(v1::SubmitRunResponse {
+            warnings: submitted.warnings,
             run: submitted.run.to_string(),
             resumed: submitted.resumed,
         }))

@@ -143,6 +143,18 @@ impl Workers {
         }
     }
 
+    /// Live workers of a role, of one kind of device where it matters.
+    pub(super) fn live(
+        &self,
+        role: Role,
+        device: Option<&DeviceKind>,
+        policy: &Policy,
+        now: Now,
+    ) -> usize {
+        let fits = |seen: &&Seen| seen.can_take(role, device) && seen.is_alive(policy, now);
+        self.seen.values().filter(fits).count()
+    }
+
     /// The most common kind of device among live workers of a role; of two equally common ones the
     /// first by name.
     pub(super) fn common_device(

@@ -228,6 +228,7 @@ impl Handle {
             exists: standing.is_some(),
             stages: stages.into_iter().map(to_message).collect(),
             run: asked.run.to_string(),
+            warnings: self.warnings(&asked.pipeline)?,
         })
     }
 }
