@@ -7,6 +7,7 @@
 //! are printed. Rounds of both alternate, so that drift of the machine's speed affects both. A figure is
 //! the median over rounds of the bus bandwidth
 //! (nccl-tests, `doc/PERFORMANCE.md`): 2 (n - 1) / n * bytes / seconds of the slowest rank.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};

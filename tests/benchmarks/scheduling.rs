@@ -7,6 +7,7 @@
 //! Prints tasks per second, the coordinator's CPU and memory, the time per call, and the bound of this
 //! machine: the same workers make two empty calls and create one object per task. The cost above the
 //! bound is the coordinator's own.
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -45,7 +45,9 @@ fn stop_a_worker_in_a_shard(cluster: &mut Cluster) {
         worker.signal("CONT");
         let status = worker.ended();
         assert!(status.success(), "worker-a ended with {status}");
-        let released = !worker.events_with("lease goes back unfinished").is_empty();
+        let released = !worker
+            .events_with("lease is released unfinished")
+            .is_empty();
         cluster.forget("worker-a");
         // The worker may have committed just before, or not have received the lease yet.
         if released {

@@ -1,6 +1,10 @@
 //! World sizes 1, 2 and 3 compute the same training. From equal weights and one global batch with texts
 //! of different lengths, the gradients of step 0 and the losses of 50 steps agree. Injected faults
 //! (detached gathered features, an average in place of a sum) make the comparison fail.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real sockets wait in real time"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;

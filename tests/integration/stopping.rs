@@ -1,6 +1,10 @@
 //! Workers and trainers that are asked to stop, over gRPC with a real coordinator. Tasks that can finish
 //! within the grace period finish. Other leases are released at once and do not count as attempts. A
 //! training resumes from the step at which it was stopped.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real sockets wait in real time"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;

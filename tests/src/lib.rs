@@ -1,5 +1,9 @@
 //! What the suites share: the program as processes, servers that tests start and stop, and the
 //! comparison of error lines.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests of real processes wait in real time"
+)]
 
 pub mod cluster;
 pub mod go;

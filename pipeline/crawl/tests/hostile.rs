@@ -3,6 +3,10 @@
 
 // The lint allows `unwrap` in tests, but not in their shared functions.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 mod web;
 

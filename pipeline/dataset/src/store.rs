@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_plan::draw::Draws;
@@ -20,6 +20,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
@@ -28,6 +29,7 @@ mod cause;
 mod open;
 
 use cache::Cache;
+pub(crate) use cache::file_time;
 
 /// Tries of one operation that a server answers with errors (500, 503 `SlowDown`, a body that
 /// breaks off) before its last error is given: about ten seconds.
@@ -118,7 +120,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::probe`].
     pub async fn ready(&self, patience: Duration) -> Result<()> {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let mut wait = FIRST_READY_WAIT;
         loop {
             match self.look().await {
@@ -483,6 +485,10 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> 
 /// A path that no other call of any process uses, beside `target`. Processes of two containers
 /// may share a folder and have the same id, so it takes more than that to tell them apart.
 pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "two processes must not choose the same name"
+    )]
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let count = UNIQUE.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A model with what it needs to read pictures and texts, on threads of stated number.
+//! A loaded model with its vocabulary and picture preparation, which computes on a pool of threads.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::progress::BatchProgress;
 
-/// Pictures that go through a network together, at most.
-const PICTURES_AT_A_TIME: usize = 32;
-/// Texts that go through a network together, at most.
-const TEXTS_AT_A_TIME: usize = 128;
+/// Most pictures in a batch.
+const PICTURES_PER_BATCH: usize = 32;
+/// Most texts in a batch.
+const TEXTS_PER_BATCH: usize = 128;
 
 /// The networks that can be measured.
 enum Network {
@@ -36,12 +36,12 @@ pub(crate) struct LoadedNetwork<'a> {
     folder: &'a Path,
 }
 
-/// What a network makes of pictures.
+/// The output of a network for pictures.
 pub(crate) struct Pictures {
-    /// Features of length 1, `[pictures, projection]`; empty of a model without them.
+    /// Features of unit length, `[pictures, projection]`; empty for a model without an encoder.
     pub features: Vec<f32>,
-    /// Picture tokens, by batch of [`PICTURES_AT_A_TIME`]; none of a CLIP. All are kept
-    /// until the set is done, as BLIP's own evaluation does.
+    /// Picture tokens by batch of [`PICTURES_PER_BATCH`]; empty for a CLIP. All are kept until the
+    /// set is finished, as in BLIP's own evaluation.
     embeds: Vec<ImageEmbeds>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> LoadedNetwork<'a> {
         })
     }
 
-    /// Fails where the model has no features to compare pictures and texts by.
+    /// Fails if the model has no features of pictures and texts.
     pub fn needs_encoders(&self, asked: &'static str) -> Result<(), Error> {
         match &self.network {
             Network::Med(med) if !med.parts().encodes() => Err(self.lacks(asked, "text encoder")),
@@ -90,7 +90,7 @@ impl<'a> LoadedNetwork<'a> {
         }
     }
 
-    /// Fails where the model cannot write.
+    /// Fails if the model cannot generate captions.
     pub fn needs_decoder(&self, asked: &'static str) -> Result<(), Error> {
         match &self.network {
             Network::Med(med) if med.parts().decodes() => Ok(()),
@@ -98,8 +98,8 @@ impl<'a> LoadedNetwork<'a> {
         }
     }
 
-    /// Whether it scores matches (ITM).
-    pub fn matches(&self) -> bool {
+    /// Whether the model has an ITM head.
+    pub fn has_itm(&self) -> bool {
         matches!(&self.network, Network::Med(med) if med.parts().encodes())
     }
 
@@ -111,14 +111,14 @@ impl<'a> LoadedNetwork<'a> {
         }
     }
 
-    /// Encodes pictures, each once.
+    /// Encodes each picture once.
     pub fn pictures(
         &self,
         pairs: &[Pair],
         progress: &BatchProgress<'_>,
     ) -> Result<Pictures, Error> {
-        let batches: Vec<&[Pair]> = pairs.chunks(PICTURES_AT_A_TIME).collect();
-        let encoded = self.each(&batches, progress, |pairs| {
+        let batches: Vec<&[Pair]> = pairs.chunks(PICTURES_PER_BATCH).collect();
+        let encoded = self.map_batches(&batches, progress, |pairs| {
             let pixels = self.pixels(pairs)?;
             Ok(match &self.network {
                 Network::Clip(clip) => (numbers(clip.image_features(pixels)), None),
@@ -149,7 +149,7 @@ impl<'a> LoadedNetwork<'a> {
         Ok(self.preprocess.batch(pixels, &self.device))
     }
 
-    /// Token ids of texts, as [`LoadedNetwork::texts`] and [`LoadedNetwork::itm`] take them.
+    /// Token ids of texts, for [`LoadedNetwork::texts`] and [`LoadedNetwork::itm`].
     pub fn tokens<S: AsRef<str>>(&self, texts: &[S]) -> Vec<Vec<u32>> {
         let longest = self.network.positions();
         texts
@@ -158,17 +158,17 @@ impl<'a> LoadedNetwork<'a> {
             .collect()
     }
 
-    /// Features of length 1 of every text, `[texts][projection]`.
+    /// Features of unit length of every text, `[texts][projection]`.
     pub fn texts(
         &self,
         tokens: &[Vec<u32>],
         progress: &BatchProgress<'_>,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        // Texts of like length go together, so that little is padded.
+        // Texts of similar length form a batch, which needs little padding.
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|&text| tokens[text].len());
-        let batches: Vec<&[usize]> = order.chunks(TEXTS_AT_A_TIME).collect();
-        let encoded = self.each(&batches, progress, |texts| {
+        let batches: Vec<&[usize]> = order.chunks(TEXTS_PER_BATCH).collect();
+        let encoded = self.map_batches(&batches, progress, |texts| {
             let batch = self.batch(texts.iter().map(|&text| &tokens[text][..]));
             Ok(numbers(match &self.network {
                 Network::Clip(clip) => clip.text_features(&batch),
@@ -185,9 +185,8 @@ impl<'a> LoadedNetwork<'a> {
         Ok(features)
     }
 
-    /// The logit of a match (class 1) of every pair asked for: `wanted[picture]` lists
-    /// texts, and the answer has their logits in the same order. Keys and values of a
-    /// picture are computed once.
+    /// The logit of a match (class 1) of every requested pair. `wanted[picture]` lists texts, and the
+    /// result has their logits in the same order. Keys and values of a picture are computed once.
     pub fn itm(
         &self,
         pictures: &Pictures,
@@ -201,9 +200,9 @@ impl<'a> LoadedNetwork<'a> {
         let batches: Vec<(&ImageEmbeds, &[Vec<usize>])> = pictures
             .embeds
             .iter()
-            .zip(wanted.chunks(PICTURES_AT_A_TIME))
+            .zip(wanted.chunks(PICTURES_PER_BATCH))
             .collect();
-        let logits = self.each(&batches, progress, |&(embeds, wanted)| {
+        let logits = self.map_batches(&batches, progress, |&(embeds, wanted)| {
             let memory = med.memory(embeds);
             let mut pairs: Vec<(usize, usize)> = Vec::new();
             for (picture, texts) in wanted.iter().enumerate() {
@@ -215,7 +214,7 @@ impl<'a> LoadedNetwork<'a> {
                 .iter()
                 .map(|texts| vec![f32::NAN; texts.len()])
                 .collect();
-            for chunk in pairs.chunks(TEXTS_AT_A_TIME) {
+            for chunk in pairs.chunks(TEXTS_PER_BATCH) {
                 let batch = self.batch(chunk.iter().map(ids));
                 let shown: Vec<usize> = chunk.iter().map(|&(picture, _)| picture).collect();
                 let scores = numbers(med.itm_logits(&memory, &batch, &shown));
@@ -228,8 +227,7 @@ impl<'a> LoadedNetwork<'a> {
         Ok(logits.into_iter().flatten().collect())
     }
 
-    /// A caption of every picture. `draw(picture, position)` is asked for by nucleus
-    /// sampling alone.
+    /// A caption of every picture. Only nucleus sampling calls `draw(picture, position)`.
     pub fn captions(
         &self,
         pictures: &Pictures,
@@ -240,14 +238,14 @@ impl<'a> LoadedNetwork<'a> {
         let Network::Med(med) = &self.network else {
             return Err(self.lacks("captioning", "decoder"));
         };
-        let decoding = decode_with(
+        let decoding = decoding_of(
             decoding,
             &self.tokenizer.special(),
             self.network.positions(),
         );
         let batches: Vec<(usize, &ImageEmbeds)> = pictures.embeds.iter().enumerate().collect();
-        let captions = self.each(&batches, progress, |&(batch, embeds)| {
-            let first = batch * PICTURES_AT_A_TIME;
+        let captions = self.map_batches(&batches, progress, |&(batch, embeds)| {
+            let first = batch * PICTURES_PER_BATCH;
             let draw = |picture: usize, position: usize| draw(first + picture, position);
             let written = generate(med, &med.memory(embeds), &[], &decoding, &draw);
             let written = written.map_err(Error::Decoding)?;
@@ -263,7 +261,8 @@ impl<'a> LoadedNetwork<'a> {
         TokenBatch::new(&rows.collect::<Vec<_>>(), self.tokenizer.special().pad)
     }
 
-    /// Products of every row of `a` with every row of `b`, both `[rows, width]`: `[a, b]`, row-major.
+    /// The products of every row of `a` with every row of `b`, both `[rows, width]`. The result is
+    /// `[a, b]` in row-major order.
     pub fn products(&self, a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
         let matrix = |values: &[f32]| {
             let flat = Tensor::<1>::from_floats(values, &self.device);
@@ -273,9 +272,9 @@ impl<'a> LoadedNetwork<'a> {
             .install(|| numbers(matrix(a).matmul(matrix(b).transpose())))
     }
 
-    /// Works on batches side by side, as many as there are threads (operations of a
-    /// small model are too short to be split), and gives their results in order.
-    fn each<B: Sync, T: Send>(
+    /// Processes as many batches in parallel as there are threads, because operations of a small
+    /// model are too short to be split. Returns the results in order.
+    fn map_batches<B: Sync, T: Send>(
         &self,
         batches: &[B],
         progress: &BatchProgress<'_>,
@@ -293,18 +292,19 @@ impl<'a> LoadedNetwork<'a> {
     }
 }
 
-/// Batches that [`LoadedNetwork::pictures`], [`LoadedNetwork::itm`] and [`LoadedNetwork::captions`] make of pictures.
+/// Number of batches in [`LoadedNetwork::pictures`], [`LoadedNetwork::itm`] and
+/// [`LoadedNetwork::captions`].
 pub(crate) fn picture_batches(pictures: usize) -> usize {
-    pictures.div_ceil(PICTURES_AT_A_TIME)
+    pictures.div_ceil(PICTURES_PER_BATCH)
 }
 
-/// Batches that [`LoadedNetwork::texts`] makes.
+/// Number of batches in [`LoadedNetwork::texts`].
 pub(crate) fn text_batches(texts: usize) -> usize {
-    texts.div_ceil(TEXTS_AT_A_TIME)
+    texts.div_ceil(TEXTS_PER_BATCH)
 }
 
 impl Network {
-    /// Opens a folder as what its configuration says it is.
+    /// Opens a folder as the family that its configuration names.
     fn open(path: &Path, device: &Device) -> Result<Self, folder::Error> {
         #[derive(serde::Deserialize)]
         struct Family {
@@ -312,8 +312,8 @@ impl Network {
             model_type: String,
         }
         let config = std::fs::read(path.join(folder::CONFIG_FILE)).unwrap_or_default();
-        // A folder without a configuration of its own may be a pre-trained MED; whatever
-        // else is wrong, the reader of that family says it.
+        // A folder without its own configuration may be a pre-trained MED. The loader of that
+        // family reports any other error.
         match serde_json::from_slice::<Family>(&config) {
             Ok(family) if family.model_type == "clip" => {
                 Clip::load(path, device).map(Box::new).map(Self::Clip)
@@ -337,9 +337,9 @@ impl Network {
     }
 }
 
-/// The settings as the model room takes them. No text can be longer than the model's
-/// positions, so `max_tokens` ends there; special tokens never come.
-fn decode_with(
+/// The settings of the stage as settings of `model`. `max_tokens` is limited to the model's positions,
+/// and special tokens are banned.
+fn decoding_of(
     decoding: &stage::Decoding,
     special: &SpecialIds,
     positions: usize,
@@ -366,7 +366,7 @@ fn decode_with(
     }
 }
 
-/// The values of a tensor, row by row.
+/// The values of a tensor in row-major order.
 fn numbers(tensor: Tensor<2>) -> Vec<f32> {
     let data = tensor.into_data();
     data.as_slice::<f32>()

@@ -1,4 +1,4 @@
-//! From model folders and sets to figures.
+//! The evaluation of model folders on sets.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -16,25 +16,25 @@ use crate::progress::BatchProgress;
 use crate::scores::Scores;
 use crate::{blind, rerank, zero_shot};
 
-/// Folders of the models.
+/// The folders of the models.
 #[derive(Debug, Clone, Copy)]
 pub struct Models<'a> {
-    /// The model that is measured: a CLIP, or a BLIP that has what is asked for.
+    /// The evaluated model: a CLIP, or a BLIP with the parts that the stage needs.
     pub model: &'a Path,
     /// The same model after LM fine-tuning, for `captioning_fine_tuned`.
     pub captioner: Option<&'a Path>,
 }
 
-/// The pictures that models are measured on, with their reference texts. A picture without a text is
-/// left out of every measurement, for there is nothing to compare with.
+/// The pictures of the evaluation, with their reference texts. Pictures without a text are left
+/// out of every figure.
 #[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// Retrieval: every text belongs to its picture.
     pub retrieval: Vec<Pair>,
-    /// Captioning: texts are references. May hold the same pairs as `retrieval`, whose
-    /// pictures are then not encoded twice.
+    /// Captioning: texts are references. If the pairs are those of `retrieval`, the pictures are
+    /// encoded once.
     pub captioning: Vec<Pair>,
-    /// Zero-shot classification: the one text of a picture is its class.
+    /// Zero-shot classification: the only text of a picture is its class.
     pub zero_shot: Vec<Pair>,
 }
 
@@ -63,17 +63,17 @@ fn with_texts(pairs: &[Pair]) -> Cow<'_, [Pair]> {
     }
 }
 
-/// Measures a model on everything that `config` asks for.
+/// Evaluates a model as `config` requests.
 ///
-/// - `seed`: keys the permutation of the blind test, and draws of nucleus decoding.
-/// - `pool`: everything numeric runs on its threads.
-/// - `progress(done, total)`: batches; `false` stops.
+/// - `seed`: keys the permutation of the blind test and the draws of nucleus sampling.
+/// - `pool`: the threads of all numeric work.
+/// - `progress(done, total)`: called with numbers of batches; `false` cancels.
 ///
-/// Memory: the picture tokens of a set are kept until it is done.
+/// Memory: the picture tokens of a set are kept until the set is finished.
 ///
 /// # Errors
-/// [`Error`]: a folder, a set or a setting that cannot be used; all of them but
-/// [`Error::Picture`] and [`Error::Decoding`] come before anything is computed.
+/// [`Error`]: a folder, a set or a setting cannot be used. All errors but [`Error::Picture`] and
+/// [`Error::Decoding`] occur before the first computation.
 pub fn evaluate(
     config: &stage::Evaluate,
     models: Models<'_>,
@@ -102,17 +102,19 @@ pub fn evaluate(
         ),
     };
     let measurement = run.measure(&network, captioner.as_ref())?;
-    let moved = |pictures| {
-        blind::derangement(seed, pictures).expect("sets of one picture are refused beforehand")
-    };
+    let moved =
+        |pictures| blind::derangement(seed, pictures).expect("`check` refuses sets of one picture");
     Ok(Evaluation {
         sighted: measurement.figures(&|pictures| (0..pictures).collect()),
         blind: config.blind.then(|| measurement.figures(&moved)),
     })
 }
 
-/// The sets that are asked for, by name.
-fn asked<'s>(config: &stage::Evaluate, sets: [&'s [Pair]; 3]) -> Vec<(&'static str, &'s [Pair])> {
+/// The sets that the stage evaluates, by name.
+fn requested<'s>(
+    config: &stage::Evaluate,
+    sets: [&'s [Pair]; 3],
+) -> Vec<(&'static str, &'s [Pair])> {
     let [retrieval, captioning, zero_shot] = sets;
     let all = [
         ("retrieval", config.retrieval.is_some(), retrieval),
@@ -120,15 +122,15 @@ fn asked<'s>(config: &stage::Evaluate, sets: [&'s [Pair]; 3]) -> Vec<(&'static s
         ("zero-shot", config.zero_shot.is_some(), zero_shot),
     ];
     all.into_iter()
-        .filter(|(_, asked, _)| *asked)
+        .filter(|(_, requested, _)| *requested)
         .map(|(name, _, set)| (name, set))
         .collect()
 }
 
-/// Every set that is asked for has a picture, and one with a text.
+/// Checks that every set that the stage evaluates has a picture and a text.
 fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
     let sets = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
-    for (set, pairs) in asked(config, sets) {
+    for (set, pairs) in requested(config, sets) {
         if pairs.is_empty() {
             return Err(Error::EmptySet { set });
         }
@@ -142,7 +144,7 @@ fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
 
 fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> Result<(), Error> {
     let named = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
-    for (set, pairs) in asked(config, named) {
+    for (set, pairs) in requested(config, named) {
         if config.blind && pairs.len() < 2 {
             return Err(Error::Blind { set });
         }
@@ -190,13 +192,13 @@ fn same_pictures(a: &[Pair], b: &[Pair]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.pair_id == b.pair_id)
 }
 
-/// Texts re-scored by ITM; 0 for a model without.
+/// Number of candidates that ITM scores again; 0 for a model without ITM.
 fn candidates(config: &stage::Evaluate, network: &LoadedNetwork<'_>) -> usize {
-    let asked = config.retrieval.as_ref().map_or(0, |set| set.rerank);
-    if network.matches() { asked } else { 0 }
+    let requested = config.retrieval.as_ref().map_or(0, |set| set.rerank);
+    if network.has_itm() { requested } else { 0 }
 }
 
-/// How many batches a run will have.
+/// The number of batches of an evaluation.
 fn batches(
     config: &stage::Evaluate,
     sets: &WithTexts<'_>,
@@ -292,7 +294,7 @@ impl Run<'_> {
                 let logits = network.itm(pictures, &tokens, &wanted, &self.progress)?;
                 let logit = |picture: usize, text: usize| {
                     let place = wanted[picture].binary_search(&text);
-                    logits[picture][place.expect("every candidate is scored")]
+                    logits[picture][place.expect("every candidate has a logit")]
                 };
                 Some(rerank::rerank(&cosine, &candidates, logit))
             }
@@ -344,7 +346,7 @@ impl Run<'_> {
         let products = network.products(&pictures.features, &prototypes.concat(), width);
         let class = |pair: &Pair| {
             let place = classes.binary_search(&&pair.texts[0].text[..]);
-            place.expect("classes are those of the set")
+            place.expect("`classes` contains every class of the set")
         };
         Ok(ZeroShot {
             class: set.iter().map(class).collect(),

@@ -75,7 +75,7 @@ impl Access {
             }
         }
         match &self.token {
-            Some(token) if rule.needs_token => match authorization.and_then(bearer::shown) {
+            Some(token) if rule.needs_token => match authorization.and_then(bearer::parse) {
                 None => Err(AccessDenied::NoToken),
                 Some(shown) if token.matches(shown) => Ok(()),
                 Some(_) => Err(AccessDenied::WrongToken),

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use capstan_plan::Pipeline;
+use capstan_plan::failure;
 use capstan_plan::id::{Digest, RunId, ShardId, StageName};
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_server::Coordinator;
@@ -230,7 +231,9 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
         file_name
     };
     let read = match given {
-        Some(Given::Toml(text)) => Pipeline::from_toml(&text, file).map_err(|e| e.to_string()),
+        Some(Given::Toml(text)) => {
+            Pipeline::from_toml(&text, file).map_err(|error| failure::chain(&error))
+        }
         Some(Given::Json(text)) => {
             serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
         }
@@ -261,6 +264,7 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
     Ok(Offer {
         worker: request.worker.into(),
         roles,
+        device: request.device.into(),
         slots: request.slots.clamp(1, SLOTS) as usize,
         cached: cached
             .filter_map(|digest| Digest::from_hex(digest))

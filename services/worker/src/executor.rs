@@ -1,10 +1,9 @@
 //! Executes leased tasks and measures what they cost.
 
-use std::time::Instant;
-
 use capstan_dataset::Store;
 use capstan_import::Roots;
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
+use capstan_plan::clock::Stopwatch;
 
 use crate::context::{Context, Options};
 use crate::error::Error;
@@ -46,7 +45,7 @@ impl Executor for Worker {
         control: Control,
     ) -> Result<Option<Done>, Failure> {
         let context = self.context(control, &assignment);
-        let began = Instant::now();
+        let began = Stopwatch::start();
         // Cancellation drops this future at once. A computation on a thread of its own checks for
         // it after each batch.
         let cancel = context.control.cancel.clone();
@@ -54,7 +53,7 @@ impl Executor for Worker {
         let done = work.await.unwrap_or(Err(Error::Cancelled));
         let mut done = done.map_err(|error| Failure::new(error.kind(), &error))?;
         if done.wall_seconds == 0.0 {
-            done.wall_seconds = began.elapsed().as_secs_f64();
+            done.wall_seconds = began.seconds();
         }
         Ok(Some(done))
     }

@@ -2,9 +2,9 @@
 //! room, and the commit of their files.
 
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use capstan_lease::Done;
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_plan::commit::{File, Outputs};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::Reject;
@@ -65,17 +65,12 @@ pub(crate) fn done<'a>(
 
 /// Cancellation, progress and the wall clock for the crawl room.
 pub(crate) fn control(context: &Context) -> capstan_crawl::Control {
-    let report = context.report_progress();
+    let (report, clock) = (context.report_progress(), SystemClock::new());
     capstan_crawl::Control::new(
         context.control.cancel.clone(),
         move |now| {
             report(now.done);
         },
-        || {
-            let since = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            since.as_millis() as i64
-        },
+        move || clock.unix_ms(),
     )
 }

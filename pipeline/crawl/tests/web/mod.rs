@@ -4,6 +4,10 @@
 #![allow(dead_code)]
 // The lint allows `unwrap` in tests, but not in their shared modules.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;

@@ -1,4 +1,4 @@
-//! The runner on tiny models with drawn weights, and the blind test on made-up scores.
+//! The runner on small models with drawn weights, and the blind test on synthetic scores.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -178,7 +178,7 @@ fn run(
 }
 
 #[test]
-fn a_clip_scores_what_its_features_say() {
+fn a_clip_scores_agree_with_its_features() {
     let folder = tempfile::tempdir().unwrap();
     let (clip, tokenizer) = save_clip(folder.path());
     let models = Models {
@@ -189,7 +189,7 @@ fn a_clip_scores_what_its_features_say() {
     let sighted = &evaluation.sighted;
     assert!(sighted.retrieval_reranked.is_none() && sighted.captioning.is_none());
 
-    // The same one picture and one text at a time, with the metric as the only common part.
+    // The same with one picture and one text per batch. Only the metric is shared.
     let sets = sets();
     let preprocess = ImagePreprocess::new(SIDE);
     let (mut values, mut owner) = (Vec::new(), Vec::new());
@@ -212,7 +212,7 @@ fn a_clip_scores_what_its_features_say() {
         (figures.ir_at_1, by_hand.ir_at_1),
         (figures.ir_at_5, by_hand.ir_at_5),
     ] {
-        // Rounding may move a rank where scores all but tie.
+        // Rounding may change a rank where scores almost tie.
         assert!(
             (ours - theirs).abs() <= 2.5,
             "{figures:?}, one by one {by_hand:?}"
@@ -223,7 +223,7 @@ fn a_clip_scores_what_its_features_say() {
 }
 
 #[test]
-fn a_blip_gives_all_figures() {
+fn a_blip_has_all_figures() {
     let (model, fine_tuned) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     save_med(model.path(), MedParts::Both, 5);
     save_med(fine_tuned.path(), MedParts::Captioner, 6);
@@ -267,7 +267,7 @@ fn a_blip_gives_all_figures() {
         evaluation.sighted.retrieval,
         evaluation.sighted.retrieval_reranked
     );
-    // Neither threads nor encoding the captioning set by itself change a figure.
+    // Neither the number of threads nor a separate encoding of the captioning set changes a figure.
     assert_eq!(run(&config(true), models, &sets(), 1).unwrap(), evaluation);
     let mut apart = config(true);
     apart.retrieval = None;
@@ -282,7 +282,7 @@ fn a_blip_gives_all_figures() {
 }
 
 #[test]
-fn a_perfect_model_is_perfect_sighted_and_nothing_blind() {
+fn a_perfect_model_scores_100_sighted_and_0_blind() {
     let identity = |n: usize| {
         let mut scores = Scores::filled(n, n, 0.0);
         (0..n).for_each(|i| scores.set(i, i, 1.0));
@@ -319,7 +319,7 @@ fn a_perfect_model_is_perfect_sighted_and_nothing_blind() {
 }
 
 #[test]
-fn what_a_model_or_set_lacks_is_named() {
+fn the_missing_part_of_a_model_or_set_is_named() {
     let (clip, captioner) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     save_clip(clip.path());
     save_med(captioner.path(), MedParts::Captioner, 5);
@@ -468,9 +468,9 @@ fn progress_reaches_its_total_and_can_stop() {
         captioner: None,
     };
     let pool = ComputePool::new(2).unwrap();
-    let told = RefCell::new(Vec::new());
-    let tell = |done: u64, total: u64| {
-        told.borrow_mut().push((done, total));
+    let reported = RefCell::new(Vec::new());
+    let report = |done: u64, total: u64| {
+        reported.borrow_mut().push((done, total));
         true
     };
     evaluate(
@@ -480,13 +480,13 @@ fn progress_reaches_its_total_and_can_stop() {
         1,
         DeviceSpec::Cpu,
         &pool,
-        &tell,
+        &report,
     )
     .unwrap();
-    let told = told.into_inner();
-    assert!(told.is_sorted() && told.len() > 5, "{told:?}");
-    let last = told.last().unwrap();
-    assert_eq!(last.0, last.1, "{told:?}");
+    let reported = reported.into_inner();
+    assert!(reported.is_sorted() && reported.len() > 5, "{reported:?}");
+    let last = reported.last().unwrap();
+    assert_eq!(last.0, last.1, "{reported:?}");
     let stopped = evaluate(
         &config(true),
         models,

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use capstan_dataset::{Store, commits, files, models, runs};
+use capstan_plan::clock::Clock;
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{LeaseEpoch, PairId};
 use capstan_plan::row::{Captions, Curation, ImageLink, PageLink, Pair, Reject, Verdicts};
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::clock::Clock;
 use crate::{Error, Handle, Options, config, serve};
 
 /// Longest that a test waits for anything.
@@ -161,8 +161,8 @@ impl Clock for ManualClock {
         *self.now.lock().unwrap() + Duration::from_secs(1_000)
     }
 
-    fn unix_ms(&self) -> i64 {
-        i64::try_from(self.now.lock().unwrap().as_millis()).unwrap() + 1_700_000_000_000
+    fn wall(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000) + *self.now.lock().unwrap()
     }
 }
 
