@@ -1,4 +1,4 @@
-//! Pages in the many ways in which the web writes them.
+//! Pages in the forms that occur on the web.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Pictures good and bad.
+//! Valid, damaged and hostile pictures.
 
 use image::{GrayImage, Rgb, Rgba, RgbaImage};
 
@@ -135,7 +135,7 @@ fn headers_are_judged_before_decoding() {
         code(&encoded(&scene(1001, 1000).into(), ImageFormat::Png)),
         RejectCode::Pixels
     );
-    // 30,000 x 30,000 in a header, and no data to speak of.
+    // 30,000 x 30,000 in a header, with almost no data.
     let mut bomb = encoded(&scene(16, 16).into(), ImageFormat::Jpeg);
     let frame = bomb.windows(2).position(|two| two == [0xff, 0xc0]).unwrap();
     for at in [frame + 5, frame + 7] {
@@ -175,7 +175,7 @@ fn bytes_after_the_end_of_a_jpeg_do_not_matter() {
 }
 
 proptest::proptest! {
-    /// No bytes whatever make the decoder panic.
+    /// Arbitrary bytes never make the decoder panic.
     #[test]
     fn damage_is_survived(at in 0usize..2000, with in proptest::num::u8::ANY, which in 0usize..4) {
         let mut bytes = encoded(&scene(24, 24).into(), FORMATS[which]);

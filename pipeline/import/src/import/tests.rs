@@ -1,4 +1,4 @@
-//! Imports of good, damaged and foreign folders.
+//! Imports of valid and damaged sources, and of sources of another format.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,8 +73,8 @@ async fn import(folder: &Path) -> Result<Both, Error> {
     import_as("coco_captions", folder).await
 }
 
-/// The slices of a source hold what the whole holds, each item once.
-async fn slices_are_the_whole(format: &str, folder: &Path) {
+/// The slices of a source hold every item of it, each once.
+async fn slices_cover_the_source(format: &str, folder: &Path) {
     let key = |reject: &Reject| (reject.code, reject.url.clone(), reject.detail.clone());
     let (whole, whole_rejects) = import_as(format, folder).await.unwrap();
     let (mut pairs, mut rejects) = (Vec::new(), Vec::new());
@@ -213,9 +213,9 @@ async fn good_records_become_pairs_and_bad_ones_rejects() {
         ((RejectCode::Decode, true), 1),
         ((RejectCode::TooSmall, true), 1),
         ((RejectCode::TextBytes, true), 1),
-        // Of annotations: nobody's, and one without text.
+        // Annotations: one of no image, and one without a caption.
         ((RejectCode::Record, false), 2),
-        // gone, two outside, a.png again, two bad image records.
+        // Gone, two outside, a.png again, two bad image records.
         ((RejectCode::Record, true), 6),
     ];
     assert_eq!(codes, expected.into());

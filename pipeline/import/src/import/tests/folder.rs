@@ -61,11 +61,11 @@ async fn pictures_take_the_lines_of_the_text_of_their_name() {
         (RejectCode::Record, "no `.txt` has its name")
     );
     assert_eq!(mute.page_url, "file:human/mute.txt");
-    slices_are_the_whole("folder", at).await;
+    slices_cover_the_source("folder", at).await;
 }
 
 #[tokio::test]
-async fn texts_that_cannot_be_read_refuse_their_picture() {
+async fn a_text_that_cannot_be_read_rejects_its_picture() {
     let temp = tempfile::tempdir().unwrap();
     let at = temp.path();
     let one = picture(20);
@@ -148,7 +148,7 @@ async fn links_are_read_where_they_stay_inside_the_roots() {
 }
 
 #[tokio::test]
-async fn a_folder_without_pictures_is_foreign() {
+async fn a_folder_without_pictures_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     fs::write(temp.path().join("a.txt"), "a ball").unwrap();
     let error = import_as("folder", temp.path()).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! Parquet as img2dataset writes it, spoilt in every way that a row or a file can be.
+//! Parquet as img2dataset writes it, with every kind of damaged row and file.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -187,7 +187,7 @@ async fn rows_that_img2dataset_failed_on_keep_its_reason() {
 }
 
 #[tokio::test]
-async fn a_bad_row_or_file_is_a_reject_and_the_rest_goes_on() {
+async fn a_bad_row_or_file_is_a_reject_and_the_rest_is_imported() {
     let folder = tempfile::tempdir().unwrap();
     let mut rows = vec![Row::good("http://a.test/good", "a ball")];
     rows.push(Row {
@@ -217,7 +217,7 @@ async fn a_bad_row_or_file_is_a_reject_and_the_rest_goes_on() {
         &bytes[..bytes.len() / 2],
     )
     .unwrap();
-    // Pages overwritten: the footer is whole, the rows are not.
+    // Pages are overwritten: the footer is intact, the rows are not.
     let mut rotten = bytes.clone();
     let (from, to) = (4, bytes.len() / 2);
     rotten[from..to].fill(0xff);
@@ -306,7 +306,7 @@ async fn picture_and_caption_are_all_that_is_needed() {
 }
 
 #[tokio::test]
-async fn a_key_that_stands_twice_counts_once() {
+async fn a_duplicate_key_is_a_reject() {
     let folder = tempfile::tempdir().unwrap();
     let one = picture(20);
     let keys: ArrayRef = Arc::new(StringArray::from(vec!["k", "k"]));
@@ -324,7 +324,7 @@ async fn a_key_that_stands_twice_counts_once() {
 }
 
 #[tokio::test]
-async fn slices_of_files_are_the_whole() {
+async fn slices_of_files_cover_the_source() {
     let folder = tempfile::tempdir().unwrap();
     for file in 0..5 {
         let rows = [
@@ -333,11 +333,11 @@ async fn slices_of_files_are_the_whole() {
         ];
         shard(folder.path(), &format!("{file:05}.parquet"), &rows);
     }
-    slices_are_the_whole("img2dataset", folder.path()).await;
+    slices_cover_the_source("img2dataset", folder.path()).await;
 }
 
 #[tokio::test]
-async fn a_foreign_source_is_named_with_what_it_lacks() {
+async fn a_source_of_another_format_is_refused_with_the_missing_column() {
     let temp = tempfile::tempdir().unwrap();
     let gone = import_as("img2dataset", &temp.path().join("gone")).await;
     let gone = gone.unwrap_err();

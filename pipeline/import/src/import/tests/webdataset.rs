@@ -81,7 +81,7 @@ async fn members_of_one_key_become_a_pair() {
 }
 
 #[tokio::test]
-async fn rows_that_failed_stand_in_the_parquet_beside_the_tar() {
+async fn failed_rows_are_read_from_the_parquet_beside_the_tar() {
     let folder = tempfile::tempdir().unwrap();
     let (one, path) = (picture(20), folder.path());
     tar(
@@ -108,7 +108,7 @@ async fn rows_that_failed_stand_in_the_parquet_beside_the_tar() {
 }
 
 #[tokio::test]
-async fn a_tar_that_breaks_loses_its_rest_alone() {
+async fn a_damaged_tar_loses_only_its_own_rest() {
     let folder = tempfile::tempdir().unwrap();
     let (one, path) = (picture(20), folder.path());
     for number in 0..4 {
@@ -129,7 +129,7 @@ async fn a_tar_that_breaks_loses_its_rest_alone() {
     let (pairs, rejects) = import_as("webdataset", path).await.unwrap();
     assert_eq!(pairs.len(), 7);
     assert_eq!(codes(&rejects), [(RejectCode::Record, "1.tar")]);
-    slices_are_the_whole("webdataset", path).await;
+    slices_cover_the_source("webdataset", path).await;
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn long_names_are_read_in_either_form() {
     let (one, path) = (picture(20), folder.path());
     let long = format!("{}/{}", "d".repeat(150), "k".repeat(150));
     let (jpg, txt) = (format!("{long}.jpg"), format!("{long}.txt"));
-    // Of GNU, which the builder writes by itself.
+    // The GNU form, which the builder writes.
     let members: [(&str, &[u8]); 2] = [(&jpg, &one), (&txt, b"a ball")];
     tar(&path.join("0.tar"), &members);
     let mut builder = tar::Builder::new(fs::File::create(path.join("1.tar")).unwrap());
@@ -188,7 +188,7 @@ async fn a_name_beyond_the_cap_loses_the_rest_of_its_tar() {
 }
 
 #[tokio::test]
-async fn a_tar_cut_within_a_member_that_nobody_wants_is_told() {
+async fn a_tar_cut_within_an_unread_member_is_a_reject() {
     let folder = tempfile::tempdir().unwrap();
     let (one, at) = (picture(20), folder.path().join("0.tar"));
     let members: [(&str, &[u8]); 3] = [
@@ -198,7 +198,7 @@ async fn a_tar_cut_within_a_member_that_nobody_wants_is_told() {
     ];
     tar(&at, &members);
     let file = fs::OpenOptions::new().write(true).open(&at).unwrap();
-    // The end of the tar, padding and some of the member.
+    // Cuts the end of the tar, the padding and part of the member.
     let whole = file.metadata().unwrap().len();
     file.set_len(whole - 3_000).unwrap();
     let (pairs, rejects) = import_as("webdataset", folder.path()).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_tar_cut_within_a_member_that_nobody_wants_is_told() {
 }
 
 #[tokio::test]
-async fn a_folder_without_tars_is_foreign() {
+async fn a_folder_without_tars_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let error = import_as("webdataset", folder.path()).await.unwrap_err();
     assert!(error.to_string().contains("ends in `.tar`"), "{error}");
