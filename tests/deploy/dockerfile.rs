@@ -147,6 +147,27 @@ fn the_dockerfile_is_valid_and_no_image_runs_as_root() {
 }
 
 #[test]
+fn images_contain_the_line_tables_beside_the_program() {
+    let text = files::read(PATH);
+    assert!(!text.contains("strip"), "the program is stripped");
+    let stages = stages(&parse(&text));
+    for target in ["cpu", "cuda"] {
+        let copied = chain(&stages, target)
+            .into_iter()
+            .find_map(|instruction| match instruction {
+                Instruction::Copy {
+                    sources,
+                    destination,
+                    ..
+                } if destination == "/usr/local/bin/" => Some(sources.clone()),
+                _ => None,
+            });
+        let expected = ["/out/capstan", "/out/capstan.dwp"].map(str::to_owned);
+        assert_eq!(copied.as_deref(), Some(&expected[..]), "{target}");
+    }
+}
+
+#[test]
 fn exposed_ports_are_those_that_the_roles_listen_on() {
     let file = parse(&files::read(PATH));
     let exposed: BTreeSet<u16> = file

@@ -7,9 +7,7 @@ use std::process::{Command, Output};
 use capstan_tests::lines::Lines;
 use serde_json::Value;
 
-use crate::harness::{
-    ALL_COMMITTED, assert_line, capstan, fail, import_roots, one_line, root, succeed,
-};
+use crate::harness::{ALL_COMMITTED, assert_line, capstan, fail, import_roots, root, succeed};
 use crate::process::Role;
 
 /// An import and a tokenizer: a run of seconds.

@@ -1,7 +1,5 @@
-//! A folder of pictures without texts on its way through the rooms, without a cluster: import,
-//! caption, filter, export, and import of the export.
-
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+//! A folder of pictures without texts through the crates, without a cluster: import, caption, filter,
+//! export, and import of the export.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -40,7 +38,7 @@ fn lay_out_pictures(folder: &Path) {
     }
 }
 
-/// A pre-trained MED with drawn weights: both captioner and filter.
+/// Writes a MED with random weights that is both captioner and filter.
 fn lay_out_model(folder: &Path) {
     let tokenizer = Tokenizer::train(["a red ball", "two blue crates"], 1, 100).unwrap();
     let sizes = Sizes {
@@ -64,7 +62,10 @@ fn lay_out_model(folder: &Path) {
     med.save(folder, &assets).unwrap();
 }
 
-/// Imports `<root>/<source>`; panics on a reject.
+/// Imports `<root>/<source>`.
+///
+/// # Panics
+/// On a reject.
 async fn import_folder(root: &Path, source: &str, texts: &str) -> Vec<Pair> {
     let config: stage::Import = serde_json::from_value(serde_json::json!({
         "dataset": "captioned",
@@ -94,8 +95,8 @@ async fn import_folder(root: &Path, source: &str, texts: &str) -> Vec<Pair> {
     pairs
 }
 
-/// Adds captions and verdicts to a shard as the stages of `caption-folder.toml` do; the filter keeps
-/// everything.
+/// Adds captions and verdicts to a shard as the stages of `caption-folder.toml` do. The filter keeps
+/// every text.
 async fn caption_and_filter(store: &Store, part: &mut Part, model: &Path) {
     let digest = ModelDigest(Digest::of(b"model"));
     let pool = ComputePool::new(1).unwrap();
@@ -126,7 +127,7 @@ async fn caption_and_filter(store: &Store, part: &mut Part, model: &Path) {
 }
 
 #[tokio::test]
-async fn pictures_without_texts_come_out_with_captions_beside_them() {
+async fn pictures_without_texts_are_exported_with_captions() {
     let temp = tempfile::tempdir().unwrap();
     let (pictures, model) = (temp.path().join("pictures"), temp.path().join("model"));
     lay_out_pictures(&pictures);

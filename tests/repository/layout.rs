@@ -15,6 +15,17 @@ fn folders() -> Vec<String> {
 }
 
 #[test]
+fn unit_tests_of_a_module_are_in_its_folder() {
+    let listed = std::process::Command::new("git")
+        .args(["ls-files", "*_tests.rs", "*/test.rs"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed, "", "move these to <module>/tests.rs");
+}
+
+#[test]
 fn contributing_describes_every_folder_of_tests() {
     let text = std::fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
     let folders = folders();

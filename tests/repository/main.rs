@@ -5,6 +5,7 @@
 
 mod architecture;
 mod commands;
+mod dependencies;
 mod documents;
 mod layout;
 mod targets;

@@ -19,11 +19,11 @@ pub struct Captioner<'pool> {
 }
 
 impl<'pool> Captioner<'pool> {
-    /// Reads a captioner: a BlipForConditionalGeneration folder, or that of a
-    /// pre-trained MED, with vocabulary and picture preparation beside the weights.
+    /// Loads a captioner from the folder of a BlipForConditionalGeneration or of a pre-trained
+    /// MED, with vocabulary and picture preparation beside the weights.
     ///
-    /// - `digest`: stands in every row as the writer.
-    /// - `pool`: everything numeric runs on its threads.
+    /// - `digest`: recorded in every row as the captioner.
+    /// - `pool`: all numeric work runs on its threads.
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Tokenizer`], [`Error::Vocabulary`], [`Error::Device`].
@@ -37,14 +37,14 @@ impl<'pool> Captioner<'pool> {
         Ok(Self { model })
     }
 
-    /// Writes `captions_per_image` texts for every picture that curation keeps: one
-    /// row out for every row in, in order, without texts for a dropped picture.
+    /// Writes up to `captions_per_image` texts for every picture that curation keeps. Returns one
+    /// row per input row, in order; the row of a dropped picture has no texts.
     ///
-    /// Draws are keyed by (seed, pair id, ordinal of the caption, position). A text
-    /// that the picture has already from this call is given once, an empty one not at all.
+    /// Draws are keyed by (seed, pair id, ordinal of the caption, position). A text that repeats
+    /// another caption of the same picture is left out, and so is an empty one.
     ///
-    /// - `rows`: of one shard, with their pictures.
-    /// - `progress`: hears of pictures done; `false` stops.
+    /// - `rows`: the rows of one shard, with their pictures.
+    /// - `progress`: called with the number of pictures done; `false` stops the work.
     ///
     /// # Errors
     /// [`Error::Picture`] names the pair; [`Error::Decoding`]; [`Error::Cancelled`].
@@ -64,14 +64,14 @@ impl<'pool> Captioner<'pool> {
                 self.caption(batch, config.captions_per_image, &decoding, &draws)
             })?;
         let mut texts = texts.into_iter();
-        let of = |row: &ViewRow| {
+        let texts_of = |row: &ViewRow| {
             if row.keep {
-                texts.next().expect("one list of texts a kept row")
+                texts.next().expect("one list of texts per kept row")
             } else {
                 Vec::new()
             }
         };
-        let texts: Vec<Vec<Text>> = rows.iter().map(of).collect();
+        let texts: Vec<Vec<Text>> = rows.iter().map(texts_of).collect();
         let captions = rows.iter().zip(texts).map(|(row, texts)| Captions {
             pair_id: row.pair.pair_id,
             texts,
@@ -80,7 +80,7 @@ impl<'pool> Captioner<'pool> {
         Ok(captions.collect())
     }
 
-    /// The texts of one batch of pictures.
+    /// Writes the texts of one batch of pictures.
     fn caption(
         &self,
         rows: &[&ViewRow],
@@ -110,8 +110,8 @@ impl<'pool> Captioner<'pool> {
         Ok(texts)
     }
 
-    /// The settings as the model room takes them. No text can be longer than the
-    /// model's positions, so `max_tokens` ends there; special tokens never come.
+    /// The settings in the form of the model room. `max_tokens` is limited to the positions of
+    /// the model; special tokens are banned.
     fn decoding(&self, decoding: &stage::Decoding) -> generate::Decoding {
         let special = self.model.tokenizer.special();
         generate::Decoding {
@@ -137,7 +137,7 @@ impl<'pool> Captioner<'pool> {
     }
 }
 
-/// The item that the draws of one caption are keyed by.
+/// The key of the draws of one caption.
 fn item(pair: &PairId, ordinal: usize) -> Vec<u8> {
     [&pair.0.0[..], &(ordinal as u64).to_le_bytes()].concat()
 }

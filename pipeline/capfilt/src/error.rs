@@ -9,27 +9,27 @@ use capstan_plan::id::PairId;
 /// Why a shard cannot be captioned or judged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder holds no such model, or none that can be read.
-    #[error("model folder {folder} is no {role}: {source}{cause}", folder = folder.display(), cause = cause(source))]
+    /// The folder holds no such model, or the model cannot be read.
+    #[error("model folder {folder} is not a usable {role}", folder = folder.display())]
     Model {
         /// The folder.
         folder: PathBuf,
-        /// What it should be: `captioner` or `filter`.
+        /// What the stage uses it as: `captioner` or `filter`.
         role: &'static str,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: Box<folder::Error>,
     },
-    /// The model has no vocabulary beside it, or another one.
-    #[error("model folder {folder} has no usable tokenizer: {source}", folder = folder.display())]
+    /// The vocabulary beside the model is missing or cannot be read.
+    #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
     Tokenizer {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: capstan_model::tokenizer::Error,
     },
-    /// Network and vocabulary do not belong together.
+    /// The vocabulary is larger than the embedding table of the network.
     #[error("model folder {folder}: the vocabulary has {tokens} tokens, the network {rows}", folder = folder.display())]
     Vocabulary {
         /// The folder.
@@ -39,42 +39,34 @@ pub enum Error {
         /// Rows of the embedding table.
         rows: usize,
     },
-    /// The device cannot be had here.
+    /// The device is not available on this machine.
     #[error(transparent)]
     Device(#[from] device::Error),
     /// The decoding settings do not fit the model.
-    #[error("decoding cannot be used with this captioner: {0}")]
+    #[error("the decoding settings cannot be used with this captioner")]
     Decoding(#[source] generate::Error),
-    /// A stored picture that cannot be decoded.
-    #[error("the stored picture of pair {pair} cannot be read: {source}")]
+    /// A stored picture cannot be decoded.
+    #[error("the stored picture of pair {pair} cannot be decoded")]
     Picture {
-        /// Whose picture.
+        /// The pair.
         pair: PairId,
-        /// What is wrong with it.
+        /// The cause.
         #[source]
         source: preprocess::Error,
     },
-    /// The filter gives a score that is no number.
-    #[error("the filter's score of pair {pair} is no number: its weights are broken")]
+    /// The filter computes a score that is not finite.
+    #[error("the filter's score of pair {pair} is not a finite number: its weights are damaged")]
     Score {
-        /// Whose text.
+        /// The pair of the text.
         pair: PairId,
     },
-    /// The caller asked to stop.
+    /// The caller stopped the work.
     #[error("the shard was cancelled")]
     Cancelled,
 }
 
-/// What the system said of a file that could not be read.
-fn cause(error: &folder::Error) -> String {
-    match error {
-        folder::Error::Read { source, .. } => format!(": {source}"),
-        _ => String::new(),
-    }
-}
-
 impl Error {
-    /// How a task that met it is to be treated.
+    /// How the scheduler treats the failure.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Model { source, .. } => match source.as_ref() {

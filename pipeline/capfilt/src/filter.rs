@@ -20,13 +20,13 @@ pub struct Filter<'pool> {
     model: LoadedMed<'pool>,
 }
 
-/// A text of a batch of pictures, as the network takes it.
+/// A text of a batch, as token ids, with the picture that it belongs to.
 struct Job {
     picture: usize,
     ids: Vec<u32>,
 }
 
-/// Cosine and probability of a match.
+/// Cosine similarity and probability of a match.
 #[derive(Clone, Copy)]
 struct Score {
     itc: f32,
@@ -34,11 +34,11 @@ struct Score {
 }
 
 impl<'pool> Filter<'pool> {
-    /// Reads a filter: a BlipForImageTextRetrieval folder, or that of a pre-trained
-    /// MED, with vocabulary and picture preparation beside the weights.
+    /// Loads a filter from the folder of a BlipForImageTextRetrieval or of a pre-trained MED, with
+    /// vocabulary and picture preparation beside the weights.
     ///
-    /// - `digest`: stands in every row as the judge.
-    /// - `pool`: everything numeric runs on its threads.
+    /// - `digest`: recorded in every row as the filter.
+    /// - `pool`: all numeric work runs on its threads.
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Tokenizer`], [`Error::Vocabulary`], [`Error::Device`].
@@ -52,14 +52,14 @@ impl<'pool> Filter<'pool> {
         Ok(Self { model })
     }
 
-    /// Judges every web text that curation keeps and every synthetic text: one row
-    /// out for every row in, in order. Human texts and dropped pictures get no verdict.
+    /// Judges every web text that curation keeps and every synthetic text. Returns one row per
+    /// input row, in order. Human texts and dropped pictures get no verdict.
     ///
-    /// A picture is encoded once, equal texts of one picture are scored once. A text
-    /// is kept where the probability of a match reaches the threshold.
+    /// A picture is encoded once, and equal texts of one picture are scored once. A text is kept
+    /// if its probability of a match is at least the threshold.
     ///
-    /// - `rows`: of one shard, with their pictures.
-    /// - `progress`: hears of pictures done; `false` stops.
+    /// - `rows`: the rows of one shard, with their pictures.
+    /// - `progress`: called with the number of pictures done; `false` stops the work.
     ///
     /// # Errors
     /// [`Error::Picture`] and [`Error::Score`] name the pair; [`Error::Cancelled`].
@@ -80,15 +80,15 @@ impl<'pool> Filter<'pool> {
             })?;
         let mut verdicts: HashMap<u32, Vec<Verdict>> =
             judged.iter().map(|row| row.row).zip(verdicts).collect();
-        let of = |row: &ViewRow| Verdicts {
+        let verdicts_of = |row: &ViewRow| Verdicts {
             pair_id: row.pair.pair_id,
             verdicts: verdicts.remove(&row.row).unwrap_or_default(),
             model: self.model.digest,
         };
-        Ok(rows.iter().map(of).collect())
+        Ok(rows.iter().map(verdicts_of).collect())
     }
 
-    /// The verdicts of one batch of pictures.
+    /// Judges one batch of pictures.
     fn judge(&self, rows: &[&ViewRow], threshold: f32) -> Result<Vec<Vec<Verdict>>, Error> {
         let mut jobs = Vec::new();
         let mut places: HashMap<(usize, &str), usize> = HashMap::new();
@@ -129,7 +129,8 @@ impl<'pool> Filter<'pool> {
         verdicts.collect()
     }
 
-    /// Scores every job, in order. Texts of like length go together, so that little is padded.
+    /// Scores every job; the scores are in the order of the jobs. Texts of similar length are
+    /// batched together, which reduces padding.
     fn score(&self, rows: &[&ViewRow], jobs: &[Job]) -> Result<Vec<Score>, Error> {
         let med = &self.model.med;
         let images = self.model.encode(rows)?;
@@ -146,7 +147,7 @@ impl<'pool> Filter<'pool> {
         ];
         for chunk in order.chunks(TEXTS_AT_A_TIME) {
             let chunk_jobs: Vec<&Job> = chunk.iter().map(|&job| &jobs[job]).collect();
-            let (texts, itm) = self.look(&memory, &chunk_jobs);
+            let (texts, itm) = self.compare(&memory, &chunk_jobs);
             for (place, &job) in chunk.iter().enumerate() {
                 let text = &texts[place * width..][..width];
                 let image = &features[jobs[job].picture * width..][..width];
@@ -161,7 +162,7 @@ impl<'pool> Filter<'pool> {
     }
 
     /// Text features `[jobs, common]` and probabilities of a match `[jobs]`.
-    fn look(&self, memory: &Memory, jobs: &[&Job]) -> (Vec<f32>, Vec<f32>) {
+    fn compare(&self, memory: &Memory, jobs: &[&Job]) -> (Vec<f32>, Vec<f32>) {
         let med = &self.model.med;
         let ids: Vec<&[u32]> = jobs.iter().map(|job| &job.ids[..]).collect();
         let texts = TokenBatch::new(&ids, self.model.tokenizer.special().pad);

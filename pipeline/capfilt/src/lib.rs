@@ -6,12 +6,15 @@
 //! service.
 //!
 //! ```text
-//! ViewRow (picture, texts) ─► Captioner::caption_shard ─► Captions  one a row
-//!                          └► Filter::judge_shard ──────► Verdicts  one a row
+//! ViewRow (picture, texts) ─► Captioner::caption_shard ─► Captions  one per row
+//!                          └► Filter::judge_shard ──────► Verdicts  one per row
 //! ```
-//! Output is a function of model, settings, seed and rows: batches are composed
-//! in row order and draws are keyed by (seed, pair id, caption, position), so it
-//! does not matter which worker does the shard or how many threads it has.
+//! A picture without a text is captioned like any other. The filter judges the texts that a row
+//! has, possibly none.
+//!
+//! The output is a function of model, settings, seed and rows. Batches are composed in row order
+//! and draws are keyed by (seed, pair id, caption, position), so the worker that executes the shard
+//! and its number of threads make no difference.
 
 mod captioner;
 mod error;

@@ -1,4 +1,4 @@
-//! A model with what it needs to read pictures and texts, and the walk over a shard.
+//! A loaded MED with its tokenizer and picture preparation, and the batches of a shard.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 
-/// A MED, its vocabulary and its preparation of pictures.
+/// A MED, its tokenizer and its picture preparation.
 pub(crate) struct LoadedMed<'pool> {
     pub digest: ModelDigest,
     pub med: Med,
@@ -66,12 +66,12 @@ impl<'pool> LoadedMed<'pool> {
         })
     }
 
-    /// Tokens that a text may have.
+    /// Greatest number of tokens of a text.
     pub fn max_tokens(&self) -> usize {
         self.med.config().text_config.max_position_embeddings
     }
 
-    /// Picture tokens of these rows.
+    /// Encodes the pictures of these rows.
     pub fn encode(&self, rows: &[&ViewRow]) -> Result<ImageEmbeds, Error> {
         let mut pixels = Vec::new();
         for row in rows {
@@ -86,12 +86,11 @@ impl<'pool> LoadedMed<'pool> {
             .image_embeds(self.preprocess.batch(pixels, &self.device)))
     }
 
-    /// Runs `work` over `rows`, `batch` of them at a time in row order, and gives one
-    /// result a row.
+    /// Runs `work` over `rows` in batches of `batch`, in row order, and returns one result per row.
     ///
-    /// Batches run side by side, as many as there are threads: operations of a small
-    /// model are too short to be split. `progress` hears of rows done, from the
-    /// calling thread, and answers whether to go on.
+    /// As many batches as the pool has threads run at a time, because the operations of a small
+    /// model are too short to be split. `progress` is called from the calling thread with the
+    /// number of rows done, and returns whether to continue.
     pub fn each_batch<T: Send>(
         &self,
         rows: &[&ViewRow],

@@ -1,4 +1,4 @@
-//! Captions and verdicts of a tiny model with drawn weights, over made-up rows.
+//! Captions and verdicts of a tiny model with random weights, over synthetic rows.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -45,7 +45,7 @@ fn save_model(folder: &Path) -> (Med, Tokenizer) {
     };
     let config = BlipConfig::new(&sizes, tokenizer.len(), &tokenizer.special()).unwrap();
     let mut med = Med::new(config, MedParts::Both, &Device::flex());
-    // Strong weights, so that pictures and texts make a difference.
+    // Large weights, so that different pictures and texts give different outputs.
     let recipe = InitRecipe {
         linear_gain: 2.0,
         embedding_std: 1.0,
@@ -118,7 +118,7 @@ fn row(number: u32, keep: bool) -> ViewRow {
     }
 }
 
-/// Eleven rows, the fourth and the last of which curation dropped.
+/// Eleven rows; curation drops the fourth and the last.
 fn rows() -> Vec<ViewRow> {
     (0..11)
         .map(|number| row(number, number != 3 && number != 10))
@@ -229,7 +229,7 @@ fn draws_are_keyed_by_pair_and_ordinal() {
         texts += three.texts.len();
     }
     assert!(texts > 15, "{texts} texts of nine pictures");
-    // A row keeps its captions whatever stands beside it.
+    // The captions of a row do not depend on the other rows.
     let pool = ComputePool::new(1).unwrap();
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
     let alone = captioner
@@ -411,14 +411,15 @@ fn a_broken_picture_is_named() {
     for error in failed {
         let error = error.expect("a truncated picture");
         assert_eq!(error.kind(), FailureKind::PoisonShard);
-        assert!(
-            error
-                .to_string()
-                .contains(&rows[5].pair.pair_id.to_string()),
-            "{error}"
+        let pair = rows[5].pair.pair_id;
+        assert_eq!(
+            error.to_string(),
+            format!("the stored picture of pair {pair} cannot be decoded")
         );
+        let cause = std::error::Error::source(&error);
+        assert!(cause.is_some(), "the cause is the source");
     }
-    // A dropped picture is never looked at.
+    // A dropped picture is never decoded.
     rows[5] = row(5, false);
     rows[5].pair.image.clear();
     captioner
@@ -427,7 +428,7 @@ fn a_broken_picture_is_named() {
 }
 
 #[test]
-fn foreign_folders_are_told_apart() {
+fn a_folder_that_cannot_serve_its_role_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let (med, tokenizer) = save_model(folder.path());
     let pool = ComputePool::new(1).unwrap();
@@ -465,7 +466,7 @@ fn foreign_folders_are_told_apart() {
 }
 
 #[test]
-fn bad_decoding_is_an_error_before_any_row_is_given() {
+fn bad_decoding_is_an_error_before_any_row_is_returned() {
     let folder = tempfile::tempdir().unwrap();
     save_model(folder.path());
     let pool = ComputePool::new(1).unwrap();

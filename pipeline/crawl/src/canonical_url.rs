@@ -1,16 +1,17 @@
-//! URLs in the form in which they are compared.
+//! Canonical URLs, which can be compared as text.
 
 use url::Url;
 
-/// Longest URL that is fetched, in characters.
+/// Greatest length of a URL that is fetched, in characters.
 pub(crate) const MAX_URL_CHARS: usize = 2_000;
 
-/// Why a reference is no URL to fetch.
+/// Why a reference is not a URL that can be fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    /// WHATWG parsing failed.
-    #[error("no url: {0}")]
-    Parse(#[from] url::ParseError),
+    /// WHATWG parsing failed. The reason is part of the message, which becomes the detail of a
+    /// reject.
+    #[error("not a url: {0}")]
+    Parse(url::ParseError),
     /// Another scheme.
     #[error("scheme `{0}` is not http or https")]
     Scheme(String),
@@ -19,25 +20,31 @@ pub enum UrlError {
     Length(usize),
 }
 
-/// Resolves `reference` by the WHATWG rules (which drop default ports, dot segments and
-/// case of the host), without fragment and credentials. The query stays as it is.
+/// Resolves `reference` by the WHATWG rules, which normalise default ports, dot segments and
+/// the case of the host, and removes fragment and credentials. The query is not changed.
+///
+/// # Errors
+/// [`UrlError`] for a reference that is not an http(s) URL of at most 2,000 characters.
 pub fn canonical(base: Option<&Url>, reference: &str) -> Result<Url, UrlError> {
-    let mut url = Url::options().base_url(base).parse(reference)?;
+    let mut url = Url::options()
+        .base_url(base)
+        .parse(reference)
+        .map_err(UrlError::Parse)?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(UrlError::Scheme(url.scheme().to_owned()));
     }
     url.set_fragment(None);
-    // Cannot fail: http(s) URLs have a host.
+    // These cannot fail: http(s) URLs have a host.
     let _ = url.set_username("");
     let _ = url.set_password(None);
-    // WHATWG URLs are ASCII: bytes are characters.
+    // WHATWG URLs are ASCII, so bytes are characters.
     match url.as_str().len() {
         length if length > MAX_URL_CHARS => Err(UrlError::Length(length)),
         _ => Ok(url),
     }
 }
 
-/// Scheme, name and port: who is asked.
+/// Scheme, name and port: the host that requests go to.
 pub(crate) fn authority(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port_or_known_default().unwrap_or_default();
@@ -74,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_fetched_is_no_url() {
+    fn references_that_cannot_be_fetched_are_refused() {
         let base = Url::parse("http://a.test/").unwrap();
         for reference in [
             "mailto:a@b",

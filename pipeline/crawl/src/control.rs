@@ -1,31 +1,31 @@
-//! What a caller holds in its hands while a task of this room runs.
+//! Cancellation, progress and clock of a running task.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-/// How far a task is.
+/// Progress of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ItemProgress {
-    /// Pages or pictures settled, one way or the other.
+    /// Pages or pictures that are stored or rejected.
     pub done: u64,
-    /// Pages or pictures of the task.
+    /// Pages or pictures of the task; 0 where not known.
     pub total: u64,
 }
 
 /// Cancellation, progress and the clock of one task. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    /// Ends the task early with [`crate::Error::Cancelled`].
+    /// Cancelling it ends the task with [`crate::Error::Cancelled`].
     pub cancel: CancellationToken,
     progress: Arc<dyn Fn(ItemProgress) + Send + Sync>,
     now_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 impl Control {
-    /// - `progress`: called after every page or picture; must be quick.
-    /// - `now_ms`: milliseconds since 1970, for `fetched_at_ms` alone.
+    /// - `progress`: called after every page or picture; must return quickly.
+    /// - `now_ms`: milliseconds since 1970, used for `fetched_at_ms` only.
     pub fn new(
         cancel: CancellationToken,
         progress: impl Fn(ItemProgress) + Send + Sync + 'static,

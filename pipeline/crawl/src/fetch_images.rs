@@ -16,19 +16,18 @@ use crate::opt_out::Signals;
 use crate::reject::RejectReason;
 use crate::{Control, Error, Net, POLICY_VERSION};
 
-/// Fetches pictures. Every row of `images` ends as a pair in `pairs` or as a reject.
+/// Fetches pictures. Every row of `images` becomes a pair in `pairs` or a reject.
 ///
-/// Rows are taken in the order in which [`crate::plan_images`] puts them; pairs and
-/// rejects come in it too, whatever the timing and concurrency. A picture that stands on
-/// several pages is fetched once. Before it returns, the task waits until every host with
-/// an interval may be asked again. Where a redirect leads to a host that another task
-/// owns, each keeps the host's pace by itself.
+/// Rows are processed in the order of [`crate::plan_images`]; pairs and rejects leave in this
+/// order, whatever the timing and concurrency. A picture on several pages is fetched once.
+/// Before it returns, the task waits until the interval of every host has passed. Where a
+/// redirect leads to a host that another task owns, the two tasks pace it independently.
 ///
-/// - `pairs`: bound it; a full channel holds back the requests.
+/// - `pairs`: must be bounded; a full channel delays the requests.
 ///
 /// # Errors
-/// [`Error::Cancelled`], also where the receiver of `pairs` is gone; [`Error::Thread`].
-/// What befalls a single picture is a reject.
+/// [`Error::Cancelled`], also where the receiver of `pairs` is dropped; [`Error::Thread`].
+/// A failure of a single picture is a reject.
 pub async fn fetch_images(
     config: &Crawl,
     net: &Net,
@@ -67,7 +66,7 @@ pub async fn fetch_images(
     outcome.unwrap_or(Err(Error::Cancelled))
 }
 
-/// Rows of one picture, in order.
+/// Groups the rows by picture, in fetching order.
 fn groups(mut images: Vec<ImageLink>) -> Vec<Vec<ImageLink>> {
     in_fetching_order(&mut images);
     let mut groups: Vec<Vec<ImageLink>> = Vec::new();
@@ -114,11 +113,11 @@ async fn fetch_one(
             body,
             permit,
         }) => (headers, body, permit),
-        Ok(Answer::Moved(_)) => unreachable!("only pages are told to have moved"),
+        Ok(Answer::Moved(_)) => unreachable!("`Moved` is an answer for pages only"),
         Err(reason) => return Ok(Err(reason)),
     };
     let fetched_at_ms = control.now_ms();
-    let signals = Signals::of_headers(&headers, &config.user_agent);
+    let signals = Signals::from_headers(&headers, &config.user_agent);
     if let Some(signal) = signals.refusal() {
         let detail = format!("the picture's answer says {signal}");
         return Ok(Err(RejectReason::new(RejectCode::OptOut, detail)));

@@ -16,34 +16,33 @@ use crate::opt_out::Signals;
 use crate::reject::RejectReason;
 use crate::{Control, Error, Net};
 
-/// Results waiting for those before them, for each request in flight.
+/// Results that may wait for earlier ones, per request in flight.
 pub(crate) const WINDOW: usize = 8;
 
-/// What the pages of a shard gave.
+/// Links, pictures and rejects of the pages of a shard.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PagesFetched {
-    /// Pages linked to, one level deeper, and pages that a redirect led to, on the same
-    /// level; canonical, sorted, each once.
+    /// Pages linked to, one level deeper, and targets of redirects, on the same level;
+    /// canonical, sorted, each once.
     pub links: Vec<PageLink>,
     /// Pictures that may be fetched, in the order of the pages.
     pub images: Vec<ImageLink>,
-    /// Pages that could not be had, and pictures refused without a request.
+    /// Pages that could not be fetched, and pictures rejected without a request.
     pub rejects: Vec<Reject>,
-    /// Pages that were had and read.
+    /// Pages that were fetched and parsed.
     pub pages_read: u64,
 }
 
-/// Fetches pages and reads links and pictures off them.
+/// Fetches pages and extracts their links and pictures.
 ///
-/// Every page is read under the URL that it stands at: one that redirects gives no more
-/// than a link to where it leads, which is fetched like any other link, by the shard that
-/// owns its host. So no picture is found twice on one page, and no host is asked by two
-/// tasks at once. The outcome does not depend on timing or on concurrency, as far as
-/// servers give equal answers to equal requests. Before it returns, the task waits until
-/// every host with an interval may be asked again.
+/// Every page is parsed under its own URL. A page that redirects yields only a link to the
+/// target, which is fetched like any other link, by the shard that owns its host. A picture is
+/// therefore found once per page, and a host receives requests of one task at a time. The outcome
+/// does not depend on timing or concurrency, provided that servers answer equal requests equally.
+/// Before it returns, the task waits until the interval of every host has passed.
 ///
 /// # Errors
-/// [`Error::Cancelled`], [`Error::Thread`]. What befalls a single page is a reject.
+/// [`Error::Cancelled`], [`Error::Thread`]. A failure of a single page is a reject.
 pub async fn fetch_pages(
     config: &Crawl,
     net: &Net,
@@ -106,8 +105,8 @@ async fn fetch(
     let outcome = match read.await {
         Ok(Ok(page)) => Outcome::Read(url, page),
         Ok(Err(error)) => not_html(error.to_string()),
-        // A parser that panics must not take the shard with it.
-        Err(error) if error.is_panic() => not_html("the parser failed on it".to_owned()),
+        // A panic of the parser rejects the page and does not fail the shard.
+        Err(error) if error.is_panic() => not_html("the parser panicked".to_owned()),
         Err(error) => return Err(Error::Thread(error)),
     };
     Ok((link, outcome))
@@ -119,7 +118,7 @@ fn reading(config: &Crawl, url: &Url, headers: &HeaderMap) -> Reading {
     Reading {
         url: url.clone(),
         content_type,
-        signals: Signals::of_headers(headers, &config.user_agent),
+        signals: Signals::from_headers(headers, &config.user_agent),
         user_agent: config.user_agent.clone(),
         wanted_px: config.storing.max_side_px,
     }
@@ -165,7 +164,7 @@ impl<'a> Gathered<'a> {
         let signals = page.signals.all();
         let opt_out = page.signals.refusal().map(str::to_owned);
         for found in page.images {
-            match self.refuse(&found, opt_out.as_deref()) {
+            match self.reject_reason(&found, opt_out.as_deref()) {
                 Some(reason) => {
                     let image = match &found.url {
                         Ok(url) => url,
@@ -176,7 +175,9 @@ impl<'a> Gathered<'a> {
                         .push(reason.into_reject(image, url, true));
                 }
                 None => self.fetched.images.push(ImageLink {
-                    image_url: found.url.expect("looked at by refuse"),
+                    image_url: found
+                        .url
+                        .expect("`reject_reason` rejects pictures without a URL"),
                     raw_url: found.raw_url,
                     page_url: url.to_owned(),
                     texts: found.texts,
@@ -191,8 +192,8 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Why a picture is refused without asking for it.
-    fn refuse(&self, found: &PageImage, opt_out: Option<&str>) -> Option<RejectReason> {
+    /// Why a picture is rejected without a request.
+    fn reject_reason(&self, found: &PageImage, opt_out: Option<&str>) -> Option<RejectReason> {
         if let Some(signal) = opt_out {
             let detail = format!("the page says {signal}");
             return Some(RejectReason::new(RejectCode::OptOut, detail));

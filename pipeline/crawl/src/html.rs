@@ -1,4 +1,4 @@
-//! What stands on a page: links, pictures with their texts, opt-outs, licence.
+//! Parses a page: links, pictures with their texts, opt-out signals, licence.
 
 mod charset;
 mod depth;
@@ -16,28 +16,28 @@ use crate::canonical_url::canonical;
 use crate::opt_out::Signals;
 use crate::whitespace::collapse_whitespace;
 
-/// Links taken from one page at most.
+/// Greatest number of links taken from one page.
 const MAX_LINKS: usize = 10_000;
 
-/// A page as read.
+/// A parsed page.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Page {
-    /// Links to other pages, canonical, sorted, each once. None where they may not be followed.
+    /// Links to other pages, canonical, sorted, each once. Empty where they may not be followed.
     pub(crate) links: Vec<String>,
-    /// Pictures in the order of the page, each URL once.
+    /// Pictures in document order, each URL once.
     pub(crate) images: Vec<PageImage>,
     /// Opt-out signals of headers and meta tags.
     pub(crate) signals: Signals,
-    /// The author by a meta tag.
+    /// The author named by a meta tag.
     pub(crate) attribution: Option<String>,
 }
 
 /// A picture on a page.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PageImage {
-    /// Canonical URL, or why there is none.
+    /// The canonical URL, or why there is none.
     pub(crate) url: Result<String, UnusableUrl>,
-    /// As the page writes it.
+    /// The URL as the page writes it.
     pub(crate) raw_url: String,
     /// Whitespace collapsed, none empty, none twice.
     pub(crate) texts: Vec<(Origin, String)>,
@@ -45,31 +45,31 @@ pub(crate) struct PageImage {
     pub(crate) licence: Option<String>,
 }
 
-/// A reference that leads to nothing that is fetched.
+/// A reference that cannot be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnusableUrl {
-    /// The absolute URL where there is one, else as written; cut to a bounded length.
+    /// The absolute URL where there is one, else the reference as written; cut to a bounded length.
     pub(crate) shown: String,
     pub(crate) why: String,
 }
 
-/// A page that is nested too deeply to be read.
+/// A page whose elements are nested too deeply to be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("elements nested deeper than {} levels", depth::MAX_DEPTH)]
 pub(crate) struct TooDeep;
 
-/// What reading a page needs to know beside its bytes.
+/// The inputs of parsing a page besides its bytes.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
-    /// Where the page stands.
+    /// The URL of the page.
     pub(crate) url: Url,
     /// `Content-Type`, for its charset.
     pub(crate) content_type: Option<String>,
-    /// Signals of its headers.
+    /// Opt-out signals of its headers.
     pub(crate) signals: Signals,
     /// Product token that meta tags may name.
     pub(crate) user_agent: String,
-    /// Side in pixels that a picture should have at least, where there is a choice.
+    /// The smallest sufficient side of a picture in pixels, where a page offers several sizes.
     pub(crate) wanted_px: u32,
 }
 
@@ -85,8 +85,8 @@ selector!(BASE, "base[href]");
 selector!(META, "meta[name][content]");
 selector!(LINK, "a[href], area[href]");
 
-/// Reads a page. A pure function of its arguments; takes time linear in the bytes, but
-/// for nesting, which is bounded.
+/// Parses a page. A pure function of its arguments. Takes time linear in the bytes, except for
+/// nesting, which is bounded.
 ///
 /// # Errors
 /// [`TooDeep`]

@@ -1,8 +1,8 @@
-//! From seeds to pictures with their texts, politely and safely; and the import of pairs that somebody has.
+//! From seeds to pictures with their texts, politely and safely.
 //!
 //! What lives here: the frontier (which page is fetched in which wave, by which
 //! shard), robots.txt and opt-outs, the network with its address guard, pacing
-//! and caps, reading pages, decoding and storing pictures. This room may call
+//! and caps, parsing pages, decoding and normalising pictures. This room may call
 //! `plan`; it knows no store: rows come in and go out as plain structs.
 //!
 //! ```text
@@ -39,8 +39,8 @@ pub use whitespace::collapse_whitespace;
 
 /// Version of the policy by which opt-out signals are read.
 ///
-/// Version 1: `noai`, `noimageai`, `noindex`, `noimageindex` and `none`, for everybody or
-/// for our user agent, in `X-Robots-Tag` or a meta tag, refuse the pictures of a page or
-/// the picture itself; `nofollow` and `none` its links. All other signals are kept as
-/// columns and refuse nothing.
+/// Version 1: `noai`, `noimageai`, `noindex`, `noimageindex` and `none`, addressed to all
+/// agents or to ours, in `X-Robots-Tag` or a meta tag, exclude the pictures of a page or
+/// the picture itself. `nofollow` and `none` exclude its links. All other signals are
+/// stored as columns and exclude nothing.
 pub const POLICY_VERSION: u32 = 1;

@@ -18,15 +18,15 @@ use tokio::sync::Semaphore;
 use crate::Error;
 use crate::reject::RejectReason;
 
-/// Formats that are decoded; of animations the first frame.
+/// Formats that are decoded. Of an animation the first frame is used.
 const FORMATS: [ImageFormat; 4] = [
     ImageFormat::Jpeg,
     ImageFormat::Png,
     ImageFormat::WebP,
     ImageFormat::Gif,
 ];
-/// Decoded bytes in memory at most, over all pictures of a task; one picture alone may
-/// be larger, as far as `max_pixels` lets it.
+/// Bound on decoded bytes in memory over all pictures of a task. A single picture may exceed it,
+/// up to `max_pixels`.
 const DECODED_MIB: u32 = 512;
 
 /// A picture as stored.
@@ -48,7 +48,7 @@ pub struct Picture {
     pub phash: u64,
 }
 
-/// Decodes pictures on the blocking pool, within a budget of threads and of memory.
+/// Normalises pictures on the blocking pool, within a budget of threads and of memory.
 #[derive(Debug, Clone)]
 pub struct Normalizer {
     storing: Storing,
@@ -57,7 +57,7 @@ pub struct Normalizer {
 }
 
 impl Normalizer {
-    /// Normalises as `storing` says.
+    /// A normaliser with these settings.
     pub fn new(storing: &Storing) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
         Self {
@@ -67,11 +67,11 @@ impl Normalizer {
         }
     }
 
-    /// Makes the stored picture of `bytes`.
+    /// Normalises an encoded picture. The inner result says why it is rejected; a panic of the
+    /// decoder rejects it as well.
     ///
     /// # Errors
-    /// [`Error::Thread`] where decoding panicked; else the inner result says why the
-    /// picture is refused.
+    /// [`Error::Thread`] where the runtime stops.
     pub async fn normalize(&self, bytes: Vec<u8>) -> Result<Result<Picture, RejectReason>, Error> {
         let header = match probe(&bytes, &self.storing) {
             Ok(header) => header,
@@ -87,9 +87,9 @@ impl Normalizer {
         });
         match work.await {
             Ok(made) => Ok(made),
-            // A decoder that panics must not take the shard with it.
+            // A panic of the decoder rejects the picture and does not fail the shard.
             Err(error) if error.is_panic() => {
-                let detail = "the decoder failed on it";
+                let detail = "the decoder panicked";
                 Ok(Err(RejectReason::new(RejectCode::Decode, detail)))
             }
             Err(error) => Err(Error::Thread(error)),
@@ -103,7 +103,7 @@ struct Header {
     decoded_bytes: u64,
 }
 
-/// Reads the header and holds it against the limits, before anything is decoded.
+/// Reads the header and checks it against the limits before anything is decoded.
 fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, RejectReason> {
     let format = image::guess_format(bytes)
         .ok()
@@ -133,15 +133,15 @@ fn probe(bytes: &[u8], storing: &Storing) -> Result<Header, RejectReason> {
     })
 }
 
-/// A decoder that allocates no more than the limits allow. Width and height are held
-/// against them in [`probe`]: `image` would mix too large with corrupt.
+/// A decoder that allocates no more than the limits allow. [`probe`] checks width and height,
+/// because `image` does not distinguish too large from corrupt.
 fn decoder<'a>(
     bytes: &'a [u8],
     format: ImageFormat,
     storing: &Storing,
 ) -> image::ImageResult<impl ImageDecoder + 'a> {
     let mut limits = Limits::no_limits();
-    // 16 bits in four channels, and as much again for what decoders keep beside.
+    // 16 bits in four channels, and the same again for buffers of the decoder.
     limits.max_alloc = Some(
         storing
             .max_pixels
@@ -186,7 +186,7 @@ fn undecodable(error: image::ImageError) -> RejectReason {
     RejectReason::new(RejectCode::Decode, error.to_string())
 }
 
-/// The picture without transparency, as a page with a white ground shows it.
+/// Blends the picture onto a white background.
 fn on_white(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();
@@ -203,7 +203,8 @@ fn on_white(image: DynamicImage) -> RgbImage {
     rgb
 }
 
-/// Lanczos3, so that the longer side is `max_side_px`; smaller pictures stay.
+/// Shrinks with Lanczos3 so that the longer side is `max_side_px`. Smaller pictures are not
+/// changed.
 fn shrink(rgb: RgbImage, max_side_px: u32) -> RgbImage {
     let (width, height) = rgb.dimensions();
     let long = width.max(height);
@@ -224,7 +225,7 @@ fn shrink(rgb: RgbImage, max_side_px: u32) -> RgbImage {
     target.into_rgb8()
 }
 
-/// 64 bits: low frequencies of a DCT against their median (pHash).
+/// pHash: 64 low frequencies of a DCT, each compared with their median.
 fn phash(rgb: &RgbImage) -> u64 {
     let config = HasherConfig::new()
         .hash_size(8, 8)

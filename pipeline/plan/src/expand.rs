@@ -16,7 +16,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commit::{Commit, FileKind, Part, StageOutput, VersionRef};
-use crate::id::{DatasetName, ModelDigest, RecipeHash, RunId, ShardId, StageName};
+use crate::id::{DatasetName, DeviceKind, ModelDigest, RecipeHash, RunId, ShardId, StageName};
+use crate::recipe::Scope;
 use crate::stage::{Source, Stage, Work};
 use crate::task::{Data, Task};
 
@@ -29,6 +30,8 @@ pub struct Request<'a> {
     pub run: &'a RunId,
     /// Seed of the run.
     pub seed: u64,
+    /// What the stage's models compute on, where it is known.
+    pub device: Option<&'a DeviceKind>,
     /// What the stages that it reads gave, by name.
     pub inputs: &'a BTreeMap<StageName, StageOutput>,
     /// Commits of the stage so far, in any order.
@@ -188,14 +191,19 @@ impl<'a> Step<'a> {
     /// A task of the stage with its recipe.
     pub(crate) fn task(&self, shard: impl Into<ShardId>, work: impl Into<Work>) -> Task {
         let Request {
-            stage, run, seed, ..
+            stage,
+            run,
+            seed,
+            device,
+            ..
         } = self.request;
         let work = work.into();
+        let scope = Scope { run, seed, device };
         Task {
             run: run.clone(),
             stage: stage.name.clone(),
             shard: shard.into(),
-            recipe: work.recipe(run, seed),
+            recipe: work.recipe(&scope),
             seed,
             work,
         }

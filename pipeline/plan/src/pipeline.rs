@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, Problem};
-use crate::id::{Digest, RunId, StageName};
+use crate::id::{DeviceKind, Digest, RunId, StageName};
 use crate::stage::{Kind, Stage};
 
 mod cycle;
@@ -138,6 +138,8 @@ impl Serialize for Pipeline {
             // Left out where not given: ids of runs are digests of this text.
             #[serde(skip_serializing_if = "Option::is_none")]
             max_quarantined: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            device: Option<&'a DeviceKind>,
             #[serde(flatten)]
             kind: &'a Kind,
         }
@@ -154,6 +156,7 @@ impl Serialize for Pipeline {
             .map(|s| StageOut {
                 name: &s.name,
                 max_quarantined: s.max_quarantined,
+                device: s.device.as_ref(),
                 kind: &s.kind,
             })
             .collect();
@@ -177,6 +180,8 @@ impl<'de> Deserialize<'de> for Pipeline {
             name: StageName,
             #[serde(default)]
             max_quarantined: Option<u64>,
+            #[serde(default)]
+            device: Option<DeviceKind>,
             #[serde(flatten)]
             kind: serde_json::Map<String, serde_json::Value>,
         }
@@ -200,6 +205,7 @@ impl<'de> Deserialize<'de> for Pipeline {
             Ok(Stage {
                 name: stage.name,
                 max_quarantined: stage.max_quarantined,
+                device: stage.device,
                 kind,
             })
         };

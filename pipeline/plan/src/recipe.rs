@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::commit::{File, Part};
-use crate::id::{Digest, RecipeHash};
+use crate::id::{DeviceKind, Digest, RecipeHash, RunId};
 use crate::stage::StageKind;
 use crate::task::Data;
 
@@ -20,6 +20,21 @@ struct Recipe<'a, C> {
     config: &'a C,
     models: &'a [Digest],
     inputs: &'a [Digest],
+    // Left out where nothing is computed with a model, so that those recipes have no such part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<&'a DeviceKind>,
+}
+
+/// What a recipe may depend on beside settings and inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    /// The run: part of a recipe only where the input is unknown until the task runs.
+    pub run: &'a RunId,
+    /// The run's seed: part of a recipe only where the task draws.
+    pub seed: u64,
+    /// What models compute on: part of a recipe only where the task computes with one. `None`
+    /// where it is not known yet; such a recipe must not be looked up.
+    pub device: Option<&'a DeviceKind>,
 }
 
 /// The recipe of one task of a stage of kind `K`.
@@ -35,6 +50,20 @@ pub fn hash<K: StageKind>(
     models: &[Digest],
     inputs: &[Digest],
 ) -> RecipeHash {
+    of_device::<K>(step, seed, config, models, inputs, None)
+}
+
+/// The recipe of a task that computes with a model, as [`hash`] but for the device.
+///
+/// - `device`: equal settings and inputs give other numbers on another kind of device.
+pub fn of_device<K: StageKind>(
+    step: &str,
+    seed: Option<u64>,
+    config: &impl Serialize,
+    models: &[Digest],
+    inputs: &[Digest],
+    device: Option<&DeviceKind>,
+) -> RecipeHash {
     let recipe = Recipe {
         kind: K::NAME,
         version: K::VERSION,
@@ -43,6 +72,7 @@ pub fn hash<K: StageKind>(
         config,
         models,
         inputs,
+        device,
     };
     let json = serde_json::to_vec(&recipe).expect("settings are plain data");
     RecipeHash(Digest::of(&json))

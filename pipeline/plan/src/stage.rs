@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::check::Check;
 use crate::commit::Part;
 use crate::expand::{self, Expansion, Step};
-use crate::id::{DatasetName, RecipeHash, RunId, ShardId, StageName};
+use crate::id::{DatasetName, DeviceKind, RecipeHash, ShardId, StageName};
 use crate::pipeline::Graph;
+use crate::recipe::Scope;
 use crate::task::Role;
 
 mod balance;
@@ -54,6 +55,8 @@ pub struct Stage {
     pub name: StageName,
     /// Quarantined shards that it may have before the run fails; the pipeline's where not given.
     pub max_quarantined: Option<u64>,
+    /// What its models compute on; the most common kind among the workers where not given.
+    pub device: Option<DeviceKind>,
     /// What it does, with its settings.
     pub kind: Kind,
 }
@@ -157,6 +160,11 @@ pub trait Settings {
     /// input wants.
     fn check_graph(&self, _: &Graph<'_>, _: &mut Check) {}
 
+    /// Whether its tasks compute with a model, so that the kind of device shapes their output.
+    fn computes(&self) -> bool {
+        false
+    }
+
     /// The tasks of the current step, or what the finished stage gave.
     ///
     /// # Errors
@@ -186,9 +194,8 @@ pub trait StageKind: Settings + Serialize + DeserializeOwned {
 pub trait TaskWork {
     /// The recipe of the task: tasks with equal recipes make equal outputs.
     ///
-    /// - `run`: enters the recipe only where the input is unknown until the task runs.
-    /// - `seed`: enters the recipe only where the task draws.
-    fn recipe(&self, run: &RunId, seed: u64) -> RecipeHash;
+    /// - `scope`: what else a recipe may depend on.
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash;
 
     /// The shards that the task's overlays are aligned with, in the order of the overlays; empty
     /// for work that writes no overlays.

@@ -163,7 +163,11 @@ fn lease(
         worker: member.name,
         roles,
         slots: 1,
-        device: member.device.to_string(),
+        // A device that was opened has a kind; its own name would match no recipe.
+        device: member
+            .device
+            .kind()
+            .unwrap_or_else(|_| member.device.to_string()),
         heartbeat: Duration::from_secs(config.coordinator.heartbeat_seconds),
         poll: Duration::from_secs(config.coordinator.poll_seconds),
         patience: Duration::from_secs(patience_seconds),

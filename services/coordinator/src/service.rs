@@ -264,6 +264,7 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
     Ok(Offer {
         worker: request.worker.into(),
         roles,
+        device: request.device.into(),
         slots: request.slots.clamp(1, SLOTS) as usize,
         cached: cached
             .filter_map(|digest| Digest::from_hex(digest))

@@ -28,7 +28,7 @@ pub struct Options {
     pub roles: Vec<Role>,
     /// Tasks that it executes at the same time.
     pub slots: usize,
-    /// The device that it computes on.
+    /// The kind of device that it computes on, as recipes name it: `cpu-avx512`.
     pub device: String,
     /// Time between two heartbeats.
     pub heartbeat: Duration,

@@ -1,11 +1,11 @@
-//! From bytes to text: byte order mark, then header, then meta tag, then UTF-8 where it
-//! is valid, else windows-1252, as browsers do.
+//! Decodes bytes to text. The encoding is that of the byte order mark, else of the header, else of
+//! a meta tag, else UTF-8 where it is valid, else windows-1252, as in browsers.
 
 use std::borrow::Cow;
 
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 
-/// Bytes in which a meta tag is looked for.
+/// Bytes that are searched for a meta tag.
 const PRESCAN_BYTES: usize = 1024;
 
 pub(super) fn decode<'a>(body: &'a [u8], content_type: Option<&str>) -> Cow<'a, str> {
@@ -14,7 +14,7 @@ pub(super) fn decode<'a>(body: &'a [u8], content_type: Option<&str>) -> Cow<'a, 
         Ok(_) => UTF_8,
         Err(_) => WINDOWS_1252,
     });
-    // A byte order mark wins over all of these.
+    // A byte order mark overrides all of these.
     encoding.decode(body).0
 }
 
@@ -28,8 +28,8 @@ fn label(value: &str) -> Option<&'static Encoding> {
     Encoding::for_label(&after.as_bytes()[..end.unwrap_or(after.len())])
 }
 
-/// The encoding that a meta tag among the first bytes declares; such a tag can only be
-/// read as ASCII, so UTF-16 there means UTF-8.
+/// The encoding that a meta tag among the first bytes declares. Such a tag is readable only as
+/// ASCII, so UTF-16 there means UTF-8.
 fn declared(body: &[u8]) -> Option<&'static Encoding> {
     let start = &body[..body.len().min(PRESCAN_BYTES)];
     let start = String::from_utf8_lossy(start);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn charsets_are_found_where_they_stand() {
+    fn the_charset_is_found_in_every_place() {
         for (body, header, expected) in [
             (
                 &b"\xe9t\xe9"[..],

@@ -1,19 +1,18 @@
-//! A bound on nesting. An HTML parser looks through all open elements for many a tag, so
+//! Bounds the nesting of elements. An HTML parser searches all open elements for many tags, so
 //! megabytes of `<div>` would take hours.
 
 use super::TooDeep;
 
-/// Open elements at most; browsers stop nesting at 512.
+/// Greatest number of open elements. Browsers stop nesting at 512.
 pub(super) const MAX_DEPTH: usize = 4_096;
-/// How far up an end tag looks for its start tag.
+/// Number of open elements that are searched for the start tag of an end tag.
 const REACH: usize = 16;
 
-/// Elements that never nest, wherever they stand: void ones, and those that the next of
-/// their kind closes.
+/// Elements that never nest: void ones, and those that the next element of their kind closes.
 const FLAT: [&[u8]; 9] = [
     b"br", b"hr", b"img", b"embed", b"meta", b"p", b"li", b"dt", b"dd",
 ];
-/// Elements that nest only within SVG and MathML.
+/// Elements that nest only inside SVG and MathML.
 const FLAT_IN_HTML: [&[u8]; 20] = [
     b"area",
     b"base",
@@ -36,23 +35,23 @@ const FLAT_IN_HTML: [&[u8]; 20] = [
     b"html",
     b"head",
 ];
-/// Elements that a parser opens again where an end tag of another closed them.
+/// Elements that a parser reopens after the end tag of another element closed them.
 const FORMATTING: [&[u8]; 14] = [
     b"a", b"b", b"big", b"code", b"em", b"font", b"i", b"nobr", b"s", b"small", b"strike",
     b"strong", b"tt", b"u",
 ];
 
-/// Elements that seem to be open: never fewer than a parser would have, but for pages
-/// whose end tags stand far from their place.
+/// Estimate of the open elements: never fewer than a parser has, except for pages whose end tags
+/// are far from their start tags.
 #[derive(Default)]
 struct Open {
     names: Vec<Vec<u8>>,
-    /// Formatting elements that were closed by others.
+    /// Formatting elements that the end tags of others closed.
     reopened: usize,
     is_foreign: bool,
 }
 
-/// Counts open elements.
+/// Fails where more than [`MAX_DEPTH`] elements are open.
 pub(super) fn check(text: &str) -> Result<(), TooDeep> {
     let bytes = text.as_bytes();
     let mut open = Open::default();
@@ -69,7 +68,7 @@ pub(super) fn check(text: &str) -> Result<(), TooDeep> {
     Ok(())
 }
 
-/// The tag's name in lower case, cut where no name that matters is as long.
+/// The name of a tag in lower case, cut at a length that no relevant name reaches.
 fn name(tag: &[u8]) -> Vec<u8> {
     let name = tag.iter().take(12);
     let name = name.take_while(|byte| !byte.is_ascii_whitespace() && !b"/><".contains(byte));
@@ -82,7 +81,7 @@ impl Open {
         if self.is_flat(&name) {
             return;
         }
-        // A link within a link ends it.
+        // A link inside a link closes the outer one.
         if name == b"a" {
             self.end(b"a");
         }
@@ -112,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_nests_counts() {
+    fn only_nested_elements_count() {
         for fine in [
             "<p>x<br><li>",
             "<div><b></b></div>",

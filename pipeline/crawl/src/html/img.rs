@@ -1,4 +1,4 @@
-//! Pictures on a page, in all the ways in which pages name them.
+//! Finds the pictures of a page in every form in which pages refer to them.
 
 use std::collections::HashMap;
 
@@ -11,11 +11,11 @@ use super::{LazyLock, PageImage, UnusableUrl, selector, text_of};
 use crate::canonical_url::canonical;
 use crate::whitespace::collapse_whitespace;
 
-/// Pictures taken from one page at most.
+/// Greatest number of pictures taken from one page.
 const MAX_IMAGES: usize = 10_000;
-/// Elements above a picture in which its figure is sought.
+/// Ancestors of a picture that are searched for its figure.
 const MAX_ANCESTORS: usize = 64;
-/// Nodes of a figure in which caption and licence are sought, and sources of a picture.
+/// Nodes of a figure that are searched for caption and licence, and sources of a picture.
 const MAX_WITHIN: usize = 4_096;
 const MAX_SOURCES: usize = 64;
 /// Texts of one picture that are kept.
@@ -23,7 +23,7 @@ const MAX_TEXTS: usize = 64;
 /// Bytes of a raw URL that are kept.
 const MAX_RAW_URL: usize = 4_096;
 
-/// Attributes in which scripts keep what `src` will become.
+/// Attributes from which scripts later set `src`.
 const LAZY: [&str; 10] = [
     "data-src",
     "data-src-fg",
@@ -38,7 +38,7 @@ const LAZY: [&str; 10] = [
 ];
 const LAZY_SRCSET: [&str; 2] = ["data-srcset", "data-lazy-srcset"];
 
-/// Types of a `source` that we can decode.
+/// Types of a `source` that can be decoded.
 const TYPES: [&str; 5] = [
     "image/jpeg",
     "image/jpg",
@@ -52,7 +52,7 @@ selector!(IMG_OR_HIDDEN, "img, noscript");
 selector!(LICENCE, "a[rel~=license][href], link[rel~=license][href]");
 selector!(OG, "meta[property][content], meta[name][content]");
 
-/// All pictures, in the order of the page; of equal URLs the texts are joined.
+/// All pictures in document order; the texts of equal URLs are merged.
 pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<PageImage> {
     let mut list = List::new(base, page_licence(html, base));
     let mut figures = Figures::default();
@@ -68,7 +68,7 @@ pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<PageImage> {
             list.add_img(element, &figure, wanted_px);
             continue;
         }
-        // Markup within noscript is text to the parser where scripts would run.
+        // The parser returns the markup inside noscript as text, as if scripts could run.
         let inner: String = element
             .children()
             .filter_map(|c| c.value().as_text().map(|t| &**t))
@@ -84,7 +84,7 @@ pub(super) fn find(html: &Html, base: &Url, wanted_px: u32) -> Vec<PageImage> {
     list.found
 }
 
-/// Whether an element waits in a template for a script to use it.
+/// Whether an element is inside a template, where it has no effect until a script uses it.
 fn is_inert(element: ElementRef<'_>) -> bool {
     let mut above = element
         .ancestors()
@@ -93,14 +93,14 @@ fn is_inert(element: ElementRef<'_>) -> bool {
     above.any(|e| e.value().name() == "template")
 }
 
-/// What a figure says of its pictures.
+/// What a figure states about its pictures.
 #[derive(Debug, Clone, Default)]
 struct Figure {
     caption: Option<String>,
     licence: Option<String>,
 }
 
-/// Figures met so far, by the id of their element.
+/// Figures found so far, by the id of their element.
 #[derive(Debug, Default)]
 struct Figures {
     known: HashMap<ego_tree::NodeId, Figure>,
@@ -125,14 +125,14 @@ impl Figures {
     }
 }
 
-/// The caption of this figure, not that of one within.
+/// The caption of this figure itself, not of a nested one.
 fn own_caption(figure: ElementRef<'_>) -> Option<String> {
     let mut captions = within(figure).filter(|e| e.value().name() == "figcaption");
     let own = captions.find(|caption| nearest_figure(*caption) == Some(figure.id()))?;
     Some(text_of(own))
 }
 
-/// The elements of a figure, as many as are looked at.
+/// The elements of a figure that are searched.
 fn within(figure: ElementRef<'_>) -> impl Iterator<Item = ElementRef<'_>> {
     let nodes = figure.descendants().take(MAX_WITHIN);
     nodes.filter_map(ElementRef::wrap)
@@ -146,7 +146,7 @@ fn nearest_figure(element: ElementRef<'_>) -> Option<ego_tree::NodeId> {
     above.find(|e| e.value().name() == "figure").map(|e| e.id())
 }
 
-/// The first licence stated outside of figures.
+/// The first licence stated outside figures.
 fn page_licence(html: &Html, base: &Url) -> Option<String> {
     let mut stated = html.select(&LICENCE);
     target(stated.find(|link| nearest_figure(*link).is_none())?, base)
@@ -186,7 +186,7 @@ impl<'a> List<'a> {
         };
         let mut texts: Vec<(Origin, String)> = attribute("alt", Origin::Alt).into_iter().collect();
         texts.extend(attribute("title", Origin::Title));
-        // Long ago a URL; where it holds words it is a description.
+        // Formerly a URL; a value with words is a description.
         let description = attribute("longdesc", Origin::Caption);
         texts.extend(description.filter(|(_, text)| text.contains(' ')));
         texts.extend(figure.caption.clone().map(|text| (Origin::Caption, text)));
@@ -194,7 +194,7 @@ impl<'a> List<'a> {
         self.add(raw, texts, licence);
     }
 
-    /// `og:image`, where the page does not show the picture anyway.
+    /// Adds `og:image`, unless the page shows the picture elsewhere.
     fn add_og_image(&mut self, html: &Html) {
         let property = |meta: ElementRef<'_>, names: &[&str]| {
             let name = meta.attr("property").or_else(|| meta.attr("name"));
@@ -257,7 +257,7 @@ fn cut(mut url: String) -> String {
     url
 }
 
-/// The reference to fetch: the best of all srcset candidates, else a lazy attribute,
+/// The reference to fetch: the best of all srcset candidates, else a lazy-loading attribute,
 /// else `src`.
 fn reference<'a>(img: ElementRef<'a>, wanted_px: u32) -> Option<&'a str> {
     let mut candidates = Vec::new();
@@ -278,7 +278,7 @@ fn reference<'a>(img: ElementRef<'a>, wanted_px: u32) -> Option<&'a str> {
         .iter()
         .any(|c| matches!(c.size, srcset::Size::Width(_)));
     if let (Some(src), None, false, false) = (src, lazy, has_widths, candidates.is_empty()) {
-        // `src` stands for density 1 (HTML, "update the source set").
+        // `src` is the candidate of density 1 (HTML, "update the source set").
         let size = srcset::Size::Density(1.0);
         candidates.push(Candidate { url: src, size });
     }
@@ -304,7 +304,7 @@ fn is_reference(value: &str) -> bool {
     !value.trim().is_empty() && !is_inline(value)
 }
 
-/// `data:` URLs: placeholders, or pictures that nobody can be asked for.
+/// Whether it is a `data:` URL: a placeholder, or a picture that no request can fetch.
 fn is_inline(value: &str) -> bool {
     let start = value.trim_start().as_bytes();
     start.len() >= 5 && start[..5].eq_ignore_ascii_case(b"data:")

@@ -1,11 +1,11 @@
-//! `srcset`, as the HTML standard parses it ("parse a srcset attribute").
+//! Parses `srcset` as the HTML standard does ("parse a srcset attribute").
 
-/// How large a candidate is said to be.
+/// The size that a candidate states.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Size {
     /// `w`: width in pixels.
     Width(u32),
-    /// `x`: density; 1 where nothing is said.
+    /// `x`: density; 1 without a descriptor.
     Density(f64),
 }
 
@@ -16,10 +16,10 @@ pub(super) struct Candidate<'a> {
     pub(super) size: Size,
 }
 
-/// Candidates read from one attribute at most.
+/// Greatest number of candidates read from one attribute.
 const MAX_CANDIDATES: usize = 256;
 
-/// Parses the attribute; candidates with descriptors that the standard calls an error are left out.
+/// Parses the attribute. Leaves out candidates whose descriptors are an error in the standard.
 pub(super) fn parse(attribute: &str) -> Vec<Candidate<'_>> {
     let mut candidates = Vec::new();
     let mut rest = attribute;
@@ -32,7 +32,7 @@ pub(super) fn parse(attribute: &str) -> Vec<Candidate<'_>> {
         let url = &rest[..end];
         rest = &rest[end..];
         if url.ends_with(',') {
-            // A comma right after the URL ends the candidate; commas within belong to it.
+            // A comma right after the URL ends the candidate; commas inside the URL belong to it.
             let url = url.trim_end_matches(',');
             candidates.push(Candidate {
                 url,
@@ -49,7 +49,7 @@ pub(super) fn parse(attribute: &str) -> Vec<Candidate<'_>> {
     candidates
 }
 
-/// The descriptors up to the next comma outside of parentheses.
+/// The descriptors up to the next comma outside parentheses.
 fn split_descriptors(text: &str) -> (Vec<&str>, &str) {
     let mut descriptors = Vec::new();
     let mut start = None;
@@ -116,8 +116,8 @@ fn is_space(c: char) -> bool {
 }
 
 /// The candidate to fetch: the smallest that is at least `wanted` pixels wide, else the
-/// largest; the first among equals. Widths count before densities, which say nothing of
-/// pixels: there the largest is taken.
+/// largest; the first among equals. Candidates with a width precede those with a density, which
+/// states no pixels; of densities the largest is chosen.
 pub(super) fn choose<'a>(candidates: &[Candidate<'a>], wanted: u32) -> Option<&'a str> {
     let widths = candidates.iter().filter_map(|c| match c.size {
         Size::Width(width) => Some((width, c.url)),

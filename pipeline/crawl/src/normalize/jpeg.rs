@@ -1,7 +1,7 @@
-//! Whether a JPEG is all there. Decoders fill up what is missing with grey, as browsers
-//! do; a picture that is half grey is nothing to learn from.
+//! Detects truncated JPEGs. Decoders, like browsers, fill the missing part with grey, and a model
+//! should not be trained on such a picture.
 
-/// Walks the segments (ITU-T T.81, annex B) to the end marker. What follows it is ignored.
+/// Whether the segments (ITU-T T.81, annex B) lead to an end marker. Bytes after it are ignored.
 pub(super) fn is_complete(bytes: &[u8]) -> bool {
     // After the start marker.
     let mut at = 2;
@@ -12,7 +12,7 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
         match marker {
             // End of image.
             0xd9 => return true,
-            // Standing alone: restarts, TEM, another start.
+            // Markers without a segment: restarts, TEM, another start.
             0xd0..=0xd8 | 0x01 => {}
             _ => {
                 let Some(length) = bytes.get(at..at + 2) else {
@@ -24,7 +24,7 @@ pub(super) fn is_complete(bytes: &[u8]) -> bool {
     }
 }
 
-/// The next marker's code, past entropy-coded data with its stuffed zeros and fill bytes.
+/// The code of the next marker; skips entropy-coded data with its stuffed zeros and fill bytes.
 fn next_marker(bytes: &[u8], at: &mut usize) -> Option<u8> {
     loop {
         let rest = bytes.get(*at..)?;

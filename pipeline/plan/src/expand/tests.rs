@@ -69,6 +69,10 @@ model = "blip"
 retrieval = { from = "human" }
 "#;
 
+/// What models compute on in these tests.
+static DEVICE: std::sync::LazyLock<Option<DeviceKind>> =
+    std::sync::LazyLock::new(|| Some("cpu-avx512".into()));
+
 fn pipeline() -> Pipeline {
     Pipeline::from_toml(PIPELINE, "small.toml").unwrap()
 }
@@ -177,6 +181,7 @@ fn work_through(
             stage,
             run: &run,
             seed,
+            device: DEVICE.as_ref(),
             inputs,
             commits: &commits,
             missing: &missing,
@@ -450,6 +455,7 @@ fn shards_that_were_given_up_are_left_out() {
         stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &given,
         commits: &[],
         missing: &missing,
@@ -491,6 +497,7 @@ fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
             stage: &stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs: &inputs,
             commits,
             missing: &missing,
@@ -527,6 +534,7 @@ fn a_stage_of_one_task_cannot_lose_it() {
         stage: &stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -545,6 +553,7 @@ fn inputs_and_commits_of_the_wrong_kind_are_named() {
             stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs,
             commits,
             missing: &missing,
@@ -591,7 +600,7 @@ proptest! {
         let mut picks = picks.iter().cycle();
         let piecemeal = loop {
             let request =
-                Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &commits, missing: &missing };
+                Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &commits, missing: &missing };
             match expand(request).unwrap() {
                 Expansion::Done(done) => break done,
                 Expansion::Tasks(tasks) => {

@@ -129,6 +129,21 @@ fn names(pipeline: &Pipeline, unread: &BTreeSet<String>) -> Vec<Problem> {
         if !stages.insert(name) {
             problems.push(own(Problem::new("two stages have this name").at("name")));
         }
+        if let Some(device) = &stage.device {
+            let problem = |reason: &str| {
+                let problem = Problem::new(reason).at("device");
+                own(problem.with_value(format!("{:?}", device.as_str())))
+            };
+            if !stage.kind.settings().computes() {
+                problems.push(problem(
+                    "must be left out: this kind of stage computes with no model",
+                ));
+            } else if !is_name(device.as_str()) || device.as_str().len() > 100 {
+                problems.push(problem(
+                    "must be a kind of device such as cpu-avx512 or cuda-sm90",
+                ));
+            }
+        }
         if let Output::NewDataset(dataset) = stage.kind.settings().output()
             && let Some(first) = datasets.insert(dataset, &stage.name)
         {

@@ -238,6 +238,7 @@ impl<'t> Reader<'t> {
         let before = self.problems.len();
         let kind: Option<String> = self.value(&mut entries, "kind", Some(&name));
         let max_quarantined = self.value(&mut entries, "max_quarantined", Some(&name));
+        let device = self.value(&mut entries, "device", Some(&name));
         if kind.is_none() && self.problems.len() == before {
             self.report(
                 Problem::new("needs `kind = \"...\"`").of_stage(&name),
@@ -270,6 +271,7 @@ impl<'t> Reader<'t> {
         let stage = Stage {
             name: StageName(name),
             max_quarantined,
+            device,
             kind,
         };
         Some((stage, table))

@@ -173,8 +173,8 @@ fn models_must_have_been_trained_for_what_they_are_used_for() {
     );
     assert_eq!(
         one(
-            "data = [{ from = \"balance\" }, { from = \"human\" }]\ntokenizer",
-            "data = [{ from = \"balance\", web = \"kept\" }]\ntokenizer"
+            "data = [{ from = \"balance\" }, { from = \"human\" }]\nobjectives",
+            "data = [{ from = \"balance\", web = \"kept\" }]\nobjectives"
         ),
         "stage `blip_web`: `data[0].web = \"kept\"`: must be all or none: no filter stage judged \
          the texts of this dataset"

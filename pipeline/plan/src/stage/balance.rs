@@ -6,8 +6,8 @@ use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_st
 use crate::check::Check;
 use crate::commit::Part;
 use crate::expand::{Error, Expansion, Given, Step};
-use crate::id::{RecipeHash, RunId, StageName};
-use crate::recipe;
+use crate::id::{RecipeHash, StageName};
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// How queries are balanced.
@@ -84,13 +84,13 @@ impl Settings for Balance {
 }
 
 impl TaskWork for BalanceWork {
-    fn recipe(&self, _: &RunId, seed: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = Balance {
             from: blank_stage(),
             ..self.config.clone()
         };
         let inputs = [recipe::parts(&self.parts)];
-        recipe::hash::<Balance>("", Some(seed), &config, &[], &inputs)
+        recipe::hash::<Balance>("", Some(scope.seed), &config, &[], &inputs)
     }
 
     fn overlaid(&self) -> &[Part] {

@@ -8,9 +8,9 @@ use super::{
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{ModelDigest, RecipeHash, RunId, StageName};
+use crate::id::{ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe;
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// `kind = "caption"`.
@@ -44,7 +44,7 @@ pub struct CaptionWork {
 
 impl StageKind for Caption {
     const NAME: &'static str = "caption";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Caption {
@@ -83,6 +83,10 @@ impl Settings for Caption {
         Role::Caption
     }
 
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
         let model = step.model(&self.model)?;
         step.per_shard(&self.from, FileKind::Captions, |part| CaptionWork {
@@ -94,15 +98,15 @@ impl Settings for Caption {
 }
 
 impl TaskWork for CaptionWork {
-    fn recipe(&self, _: &RunId, seed: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = Caption {
             from: blank_stage(),
             model: blank_stage(),
             ..self.config.clone()
         };
-        let seed = config.decoding.draws().then_some(seed);
+        let seed = config.decoding.draws().then_some(scope.seed);
         let inputs = [recipe::part(&self.part)];
-        recipe::hash::<Caption>("", seed, &config, &[self.model.0], &inputs)
+        recipe::of_device::<Caption>("", seed, &config, &[self.model.0], &inputs, scope.device)
     }
 
     fn overlaid(&self) -> &[Part] {

@@ -11,8 +11,8 @@ use super::{Input, Output, Settings, Split, StageKind, Storing, TaskWork};
 use crate::check::Check;
 use crate::commit::{Commit, File, FileKind};
 use crate::expand::{Done, Error, Expansion, Given, Step, ordinal_name};
-use crate::id::{DatasetName, RecipeHash, RunId, ShardId};
-use crate::recipe::{hash, rows};
+use crate::id::{DatasetName, RecipeHash, ShardId};
+use crate::recipe::{Scope, hash, rows};
 use crate::task::{Role, Task};
 
 /// The shard that sorts the pictures found.
@@ -182,7 +182,7 @@ impl Settings for Crawl {
 }
 
 impl TaskWork for CrawlWork {
-    fn recipe(&self, _: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
         match self {
             Self::Frontier {
                 config,

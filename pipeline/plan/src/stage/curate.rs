@@ -6,8 +6,8 @@ use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_st
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{RecipeHash, RunId, StageName};
-use crate::recipe;
+use crate::id::{RecipeHash, StageName};
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// `kind = "curate"`.
@@ -96,7 +96,7 @@ impl Settings for Curate {
 }
 
 impl TaskWork for CurateWork {
-    fn recipe(&self, _: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
         let config = Curate {
             from: blank_stage(),
             ..self.config.clone()

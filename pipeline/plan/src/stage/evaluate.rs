@@ -8,9 +8,9 @@ use super::{
 use crate::check::Check;
 use crate::commit::Part;
 use crate::expand::{Error, Expansion, Given, Step};
-use crate::id::{Digest, ModelDigest, RecipeHash, RunId, StageName};
+use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe;
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// Retrieval among the pictures and texts of a dataset.
@@ -113,7 +113,7 @@ impl Evaluate {
 
 impl StageKind for Evaluate {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Evaluate {
@@ -199,6 +199,10 @@ impl Settings for Evaluate {
         Role::Evaluate
     }
 
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
         let parts = |from: Option<&StageName>| match from {
             Some(from) => step.dataset(from).map(|(_, parts)| parts.to_vec()),
@@ -222,7 +226,7 @@ impl Settings for Evaluate {
 }
 
 impl TaskWork for EvaluateWork {
-    fn recipe(&self, _: &RunId, seed: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = self.config.nameless();
         let captioning = config.captioning.as_ref();
         let draws = config.blind || captioning.is_some_and(|set| set.decoding.draws());
@@ -230,6 +234,13 @@ impl TaskWork for EvaluateWork {
         let models: Vec<Digest> = models.map(|model| model.0).collect();
         let sets = [&self.retrieval, &self.captioning, &self.zero_shot];
         let sets = sets.map(|parts| recipe::parts(parts));
-        recipe::hash::<Evaluate>("", draws.then_some(seed), &config, &models, &sets)
+        recipe::of_device::<Evaluate>(
+            "",
+            draws.then_some(scope.seed),
+            &config,
+            &models,
+            &sets,
+            scope.device,
+        )
     }
 }

@@ -6,9 +6,9 @@ use super::{Input, Objective, Output, Settings, Split, StageKind, TaskWork, Want
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{ModelDigest, RecipeHash, RunId, StageName};
+use crate::id::{ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe;
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// `kind = "filter"`.
@@ -40,7 +40,7 @@ pub struct FilterWork {
 
 impl StageKind for Filter {
     const NAME: &'static str = "filter";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Filter {
@@ -75,6 +75,10 @@ impl Settings for Filter {
         Role::Filter
     }
 
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
         let model = step.model(&self.model)?;
         step.per_shard(&self.from, FileKind::Verdicts, |part| FilterWork {
@@ -86,14 +90,14 @@ impl Settings for Filter {
 }
 
 impl TaskWork for FilterWork {
-    fn recipe(&self, _: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = Filter {
             from: blank_stage(),
             model: blank_stage(),
             ..self.config.clone()
         };
         let inputs = [recipe::part(&self.part)];
-        recipe::hash::<Filter>("", None, &config, &[self.model.0], &inputs)
+        recipe::of_device::<Filter>("", None, &config, &[self.model.0], &inputs, scope.device)
     }
 
     fn overlaid(&self) -> &[Part] {

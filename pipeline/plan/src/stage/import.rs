@@ -6,8 +6,8 @@ use super::crawl::{max_image_bytes, max_text_bytes, shards};
 use super::{Input, Output, Settings, Split, StageKind, Storing, TaskWork};
 use crate::check::Check;
 use crate::expand::{Done, Error, Expansion, Given, Step, ordinal_name};
-use crate::id::{DatasetName, RecipeHash, RunId};
-use crate::recipe;
+use crate::id::{DatasetName, RecipeHash};
+use crate::recipe::{self, Scope};
 use crate::row::Origin;
 use crate::task::{Role, Slice, Task};
 
@@ -217,12 +217,12 @@ impl TaskWork for ImportWork {
     /// What lies in the source is unknown here: without a label of its state no other run's
     /// import is adopted. Later stages, whose recipes hold the rows, are. The name of the dataset
     /// is part of the rows, so it stays in the recipe.
-    fn recipe(&self, run: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = Import {
             shards: None,
             ..self.config.clone()
         };
-        let run = config.snapshot.is_none().then_some(run);
+        let run = config.snapshot.is_none().then_some(scope.run);
         recipe::hash::<Import>("", None, &(config, self.slice, run), &[], &[])
     }
 }

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork};
 use crate::check::Check;
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{Digest, ModelDigest, RecipeHash, RunId};
-use crate::recipe;
+use crate::id::{Digest, ModelDigest, RecipeHash};
+use crate::recipe::{self, Scope};
 use crate::task::Role;
 
 /// `kind = "model"`: an existing model, in place of training one.
@@ -74,9 +74,9 @@ impl Settings for GivenModel {
 
 impl TaskWork for ModelWork {
     /// A digest says all; of a folder without one nothing is known here.
-    fn recipe(&self, run: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = &self.config;
-        let run = config.digest.is_none().then_some(run);
+        let run = config.digest.is_none().then_some(scope.run);
         let source = config.source.as_ref().filter(|_| run.is_some());
         let models: Vec<Digest> = config.digest.iter().map(|model| model.0).collect();
         recipe::hash::<GivenModel>("", None, &(source, run), &models, &[])

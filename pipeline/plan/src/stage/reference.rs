@@ -298,6 +298,7 @@ In every stage:
 | `name` | text | required | Unique; later stages read the stage by it. |
 | `kind` | text | required | One of the kinds below. |
 | `max_quarantined` | integer | the file's | Shards that this stage may lose. |
+| `device` | text | the most common kind among the workers | What its models compute on (`cpu-avx512`, `cpu-avx2`, `cuda-sm90` ...): part of the recipe, since results differ by it; only workers of that kind lease its tasks. For `train`, `caption`, `filter`, `evaluate`. |
 
 "#;
 

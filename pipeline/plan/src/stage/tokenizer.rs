@@ -6,9 +6,9 @@ use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork};
 use crate::check::Check;
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{RecipeHash, RunId};
+use crate::id::RecipeHash;
 use crate::pipeline::Graph;
-use crate::recipe;
+use crate::recipe::{self, Scope};
 use crate::task::{Data, Role};
 
 /// `kind = "tokenizer"`.
@@ -76,7 +76,7 @@ impl Settings for Tokenizer {
 }
 
 impl TaskWork for TokenizerWork {
-    fn recipe(&self, _: &RunId, _: u64) -> RecipeHash {
+    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
         let config = Tokenizer {
             data: source::nameless(&self.config.data),
             ..self.config.clone()

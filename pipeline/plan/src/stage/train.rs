@@ -9,9 +9,9 @@ use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
 use crate::expand::{Error, Expansion, Step};
-use crate::id::{Digest, ModelDigest, RecipeHash, RunId, StageName};
+use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe;
+use crate::recipe::{self, Scope};
 use crate::task::{Data, Role};
 
 /// Which family a model belongs to.
@@ -189,7 +189,7 @@ impl Train {
 
 impl StageKind for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Train {
@@ -296,6 +296,10 @@ impl Settings for Train {
         self.world_size
     }
 
+    fn computes(&self) -> bool {
+        true
+    }
+
     fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
         let init = self.init.as_ref();
         let work = TrainWork {
@@ -309,7 +313,7 @@ impl Settings for Train {
 }
 
 impl TaskWork for TrainWork {
-    fn recipe(&self, _: &RunId, seed: u64) -> RecipeHash {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
         let config = Train {
             data: source::nameless(&self.config.data),
             tokenizer: blank_stage(),
@@ -321,7 +325,14 @@ impl TaskWork for TrainWork {
         };
         let models = [self.tokenizer].into_iter().chain(self.init);
         let models: Vec<Digest> = models.map(|model| model.0).collect();
-        recipe::hash::<Train>("", Some(seed), &config, &models, &recipe::data(&self.data))
+        recipe::of_device::<Train>(
+            "",
+            Some(scope.seed),
+            &config,
+            &models,
+            &recipe::data(&self.data),
+            scope.device,
+        )
     }
 }
 

@@ -41,6 +41,7 @@ fn task(shard: &str, world_size: usize) -> NewTask {
         role: Role::Train,
         world_size,
         base: None,
+        device: None,
         may_twin: true,
     };
     NewTask {
@@ -55,6 +56,7 @@ fn offer(worker: &str) -> Offer {
     Offer {
         worker: worker.into(),
         roles: [Role::Train].into(),
+        device: "cpu-avx512".into(),
         slots: 1,
         cached,
     }

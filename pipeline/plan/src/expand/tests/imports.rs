@@ -61,6 +61,7 @@ fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
         stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -141,6 +142,7 @@ fn a_slice_that_was_given_up_is_left_out() {
         stage: &stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -251,7 +253,7 @@ proptest! {
         let stage = import(&format!("format = \"img2dataset\"\nshards = {of}"));
         let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
         let mut request =
-            Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &[], missing: &missing };
+            Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &[], missing: &missing };
         let Expansion::Tasks(tasks) = expand(request).unwrap() else { panic!() };
         let mut commits: Vec<_> = tasks.iter().map(|t| commit(t, outputs(t, &[], 0))).collect();
         commits.sort_by_key(|c| Digest::of_parts([c.shard.as_str().as_bytes(), &seed.to_le_bytes()[..]]));

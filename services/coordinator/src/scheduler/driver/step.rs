@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::{Commit, Outputs};
+use capstan_plan::id::DeviceKind;
 use capstan_plan::stage::Stage;
 use capstan_plan::task::{Task, Work};
 use capstan_proto::v1;
@@ -112,10 +113,13 @@ impl Driver {
         if !self.inner.change(begin).await? {
             return Ok(false);
         }
+        let device = self.stages[&stage.name].device.clone();
         let mut tasks = tasks.into_iter();
         loop {
             let chunk = tasks.by_ref().take(CHUNK);
-            let chunk: Vec<NewTask> = chunk.map(|task| new_task(stage, &task)).collect();
+            let chunk: Vec<NewTask> = chunk
+                .map(|task| new_task(stage, device.as_ref(), &task))
+                .collect();
             if chunk.is_empty() {
                 return Ok(true);
             }
@@ -155,7 +159,7 @@ impl Driver {
     }
 }
 
-fn new_task(stage: &Stage, task: &Task) -> NewTask {
+fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> NewTask {
     let settings = stage.kind.settings();
     let part = task.work.part();
     NewTask {
@@ -168,6 +172,7 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
             role: settings.role(),
             world_size: settings.world_size(),
             base: part.map(|part| part.base.digest),
+            device: device.cloned(),
             may_twin: part.is_some(),
         },
         task_json: serde_json::to_string(task).expect("tasks are plain data with text keys"),
