@@ -123,7 +123,7 @@ pub(crate) async fn is_taken(store: &Store, generation: u64) -> Result<bool, Err
     Ok(store.size(&path(generation)).await?.is_some())
 }
 
-/// Names one start of a coordinator, so that two starts never take one generation for their own.
+/// A unique name for this start, so that two coordinators do not both claim a generation.
 #[expect(
     clippy::disallowed_methods,
     reason = "two starts must not choose the same name"
