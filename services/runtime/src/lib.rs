@@ -22,6 +22,6 @@ pub mod tls;
 pub mod trace;
 
 #[cfg(test)]
-mod error_tests;
+mod tests;
 
 pub use config::{Config, ConfigError, Overrides};
