@@ -39,6 +39,12 @@ impl ExpectedError {
         Self { exit, line }
     }
 
+    /// An error whose text is a list, one item a line, such as the problems of a pipeline file.
+    pub fn lines(exit: Exit, text: impl fmt::Display) -> Self {
+        let line = text.to_string().trim_end().to_owned();
+        Self { exit, line }
+    }
+
     /// What kind of error it is.
     #[cfg(test)]
     pub fn exit(&self) -> Exit {

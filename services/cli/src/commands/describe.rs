@@ -141,7 +141,10 @@ pub fn plan_table(plan: &v1::PlanRunResponse) -> Table {
             stage.kind.clone(),
             stage.reads.join(", "),
             tasks.unwrap_or_else(|| "not known yet".to_owned()),
-            stage.done.to_string(),
+            match stage.adoption_unknown {
+                true => "adoption not looked up".to_owned(),
+                false => stage.done.to_string(),
+            },
             gave(&stage.output_json),
         ]);
     }
@@ -157,11 +160,18 @@ pub fn plan_sentence(plan: &v1::PlanRunResponse) -> String {
     } else {
         "would be new"
     };
-    format!(
+    let sentence = format!(
         "run {} {what}: {done} of {} stages are done already; nothing was started",
         plan.run,
         plan.stages.len()
-    )
+    );
+    if plan.stages.iter().any(|stage| stage.adoption_unknown) {
+        return format!(
+            "{sentence}. Adoption was not looked up for stages that compute with models: no worker \
+             is there to name a kind of device"
+        );
+    }
+    sentence
 }
 
 fn ago(unix_ms: i64) -> String {
