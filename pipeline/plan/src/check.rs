@@ -90,7 +90,8 @@ pub struct Check {
 }
 
 impl Check {
-    /// The rules in the order in which they were stated.
+    /// The rules in the order in which they were stated, for the reference of all keys.
+    #[cfg(test)]
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
     }

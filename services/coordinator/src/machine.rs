@@ -35,7 +35,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstan_plan::id::{LeaseEpoch, RunId, StageName, WorkerId};
+use capstan_plan::id::{DeviceKind, LeaseEpoch, RunId, StageName, WorkerId};
+use capstan_plan::task::Role;
 
 use self::queues::Queues;
 use self::stages::Stages;

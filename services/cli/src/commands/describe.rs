@@ -226,6 +226,7 @@ mod tests {
             ..Default::default()
         };
         let plan = v1::PlanRunResponse {
+            warnings: Vec::new(),
             run: "small-7".into(),
             exists: false,
             stages: vec![stage("crawl", Some(3), 3), stage("caption", None, 0)],
