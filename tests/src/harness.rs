@@ -108,8 +108,8 @@ pub fn one_line(stderr: &str) -> &str {
     lines[0]
 }
 
-/// The error in the stderr of a failed command, which comes last: one line, or one per problem of a
-/// pipeline file.
+/// The error in the stderr of a failed command: one line, or one per problem of a pipeline file. Log
+/// events, which are JSON, are left out.
 ///
 /// # Panics
 /// If there is no error, or more than one.
@@ -117,7 +117,8 @@ pub fn error_lines(stderr: &str) -> Vec<&str> {
     let is_first = |line: &&str| line.starts_with("capstan: ");
     let errors = stderr.lines().filter(is_first).count();
     assert_eq!(errors, 1, "not one error:\n{stderr}");
-    stderr.lines().skip_while(|line| !is_first(line)).collect()
+    let lines = stderr.lines().skip_while(|line| !is_first(line));
+    lines.filter(|line| !line.starts_with('{')).collect()
 }
 
 /// Checks that a command printed a line.
