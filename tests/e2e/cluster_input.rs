@@ -6,7 +6,7 @@ use std::process::Command;
 
 use capstan_tests::lines::Lines;
 
-use crate::harness::{capstan, fail, one_line, root, succeed};
+use crate::harness::{capstan, error_lines, fail, one_line, root, succeed};
 use crate::process::Role;
 
 /// An address at which nothing listens.
@@ -56,12 +56,13 @@ fn a_pipeline_file_is_checked_before_the_coordinator_is_called() {
     ] {
         let path = written(temp.path(), &text);
         let address = format!("http://{}", closed());
-        let refused = ["--detach", "--plan"].map(|flag| {
-            let mut command = capstan(["run", flag, "--coordinator", &address]);
-            fail(command.arg(&path), 3)
-        });
-        assert_eq!(one_line(&refused[0]), one_line(&refused[1]));
-        lines.add(&refused[0]);
+        let refused = fail(capstan(["check"]).arg(&path), 3);
+        for flag in ["--detach", "--plan"] {
+            let mut run = capstan(["run", flag, "--coordinator", &address]);
+            let stderr = fail(run.arg(&path), 3);
+            assert_eq!(error_lines(&stderr), error_lines(&refused));
+        }
+        lines.add(&refused);
     }
     lines.add(&fail(&mut capstan(["run", "/no/such/pipeline.toml"]), 3));
     lines.check();

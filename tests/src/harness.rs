@@ -99,13 +99,26 @@ pub fn fail(command: &mut Command, exit: i32) -> String {
 }
 
 /// The one error line in the stderr of a failed command.
+///
+/// # Panics
+/// As [`error_lines`], or if the error has more lines.
 pub fn one_line(stderr: &str) -> &str {
-    let lines: Vec<_> = stderr
-        .lines()
-        .filter(|line| line.starts_with("capstan: "))
-        .collect();
+    let lines = error_lines(stderr);
     assert_eq!(lines.len(), 1, "not one error line:\n{stderr}");
     lines[0]
+}
+
+/// The error in the stderr of a failed command: one line, or one per problem of a pipeline file. Log
+/// events, which are JSON, are left out.
+///
+/// # Panics
+/// If there is no error, or more than one.
+pub fn error_lines(stderr: &str) -> Vec<&str> {
+    let is_first = |line: &&str| line.starts_with("capstan: ");
+    let errors = stderr.lines().filter(is_first).count();
+    assert_eq!(errors, 1, "not one error:\n{stderr}");
+    let lines = stderr.lines().skip_while(|line| !is_first(line));
+    lines.filter(|line| !line.starts_with('{')).collect()
 }
 
 /// Checks that a command printed a line.

@@ -1,6 +1,6 @@
 //! Error lines of commands, compared whole with a file of expected lines.
 //!
-//! A test adds the line of each command that fails; [`Lines::check`] compares all of them with
+//! A test adds the error of each command that fails; [`Lines::check`] compares all of them with
 //! `tests/<suite>/lines/<test>.txt`. Values that differ between runs, such as folders and ports,
 //! are replaced by a `$NAME`. After an error text was changed on purpose, write the files with
 //! `CAPSTAN_WRITE_GOLDENS=1` set and read the diff.
@@ -10,7 +10,7 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use crate::harness::{one_line, root};
+use crate::harness::{error_lines, root};
 
 /// Set to write the expected lines instead of comparing with them.
 const WRITE: &str = "CAPSTAN_WRITE_GOLDENS";
@@ -45,14 +45,16 @@ impl Lines {
             .sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
     }
 
-    /// Adds the one line that a failed command left on stderr.
+    /// Adds the error that a failed command printed on stderr.
     ///
     /// # Panics
-    /// If there is no line of the program, or more than one.
+    /// If there is no error, or more than one.
     pub fn add(&mut self, stderr: &str) {
-        let line = one_line(stderr).to_owned();
         let replace = |line: String, (value, name): &(String, &str)| line.replace(value, name);
-        self.found.push(self.names.iter().fold(line, replace));
+        for line in error_lines(stderr) {
+            let line = self.names.iter().fold(line.to_owned(), replace);
+            self.found.push(line);
+        }
     }
 
     /// Compares the lines with the expected ones, or writes them.
@@ -116,6 +118,9 @@ fn values_are_replaced_by_names_the_longest_first() {
     lines.is_checked = true;
     lines.name("$DIR", "/tmp/x");
     lines.name("$OUT", "/tmp/x/out");
-    lines.add("a log line\ncapstan: /tmp/x/out: is in /tmp/x\n");
-    assert_eq!(lines.found, ["capstan: $OUT: is in $DIR"]);
+    lines.add("a log line\ncapstan: /tmp/x/out: is in /tmp/x\n/tmp/x: a second problem\n");
+    assert_eq!(
+        lines.found,
+        ["capstan: $OUT: is in $DIR", "$DIR: a second problem"]
+    );
 }
