@@ -305,7 +305,7 @@ impl<'a> Step<'a> {
         if !self.settled(&tasks) {
             return Ok(Expansion::Tasks(tasks));
         }
-        Ok(Expansion::Done(done::slices(self, config, tasks)))
+        done::slices(self, config, tasks).map(Expansion::Done)
     }
 
     /// A stage of one task a shard, each adding an overlay.
@@ -373,7 +373,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The shard of a part: its ordinal in the version, in five digits.
+/// The shard of a part: its ordinal in the version.
 fn ordinal_name(ordinal: usize) -> String {
-    format!("{ordinal:05}")
+    ShardId::ordinal(ordinal).0
 }

@@ -180,6 +180,19 @@ pub struct Storing {
     pub jpeg_quality: u8,
     /// Rows in a base file at most.
     pub rows_per_file: usize,
+    /// Bytes of a base file and its pixels at most; a single larger picture has a file of its own.
+    #[serde(skip_serializing_if = "Storing::is_default_bytes_per_file")]
+    pub bytes_per_file: u64,
+}
+
+impl Storing {
+    /// Default of [`Storing::bytes_per_file`].
+    const BYTES_PER_FILE: u64 = 256 << 20;
+
+    /// Recipes hold the settings as JSON, so the default is left out of it.
+    fn is_default_bytes_per_file(bytes: &u64) -> bool {
+        *bytes == Self::BYTES_PER_FILE
+    }
 }
 
 impl Default for Storing {
@@ -190,6 +203,7 @@ impl Default for Storing {
             max_pixels: 89_478_484,
             jpeg_quality: 95,
             rows_per_file: 4096,
+            bytes_per_file: Self::BYTES_PER_FILE,
         }
     }
 }

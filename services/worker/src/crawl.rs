@@ -114,7 +114,7 @@ pub(crate) async fn images(
         .progress
         .begin("pictures", rows.len() as u64);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
-    let written = store_pairs(context, receiver, config.storing.rows_per_file);
+    let written = store_pairs(context, receiver, (&config.storing).into());
     let (net, config, control) = (context.net.clone(), config.clone(), control(context));
     let fetch = on_own_threads(async move {
         let net = Net::new(net, &config)?;
@@ -133,7 +133,7 @@ pub(crate) async fn import(
     let folder = given_folder(context, &config.source);
     context.control.progress.begin("pictures", 0);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
-    let stored = store_imported(context, receiver, config.storing.rows_per_file);
+    let stored = store_imported(context, receiver, (&config.storing).into());
     let (config, control) = (config.clone(), control(context));
     let read = on_own_threads(async move {
         Ok(capstan_crawl::import(&config, &folder, slice, &control, sender).await?)
@@ -148,9 +148,9 @@ pub(crate) async fn import(
 async fn store_imported(
     context: &Context,
     mut imported: mpsc::Receiver<Imported>,
-    rows_per_file: usize,
+    bounds: files::FileBounds,
 ) -> Result<Outputs, Error> {
-    let mut writer = files::PairWriter::new(&context.store, rows_per_file);
+    let mut writer = files::PairWriter::new(&context.store, bounds);
     let (mut fetched, mut texts) = (0, 0);
     let (mut rejects, mut sidecars) = (Vec::new(), Vec::new());
     let mut counts = Rejected::default();
@@ -196,9 +196,9 @@ struct Written {
 async fn store_pairs(
     context: &Context,
     mut pairs: mpsc::Receiver<Pair>,
-    rows_per_file: usize,
+    bounds: files::FileBounds,
 ) -> Result<Written, Error> {
-    let mut writer = files::PairWriter::new(&context.store, rows_per_file);
+    let mut writer = files::PairWriter::new(&context.store, bounds);
     let (mut count, mut texts) = (0, 0);
     while let Some(pair) = pairs.recv().await {
         count += 1;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Done, Error, Given, Step};
-use crate::commit::{Commit, File, FileKind, Part, VersionRef};
+use crate::commit::{Commit, File, FileKind, Part, VersionRef, parts_of};
 use crate::id::ShardId;
 use crate::stage::Import;
 use crate::task::{Task, Work};
@@ -14,7 +14,7 @@ pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Don
         Work::Import { config, .. } => Given::Dataset {
             dataset: config.dataset.clone(),
             derived_from: None,
-            parts: bases(commit),
+            parts: bases(step, commit)?,
         },
         Work::Balance { config, parts } => {
             let (version, _) = step.dataset(&config.from)?;
@@ -48,14 +48,13 @@ pub(super) fn global(step: &Step<'_>, task: Task, commit: &Commit) -> Result<Don
 }
 
 /// An import in slices: base files in the order of the slices; slices given up are left out.
-pub(super) fn slices(step: &Step<'_>, config: &Import, tasks: Vec<Task>) -> Done {
-    let commits = tasks.iter().filter_map(|task| step.commit(&task.shard));
+pub(super) fn slices(step: &Step<'_>, config: &Import, tasks: Vec<Task>) -> Result<Done, Error> {
     let given = Given::Dataset {
         dataset: config.dataset.clone(),
         derived_from: None,
-        parts: commits.flat_map(bases).collect(),
+        parts: all_bases(step, &tasks)?,
     };
-    Done::new(step, given, &tasks)
+    Ok(Done::new(step, given, &tasks))
 }
 
 /// A stage that added one overlay to each part; parts given up are left out.
@@ -108,15 +107,17 @@ pub(super) fn statistics(step: &Step<'_>, given: &Given) -> BTreeMap<String, u64
     sums
 }
 
-fn bases(commit: &Commit) -> Vec<Part> {
-    let files = commit.outputs.files.iter();
-    let bases = files.filter(|file| file.kind == FileKind::Base);
-    bases
-        .map(|base| Part {
-            base: base.clone(),
-            overlays: Vec::new(),
-        })
-        .collect()
+/// The shards of all of these tasks' commits, in the order of the tasks.
+pub(super) fn all_bases(step: &Step<'_>, tasks: &[Task]) -> Result<Vec<Part>, Error> {
+    let mut parts = Vec::new();
+    for commit in tasks.iter().filter_map(|task| step.commit(&task.shard)) {
+        parts.extend(bases(step, commit)?);
+    }
+    Ok(parts)
+}
+
+fn bases(step: &Step<'_>, commit: &Commit) -> Result<Vec<Part>, Error> {
+    parts_of(&commit.outputs.files).map_err(|error| step.damaged(&commit.shard, error.to_string()))
 }
 
 /// One overlay a part, in the order of the parts.

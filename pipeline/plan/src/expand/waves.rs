@@ -1,7 +1,7 @@
 //! A crawl in waves: global frontiers and map steps in turn.
 
-use super::{Done, Error, Expansion, Given, Step, ordinal_name};
-use crate::commit::{Commit, File, FileKind, Part};
+use super::{Done, Error, Expansion, Given, Step, done, ordinal_name};
+use crate::commit::{Commit, File, FileKind};
 use crate::id::ShardId;
 use crate::stage::Crawl;
 use crate::task::{Task, Work};
@@ -91,13 +91,7 @@ fn images(
     if !step.settled(&fetches) {
         return Ok(Expansion::Tasks(fetches));
     }
-    let parts = all(step, &fetches, FileKind::Base)
-        .into_iter()
-        .map(|base| Part {
-            base,
-            overlays: Vec::new(),
-        })
-        .collect();
+    let parts = done::all_bases(step, &fetches)?;
     tasks.extend(fetches);
     let given = Given::Dataset {
         dataset: config.dataset.clone(),

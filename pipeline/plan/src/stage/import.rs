@@ -122,8 +122,8 @@ impl Import {
     }
 }
 
-/// Tasks of an import at most: their names have five digits.
-const MAX_SHARDS: usize = 99_999;
+/// Tasks of an import at most; an expansion holds all tasks of a step in memory.
+const MAX_SHARDS: usize = 1_000_000;
 
 /// `kind = "model"`: a model that is there already, in place of training one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -185,8 +185,8 @@ fn imports_and_models_that_cannot_be_are_refused_with_the_mend() {
             "at least 1",
         ),
         (
-            format!("{import}format = \"folder\"\nshards = 100000"),
-            "over 99999",
+            format!("{import}format = \"folder\"\nshards = 1000001"),
+            "over 1000000",
         ),
         (
             format!("{import}format = \"coco_captions\"\nshards = 2"),
