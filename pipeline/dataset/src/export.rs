@@ -1,7 +1,9 @@
-//! A version as files that other programs read: Parquet, or WebDataset tars.
+//! A version as files that other programs read: Parquet, WebDataset tars, or a folder of pictures.
 //!
 //! What goes out is what training would use: pictures that curation keeps, with their texts that
-//! it keeps and that no filter refused. Human texts have no verdict and go out always.
+//! it keeps and that no filter refused. Human texts have no verdict and go out always. A picture
+//! that never had a text goes out with an empty caption, as img2dataset writes it; a picture whose
+//! texts were all dropped or refused stays behind.
 //!
 //! ```text
 //! version ─► view, a row group at a time ─► batches ─► .name.<n>.tmp/00000.parquet ... ─► name/
@@ -23,6 +25,7 @@ use crate::versions;
 use crate::view::{View, ViewRow};
 
 mod columns;
+mod files;
 mod parquet;
 mod tar;
 
@@ -39,6 +42,8 @@ pub enum Layout {
     Flat,
     /// Tar files, `<key>.jpg`, `<key>.txt` and `<key>.json` per kept (picture, text).
     Webdataset,
+    /// A folder of pictures, `<name>.jpg` and beside it `<name>.txt` with a line per kept text.
+    Files,
 }
 
 /// How a version is exported.
@@ -66,7 +71,7 @@ pub struct Exported {
     pub pictures: u64,
     /// Texts with them.
     pub texts: u64,
-    /// Pictures that stayed: curation drops them, or no text of theirs is kept.
+    /// Pictures that stayed: curation drops them, or they have texts and none is kept.
     pub left_out: u64,
     /// Files, `_export.json` not counted.
     pub files: u64,
@@ -93,6 +98,7 @@ struct Kept {
 enum Sink {
     Parquet(Box<parquet::Folder>),
     Tar(tar::Folder),
+    Files(files::Folder),
 }
 
 /// `_export.json`.
@@ -172,7 +178,8 @@ fn kept_rows(rows: Vec<ViewRow>, view: &View, exported: &mut Exported) -> Vec<Ro
     let mut kept = Vec::with_capacity(rows.len());
     for row in rows {
         let texts = kept_texts(&row, view);
-        if texts.is_empty() {
+        let has_texts = !row.pair.texts.is_empty() || !row.synthetic.is_empty();
+        if !row.keep || (texts.is_empty() && has_texts) {
             exported.left_out += 1;
             continue;
         }
@@ -230,6 +237,7 @@ impl Sink {
         let rows = options.rows_per_file.max(1);
         match options.layout {
             Layout::Webdataset => Self::Tar(tar::Folder::new(folder, rows)),
+            Layout::Files => Self::Files(files::Folder::new(folder, rows)),
             layout => Self::Parquet(Box::new(parquet::Folder::new(folder, rows, layout))),
         }
     }
@@ -238,6 +246,7 @@ impl Sink {
         match self {
             Self::Parquet(folder) => folder.write(&rows),
             Self::Tar(folder) => folder.write(&rows),
+            Self::Files(folder) => folder.write(&rows),
         }
     }
 
@@ -246,8 +255,16 @@ impl Sink {
         match self {
             Self::Parquet(folder) => folder.finish(),
             Self::Tar(folder) => folder.finish(),
+            Self::Files(folder) => Ok(folder.finish()),
         }
     }
+}
+
+/// Every (picture, text) of a row; the picture alone where it has no text.
+fn pairs(row: &Row) -> impl Iterator<Item = (&Row, Option<&Kept>)> {
+    let alone = row.texts.is_empty().then_some((row, None));
+    let with_text = row.texts.iter().map(move |kept| (row, Some(kept)));
+    alone.into_iter().chain(with_text)
 }
 
 /// The key of a row as img2dataset makes it: five digits of the file, then those of the row.

@@ -2,7 +2,6 @@
 //! beside the files that lists them, created last. Tokenizers are stored the same way.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use capstan_plan::id::{Digest, ModelDigest};
 use serde::{Deserialize, Serialize};
@@ -137,7 +136,7 @@ pub async fn fetch(store: &Store, model: &ModelDigest, cache: &Path) -> Result<P
     }
     // The time only decides which models are dropped.
     if let Ok(opened) = std::fs::File::open(&folder) {
-        let _ = opened.set_modified(SystemTime::now());
+        let _ = opened.set_modified(crate::store::file_time());
     }
     drop_oldest(cache, &folder);
     Ok(folder)

@@ -1,6 +1,6 @@
 //! `runs/<run>/run.json`: the submitted pipeline, created before the first task of the run.
 
-use capstan_plan::id::RunId;
+use capstan_plan::id::{DeviceKind, RunId, StageName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -39,6 +39,54 @@ pub async fn begin(store: &Store, record: &RunRecord) -> Result<Created> {
 /// Those of the store; [`Error::Damaged`].
 pub async fn read(store: &Store, run: &RunId) -> Result<Option<RunRecord>> {
     store.get_json(&path(run)?).await
+}
+
+/// `runs/<run>/<stage>/device.json`: the kind of device that the stage's models compute on, fixed
+/// before its first task. Recipes name it, so a run that continues must find it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StageDevice {
+    device: DeviceKind,
+}
+
+fn device_path(run: &RunId, stage: &StageName) -> Result<String> {
+    let (run, stage) = (
+        checked("run", run.as_str())?,
+        checked("stage", stage.as_str())?,
+    );
+    Ok(format!("runs/{run}/{stage}/device.json"))
+}
+
+/// The kind of device that a stage computes on, where it was fixed.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn device(store: &Store, run: &RunId, stage: &StageName) -> Result<Option<DeviceKind>> {
+    let found: Option<StageDevice> = store.get_json(&device_path(run, stage)?).await?;
+    Ok(found.map(|found| found.device))
+}
+
+/// Fixes the kind of device that a stage computes on. Returns the one that counts: another
+/// coordinator may have fixed it first.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn fix_device(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    device: DeviceKind,
+) -> Result<DeviceKind> {
+    let record = StageDevice { device };
+    match store
+        .create_json(&device_path(run, stage)?, &record)
+        .await?
+    {
+        Created::Created => Ok(record.device),
+        Created::AlreadyExists => {
+            let standing = self::device(store, run, stage).await?;
+            Ok(standing.unwrap_or(record.device))
+        }
+    }
 }
 
 /// Every run, by id.

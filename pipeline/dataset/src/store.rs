@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_plan::draw::Draws;
@@ -22,6 +22,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
@@ -31,6 +32,7 @@ mod local;
 mod open;
 
 use cache::Cache;
+pub(crate) use cache::file_time;
 
 /// Tries of one operation that a server answers with errors (500, 503 `SlowDown`, a truncated
 /// body) before the last error is returned: about ten seconds.
@@ -123,7 +125,7 @@ impl Store {
     /// # Errors
     /// Those of [`Store::probe`].
     pub async fn ready(&self, patience: Duration) -> Result<()> {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let mut wait = FIRST_READY_WAIT;
         loop {
             match self.probe_once().await {
@@ -560,6 +562,10 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> 
 /// A path beside `target` that no other call of any process uses. A process id does not suffice:
 /// processes of two containers may share a folder and have the same id.
 pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "two processes must not choose the same name"
+    )]
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let count = UNIQUE.fetch_add(1, Ordering::Relaxed);

@@ -190,6 +190,11 @@ name_id! {
     AttemptId
 }
 name_id! {
+    /// What a model computes on, as far as results differ by it: `cpu-avx512`, `cpu-avx2`,
+    /// `cuda-sm90`.
+    DeviceKind
+}
+name_id! {
     /// A worker process as it calls itself when it registers.
     WorkerId
 }

@@ -99,7 +99,7 @@ pub enum Command {
     #[command(
         after_help = "Example:\n  capstan demoweb --listen-from 127.0.0.1:8001 --annotations \
         annotations\n\nThe first line that it prints goes under [crawl] in the workers' \
-        configuration, and\nDIR is their [import] root."
+        configuration, and\nDIR is one of their [import] roots."
     )]
     Demoweb(DemoWeb),
     /// The coordinator's database.

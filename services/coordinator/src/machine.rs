@@ -144,6 +144,16 @@ impl Machine {
         self.entries.get(ordinal).map(|entry| &entry.task)
     }
 
+    /// Live workers of a role, of one kind of device where it matters.
+    pub fn live_workers(&self, role: Role, device: Option<&DeviceKind>, now: Now) -> usize {
+        self.workers.live(role, device, &self.policy, now)
+    }
+
+    /// The most common kind of device among live workers of a role.
+    pub fn common_device(&self, role: Role, now: Now) -> Option<DeviceKind> {
+        self.workers.common_device(role, &self.policy, now)
+    }
+
     /// Adds a task that waits for a worker. One that is known already stays as it is.
     pub fn add(&mut self, key: Key, spec: Spec) {
         if !self.by_key.contains_key(&key) {

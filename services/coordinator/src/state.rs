@@ -20,11 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sqlx::SqlitePool;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use sqlx::{SqlSafeStr, SqlitePool};
 
 pub(crate) use fence::Known;
 pub use read::Restored;
@@ -34,7 +35,7 @@ pub use write::{NewTask, Op, ViewChange};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened.
-    #[error("database `{url}` cannot be opened: {source}; give sqlite:FILE")]
+    #[error("database `{url}` cannot be opened (give sqlite:FILE)")]
     Open {
         /// As configured.
         url: String,
@@ -53,7 +54,7 @@ pub enum Error {
     },
     /// The lock beside it cannot be made, or the file cannot be replaced.
     #[error(
-        "database {}: {source}; give sqlite:FILE in a folder that is there and can be written",
+        "database {} cannot be locked or replaced (give sqlite:FILE in an existing, writable folder)",
         file.display()
     )]
     File {
@@ -64,8 +65,8 @@ pub enum Error {
     },
     /// Its tables are of another version of the program.
     #[error(
-        "database `{url}` has other tables than this program: {source}; \
-         `capstan state rebuild` makes it anew from the store"
+        "database `{url}` has other tables than this program (`capstan state rebuild` creates it \
+         again from the store)"
     )]
     Migrate {
         /// As configured.
@@ -74,7 +75,7 @@ pub enum Error {
         source: sqlx::migrate::MigrateError,
     },
     /// A statement failed.
-    #[error("database: {0}")]
+    #[error("a statement of the database failed")]
     Statement(#[from] sqlx::Error),
     /// A row does not hold what the program wrote.
     #[error(
@@ -133,7 +134,7 @@ impl Database {
             .connect_with(options)
             .await
             .map_err(|source| open_error(url, source))?;
-        sqlx::migrate!("./migrations")
+        migrator()
             .run(&pool)
             .await
             .map_err(|source| Error::Migrate {
@@ -194,6 +195,19 @@ impl Database {
     fn next_position(&self) -> i64 {
         self.position.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// The files of `migrations/`. The `migrate!` macro would list them itself, but its crate compiles
+/// SQLite a second time, for use inside the compiler.
+fn migrator() -> Migrator {
+    let initial = include_str!("../migrations/0001_initial.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "initial".into(),
+        MigrationType::Simple,
+        initial,
+        false,
+    )])
 }
 
 fn options(url: &str) -> Result<SqliteConnectOptions, Error> {

@@ -1,10 +1,10 @@
-//! Ours to messages, and what a status means.
+//! Conversions of this program's types to messages, and the classes of gRPC statuses.
 
 use capstan_plan::FailureKind;
 use capstan_plan::task::Role;
 use capstan_proto::v1;
 
-/// Whether the same question may be answered later.
+/// Whether the same call may succeed later.
 pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable, Unknown};
     matches!(
@@ -13,8 +13,8 @@ pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     )
 }
 
-/// Whether the coordinator will never answer this worker otherwise.
-pub(crate) fn is_lasting(status: &tonic::Status) -> bool {
+/// Whether the coordinator will reject this call of this worker every time.
+pub(crate) fn is_permanent(status: &tonic::Status) -> bool {
     use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented};
     matches!(
         status.code(),

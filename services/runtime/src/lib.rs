@@ -1,7 +1,7 @@
-//! What every process of Capstan needs before it does its work, and nothing else: configuration;
-//! who it is and whom it lets in (TLS, certificates, the bearer token); telemetry (logs, traces,
-//! metrics, the health port); shutdown; and the points at which tests kill it. A module each. It
-//! calls none of our rooms.
+//! What every process of Capstan needs before it starts its role: configuration; identity and
+//! access (TLS, certificates, the bearer token); telemetry (logs, traces, metrics, the health
+//! port); shutdown; and the fault points at which tests kill it. Each is a module. This crate calls
+//! no other crate of the workspace.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
@@ -20,5 +20,8 @@ pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
 pub mod trace;
+
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, ConfigError, Overrides};

@@ -8,7 +8,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::{Kept, Layout, Row, columns, key};
+use super::{Kept, Layout, Row, columns, key, pairs};
 use crate::error::{Error, Result, one_line};
 
 /// Rows of a batch, which becomes a row group, at most: a picture stands in it once for each text.
@@ -43,8 +43,7 @@ impl Folder {
             let all: Vec<&Row> = rows.iter().collect();
             return self.write_all(&all, |rows, _| columns::pictures(rows));
         }
-        let each = |row| -> Vec<(&Row, &Kept)> { pairs(row).collect() };
-        let all: Vec<(&Row, &Kept)> = rows.iter().flat_map(each).collect();
+        let all: Vec<(&Row, Option<&Kept>)> = rows.iter().flat_map(pairs).collect();
         self.write_all(&all, columns::flat)
     }
 
@@ -52,7 +51,7 @@ impl Folder {
     fn write_all<T>(
         &mut self,
         mut items: &[T],
-        batch: impl Fn(&[T], Vec<String>) -> Result<arrow::array::RecordBatch, arrow::error::ArrowError>,
+        batch: impl Fn(&[T], Vec<String>) -> Result<arrow_array::RecordBatch, arrow_schema::ArrowError>,
     ) -> Result<()> {
         while !items.is_empty() {
             let file = self.files.saturating_sub(u64::from(self.open.is_some()));
@@ -116,11 +115,6 @@ impl Folder {
         self.close()?;
         Ok((self.files, self.size_bytes))
     }
-}
-
-/// Every (picture, text) of a row.
-pub(super) fn pairs(row: &Row) -> impl Iterator<Item = (&Row, &Kept)> {
-    row.texts.iter().map(move |kept| (row, kept))
 }
 
 fn create(path: &Path, layout: Layout) -> Result<ArrowWriter<File>> {

@@ -8,8 +8,7 @@ use capstan_plan::id::Digest;
 use serde_json::json;
 use tar::{Builder, Header};
 
-use super::parquet::pairs;
-use super::{Kept, Row, key};
+use super::{Kept, Row, key, pairs};
 use crate::error::{Error, Result};
 
 /// The files under way.
@@ -95,12 +94,14 @@ fn add_sample(
     builder: &mut Builder<BufWriter<File>>,
     key: &str,
     Row { pair, .. }: &Row,
-    kept: &Kept,
+    kept: Option<&Kept>,
 ) -> std::io::Result<()> {
+    let caption = kept.map_or("", |kept| &kept.text.text);
+    let verdict = kept.and_then(|kept| kept.verdict.as_ref());
     let about = json!({
         "key": key,
         "url": pair.image_url,
-        "caption": kept.text.text,
+        "caption": caption,
         "status": "success",
         "width": pair.width,
         "height": pair.height,
@@ -109,17 +110,17 @@ fn add_sample(
         "sha256": Digest(pair.sha256),
         "page_url": pair.page_url,
         "pair_id": pair.pair_id,
-        "text_id": kept.text.text_id,
-        "origin": kept.text.origin,
-        "itc": kept.verdict.as_ref().map(|verdict| verdict.itc),
-        "itm": kept.verdict.as_ref().map(|verdict| verdict.itm),
-        "captioner": kept.writer,
+        "text_id": kept.map(|kept| kept.text.text_id),
+        "origin": kept.map(|kept| kept.text.origin),
+        "itc": verdict.map(|verdict| verdict.itc),
+        "itm": verdict.map(|verdict| verdict.itm),
+        "captioner": kept.and_then(|kept| kept.writer),
         "licence": pair.licence,
         "attribution": pair.attribution,
     });
     let about = serde_json::to_vec(&about)?;
     add(builder, &format!("{key}.jpg"), &pair.image)?;
-    add(builder, &format!("{key}.txt"), kept.text.text.as_bytes())?;
+    add(builder, &format!("{key}.txt"), caption.as_bytes())?;
     add(builder, &format!("{key}.json"), &about)
 }
 

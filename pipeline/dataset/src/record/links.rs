@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{Array, BooleanArray, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{ArrowError, DataType, Fields, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{ImageLink, PageLink, Reject};

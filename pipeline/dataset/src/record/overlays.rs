@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Float32Array, RecordBatch};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{BooleanArray, Float32Array, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Fields, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::id::{ModelDigest, PairId, TextId};
 use capstan_plan::row::{Captions, Curation, Verdict, Verdicts};

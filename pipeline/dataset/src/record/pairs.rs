@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{ArrayRef, BinaryArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
 use bytes::Bytes;
 use capstan_plan::commit::FileKind;
 use capstan_plan::id::{Digest, PairId};

@@ -1,8 +1,7 @@
 //! Tasks of the stage that made a dataset version: their recipes, and the shards given up.
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, DataType, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::id::{RecipeHash, ShardId};
 

@@ -11,10 +11,11 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use capstan_plan::id::Digest;
+use tokio::time::Instant;
 
 use super::unique_beside;
 use crate::error::{Error, Result};
@@ -207,7 +208,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
     let mut file = std::fs::File::open(path)?;
     // The time of the last read decides which file is dropped first.
-    let _ = file.set_modified(SystemTime::now());
+    let _ = file.set_modified(file_time());
     let mut bytes = Vec::new();
     match range {
         None => file.read_to_end(&mut bytes)?,
@@ -217,6 +218,15 @@ fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
         }
     };
     Ok(bytes.into())
+}
+
+/// The time that marks a file as used now. Other processes mark files of the same folder.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "times of files are compared with those that other processes set"
+)]
+pub(crate) fn file_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// Stages under a unique name and renames, so that `path` never holds a partial file.
@@ -234,7 +244,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     file.write_all(bytes)?;
     // The time that the system sets on a write lags by some milliseconds: the file would look
     // older than one that was read before it.
-    file.set_modified(SystemTime::now())
+    file.set_modified(file_time())
 }
 
 /// A file of the folder, ordered by the time of its last read.
@@ -273,7 +283,7 @@ fn shrink(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
     let mut entries = entries(folder)?;
     entries.sort();
     let mut total: u64 = entries.iter().map(|entry| entry.size_bytes).sum();
-    let abandoned = SystemTime::now() - STAGED_FOR;
+    let abandoned = file_time() - STAGED_FOR;
     for entry in entries {
         let drops = match entry.digest() {
             Some(_) => total > max_bytes,

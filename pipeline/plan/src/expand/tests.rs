@@ -7,6 +7,7 @@ use crate::commit::{File, Outputs};
 use crate::id::{Digest, LeaseEpoch};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
+use crate::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork, Kind};
 
 mod golden;
 mod imports;
@@ -45,7 +46,7 @@ name = "blip"
 kind = "train"
 tokenizer = "words"
 data = [{ from = "balanced" }]
-objectives = ["lm"]
+objectives = ["itc", "itm", "lm"]
 steps = 1
 global_batch = 2
 learning_rate = 0.1
@@ -67,6 +68,10 @@ kind = "evaluate"
 model = "blip"
 retrieval = { from = "human" }
 "#;
+
+/// What models compute on in these tests.
+static DEVICE: std::sync::LazyLock<Option<DeviceKind>> =
+    std::sync::LazyLock::new(|| Some("cpu-avx512".into()));
 
 fn pipeline() -> Pipeline {
     Pipeline::from_toml(PIPELINE, "small.toml").unwrap()
@@ -130,28 +135,34 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     };
     let (mut model, mut evaluation) = (None, None);
     let files = match &task.work {
-        Work::Frontier { wave, .. } => many(
+        Work::Crawl(CrawlWork::Frontier { wave, .. }) => many(
             FileKind::Pages,
             wave_files.get(*wave as usize).copied().unwrap_or(0),
         ),
-        Work::Pages { .. } => [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
-            .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
-            .to_vec(),
-        Work::ImageFrontier { .. } => many(FileKind::Images, images),
-        Work::Images { .. } => split_bases(shard, 2),
-        Work::Import { .. } => split_bases(shard, 1),
-        Work::Curate { part, .. } => vec![overlay(FileKind::Curation, part, "curated")],
-        Work::Caption { part, .. } => vec![overlay(FileKind::Captions, part, "captions")],
-        Work::Filter { part, .. } => vec![overlay(FileKind::Verdicts, part, "verdicts")],
-        Work::Balance { parts, .. } => parts
+        Work::Crawl(CrawlWork::Pages { .. }) => {
+            [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
+                .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
+                .to_vec()
+        }
+        Work::Crawl(CrawlWork::ImageFrontier { .. }) => many(FileKind::Images, images),
+        Work::Crawl(CrawlWork::Images { .. }) => split_bases(shard, 2),
+        Work::Import(_) => split_bases(shard, 1),
+        Work::Curate(CurateWork { part, .. }) => vec![overlay(FileKind::Curation, part, "curated")],
+        Work::Caption(CaptionWork { part, .. }) => {
+            vec![overlay(FileKind::Captions, part, "captions")]
+        }
+        Work::Filter(FilterWork { part, .. }) => {
+            vec![overlay(FileKind::Verdicts, part, "verdicts")]
+        }
+        Work::Balance(BalanceWork { parts, .. }) => parts
             .iter()
             .map(|part| overlay(FileKind::Curation, part, "balanced"))
             .collect(),
-        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model(_) | Work::Tokenizer(_) | Work::Train(_) => {
             model = Some(ModelDigest(Digest::of(task.stage.as_str().as_bytes())));
             Vec::new()
         }
-        Work::Evaluate { .. } => {
+        Work::Evaluate(_) => {
             evaluation = Some(Default::default());
             Vec::new()
         }
@@ -183,6 +194,7 @@ fn work_through(
             stage,
             run: &run,
             seed,
+            device: DEVICE.as_ref(),
             inputs,
             commits: &commits,
             missing: &missing,
@@ -290,19 +302,19 @@ fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
 #[test]
 fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
     let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
-    let Work::Frontier {
+    let Work::Crawl(CrawlWork::Frontier {
         wave: 2,
         seen,
         links,
         ..
-    } = &steps[4][0].work
+    }) = &steps[4][0].work
     else {
         panic!()
     };
     assert_eq!(seen.len(), 3, "pages of both waves");
     assert_eq!(links.len(), 2, "links of the last wave alone");
     assert!(links.iter().all(|file| file.kind == FileKind::PageLinks));
-    let Work::ImageFrontier { links, .. } = &steps[5][0].work else {
+    let Work::Crawl(CrawlWork::ImageFrontier { links, .. }) = &steps[5][0].work else {
         panic!()
     };
     assert_eq!(links.len(), 3, "pictures of every wave");
@@ -340,7 +352,15 @@ fn overlays_pile_up_on_their_parts() {
         ["00000", "00001", "00002", "00003", "00004", "00005"]
     );
     assert_eq!(tasks[&StageName::from("blip")][0].shard.as_str(), ALL);
-    assert_eq!(tasks[&StageName::from("blip")][0].work.world_size(), 2);
+    assert_eq!(
+        pipeline()
+            .stage(&"blip".into())
+            .unwrap()
+            .kind
+            .settings()
+            .world_size(),
+        2
+    );
 }
 
 #[test]
@@ -449,6 +469,7 @@ fn shards_that_were_given_up_are_left_out() {
         stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &given,
         commits: &[],
         missing: &missing,
@@ -490,6 +511,7 @@ fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
             stage: &stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs: &inputs,
             commits,
             missing: &missing,
@@ -526,6 +548,7 @@ fn a_stage_of_one_task_cannot_lose_it() {
         stage: &stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -544,6 +567,7 @@ fn inputs_and_commits_of_the_wrong_kind_are_named() {
             stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs,
             commits,
             missing: &missing,
@@ -606,7 +630,7 @@ proptest! {
         let mut picks = picks.iter().cycle();
         let piecemeal = loop {
             let request =
-                Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &commits, missing: &missing };
+                Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &commits, missing: &missing };
             match expand(request).unwrap() {
                 Expansion::Done(done) => break done,
                 Expansion::Tasks(tasks) => {

@@ -1,5 +1,6 @@
 //! `capstan certs`: a development CA and certificates for every role.
 
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_runtime::certificates::{self, Error, Validity};
 use capstan_runtime::tls::Role;
 
@@ -13,7 +14,7 @@ use crate::output;
 /// Usage, for files that are there, a name, a role or a number of days that cannot be; run failed,
 /// where the folder cannot be written.
 pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
-    let validity = Validity::days(args.days).or_exit(Exit::Usage)?;
+    let validity = Validity::days(args.days, SystemClock::new().wall()).or_exit(Exit::Usage)?;
     let written = match &args.role {
         None => certificates::create(&args.out, &args.names, validity),
         Some(name) => {

@@ -1,7 +1,8 @@
 //! Runs, stages and plans as tables and as JSON.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_proto::v1;
 use comfy_table::Table;
 use serde_json::{Value, json};
@@ -166,7 +167,10 @@ pub fn plan_sentence(plan: &v1::PlanRunResponse) -> String {
 fn ago(unix_ms: i64) -> String {
     let then = UNIX_EPOCH + Duration::from_millis(u64::try_from(unix_ms).unwrap_or(0));
     // Another machine's clock may be ahead of this one's.
-    let age = SystemTime::now().duration_since(then).unwrap_or_default();
+    let age = SystemClock::new()
+        .wall()
+        .duration_since(then)
+        .unwrap_or_default();
     format!("{} ago", clock(age.as_secs_f64()))
 }
 

@@ -6,7 +6,7 @@ use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_dataset::{Store, commits};
 use capstan_demoweb::{Judgement, Site};
-use capstan_plan::commit::{Commit, FileKind, Part};
+use capstan_plan::commit::{Commit, FileKind, Outputs, Part};
 use capstan_plan::id::{ModelDigest, StageName};
 use capstan_plan::results::Training;
 use capstan_plan::row::{Origin, Reject};
@@ -127,6 +127,8 @@ async fn crawled(
         match &stage.kind {
             Kind::Crawl(_) => {
                 pairs.fetched += count("fetched");
+                let found = commits.iter().map(|commit| found_pictures(&commit.outputs));
+                pairs.found += found.sum::<u64>();
                 let files = commits.iter().flat_map(|commit| &commit.outputs.files);
                 for file in files.filter(|file| file.kind == FileKind::Rejects) {
                     let rejects: Vec<Reject> =
@@ -143,8 +145,17 @@ async fn crawled(
             _ => {}
         }
     }
-    pairs.found = pairs.fetched + pairs.rejected.values().sum::<u64>();
     Ok(())
+}
+
+/// Pictures that a crawl task found, counted apart from what became of them.
+///
+/// Commits of earlier versions, which a later run adopts, lack `found`; their `rejected` counts
+/// pictures alone.
+fn found_pictures(outputs: &Outputs) -> u64 {
+    let count = |name: &str| outputs.counts.get(name).copied();
+    let earlier = || count("fetched").unwrap_or_default() + count("rejected").unwrap_or_default();
+    count("found").unwrap_or_else(earlier)
 }
 
 /// What became of every text, and what the judge says of it.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::{Store, versions};
 use capstan_demoweb::Site;
 use capstan_plan::Pipeline;
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::commit::Part;
 use capstan_plan::id::{RunId, StageName};
 use capstan_plan::stage::Kind;
@@ -103,7 +103,7 @@ async fn run(
     pipeline: &Pipeline,
     leave: &CancellationToken,
 ) -> Result<Option<Ended>, ExpectedError> {
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let json = serde_json::to_string(pipeline).or_exit(Exit::RunFailed)?;
     let request = v1::SubmitRunRequest {
         pipeline: Some(v1::submit_run_request::Pipeline::Json(json)),
@@ -123,7 +123,7 @@ async fn run(
     Ok(Some(Ended {
         run: RunId(run),
         leased: ended.leased,
-        wall_seconds: began.elapsed().as_secs_f64(),
+        wall_seconds: began.seconds(),
         remaining_shown_at_60s: board.remaining_shown_at_60s(),
         stage_seconds: of_stages(&status, |stage| {
             (stage.ended_unix_ms - stage.started_unix_ms).max(0) as f64 / 1e3
@@ -218,7 +218,7 @@ fn config(folder: &Folder) -> Config {
     config.store.url = folder.store().display().to_string();
     config.coordinator.database = format!("sqlite:{}", folder.database().display());
     config.coordinator.heartbeat_seconds = 1;
-    config.import.root = folder.annotations();
+    config.import.roots = vec![folder.annotations()];
     config.worker.cache_folder = folder.cache();
     config.worker.threads = 1;
     config.worker.patience_seconds = 60;

@@ -1,7 +1,9 @@
 //! One stage of a run as a watcher sees it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::clock;
 

@@ -42,7 +42,7 @@ async fn one_rank_that_stops_gives_back_the_lease_of_the_gang() {
     let (mut one, mut two) = (sandbox.trainer("t1").await, sandbox.trainer("t2").await);
     let (first, second) = tokio::join!(one.lease(), two.lease());
     two.release(&second).await.unwrap();
-    assert_eq!(one.heartbeat(&first).await, v1::Verdict::Stale);
+    assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Stale);
     let (first, _) = tokio::join!(one.lease(), two.lease());
     assert_eq!(first.attempt_number, 1);
     sandbox.stop().await;
@@ -441,9 +441,9 @@ cap = 10
         twin.lease.as_ref().unwrap().shard,
         held.lease.as_ref().unwrap().shard
     );
-    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Keep);
+    assert_eq!(slow.heartbeat(&held).await, v1::LeaseStatus::Keep);
     worker.work(&twin).await;
-    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Stale);
+    assert_eq!(slow.heartbeat(&held).await, v1::LeaseStatus::Stale);
     let last = worker.lease().await;
     worker.work(&last).await;
     sandbox
