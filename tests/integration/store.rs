@@ -30,6 +30,7 @@ async fn a_cached_object_outlives_the_object() {
     let path = capstan_dataset::files::path(&Digest::of(b"0123456789"));
     store.create(&path, &b"0123456789"[..]).await.unwrap();
     assert_eq!(cached.get_range(&path, 2..4).await.unwrap(), &b"23"[..]);
+    assert_eq!(cached.get(&path).await.unwrap(), &b"0123456789"[..]);
     store.delete(&path).await.unwrap();
     assert_eq!(cached.get(&path).await.unwrap(), &b"0123456789"[..]);
     assert_eq!(cached.get_range(&path, 8..10).await.unwrap(), &b"89"[..]);

@@ -12,14 +12,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use capstan_plan::commit::{Commit, FileKind, Outputs, Part};
+use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part, parts_of};
 use capstan_plan::id::{Digest, LeaseEpoch, RecipeHash};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 
 use crate::commits::{Committed, commit};
 use crate::files::{self, Pairs, Pixels};
-use crate::record::ManifestRow;
+use crate::record::{ManifestRow, TaskRow};
 use crate::store::{Created, Store};
 use crate::versions::NewVersion;
 use crate::{checkpoints, commits, compare, models, recipes, runs, stats, verify, versions};
@@ -106,13 +106,14 @@ async fn round_trips(store: &Store) {
     let bases = files::write_pairs(store, 1200, pairs.clone())
         .await
         .unwrap();
-    let sizes: Vec<u64> = bases.iter().map(|base| base.rows).collect();
+    let bases = parts_of(&bases).unwrap();
+    let sizes: Vec<u64> = bases.iter().map(|part| part.base.rows).collect();
     assert_eq!(sizes, [1200, 1200, 100]);
     let mut read = Vec::new();
     let mut bare = Vec::new();
-    for base in &bases {
+    for part in &bases {
         for (pixels, into) in [(Pixels::Read, &mut read), (Pixels::Skip, &mut bare)] {
-            let mut reader = Pairs::open(store, base, pixels).await.unwrap();
+            let mut reader = Pairs::open(store, part, pixels).await.unwrap();
             while let Some(group) = reader.next().await.unwrap() {
                 assert!(group.len() <= 1024, "a row group is bounded");
                 into.extend(group);
@@ -125,9 +126,9 @@ async fn round_trips(store: &Store) {
         bare.image.clone_from(&pair.image);
     }
     assert_eq!(bare, pairs);
-    let asked = [1199, 0, 1030, 0];
-    let pictures = files::pictures(store, &bases[0], &asked).await.unwrap();
-    for (picture, row) in pictures.iter().zip(asked) {
+    let requested = [1199, 0, 1030, 0];
+    let pictures = files::pictures(store, &bases[0], &requested).await.unwrap();
+    for (picture, row) in pictures.iter().zip(requested) {
         assert_eq!(picture, &pairs[row as usize].image);
     }
     assert!(files::pictures(store, &bases[0], &[1200]).await.is_err());
@@ -146,6 +147,7 @@ async fn round_trips(store: &Store) {
     let later = files::write_pairs(store, 100, later).await.unwrap();
     assert_ne!(same[0].digest, later[0].digest);
     assert_eq!(same[0].rows_digest, later[0].rows_digest);
+    assert_eq!(same[1].digest, later[1].digest, "pictures hold no times");
 
     let base = &same[0];
     let pairs = &pairs[..100];
@@ -183,12 +185,20 @@ async fn round_trips(store: &Store) {
     file!(PageLinks, rows::page_links(30));
     file!(Images, rows::image_links(30));
     file!(ImageLinks, rows::image_links(30));
-    let manifest = bases.iter().zip(0..);
-    let manifest = manifest.map(|(file, part)| ManifestRow {
-        part,
-        file: file.clone(),
+    let manifest = bases.iter().zip(0..).flat_map(|(part, ordinal)| {
+        let row = move |file: &File| ManifestRow {
+            part: ordinal,
+            file: file.clone(),
+        };
+        part.files().map(row)
     });
-    file!(Manifest, manifest.clone().collect::<Vec<_>>());
+    let manifest: Vec<ManifestRow> = manifest.collect();
+    file!(Manifest, manifest.clone());
+    let recipe = TaskRow::Recipe(RecipeHash(Digest::of(b"recipe")));
+    file!(
+        Tasks,
+        vec![recipe.clone(), TaskRow::Missing("00007".into())]
+    );
     let wrong = files::write(store, FileKind::Base, rows::page_links(1)).await;
     assert!(wrong.is_err(), "links make no base file");
 }

@@ -5,10 +5,10 @@ use capstan_plan::id::{RecipeHash, RunId, ShardId, StageName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::store::Store;
+use crate::store::{Created, Store};
 use crate::{commits, files, models};
 
-/// Where the commit stands.
+/// The commit that a recipe led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
     /// The run.
@@ -23,8 +23,8 @@ fn path(recipe: &RecipeHash) -> String {
     format!("recipes/{recipe}.json")
 }
 
-/// The commit that made this recipe, if it and all its outputs are still there.
-/// The caller commits its outputs anew, for its own task, as `adopted`.
+/// The commit that made this recipe, if it and all of its outputs are in the store, with the sizes
+/// that the commit records. The caller commits the outputs again for its own task, as `adopted`.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`](crate::Error::Damaged).
@@ -44,14 +44,15 @@ pub async fn adopt(store: &Store, recipe: &RecipeHash) -> Result<Option<Commit>>
         }
     }
     if let Some(model) = &commit.outputs.model
-        && !models::exists(store, model).await?
+        && !models::is_whole(store, model).await?
     {
         return Ok(None);
     }
     Ok(Some(commit))
 }
 
-/// Points the recipe of `commit` at it; an earlier pointer stays.
+/// Points the recipe of `commit` at it. An earlier pointer stays, unless its commit or outputs are
+/// gone or short: then no run could adopt the recipe again, and it is replaced.
 ///
 /// # Errors
 /// Those of [`Store::create`].
@@ -61,8 +62,11 @@ pub async fn publish(store: &Store, commit: &Commit) -> Result<()> {
         stage: commit.stage.clone(),
         shard: commit.shard.clone(),
     };
-    store
-        .create_json(&path(&commit.recipe), &pointer)
-        .await
-        .map(|_| ())
+    let path = path(&commit.recipe);
+    if store.create_json(&path, &pointer).await? == Created::AlreadyExists
+        && adopt(store, &commit.recipe).await?.is_none()
+    {
+        store.replace_json(&path, &pointer).await?;
+    }
+    Ok(())
 }

@@ -325,7 +325,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The shard of a part: its ordinal in the version, in five digits.
+/// The shard of a part: its ordinal in the version.
 pub(crate) fn ordinal_name(ordinal: usize) -> String {
-    format!("{ordinal:05}")
+    ShardId::ordinal(ordinal).0
 }

@@ -83,20 +83,33 @@ pub(crate) fn rows<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<Digest>
     files.into_iter().map(|file| file.rows_digest).collect()
 }
 
-/// One digest of a base and its overlays, in order.
+/// One digest of a shard whose pictures are read.
 pub(crate) fn part(part: &Part) -> Digest {
-    combined(&rows([&part.base].into_iter().chain(&part.overlays)))
+    part.digest_with_pixels()
 }
 
-/// One digest of a list of shards.
+/// One digest of a list of shards whose pictures are read.
 pub(crate) fn parts(parts: &[Part]) -> Digest {
     let digests: Vec<Digest> = parts.iter().map(part).collect();
     combined(&digests)
 }
 
-/// One digest per dataset that is read.
+/// One digest per dataset whose pictures are read.
 pub(crate) fn data(data: &[Data]) -> Vec<Digest> {
     data.iter().map(|data| parts(&data.parts)).collect()
+}
+
+/// One digest of a list of shards whose pictures are not read.
+pub(crate) fn metadata_of_parts(parts: &[Part]) -> Digest {
+    let digests: Vec<Digest> = parts.iter().map(Part::digest_of_metadata).collect();
+    combined(&digests)
+}
+
+/// One digest per dataset whose pictures are not read.
+pub(crate) fn metadata_of_data(data: &[Data]) -> Vec<Digest> {
+    data.iter()
+        .map(|data| metadata_of_parts(&data.parts))
+        .collect()
 }
 
 fn combined(digests: &[Digest]) -> Digest {

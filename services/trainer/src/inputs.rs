@@ -90,7 +90,7 @@ impl Training {
     /// Digests of all inputs, for the commit record.
     pub(crate) fn digests(&self) -> Vec<Digest> {
         let parts = self.data.iter().flat_map(|data| &data.parts);
-        let files = parts.flat_map(|part| [&part.base].into_iter().chain(&part.overlays));
+        let files = parts.flat_map(|part| part.files());
         files
             .map(|file| file.digest)
             .chain([self.tokenizer.0])

@@ -51,7 +51,7 @@ impl Fetch {
             return Ok(bytes.clone());
         }
         let shard = self.rows[picture].shard;
-        let size = self.parts[shard as usize].base.size_bytes;
+        let size = self.parts[shard as usize].pixels_file().size_bytes;
         if size > self.left_bytes {
             let mut read = self.read(shard, &[picture])?;
             return Ok(read.remove(0));

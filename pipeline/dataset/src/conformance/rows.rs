@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{Part, VersionRef};
+use capstan_plan::commit::{Part, VersionRef, parts_of};
 use capstan_plan::id::{Digest, ModelDigest, PairId, RecipeHash};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{
@@ -171,13 +171,13 @@ pub async fn parts(store: &Store, pairs: Vec<Pair>, rows_per_file: usize) -> Vec
     let bases = files::write_pairs(store, rows_per_file, pairs.clone())
         .await
         .unwrap();
-    let mut parts = Vec::new();
-    for (base, pairs) in bases.into_iter().zip(pairs.chunks(rows_per_file)) {
-        let curation = files::write_overlay(store, &base, curations(pairs)).await;
-        let captions = files::write_overlay(store, &base, captions(pairs)).await;
-        let verdicts = files::write_overlay(store, &base, verdicts(pairs)).await;
-        let overlays = vec![curation.unwrap(), captions.unwrap(), verdicts.unwrap()];
-        parts.push(Part { base, overlays });
+    let mut parts = parts_of(&bases).unwrap();
+    for (part, pairs) in parts.iter_mut().zip(pairs.chunks(rows_per_file)) {
+        let base = &part.base;
+        let curation = files::write_overlay(store, base, curations(pairs)).await;
+        let captions = files::write_overlay(store, base, captions(pairs)).await;
+        let verdicts = files::write_overlay(store, base, verdicts(pairs)).await;
+        part.overlays = vec![curation.unwrap(), captions.unwrap(), verdicts.unwrap()];
     }
     parts
 }

@@ -199,10 +199,9 @@ async fn a_tar_holds_the_members_of_every_sample_together() {
 async fn a_version_without_a_filter_goes_out_as_curation_left_it() {
     let store = Store::memory();
     let pairs = rows::pairs("site", 12);
-    let base = crate::files::write_pairs(&store, 100, pairs.clone())
+    let files = crate::files::write_pairs(&store, 100, pairs.clone())
         .await
-        .unwrap()
-        .remove(0);
+        .unwrap();
     let new = versions::NewVersion {
         dataset: "d".into(),
         run: "r".into(),
@@ -211,10 +210,7 @@ async fn a_version_without_a_filter_goes_out_as_curation_left_it() {
         derived_from: None,
         statistics: BTreeMap::new(),
         missing: Vec::new(),
-        parts: vec![capstan_plan::commit::Part {
-            base,
-            overlays: Vec::new(),
-        }],
+        parts: capstan_plan::commit::parts_of(&files).unwrap(),
     };
     let version = versions::publish(&store, new).await.unwrap();
     let temp = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! From a URL to a store.
+//! Opens a store from a URL.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::Store;
+use super::local::SyncedFolder;
 use crate::error::{Error, Result, one_line};
 
 /// Limit for setting up a connection.
@@ -20,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
 
 impl Store {
-    /// Opens a folder (made if absent), `file://`, `memory://` or `s3://bucket/prefix`.
+    /// Opens a folder (created if absent), `file://`, `memory://` or `s3://bucket/prefix`.
     ///
     /// S3 takes credentials, region and endpoint from the usual variables
     /// (`AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL ...`);
@@ -35,7 +36,7 @@ impl Store {
         Self::open_with(url, std::env::vars_os().filter_map(text))
     }
 
-    /// As [`Store::open`], with these variables instead of the environment's.
+    /// As [`Store::open`], with these variables instead of the environment.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -68,7 +69,7 @@ impl Store {
         }
     }
 
-    /// A store in memory, of its own; gone with its last clone.
+    /// A new store in memory; its objects are dropped with its last clone.
     pub fn memory() -> Self {
         Self::over(Arc::new(InMemory::new()), Path::default(), "memory://")
     }
@@ -84,9 +85,10 @@ impl Store {
                 url: url.clone(),
                 reason: one_line(&error.to_string()),
             })?
-            // A folder without objects is no folder on S3; here neither.
+            // As on S3, a folder without objects does not exist.
             .with_automatic_cleanup(true);
-        let mut store = Self::over(Arc::new(backend), Path::default(), &url);
+        let backend = Arc::new(SyncedFolder::new(backend));
+        let mut store = Self::over(backend, Path::default(), &url);
         store.folder = Some(folder.into());
         Ok(store)
     }
@@ -97,6 +99,7 @@ impl Store {
     ) -> object_store::Result<Self> {
         let mut builder = AmazonS3Builder::new();
         let mut endpoint = None;
+        let mut has_credentials = false;
         for (name, value) in variables {
             if !name.starts_with("AWS_") {
                 continue;
@@ -105,6 +108,7 @@ impl Store {
                 if matches!(key, AmazonS3ConfigKey::Endpoint) {
                     endpoint = Some(value.clone());
                 }
+                has_credentials |= gives_credentials(&key);
                 builder = builder.with_config(key, value);
             }
         }
@@ -115,7 +119,7 @@ impl Store {
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout(REQUEST_TIMEOUT)
             .with_allow_http(over_http);
-        // Retries are ours: only we know that a create whose answer was lost must be read back.
+        // `Store` retries, because a create whose answer was lost must be read back.
         let retry = RetryConfig {
             max_retries: 0,
             retry_timeout: REQUEST_TIMEOUT,
@@ -134,10 +138,13 @@ impl Store {
         if let Some(endpoint) = endpoint {
             shown.push_str(&format!(" at {endpoint}"));
         }
-        Ok(Self::over(Arc::new(backend), prefix, &shown))
+        let credentials = (!has_credentials).then(|| backend.credentials().clone());
+        let mut store = Self::over(Arc::new(backend), prefix, &shown);
+        store.credentials = credentials;
+        Ok(store)
     }
 
-    /// A store over any backend, for tests that make one fail.
+    /// A store over any backend; tests inject failures with it.
     pub fn over(backend: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Self {
         Self {
             backend,
@@ -145,6 +152,19 @@ impl Store {
             url: url.into(),
             folder: None,
             cache: None,
+            credentials: None,
         }
     }
+}
+
+/// Whether a variable tells the client where its credentials are.
+fn gives_credentials(key: &AmazonS3ConfigKey) -> bool {
+    matches!(
+        key,
+        AmazonS3ConfigKey::AccessKeyId
+            | AmazonS3ConfigKey::WebIdentityTokenFile
+            | AmazonS3ConfigKey::ContainerCredentialsRelativeUri
+            | AmazonS3ConfigKey::ContainerCredentialsFullUri
+            | AmazonS3ConfigKey::SkipSignature
+    )
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{File, FileKind, Part};
+use capstan_plan::commit::{File, FileKind, Part, parts_of};
 use capstan_plan::id::Digest;
 use capstan_plan::row::{Curation, Pair, Text};
 
@@ -32,20 +32,20 @@ async fn report_of(
     change: impl FnOnce(&mut Vec<Curation>),
 ) -> (Store, VerifyReport) {
     let store = Store::memory();
-    let base = files::write_pairs(&store, 100, pairs.clone())
+    let files = files::write_pairs(&store, 100, pairs.clone())
         .await
-        .unwrap()
-        .remove(0);
+        .unwrap();
+    let part = parts_of(&files).unwrap().remove(0);
     let mut curations = rows::curations(&pairs);
     change(&mut curations);
-    let overlay = files::write_overlay(&store, &base, curations)
+    let overlay = files::write_overlay(&store, &part.base, curations)
         .await
         .unwrap();
     let report = publish(
         &store,
         vec![Part {
-            base,
             overlays: vec![overlay],
+            ..part
         }],
     )
     .await;
@@ -62,13 +62,13 @@ fn only(report: &VerifyReport) -> &str {
 async fn sound_shards_are_clean() {
     let (_, report) = report_of(rows::pairs("a", 20), |_| {}).await;
     assert!(report.is_clean(), "{:?}", report.problems);
-    assert_eq!((report.files, report.rows), (3, 20));
+    assert_eq!((report.files, report.rows), (4, 20));
 }
 
 #[tokio::test]
 async fn overlays_of_other_pairs_are_found() {
     let (_, report) = report_of(rows::pairs("a", 20), |rows| rows.swap(3, 4)).await;
-    assert!(only(&report).contains("row 3 speaks of another pair"));
+    assert!(only(&report).contains("row 3 is of another pair"));
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn verdicts_speak_of_texts_that_are_there() {
     assert!(!report.is_clean());
     let reasons = report.problems.iter().map(|problem| &problem.reason);
     assert!(
-        reasons.clone().all(|r| r.contains("which is not there")),
+        reasons.clone().all(|r| r.contains("which the shard lacks")),
         "{report:?}"
     );
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Done, Error, Expansion, Given, Step};
-use crate::commit::{Commit, File, FileKind, Outputs, Part, VersionRef};
+use crate::commit::{Commit, File, FileKind, Outputs, Part, VersionRef, parts_of};
 use crate::id::ShardId;
 use crate::task::Task;
 
@@ -73,20 +73,18 @@ impl Step<'_> {
 
     /// The shards that these tasks' commits hold, in the order of the tasks; tasks given up are
     /// left out.
-    pub(crate) fn bases(&self, tasks: &[Task]) -> Vec<Part> {
-        self.commits_of(tasks).flat_map(Self::bases_in).collect()
+    pub(crate) fn bases(&self, tasks: &[Task]) -> Result<Vec<Part>, Error> {
+        let mut parts = Vec::new();
+        for commit in self.commits_of(tasks) {
+            parts.extend(self.bases_in(commit)?);
+        }
+        Ok(parts)
     }
 
     /// The shards that a commit holds.
-    pub(crate) fn bases_in(commit: &Commit) -> Vec<Part> {
-        let files = commit.outputs.files.iter();
-        let bases = files.filter(|file| file.kind == FileKind::Base);
-        bases
-            .map(|base| Part {
-                base: base.clone(),
-                overlays: Vec::new(),
-            })
-            .collect()
+    pub(crate) fn bases_in(&self, commit: &Commit) -> Result<Vec<Part>, Error> {
+        parts_of(&commit.outputs.files)
+            .map_err(|error| self.damaged(&commit.shard, error.to_string()))
     }
 }
 

@@ -112,6 +112,19 @@ fn commit(task: &Task, outputs: Outputs) -> Commit {
     }
 }
 
+/// Base files, each followed by its pixels.
+fn split_bases(shard: &ShardId, count: usize) -> Vec<File> {
+    let split = |i| {
+        let base = file(FileKind::Base, &format!("base {i} of {shard}"));
+        let pixels = File {
+            base: Some(base.digest),
+            ..file(FileKind::Pixels, &format!("pixels {i} of {shard}"))
+        };
+        [base, pixels]
+    };
+    (0..count).flat_map(split).collect()
+}
+
 /// What a worker would commit, with `wave_files[k]` shards in wave k and `images` image shards.
 fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     let shard = &task.shard;
@@ -132,8 +145,8 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
                 .to_vec()
         }
         Work::Crawl(CrawlWork::ImageFrontier { .. }) => many(FileKind::Images, images),
-        Work::Crawl(CrawlWork::Images { .. }) => many(FileKind::Base, 2),
-        Work::Import(_) => many(FileKind::Base, 1),
+        Work::Crawl(CrawlWork::Images { .. }) => split_bases(shard, 2),
+        Work::Import(_) => split_bases(shard, 1),
         Work::Curate(CurateWork { part, .. }) => vec![overlay(FileKind::Curation, part, "curated")],
         Work::Caption(CaptionWork { part, .. }) => {
             vec![overlay(FileKind::Captions, part, "captions")]
@@ -394,6 +407,7 @@ fn a_recipe_follows_settings_and_rows_but_no_file_digests() {
     let recipe = |stage: &Stage, base: &File| {
         let part = Part {
             base: base.clone(),
+            pixels: None,
             overlays: Vec::new(),
         };
         let version = VersionRef {
@@ -573,6 +587,22 @@ fn inputs_and_commits_of_the_wrong_kind_are_named() {
     let few = commit(&tasks[&StageName::from("balanced")][0], Outputs::default());
     let text = ask("balanced", &given, &[few]);
     assert_eq!(text, "commit balanced/all names 0 overlays for 6 shards");
+    let bases = split_bases(&"images-00000".into(), 2);
+    let mut crawled = tasks[&StageName::from("crawl")]
+        .iter()
+        .map(|t| commit(t, outputs(t, &[1], 1)))
+        .collect::<Vec<_>>();
+    let images = crawled
+        .iter_mut()
+        .find(|commit| commit.shard.as_str() == "images-00000")
+        .unwrap();
+    images.outputs.files = bases[..3].to_vec();
+    let text = ask("crawl", &given, &crawled);
+    let expected = format!(
+        "commit crawl/images-00000 names base {} without its pixels",
+        bases[2].digest
+    );
+    assert_eq!(text, expected);
     let mut foreign = tasks[&StageName::from("curated")]
         .iter()
         .map(|t| commit(t, outputs(t, &[], 0)))

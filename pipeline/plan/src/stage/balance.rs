@@ -89,7 +89,7 @@ impl TaskWork for BalanceWork {
             from: blank_stage(),
             ..self.config.clone()
         };
-        let inputs = [recipe::parts(&self.parts)];
+        let inputs = [recipe::metadata_of_parts(&self.parts)];
         recipe::hash::<Balance>("", Some(scope.seed), &config, &[], &inputs)
     }
 

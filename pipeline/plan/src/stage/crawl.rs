@@ -293,7 +293,7 @@ fn images(
     if !step.settled(&fetches) {
         return Ok(Expansion::Tasks(fetches));
     }
-    let parts = step.bases(&fetches);
+    let parts = step.bases(&fetches)?;
     tasks.extend(fetches);
     let given = Given::new_dataset(&config.dataset, parts);
     Ok(Expansion::Done(Done::new(step, given, &tasks)))

@@ -101,7 +101,7 @@ impl TaskWork for CurateWork {
             from: blank_stage(),
             ..self.config.clone()
         };
-        recipe::hash::<Curate>("", None, &config, &[], &[recipe::part(&self.part)])
+        recipe::hash::<Curate>("", None, &config, &[], &[self.part.digest_of_metadata()])
     }
 
     fn overlaid(&self) -> &[Part] {

@@ -199,7 +199,7 @@ impl Settings for Import {
         };
         if of == 1 {
             return step.single(work(0), |commit| {
-                Ok(Given::new_dataset(&self.dataset, Step::bases_in(commit)))
+                Ok(Given::new_dataset(&self.dataset, step.bases_in(commit)?))
             });
         }
         let tasks: Vec<Task> = (0..of)
@@ -208,7 +208,7 @@ impl Settings for Import {
         if !step.settled(&tasks) {
             return Ok(Expansion::Tasks(tasks));
         }
-        let given = Given::new_dataset(&self.dataset, step.bases(&tasks));
+        let given = Given::new_dataset(&self.dataset, step.bases(&tasks)?);
         Ok(Expansion::Done(Done::new(step, given, &tasks)))
     }
 }

@@ -81,7 +81,13 @@ impl TaskWork for TokenizerWork {
             data: source::nameless(&self.config.data),
             ..self.config.clone()
         };
-        recipe::hash::<Tokenizer>("", None, &config, &[], &recipe::data(&self.data))
+        recipe::hash::<Tokenizer>(
+            "",
+            None,
+            &config,
+            &[],
+            &recipe::metadata_of_data(&self.data),
+        )
     }
 }
 

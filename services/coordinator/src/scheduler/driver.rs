@@ -288,8 +288,10 @@ impl Driver {
         };
         let missing = match dataset_of(&stage.kind, &self.outputs) {
             Some(dataset) if !found.is_empty() => {
-                let version = versions::published(store, dataset, &self.run, &stage.name);
-                version.await?.map(|version| version.missing)
+                match versions::published(store, dataset, &self.run, &stage.name).await? {
+                    Some(version) => Some(versions::tasks(store, &version).await?.missing),
+                    None => None,
+                }
             }
             _ => None,
         };

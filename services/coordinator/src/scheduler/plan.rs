@@ -104,7 +104,7 @@ impl Survey<'_> {
             None => None,
         };
         if let Some(version) = &version {
-            surveyed.missing.clone_from(&version.missing);
+            surveyed.missing = versions::tasks(self.store, version).await?.missing;
         }
         let missing: BTreeSet<ShardId> = surveyed.missing.iter().cloned().collect();
         let device = self.device(stage).await?;

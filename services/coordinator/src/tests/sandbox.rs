@@ -647,7 +647,7 @@ async fn overlay<T: capstan_dataset::record::Record>(
     part: &Part,
     row: impl Fn(PairId) -> T,
 ) -> File {
-    let mut pairs = files::Pairs::open(store, &part.base, files::Pixels::Skip)
+    let mut pairs = files::Pairs::open(store, part, files::Pixels::Skip)
         .await
         .unwrap();
     let mut rows = Vec::new();

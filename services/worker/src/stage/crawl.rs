@@ -114,7 +114,7 @@ async fn images(context: &Context, config: &Crawl, images: &File) -> Result<Done
         .begin("pictures", rows.len() as u64);
     let found = rows.len() as u64;
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
-    let written = store_pairs(context, receiver, config.storing.rows_per_file);
+    let written = store_pairs(context, receiver, (&config.storing).into());
     let (net, config, control) = (context.net.clone(), config.clone(), control(context));
     let fetch = on_own_threads(async move {
         let net = Net::new(net, &config)?;
@@ -135,9 +135,9 @@ struct Written {
 async fn store_pairs(
     context: &Context,
     mut pairs: mpsc::Receiver<Pair>,
-    rows_per_file: usize,
+    bounds: files::FileBounds,
 ) -> Result<Written, Error> {
-    let mut writer = files::PairWriter::new(&context.store, rows_per_file);
+    let mut writer = files::PairWriter::new(&context.store, bounds);
     let (mut count, mut texts) = (0, 0);
     while let Some(pair) = pairs.recv().await {
         count += 1;

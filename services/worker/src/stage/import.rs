@@ -21,7 +21,7 @@ pub(crate) async fn run(context: &Context, work: ImportWork) -> Result<Done, Err
     let source = context.import_roots.resolve(&config.source)?;
     context.control.progress.begin("pictures", 0);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);
-    let stored = store_imported(context, receiver, config.storing.rows_per_file);
+    let stored = store_imported(context, receiver, (&config.storing).into());
     let control = control(context);
     let read = on_own_threads(async move {
         Ok(capstan_import::import(&config, &source, slice, &control, sender).await?)
@@ -36,9 +36,9 @@ pub(crate) async fn run(context: &Context, work: ImportWork) -> Result<Done, Err
 async fn store_imported(
     context: &Context,
     mut imported: mpsc::Receiver<Imported>,
-    rows_per_file: usize,
+    bounds: files::FileBounds,
 ) -> Result<Outputs, Error> {
-    let mut writer = files::PairWriter::new(&context.store, rows_per_file);
+    let mut writer = files::PairWriter::new(&context.store, bounds);
     let (mut found, mut fetched, mut texts) = (0, 0, 0);
     let (mut rejects, mut sidecars) = (Vec::new(), Vec::new());
     let mut counts = Rejected::default();
