@@ -1,8 +1,8 @@
-//! What every store must do, run over local disk, memory and MinIO (feature `conformance`).
+//! The conformance suite of a store, run on local disk, memory and MinIO (feature `conformance`).
 //!
-//! A backend that passes is fit to hold Capstan's truth: creates have one winner,
-//! what was written is read back, listings are whole, and the protocols built on
-//! them (commits, versions, recipes, models, checkpoints) hold under races.
+//! A backend that passes can hold the state of Capstan: creates have one winner, reads return what
+//! was written, listings are complete, and the protocols built on them (commits, versions, recipes,
+//! models, checkpoints) hold under races.
 #![allow(
     clippy::unwrap_used,
     reason = "a suite of assertions, compiled for tests only"
@@ -34,7 +34,7 @@ const RACES: usize = 50;
 /// Runs the whole suite on an empty store.
 ///
 /// # Panics
-/// Where the store, or this crate, does not keep its promise.
+/// If the store or this crate does not conform.
 pub async fn conformance(store: &Store) {
     creates_and_reads(store).await;
     creates_have_one_winner(store).await;
@@ -76,7 +76,7 @@ async fn creates_and_reads(store: &Store) {
     assert_eq!(store.folders("conformance").await.unwrap(), ["b"]);
 }
 
-/// 50 races of 16 writers: one is told that the object is its own, and it is.
+/// 50 races of 16 writers: exactly one gets `Created`, and the object is its own.
 async fn creates_have_one_winner(store: &Store) {
     for race in 0..RACES {
         let path: Arc<str> = format!("conformance/race/{race}").into();
@@ -89,8 +89,8 @@ async fn creates_have_one_winner(store: &Store) {
                 (writer, created.unwrap())
             })
         });
-        let told = join_all(writers).await.into_iter().map(Result::unwrap);
-        let won: Vec<usize> = told
+        let outcomes = join_all(writers).await.into_iter().map(Result::unwrap);
+        let won: Vec<usize> = outcomes
             .filter(|(_, created)| *created == Created::Created)
             .map(|(writer, _)| writer)
             .collect();
@@ -100,7 +100,7 @@ async fn creates_have_one_winner(store: &Store) {
     }
 }
 
-/// Every kind of file, read as it was written; the digest of rows leaves out times alone.
+/// Every kind of file is read as it was written; the digest of rows leaves out times alone.
 async fn round_trips(store: &Store) {
     let pairs = rows::pairs("trip", 2500);
     let bases = files::write_pairs(store, 1200, pairs.clone())
@@ -232,14 +232,16 @@ async fn commits_have_one_winner(store: &Store) {
                 (mine.clone(), commit(&store, &mine).await.unwrap())
             })
         });
-        let told: Vec<_> = join_all(writers).await;
-        let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
-        let mut mine = told.iter().filter(|(_, told)| *told == Committed::Mine);
+        let outcomes: Vec<_> = join_all(writers).await;
+        let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+        let mut mine = outcomes
+            .iter()
+            .filter(|(_, outcome)| *outcome == Committed::Mine);
         let (winner, _) = mine.next().expect("somebody wins");
         assert!(mine.next().is_none(), "two attempts won {shard}");
-        for (attempt, told) in &told {
+        for (attempt, outcome) in &outcomes {
             if attempt != winner {
-                assert_eq!(*told, Committed::Others(Box::new(winner.clone())));
+                assert_eq!(*outcome, Committed::Others(Box::new(winner.clone())));
             }
         }
         // The winner asks again, as after a lost answer.
@@ -285,7 +287,7 @@ fn new_version(dataset: &str, run: &str, parts: Vec<Part>) -> NewVersion {
     }
 }
 
-/// Publishers of different runs get different numbers without a gap; of one run, one number.
+/// Publishers of different runs get different numbers without a gap; those of one run get the same.
 async fn versions_are_numbered_once(store: &Store) {
     let start = Arc::new(Barrier::new(WRITERS));
     let publishers = (0..WRITERS).map(|writer| {
@@ -410,7 +412,7 @@ async fn models_and_checkpoints(store: &Store) {
     assert_eq!(store.list("checkpoints").await.unwrap(), []);
 }
 
-/// Base files and all overlays as one version: verified, counted, compared.
+/// A version of base files and all overlays is verified, counted and compared.
 async fn a_whole_dataset(store: &Store) {
     let version = rows::publish_dataset(store, "web", "whole", 150, 60).await;
     let scope = verify::Scope::Version(version.clone());

@@ -16,7 +16,7 @@ mod base;
 mod pairs;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use base::{FileBounds, PairWriter, write_pairs};

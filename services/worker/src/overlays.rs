@@ -15,10 +15,14 @@ pub(crate) fn count_kept(outputs: &mut Outputs, rows: &[Curation]) {
     }
 }
 
-/// Digests of the files of these shards: the inputs that a commit names.
+/// Digests of the files of these shards: the inputs of a stage that reads pictures.
 pub(crate) fn digests<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<Digest> {
-    let files = parts
-        .into_iter()
-        .flat_map(|part| [&part.base].into_iter().chain(&part.overlays));
+    let files = parts.into_iter().flat_map(Part::files);
+    files.map(|file| file.digest).collect()
+}
+
+/// As [`digests`], for a stage that never reads pictures.
+pub(crate) fn metadata_digests<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Vec<Digest> {
+    let files = parts.into_iter().flat_map(Part::metadata_files);
     files.map(|file| file.digest).collect()
 }

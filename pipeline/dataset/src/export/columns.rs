@@ -1,4 +1,4 @@
-//! Rows of an export as Arrow columns.
+//! Encodes the rows of an export as Arrow columns.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use capstan_plan::row::Pair;
 
 use super::{Kept, Layout, Row};
 
-/// Columns of a layout of Parquet.
+/// The columns of a Parquet layout.
 pub(super) fn schema(layout: Layout) -> SchemaRef {
     let mut fields = match layout {
         Layout::Pictures => vec![text("url"), text("page_url"), text("pair_id")],
@@ -54,7 +54,7 @@ fn maybe(name: &str, kind: DataType) -> Field {
     Field::new(name, kind, true)
 }
 
-/// A text with what is said of it.
+/// A text with its scores and its captioner.
 fn text_fields() -> Fields {
     Fields::from(vec![
         text("text"),
@@ -66,7 +66,7 @@ fn text_fields() -> Fields {
     ])
 }
 
-/// A row per picture.
+/// One row per picture.
 pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
     let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
     let kept: Vec<Option<&Kept>> = rows.iter().flat_map(|row| &row.texts).map(Some).collect();
@@ -91,7 +91,7 @@ pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(schema(Layout::Pictures), columns)
 }
 
-/// A row per (picture, text), under these keys; a picture without a text has the empty caption.
+/// One row per (picture, text), under these keys; a picture without a text has the empty caption.
 pub(super) fn flat(
     rows: &[(&Row, Option<&Kept>)],
     keys: Vec<String>,
@@ -113,7 +113,7 @@ pub(super) fn flat(
     RecordBatch::try_new(schema(Layout::Flat), columns)
 }
 
-/// Sides and SHA-256.
+/// Sizes and SHA-256.
 fn facts(pairs: &[&Pair]) -> Vec<ArrayRef> {
     let sides: [fn(&Pair) -> u32; 4] = [
         |pair| pair.width,
@@ -123,7 +123,7 @@ fn facts(pairs: &[&Pair]) -> Vec<ArrayRef> {
     ];
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(5);
     for side in sides {
-        // A side of a decoded picture is far below the limit.
+        // A side of a decoded picture is far below the limit of an i32.
         let values = pairs
             .iter()
             .map(|pair| i32::try_from(side(pair)).unwrap_or(i32::MAX));

@@ -1,9 +1,8 @@
 //! A folder of pictures: `<name>.jpg`, and beside it `<name>.txt` with a text per line, the form that
 //! a `folder` import reads and that trainers of diffusion models expect.
 //!
-//! A picture that was imported from a folder keeps its path and the stem of its name. All others get
-//! the key of a row in a folder for each `rows_per_file` of them, as img2dataset lays out
-//! `output_format=files`.
+//! A picture that was imported from a folder keeps its path and the stem of its name. Any other gets
+//! a key, in a folder per `rows_per_file` pictures, as img2dataset does with `output_format=files`.
 
 use std::collections::HashSet;
 use std::path::{Component, Path, PathBuf};
@@ -14,12 +13,12 @@ use capstan_plan::row::Pair;
 use super::{Row, key};
 use crate::error::{Error, Result};
 
-/// Extensions that are dropped from the name of an imported picture: it goes out as JPEG.
+/// Extensions that are dropped from the name of an imported picture, which is exported as JPEG.
 const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 /// Greatest length of a path that is kept. File systems allow 255 bytes per name.
 const MAX_PATH_BYTES: usize = 200;
 
-/// The folder under way.
+/// The folder being written.
 pub(super) struct Folder {
     folder: PathBuf,
     rows_per_file: usize,
@@ -46,7 +45,7 @@ impl Folder {
     pub(super) fn write(&mut self, rows: &[Row]) -> Result<()> {
         for row in rows {
             let name = self.name(&row.pair);
-            // A text has no line break of its own: a line is a text.
+            // One text per line: line breaks within a text become blanks.
             let lines: String = row
                 .texts
                 .iter()
@@ -58,7 +57,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Files and their size.
+    /// Number of files and their size.
     pub(super) fn finish(self) -> (u64, u64) {
         (self.files, self.size_bytes)
     }
@@ -78,8 +77,8 @@ impl Folder {
         Ok(())
     }
 
-    /// A name that no picture of this export has: its path in the folder that it was imported from
-    /// (with the extension where another picture has the same stem), else a key.
+    /// A name that no other picture of this export has: its path in the folder that it was imported
+    /// from (with the extension if another picture has the same stem), else a key.
     fn name(&mut self, pair: &Pair) -> String {
         if let Some(path) = imported_path(pair) {
             let names = [without_extension(path), path];
@@ -100,16 +99,16 @@ impl Folder {
         }
     }
 
-    /// Whether a name is free; it is taken from then on. Names that differ in case alone are equal to
-    /// some file systems.
+    /// Reserves a name; false if it is taken. Some file systems do not distinguish names that differ
+    /// only in case.
     fn take(&mut self, name: &str) -> bool {
         let hash = Digest::of(name.to_lowercase().as_bytes());
         self.used.insert(hash.prefix_u64())
     }
 }
 
-/// The path of a picture that a `folder` or `coco_captions` import read; `None` for one that came
-/// from a tar or a Parquet file, whose key says nothing to a person, and for a path that is not plain.
+/// The path of a picture that a `folder` or `coco_captions` import read. `None` for one from a tar or
+/// Parquet file, whose key is not meant for people, and for a path that is not plain.
 fn imported_path(pair: &Pair) -> Option<&str> {
     let (_, path) = pair.image_url.strip_prefix("file:")?.split_once('/')?;
     let is_own_path = pair.archive_ref.as_deref() == Some(path);

@@ -1,4 +1,4 @@
-//! Parquet files `00000.parquet ...` of at most so many rows.
+//! Parquet files `00000.parquet ...` with a bounded number of rows.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,17 +11,17 @@ use parquet::schema::types::ColumnPath;
 use super::{Kept, Layout, Row, columns, key, pairs};
 use crate::error::{Error, Result, one_line};
 
-/// Rows of a batch, which becomes a row group, at most: a picture stands in it once for each text.
+/// Most rows of a batch, which becomes a row group. It holds a picture once per text.
 const BATCH_ROWS: usize = 256;
 
-/// The files under way.
+/// The files being written.
 pub(super) struct Folder {
     folder: PathBuf,
     rows_per_file: usize,
     layout: Layout,
-    /// The file that is being written, with the rows in it.
+    /// The open file and its rows so far.
     open: Option<(ArrowWriter<File>, usize)>,
-    /// Files begun, and the size of those that are complete.
+    /// Number of files begun, and the size of the complete ones.
     files: u64,
     size_bytes: u64,
 }
@@ -47,7 +47,7 @@ impl Folder {
         self.write_all(&all, columns::flat)
     }
 
-    /// Writes items in batches that neither pass the end of a file nor grow too large.
+    /// Writes items in batches that stay within a file and within the bound of a batch.
     fn write_all<T>(
         &mut self,
         mut items: &[T],
@@ -104,8 +104,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Files and their size. An export without rows is one file without rows, so that its columns
-    /// can be read.
+    /// Number of files and their size. An export without rows has one file without rows, so that
+    /// readers find its columns.
     pub(super) fn finish(mut self) -> Result<(u64, u64)> {
         if self.files == 0 {
             let path = self.path(0);
@@ -119,7 +119,7 @@ impl Folder {
 
 fn create(path: &Path, layout: Layout) -> Result<ArrowWriter<File>> {
     let file = File::create_new(path).map_err(|error| Error::local(path, error))?;
-    // As in base files: pictures are compressed already.
+    // As in pixels files, pictures are compressed already.
     let image = ColumnPath::from("jpg");
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))

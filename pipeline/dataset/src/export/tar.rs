@@ -1,4 +1,4 @@
-//! WebDataset: tar files `00000.tar ...`, the members of a sample one after another under its key.
+//! WebDataset: tar files `00000.tar ...`; the members of a sample follow each other under its key.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -11,13 +11,13 @@ use tar::{Builder, Header};
 use super::{Kept, Row, key, pairs};
 use crate::error::{Error, Result};
 
-/// The files under way.
+/// The files being written.
 pub(super) struct Folder {
     folder: PathBuf,
     rows_per_file: usize,
-    /// The file that is being written, with the samples in it.
+    /// The open file and its samples so far.
     open: Option<(Builder<BufWriter<File>>, usize)>,
-    /// Files begun, and the size of those that are complete.
+    /// Number of files begun, and the size of the complete ones.
     files: u64,
     size_bytes: u64,
 }
@@ -80,7 +80,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Files and their size.
+    /// Number of files and their size.
     pub(super) fn finish(mut self) -> Result<(u64, u64)> {
         if self.files == 0 {
             self.begin()?;
@@ -124,7 +124,7 @@ fn add_sample(
     add(builder, &format!("{key}.json"), &about)
 }
 
-/// Owner and time are left out, so that equal versions give equal files.
+/// Adds a member without owner and time, so that equal versions give equal files.
 fn add(builder: &mut Builder<BufWriter<File>>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_size(bytes.len() as u64);

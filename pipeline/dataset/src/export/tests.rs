@@ -58,9 +58,9 @@ async fn export_as(layout: Layout, rows_per_file: usize) -> (tempfile::TempDir, 
         rows_per_file,
     };
     let last = std::sync::Mutex::new((0, 0));
-    let told = |done, total| *last.lock().unwrap() = (done, total);
+    let progress = |done, total| *last.lock().unwrap() = (done, total);
     let folder = temp.path().join("out");
-    let exported = export(&store, &version, &folder, options, &told)
+    let exported = export(&store, &version, &folder, options, &progress)
         .await
         .unwrap();
     assert_eq!(*last.lock().unwrap(), (COUNT as u64, COUNT as u64));

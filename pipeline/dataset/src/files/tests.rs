@@ -179,7 +179,7 @@ fn metadata_columns(pairs: &[Pair]) -> Vec<(Field, ArrayRef)> {
 }
 
 /// A base file as it was written before the split: 17 columns, `image` the second, no version.
-async fn write_unsplit(store: &Store, pairs: &[Pair]) -> Part {
+pub(crate) async fn write_unsplit(store: &Store, pairs: &[Pair]) -> Part {
     let mut columns = metadata_columns(pairs);
     let images: ArrayRef = Arc::new(BinaryArray::from_iter_values(
         pairs.iter().map(|pair| &pair.image),

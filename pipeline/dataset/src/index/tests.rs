@@ -98,7 +98,7 @@ async fn kept_texts_need_a_filter() {
     assert!(!index.samples.is_empty());
 }
 
-/// Two versions in one index: shards are told apart, pictures are found by row.
+/// Two versions in one index: their shards have different ordinals, pictures are found by row.
 #[tokio::test]
 async fn versions_follow_each_other() {
     let store = Store::memory();

@@ -28,7 +28,7 @@ enum Fault {
     Full,
 }
 
-/// A store in memory whose writes fail as told, one fault a write, and whose first listings fail.
+/// A store in memory whose writes meet the given faults, one per write, and whose first listings fail.
 /// Counts the objects that are read whole.
 #[derive(Debug)]
 struct Flaky {

@@ -1,4 +1,4 @@
-//! A store in memory that counts what is read from every object.
+//! A store that counts what is read from every object.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,19 +19,32 @@ use object_store::{
 use crate::files;
 use crate::store::Store;
 
-/// Counts the bytes of every read.
-#[derive(Debug, Default)]
+/// Counts the bytes of every read of another store.
+#[derive(Debug)]
 pub(crate) struct Counting {
-    inner: InMemory,
+    inner: Arc<dyn ObjectStore>,
     /// Bytes read, by path.
     read: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Counting {
+    /// A store in memory that counts.
     pub(crate) fn store() -> (Arc<Self>, Store) {
-        let counting = Arc::new(Self::default());
-        let store = Store::over(counting.clone(), Path::default(), "counting://");
+        Self::over(Arc::new(InMemory::new()), Path::default())
+    }
+
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>, prefix: Path) -> (Arc<Self>, Store) {
+        let counting = Arc::new(Self {
+            inner,
+            read: Mutex::default(),
+        });
+        let store = Store::over(counting.clone(), prefix, "counting://");
         (counting, store)
+    }
+
+    /// Bytes read of all objects since the last [`Counting::reset`].
+    pub(crate) fn bytes(&self) -> u64 {
+        self.read.lock().unwrap().values().sum()
     }
 
     /// Bytes read of these files since the last [`Counting::reset`].

@@ -11,7 +11,7 @@ use capstan_plan::stage::BalanceWork;
 use crate::context::Context;
 use crate::error::Error;
 use crate::measured::computed;
-use crate::overlays::{count_kept, digests};
+use crate::overlays::{count_kept, metadata_digests};
 
 /// Balances every shard; commits an overlay per shard, in order.
 pub(crate) async fn run(context: &Context, work: BalanceWork) -> Result<Done, Error> {
@@ -33,7 +33,7 @@ pub(crate) async fn run(context: &Context, work: BalanceWork) -> Result<Done, Er
     }
     Ok(Done {
         outputs,
-        inputs: digests(&parts),
+        inputs: metadata_digests(&parts),
         cpu_seconds: measured.cpu_seconds,
         ..Done::default()
     })

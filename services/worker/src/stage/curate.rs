@@ -10,7 +10,7 @@ use capstan_plan::stage::CurateWork;
 use crate::context::Context;
 use crate::error::Error;
 use crate::measured::computed;
-use crate::overlays::{count_kept, digests};
+use crate::overlays::{count_kept, metadata_digests};
 
 /// Rows between two checks whether the task was cancelled.
 const BATCH: usize = 256;
@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &Context, work: CurateWork) -> Result<Done, Err
         .push(files::write_overlay(&context.store, &part.base, curated).await?);
     Ok(Done {
         outputs,
-        inputs: digests([&part]),
+        inputs: metadata_digests([&part]),
         cpu_seconds: measured.cpu_seconds,
         ..Done::default()
     })

@@ -11,7 +11,7 @@ use capstan_plan::stage::TokenizerWork;
 use crate::compute::compute;
 use crate::context::Context;
 use crate::error::Error;
-use crate::overlays::digests;
+use crate::overlays::metadata_digests;
 
 /// Makes one vocabulary from the texts of all sources; commits its folder.
 pub(crate) async fn run(context: &Context, work: TokenizerWork) -> Result<Done, Error> {
@@ -37,7 +37,7 @@ pub(crate) async fn run(context: &Context, work: TokenizerWork) -> Result<Done, 
         ..Outputs::default()
     };
     outputs.counts.insert("tokens".to_owned(), computed.value);
-    let inputs = digests(data.iter().flat_map(|data| &data.parts));
+    let inputs = metadata_digests(data.iter().flat_map(|data| &data.parts));
     Ok(Done {
         outputs,
         inputs,

@@ -171,7 +171,7 @@ fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> NewTask 
         spec: Spec {
             role: settings.role(),
             world_size: settings.world_size(),
-            base: part.map(|part| part.base.digest),
+            base: part.map(|part| part.pixels_file().digest),
             device: device.cloned(),
             may_twin: part.is_some(),
         },
