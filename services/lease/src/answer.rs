@@ -8,7 +8,7 @@ use capstan_runtime::trace::Context;
 use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
-use crate::message::{failure_kind, is_transient};
+use crate::message::is_transient;
 use crate::serve::{FIRST_DELAY, LONGEST_DELAY, Session};
 
 /// Limit for one answer to be taken.
@@ -108,7 +108,7 @@ impl Session {
                 let request = v1::FailRequest {
                     worker,
                     lease,
-                    kind: failure_kind(failure.kind) as i32,
+                    kind: v1::FailureKind::from(failure.kind) as i32,
                     message: failure.message.clone(),
                 };
                 client.fail(traced(request, trace)).await.map(|_| ())

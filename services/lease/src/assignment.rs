@@ -38,11 +38,7 @@ impl Assignment {
 
     /// The epoch of the lease.
     pub fn lease_epoch(&self) -> LeaseEpoch {
-        let epoch = self.lease.lease_epoch.unwrap_or_default();
-        LeaseEpoch {
-            generation: epoch.generation,
-            counter: epoch.counter,
-        }
+        self.lease.lease_epoch.unwrap_or_default().into()
     }
 }
 
@@ -56,6 +52,7 @@ struct ProgressState {
     done: AtomicU64,
     total: AtomicU64,
     unit: Mutex<Unit>,
+    waiting: AtomicBool,
 }
 
 /// What is counted, and the counter behind it.
@@ -104,6 +101,13 @@ impl Progress {
         }
     }
 
+    /// Marks the task as waiting for as long as the result is kept: for a turn at the processor, or
+    /// for the other ranks. Watchers do not count that time as work.
+    pub fn wait(&self) -> Waiting {
+        self.0.waiting.store(true, Ordering::Relaxed);
+        Waiting(self.0.clone())
+    }
+
     fn unit(&self) -> std::sync::MutexGuard<'_, Unit> {
         let unit = self.0.unit.lock();
         unit.unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -115,7 +119,18 @@ impl Progress {
             done: self.0.done.load(Ordering::Relaxed),
             total: self.0.total.load(Ordering::Relaxed),
             unit: self.unit().name.clone(),
+            waiting: self.0.waiting.load(Ordering::Relaxed),
         }
+    }
+}
+
+/// A task that waits; see [`Progress::wait`].
+#[derive(Debug)]
+pub struct Waiting(Arc<ProgressState>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.store(false, Ordering::Relaxed);
     }
 }
 

@@ -24,7 +24,7 @@ mod options;
 mod serve;
 mod work;
 
-pub use assignment::{Assignment, Control, Done, Executor, Failure, Progress};
+pub use assignment::{Assignment, Control, Done, Executor, Failure, Progress, Waiting};
 pub use error::Error;
 pub use options::Options;
 pub use serve::serve;

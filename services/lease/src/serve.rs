@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use capstan_dataset::Store;
-use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::tls::refusal;
 use capstan_runtime::trace::Context;
 use tokio::task::JoinSet;
@@ -20,8 +20,6 @@ use crate::message;
 use crate::options::Options;
 use crate::work::{Worked, panic_text};
 
-/// Bytes of one answer at most: a task names every shard that it reads. As the coordinator sends.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Cached base files that a question for work names at most.
 const CACHED: usize = 1_000;
 /// How much longer than the coordinator's own wait a question for work may take.
@@ -175,7 +173,7 @@ impl Session {
         let cached = self.store.cached(CACHED).await;
         let request = v1::LeaseRequest {
             worker: self.options.worker.to_string(),
-            roles: roles.map(|role| message::role(*role) as i32).collect(),
+            roles: roles.map(|role| v1::Role::from(*role) as i32).collect(),
             slots: 1,
             device: self.options.device.clone(),
             cached: cached.iter().map(ToString::to_string).collect(),

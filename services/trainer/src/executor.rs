@@ -128,6 +128,7 @@ impl Trainer {
         let turns = self.options.turns.clone();
         let threads = training.config.threads_per_rank;
         let asked = threads.min(self.options.most_turns);
+        let waiting = control.progress.wait();
         let turn = turns.acquire_many_owned(u32::try_from(asked).unwrap_or(u32::MAX));
         let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
@@ -135,6 +136,7 @@ impl Trainer {
         let (listener, bound) = join::bind(self.options.listen)?;
         let has_done = found.as_ref().map_or(0, |state| state.step);
         let Meeting { plan, step } = self.meet(&assignment, bound, has_done).await?;
+        drop(waiting);
         let resume = if step == has_done {
             found
         } else {
