@@ -8,12 +8,12 @@ use capstan_coordinator::Handle;
 use capstan_coordinator::clock::SystemClock;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
-use capstan_model::DeviceSpec;
+use capstan_model::{DeviceSpec, device};
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
+use capstan_runtime::Config;
 use capstan_runtime::health::Readiness;
 use capstan_runtime::tls::Identity;
-use capstan_runtime::{Config, config};
 use capstan_worker::Turns;
 use tokio_util::sync::CancellationToken;
 
@@ -24,16 +24,23 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// # Errors
 /// Configuration, where this program or machine has no such device.
 pub fn device(config: &Config) -> Result<DeviceSpec, ExpectedError> {
-    let asked: DeviceSpec = config
-        .device
-        .spec
-        .to_string()
-        .parse()
-        .or_exit(Exit::Configuration)?;
-    let found = asked
+    device_spec(config)?
         .resolve()
-        .map_err(|error| anyhow::anyhow!("[device] spec: {error}"));
-    found.or_exit(Exit::Configuration)
+        .map_err(|error| wrong_device(&error))
+}
+
+/// The device of the configuration as it is written.
+///
+/// # Errors
+/// Configuration, where the text names no device.
+pub fn device_spec(config: &Config) -> Result<DeviceSpec, ExpectedError> {
+    let spec = config.device.spec.parse();
+    spec.map_err(|error| wrong_device(&error))
+}
+
+fn wrong_device(error: &device::Error) -> ExpectedError {
+    let line = format!("configuration: [device] spec: {error}");
+    ExpectedError::new(Exit::Configuration, line)
 }
 
 /// The name given, or one of role, host and process: unique among live workers, for people to
@@ -98,7 +105,7 @@ pub fn worker(
 ) -> capstan_worker::Options {
     let settings = &config.worker;
     let device = member.device;
-    let roles = settings.roles.iter().map(|role| plan_role(*role)).collect();
+    let roles = settings.roles.clone();
     capstan_worker::Options {
         lease: capstan_lease::Options {
             slots: settings.slots as usize,
@@ -170,16 +177,6 @@ fn lease(
         grace: Duration::from_secs(grace_seconds),
         identity: member.identity,
         readiness: member.readiness,
-    }
-}
-
-fn plan_role(role: config::Role) -> Role {
-    match role {
-        config::Role::Crawl => Role::Crawl,
-        config::Role::Curate => Role::Curate,
-        config::Role::Caption => Role::Caption,
-        config::Role::Filter => Role::Filter,
-        config::Role::Evaluate => Role::Evaluate,
     }
 }
 

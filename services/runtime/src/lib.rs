@@ -1,7 +1,7 @@
 //! What every process of Capstan needs before it does its work, and nothing else: configuration;
 //! who it is and whom it lets in (TLS, certificates, the bearer token); telemetry (logs, traces,
 //! metrics, the health port); shutdown; and the points at which tests kill it. A module each. It
-//! calls none of our rooms.
+//! calls `plan` alone, for the names of roles.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run

@@ -4,11 +4,15 @@ use std::error::Error as _;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::credentials;
 use crate::error::{Cause, Error, is_full, one_line};
 
 /// Our error for one of the backend's.
 pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Error {
     let (url, path) = (url.to_owned(), path.to_owned());
+    if credentials::are_missing(&error) {
+        return Error::NoCredentials { url };
+    }
     let meaning = meaning(&error);
     let reason = innermost(&error);
     let source: Cause = Box::new(error);

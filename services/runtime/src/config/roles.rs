@@ -3,26 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use capstan_plan::task::Role;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::sections::value;
-
-/// What a worker takes. A trainer is a process of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Fetches pages and pictures, imports pairs.
-    Crawl,
-    /// Filters, balances, makes vocabularies.
-    Curate,
-    /// Captions.
-    Caption,
-    /// Filters by model.
-    Filter,
-    /// Evaluates.
-    Evaluate,
-}
 
 /// `[worker]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +15,7 @@ pub enum Role {
 pub struct Worker {
     /// Its name, unique among live workers; empty makes one of host name and process id.
     pub name: String,
-    /// What it takes.
+    /// The tasks that it takes. `train` is not among them: a trainer is a process of its own.
     pub roles: Vec<Role>,
     /// Tasks at a time.
     pub slots: u32,
@@ -75,6 +60,10 @@ impl Worker {
                 "roles",
                 "is empty: any of crawl, curate, caption, filter, evaluate",
             ));
+        }
+        if self.roles.contains(&Role::Train) {
+            let reason = "`train` is no role of a worker: start `capstan trainer` for it";
+            return Err(value("worker", "roles", reason));
         }
         if self.slots == 0 || self.slots > 1_024 {
             return Err(value("worker", "slots", "must be 1 to 1024"));

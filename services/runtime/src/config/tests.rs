@@ -95,10 +95,11 @@ fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
     let text = error("[safety]\ntoken = secret-of-somebody\n");
     assert!(text.contains(".toml: line 2: "), "{text}");
     assert!(!text.contains("somebody"), "{text}");
-    let text = error("[device]\nspec = \"tpu\"\n");
-    assert!(
-        text.contains("[device] spec: `tpu` is no device: give auto, cpu"),
-        "{text}"
+    let text = error("[worker]\nroles = [\"train\"]\n");
+    assert_eq!(
+        text,
+        "configuration: [worker] roles: `train` is no role of a worker: start `capstan trainer` \
+         for it"
     );
     let text = error("[coordinator]\nheartbeat_seconds = 20\n");
     assert!(

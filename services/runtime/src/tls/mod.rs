@@ -29,7 +29,7 @@ pub use identity::Identity;
 pub(crate) use identity::{Paths, Pem};
 pub use refusal::refusal;
 
-/// What a process is to the others. Not what a worker takes: that is [`crate::config::Role`].
+/// What a process is to the others. Not the tasks that a worker takes: that is [`capstan_plan::task::Role`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Schedules; the only one that others dial, but for ranks among themselves.
