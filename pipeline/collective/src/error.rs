@@ -169,3 +169,41 @@ impl RingError {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let io = || io::Error::other("connection reset");
+        let errors = [
+            RingError::PeerLost {
+                rank: 1,
+                source: Some(io()),
+            },
+            RingError::NotJoined {
+                rank: 1,
+                refused: 1,
+                last: Some(Box::new(RingError::Unauthenticated { rank: 1 })),
+            },
+            RingError::Untrusted {
+                rank: 1,
+                source: io(),
+            },
+            RingError::Setup {
+                doing: "bind",
+                source: io(),
+            },
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
+        }
+    }
+}

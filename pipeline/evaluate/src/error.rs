@@ -10,7 +10,7 @@ use capstan_plan::id::PairId;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The folder holds no model that can be read.
-    #[error("model folder {folder} cannot be measured: {source}{cause}", folder = folder.display(), cause = cause(source))]
+    #[error("model folder {folder} cannot be measured", folder = folder.display())]
     Model {
         /// The folder.
         folder: PathBuf,
@@ -19,7 +19,7 @@ pub enum Error {
         source: folder::Error,
     },
     /// The model has no vocabulary beside it.
-    #[error("model folder {folder} has no usable tokenizer: {source}", folder = folder.display())]
+    #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
     Tokenizer {
         /// The folder.
         folder: PathBuf,
@@ -51,7 +51,7 @@ pub enum Error {
     #[error(transparent)]
     Device(#[from] device::Error),
     /// The decoding settings do not fit the model.
-    #[error("decoding cannot be used with this model: {0}")]
+    #[error("decoding cannot be used with this model")]
     Decoding(#[source] generate::Error),
     /// A fine-tuned captioner is given, but nothing says how it should write.
     #[error("the stage names a captioner but has no [captioning] to measure it by")]
@@ -88,7 +88,7 @@ pub enum Error {
     #[error("zero_shot.templates needs a template, and each must hold `{{}}` for the class")]
     Templates,
     /// A stored picture that cannot be decoded.
-    #[error("the stored picture of pair {pair} cannot be read: {source}")]
+    #[error("the stored picture of pair {pair} cannot be decoded")]
     Picture {
         /// The picture.
         pair: PairId,
@@ -99,14 +99,6 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("the evaluation was cancelled")]
     Cancelled,
-}
-
-/// What the system said of a file that could not be read.
-fn cause(error: &folder::Error) -> String {
-    match error {
-        folder::Error::Read { source, .. } => format!(": {source}"),
-        _ => String::new(),
-    }
 }
 
 impl Error {
@@ -131,6 +123,46 @@ impl Error {
             | Self::NoText { .. }
             | Self::Class { .. }
             | Self::Templates => FailureKind::BadInput,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let errors = [
+            Error::Model {
+                folder: "model".into(),
+                source: folder::Error::Missing {
+                    path: "weights".into(),
+                    tensor: "cls_token".to_owned(),
+                },
+            },
+            Error::Tokenizer {
+                folder: "model".into(),
+                source: tokenizer::Error::Special("[DEC]"),
+            },
+            Error::Decoding(generate::Error::Setting("max_tokens must be at least 1")),
+            Error::Picture {
+                pair: PairId::new("picture", "page"),
+                source: preprocess::Error::Bytes {
+                    bytes: 1,
+                    width: 2,
+                    height: 2,
+                },
+            },
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
         }
     }
 }

@@ -55,7 +55,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A JSON file is not what it should be.
-    #[error("{path}: {source}")]
+    #[error("{path}: not the expected JSON")]
     Json {
         /// The file.
         path: PathBuf,
@@ -64,7 +64,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// A configuration describes no network.
-    #[error("{path}: {source}")]
+    #[error("{path}: describes no network")]
     Sizes {
         /// The file.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum Error {
         bytes: u64,
     },
     /// Not a safetensors file.
-    #[error("{path}: not a whole safetensors file: {source}")]
+    #[error("{path}: not a complete safetensors file")]
     Format {
         /// The file.
         path: PathBuf,

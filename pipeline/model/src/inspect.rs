@@ -34,7 +34,7 @@ pub enum Error {
     #[error(transparent)]
     Folder(#[from] folder::Error),
     /// The vocabulary.
-    #[error("model folder {folder} has no usable tokenizer: {source}", folder = folder.display())]
+    #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
     Tokenizer {
         /// The folder.
         folder: PathBuf,

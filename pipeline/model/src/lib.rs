@@ -32,6 +32,9 @@ pub mod tokenizer;
 mod tokens;
 pub mod weights;
 
+#[cfg(test)]
+mod error_tests;
+
 pub use blip::{ImageEmbeds, LmLoss, Med, MedParts, Memory};
 pub use clip::Clip;
 pub use device::{ComputePool, DeviceSpec};

@@ -19,7 +19,7 @@ const MAX_DECODED_BYTES: u64 = 512 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Its bytes are no picture, or are cut off, or claim too many pixels.
-    #[error("the picture cannot be decoded: {0}")]
+    #[error("the picture cannot be decoded")]
     Decode(#[from] image::ImageError),
     /// Its container is unknown.
     #[error("the picture cannot be read")]

@@ -27,7 +27,7 @@ const MAX_TEXT_BYTES: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: cannot be read or written")]
     Io {
         /// The file.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum Error {
         needed: usize,
     },
     /// The library refused the vocabulary.
-    #[error("wordpiece: {0}")]
+    #[error("the tokenizer library refused the vocabulary")]
     Library(#[source] tokenizers::Error),
 }
 

@@ -112,3 +112,62 @@ impl TrainError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use super::*;
+    use crate::SourceError;
+
+    /// The error of a second global pool; the library has no constructor for its errors.
+    fn second_global_pool() -> rayon::ThreadPoolBuildError {
+        let build = || rayon::ThreadPoolBuilder::new().build_global();
+        build().and_then(|()| build()).expect_err("a second pool")
+    }
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let io = || std::io::Error::other("disk full");
+        let no_json = || serde_json::from_str::<u64>("step").expect_err("no number");
+        let no_header = safetensors::SafeTensorError::InvalidHeaderStart;
+        let errors: [&dyn StdError; 9] = [
+            &TrainError::Ring {
+                step: 1,
+                source: RingError::Broken,
+            },
+            &TrainError::State(StateError::Index(no_json())),
+            &TrainError::Save {
+                step: 1,
+                kind: FailureKind::Transient,
+                source: Box::new(io()),
+            },
+            &TrainError::Picture {
+                picture: 1,
+                kind: FailureKind::Transient,
+                source: Box::new(io()),
+            },
+            &TrainError::Threads {
+                threads: 2,
+                source: second_global_pool(),
+            },
+            &StateError::Index(no_json()),
+            &StateError::Tensors(no_header),
+            &StateError::File {
+                path: "index.json".into(),
+                source: io(),
+            },
+            &SourceError {
+                kind: FailureKind::Transient,
+                source: Box::new(io()),
+            },
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
+        }
+    }
+}

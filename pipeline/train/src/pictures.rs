@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use crate::TrainError;
 
-/// Why a source cannot give a picture.
+/// Why a picture cannot be loaded, or a checkpoint cannot be saved.
 #[derive(Debug, thiserror::Error)]
-#[error("{source}")]
+#[error("the store or the decoder failed")]
 pub struct SourceError {
     /// How the failure is to be treated.
     pub kind: FailureKind,

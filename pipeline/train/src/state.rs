@@ -49,7 +49,7 @@ pub enum StateError {
     #[error("checkpoint file `{TENSORS}` is unreadable")]
     Tensors(#[source] safetensors::SafeTensorError),
     /// A file of the checkpoint's folder cannot be read or written.
-    #[error("{}", path.display())]
+    #[error("cannot access {}", path.display())]
     File {
         /// The file.
         path: PathBuf,

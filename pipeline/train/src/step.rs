@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
 use capstan_model::ImagePreprocess;
 use capstan_plan::FailureKind;
+use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
 
@@ -290,7 +291,11 @@ impl<'a> Loop<'a> {
         }
         // The attempt has failed already; what cannot be saved is done again.
         if let Err(lost) = self.save(watch) {
-            tracing::warn!(step = self.step, error = %lost, "the last steps are lost");
+            tracing::warn!(
+                step = self.step,
+                error = failure::chain(&lost),
+                "the last steps are lost"
+            );
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use capstan_plan::FailureKind;
 use capstan_plan::expand;
+use capstan_plan::failure;
 use capstan_plan::id::{RunId, StageName};
 use tonic::{Code, Status};
 
@@ -44,7 +45,7 @@ pub enum Error {
         newer: u64,
     },
     /// A record of a generation that cannot be read.
-    #[error("{path} is no record of a generation: {source}")]
+    #[error("{path} is not a record of a generation")]
     Generation {
         /// The object.
         path: String,
@@ -128,7 +129,7 @@ pub enum Error {
     #[error("the coordinator is going down")]
     Closing,
     /// The listener or the server on it fails.
-    #[error("the coordinator cannot serve: {0}")]
+    #[error("the coordinator cannot serve")]
     Serve(#[from] tonic::transport::Error),
 }
 
@@ -188,6 +189,47 @@ impl From<state::Error> for Error {
 
 impl From<Error> for Status {
     fn from(error: Error) -> Self {
-        Status::new(error.code(), error.to_string())
+        Status::new(error.code(), failure::chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as StdError;
+
+    use super::*;
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let not_a_url = tonic::transport::Endpoint::from_shared("http://[");
+        let no_json = serde_json::from_str::<u64>("generation").expect_err("no number");
+        let url = || "sqlite:capstan.db".to_owned();
+        let errors: [&dyn StdError; 6] = [
+            &Error::Generation {
+                path: "generations/1.json".to_owned(),
+                source: no_json,
+            },
+            &Error::Serve(not_a_url.expect_err("no URL")),
+            &state::Error::Open {
+                url: url(),
+                source: sqlx::Error::PoolClosed,
+            },
+            &state::Error::File {
+                file: "capstan.db".into(),
+                source: std::io::Error::other("disk full"),
+            },
+            &state::Error::Migrate {
+                url: url(),
+                source: sqlx::migrate::MigrateError::VersionMissing(1),
+            },
+            &state::Error::Statement(sqlx::Error::PoolClosed),
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use capstan_dataset::{Store, runs};
 use capstan_plan::Pipeline;
+use capstan_plan::failure;
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 use capstan_runtime::config;
@@ -117,7 +118,7 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
     let stages = match survey.stages().await {
         // Its driver says so, and the run fails; others are made anew all the same.
         Err(Error::Expand(error)) => {
-            tracing::warn!(%run, %error, "the stages of a run cannot be made out");
+            tracing::warn!(%run, error = failure::chain(&error), "the stages of a run cannot be made out");
             Vec::new()
         }
         stages => stages?,

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use capstan_plan::Pipeline;
+use capstan_plan::failure;
 use capstan_plan::id::{Digest, RunId, ShardId, StageName};
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_server::Coordinator;
@@ -225,7 +226,9 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
         file_name
     };
     let read = match given {
-        Some(Given::Toml(text)) => Pipeline::from_toml(&text, file).map_err(|e| e.to_string()),
+        Some(Given::Toml(text)) => {
+            Pipeline::from_toml(&text, file).map_err(|error| failure::chain(&error))
+        }
         Some(Given::Json(text)) => {
             serde_json::from_str(&text).map_err(|error| format!("{file}: {error}"))
         }

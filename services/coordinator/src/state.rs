@@ -35,7 +35,7 @@ pub use write::{NewTask, Op, ViewChange};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be opened.
-    #[error("database `{url}` cannot be opened: {source}; give sqlite:FILE")]
+    #[error("database `{url}` cannot be opened (give sqlite:FILE)")]
     Open {
         /// As configured.
         url: String,
@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// The lock beside it cannot be made, or the file cannot be replaced.
     #[error(
-        "database {}: {source}; give sqlite:FILE in a folder that is there and can be written",
+        "database {} cannot be locked or replaced (give sqlite:FILE in an existing, writable folder)",
         file.display()
     )]
     File {
@@ -65,8 +65,8 @@ pub enum Error {
     },
     /// Its tables are of another version of the program.
     #[error(
-        "database `{url}` has other tables than this program: {source}; \
-         `capstan state rebuild` makes it anew from the store"
+        "database `{url}` has other tables than this program (`capstan state rebuild` creates it \
+         again from the store)"
     )]
     Migrate {
         /// As configured.
@@ -75,7 +75,7 @@ pub enum Error {
         source: sqlx::migrate::MigrateError,
     },
     /// A statement failed.
-    #[error("database: {0}")]
+    #[error("a statement of the database failed")]
     Statement(#[from] sqlx::Error),
     /// A row does not hold what the program wrote.
     #[error(

@@ -181,4 +181,20 @@ mod tests {
             assert!(set.iter().all(|picture| picture.texts.len() == 5));
         }
     }
+    #[test]
+    fn no_error_prints_its_source() {
+        use std::error::Error;
+        let full = || io::Error::other("disk full");
+        let errors: [&dyn Error; 2] = [
+            &AnnotationError {
+                path: "annotations.json".into(),
+                source: full(),
+            },
+            &crate::ServeError { source: full() },
+        ];
+        for error in errors {
+            let source = error.source().expect("the error has a source").to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
+        }
+    }
 }

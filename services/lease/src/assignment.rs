@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Outputs;
+use capstan_plan::failure;
 use capstan_plan::id::{Digest, LeaseEpoch};
 use capstan_plan::task::Task;
 use capstan_proto::v1;
@@ -211,21 +212,11 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of this kind, with the error's whole chain of causes as its line.
+    /// A failure of this kind. The message is the error's text and those of its sources.
     pub fn new(kind: FailureKind, error: &dyn std::error::Error) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            let text = cause.to_string();
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            source = cause.source();
-        }
         Self {
             kind,
-            message: message.split_whitespace().collect::<Vec<_>>().join(" "),
+            message: failure::chain(error),
         }
     }
 }

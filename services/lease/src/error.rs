@@ -16,12 +16,13 @@ pub enum Error {
         reason: String,
     },
     /// The address is none.
-    #[error("coordinator address `{address}` is no URL such as http://127.0.0.1:7070: {reason}")]
+    #[error("coordinator address `{address}` is not a URL such as http://127.0.0.1:7070")]
     Address {
         /// As configured.
         address: String,
-        /// What the parser says.
-        reason: String,
+        /// What the parser, or TLS, reports.
+        #[source]
+        source: tonic::transport::Error,
     },
     /// This worker and the coordinator do not trust one another's certificates.
     #[error("coordinator at {address}: {reason}")]
@@ -41,6 +42,32 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] capstan_dataset::Error),
     /// The heartbeat thread could not be started.
-    #[error("heartbeat thread could not be started: {0}")]
+    #[error("heartbeat thread could not be started")]
     Thread(#[source] std::io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let not_a_url = tonic::transport::Endpoint::from_shared("http://[");
+        let errors = [
+            Error::Address {
+                address: "http://[".to_owned(),
+                source: not_a_url.expect_err("no URL"),
+            },
+            Error::Thread(std::io::Error::other("no threads left")),
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
+        }
+    }
 }

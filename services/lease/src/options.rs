@@ -50,9 +50,9 @@ impl Options {
     /// # Errors
     /// [`Error::Address`].
     pub fn endpoint(&self) -> Result<Endpoint, Error> {
-        let wrong = |error: tonic::transport::Error| Error::Address {
+        let wrong = |source| Error::Address {
             address: self.coordinator.clone(),
-            reason: error.to_string(),
+            source,
         };
         let mut endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(wrong)?;
         if let Some(identity) = &self.identity {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use capstan_dataset::commits;
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Commit;
+use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
 use capstan_proto::v1;
 use capstan_runtime::fault;
@@ -164,7 +165,10 @@ impl Session {
         }
         match self.store.probe().await {
             Err(error) if error.kind() == FailureKind::Transient => {
-                warn!(%error, "the store is away: the lease goes back");
+                warn!(
+                    error = failure::chain(&error),
+                    "the store is away: the lease goes back"
+                );
                 Worked::StoreAway
             }
             _ => Worked::Well,

@@ -43,7 +43,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// There is no CA to issue from.
-    #[error("{}: cannot be read: {source}; without --role `capstan certs` makes a CA", path.display())]
+    #[error("{}: cannot be read (without --role, `capstan certs` creates a CA)", path.display())]
     NoAuthority {
         /// The CA's file.
         path: PathBuf,
@@ -72,7 +72,7 @@ pub enum Error {
         days: u32,
     },
     /// A file cannot be written.
-    #[error("{}: cannot be written: {source}", path.display())]
+    #[error("{}: cannot be written", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The library cannot make one.
-    #[error("a certificate cannot be made: {0}")]
+    #[error("cannot create a certificate")]
     Make(#[from] rcgen::Error),
     /// The system gives no randomness.
     #[error("the system gives no random bytes")]

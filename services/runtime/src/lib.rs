@@ -21,4 +21,7 @@ pub mod telemetry;
 pub mod tls;
 pub mod trace;
 
+#[cfg(test)]
+mod error_tests;
+
 pub use config::{Config, ConfigError, Overrides};

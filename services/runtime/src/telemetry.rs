@@ -13,7 +13,7 @@ use crate::config::{LogFormat, Telemetry};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The filter cannot be read.
-    #[error("[telemetry] filter: {0}")]
+    #[error("[telemetry] filter cannot be parsed")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
     /// The process logs already.
     #[error("logging is set up already")]

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("{0}")]
     Certificate(String),
     /// The ring's listener cannot be bound.
-    #[error("cannot listen for the ring on {address}: {source}")]
+    #[error("cannot listen for the ring on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -45,7 +45,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A file of this machine.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("cannot access {path}", path = path.display())]
     Local {
         /// The file.
         path: PathBuf,
@@ -102,6 +102,31 @@ impl Error {
         Self::Local {
             path: path.into(),
             source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let errors = [
+            Error::Listen {
+                address: ([127, 0, 0, 1], 7401).into(),
+                source: std::io::Error::other("address in use"),
+            },
+            Error::local("metrics.jsonl", std::io::Error::other("disk full")),
+        ];
+        for error in errors {
+            let source = error
+                .source()
+                .expect("the variant has a source")
+                .to_string();
+            assert!(!error.to_string().contains(&source), "{error}");
         }
     }
 }

@@ -11,6 +11,7 @@ use capstan_dataset::{Store, models};
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 use capstan_model::folder::Assets;
 use capstan_plan::commit::Outputs;
+use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
 use capstan_plan::results::TrainingStep;
 use capstan_plan::task::Work;
@@ -173,7 +174,7 @@ impl Trainer {
             address
         });
         let endpoint = self.options.lease.endpoint();
-        let endpoint = endpoint.map_err(|error| Error::Rendezvous(error.to_string()))?;
+        let endpoint = endpoint.map_err(|error| Error::Rendezvous(failure::chain(&error)))?;
         let worker = self.options.lease.worker.as_str();
         let (channel, limit) = (endpoint.connect_lazy(), self.options.ring_timeout);
         join::rendezvous(channel, worker, assignment, advertised, has_done, limit).await

@@ -89,7 +89,7 @@ fn what_is_wrong_with_a_folder_is_said_in_one_line() {
         let whole = std::fs::read(&path).expect("weights");
         std::fs::write(&path, &whole[..whole.len() / 2]).expect("written");
     });
-    assert!(cut.contains("not a whole safetensors file"), "{cut}");
+    assert!(cut.contains("not a complete safetensors file"), "{cut}");
     let mute = line("mute", &|folder| {
         std::fs::remove_file(folder.join("vocab.txt")).expect("removed");
     });

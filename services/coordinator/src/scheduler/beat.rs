@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::commits;
+use capstan_plan::failure;
 use capstan_proto::v1;
 use capstan_runtime::fault;
 
@@ -70,7 +71,10 @@ impl Inner {
         } = self.find();
         let now = self.clock.unix_ms();
         if let Err(error) = self.database.write(&batch.ops, &batch.views, now).await {
-            tracing::error!(%error, "the database cannot be written");
+            tracing::error!(
+                error = failure::chain(&error),
+                "the database cannot be written"
+            );
             self.give_up(batch, error);
             return expired;
         }
@@ -123,8 +127,9 @@ impl Inner {
         let mut core = self.lock();
         let mut events = batch.events;
         let reason = format!(
-            "{error}; the coordinator could not write `{}`: mend that, then `capstan retry` goes on",
-            self.settings.database
+            "the coordinator cannot write `{}` (fix that, then `capstan retry` continues): {}",
+            self.settings.database,
+            failure::chain(&error)
         );
         for run in core.running() {
             core.end_run(&run, v1::RunState::Failed, &reason, now);
@@ -160,7 +165,7 @@ impl Inner {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "tasks cannot be read");
+                tracing::error!(error = failure::chain(&error), "tasks cannot be read");
                 back.extend(grants);
             }
         }
@@ -220,7 +225,9 @@ impl Inner {
                     let _ = self.change(|core| core.committed(&key, commit, now)).await;
                 }
                 // The next attempt will find out.
-                Err(error) => tracing::warn!(%error, task = %key, "commit cannot be read"),
+                Err(error) => {
+                    tracing::warn!(error = failure::chain(&error), task = %key, "commit cannot be read")
+                }
             }
         }
     }

@@ -18,6 +18,7 @@ use capstan_plan::FailureKind;
 use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, StageOutput};
 use capstan_plan::expand::{self, Expansion, Request, expand};
+use capstan_plan::failure;
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
@@ -53,8 +54,8 @@ enum Error {
     },
     #[error("stage {stage}: {shards}")]
     Fatal { stage: StageName, shards: String },
-    #[error("the pipeline of the run cannot be read: {0}")]
-    Pipeline(serde_json::Error),
+    #[error("the pipeline of the run cannot be read")]
+    Pipeline(#[source] serde_json::Error),
 }
 
 impl Error {
@@ -175,7 +176,7 @@ impl Driver {
             if !may_pass(error.kind(), lasts, failures < inner.settings.max_attempts) {
                 return failed(&inner, &run, &error).await;
             }
-            tracing::warn!(%error, %run, failures, "trying again");
+            tracing::warn!(error = failure::chain(&error), %run, failures, "trying again");
             let most = Duration::from_millis(inner.settings.max_backoff_ms);
             let backoff = Duration::from_millis(inner.settings.backoff_ms);
             let pause = (backoff * 2u32.pow(failures.min(16))).min(most);
@@ -394,10 +395,9 @@ fn may_pass(kind: FailureKind, lasts: Duration, has_tries: bool) -> bool {
 async fn failed(inner: &Inner, run: &RunId, error: &Error) {
     // A coordinator that goes down says nothing of its runs.
     if inner.core().is_ok() {
-        tracing::error!(%run, %error, "run failed");
-        inner
-            .end(run, v1::RunState::Failed, &error.to_string())
-            .await;
+        let reason = failure::chain(error);
+        tracing::error!(%run, error = reason, "run failed");
+        inner.end(run, v1::RunState::Failed, &reason).await;
     }
 }
 
@@ -441,7 +441,7 @@ impl Inner {
             at_ms: self.clock.unix_ms(),
         };
         if let Err(error) = runs::stands(&self.store, run, &standing).await {
-            tracing::warn!(%error, %run, "the store was not told where the run stands");
+            tracing::warn!(error = failure::chain(&error), %run, "the store was not told where the run stands");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstan_plan::failure;
 use tokio::time::Instant;
 
 use super::Inner;
@@ -38,7 +39,10 @@ impl Inner {
                 }
                 Ok(Ok(true)) => return self.step_down(),
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the store does not say who coordinates");
+                    tracing::warn!(
+                        error = failure::chain(&error),
+                        "the store does not say who coordinates"
+                    );
                 }
                 Err(_) => tracing::warn!("the store does not say in time who coordinates"),
             }

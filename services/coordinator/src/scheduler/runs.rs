@@ -3,6 +3,7 @@
 use capstan_dataset::runs::{self, RunRecord};
 use capstan_dataset::store::Created;
 use capstan_plan::Pipeline;
+use capstan_plan::failure;
 use capstan_plan::id::RunId;
 use capstan_proto::v1;
 
@@ -90,7 +91,9 @@ impl Handle {
                 self.inner.tell_store(run, state, "").await;
             }
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, %run, "the store does not say how the run ended"),
+            Err(error) => {
+                tracing::warn!(error = failure::chain(&error), %run, "the store does not say how the run ended")
+            }
         }
     }
 

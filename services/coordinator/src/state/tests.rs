@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use capstan_plan::failure;
 use capstan_plan::task::Role;
 
 use super::*;
@@ -342,10 +343,10 @@ async fn a_database_is_replaced_whole_or_not_at_all() {
 async fn a_folder_that_is_not_there_is_named() {
     let error = Database::open("sqlite:/nowhere/at/all.db")
         .await
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("database /nowhere/at/all.db: No such file"),
-        "{error}"
+        .unwrap_err();
+    assert_eq!(
+        failure::chain(&error),
+        "database /nowhere/at/all.db cannot be locked or replaced (give sqlite:FILE in an \
+         existing, writable folder): No such file or directory (os error 2)"
     );
 }

@@ -10,7 +10,7 @@ use super::layers;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("{}: cannot read the configuration: {source}", path.display())]
+    #[error("{}: cannot read the configuration", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

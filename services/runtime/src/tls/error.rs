@@ -8,7 +8,7 @@ use super::Role;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file is not there or cannot be read.
-    #[error("{}: cannot be read: {source}; `capstan certs` makes it", path.display())]
+    #[error("{}: cannot be read (`capstan certs` issues it)", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -91,7 +91,7 @@ pub enum Error {
         wanted: Role,
     },
     /// Anything else that TLS finds wrong.
-    #[error("{}: cannot be used: {source}", path.display())]
+    #[error("{}: cannot be used", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
