@@ -91,7 +91,7 @@ fn summary() -> Summary {
         .collect();
     let blind = MODELS
         .iter()
-        .filter(|figures| figures.0.ends_with("_bootstrapped"));
+        .filter(|figures| arm(figures.0).texts == Texts::Bootstrapped);
     Summary {
         seed: 1,
         stages: STAGES.iter().map(stage).collect(),

@@ -39,8 +39,7 @@ pub fn device_spec(config: &Config) -> Result<DeviceSpec, ExpectedError> {
 }
 
 fn wrong_device(error: &device::Error) -> ExpectedError {
-    let line = format!("configuration: [device] spec: {error}");
-    ExpectedError::new(Exit::Configuration, line)
+    ExpectedError::about(Exit::Configuration, "configuration: [device] spec", error)
 }
 
 /// The name given, or one of role, host and process: unique among live workers, for people to
@@ -191,7 +190,7 @@ pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedEr
             capstan_lease::Error::Panicked(_) => Exit::RunFailed,
             _ => Exit::Unavailable,
         };
-        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+        ExpectedError::from_error(exit, &error)
     })
 }
 

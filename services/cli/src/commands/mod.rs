@@ -13,6 +13,8 @@ mod run;
 mod runs;
 mod scores;
 mod state;
+#[cfg(test)]
+mod tests;
 mod up;
 
 pub use process::bind;
