@@ -58,6 +58,15 @@ pub enum Error {
         #[source]
         source: Cause,
     },
+    /// An S3 store for which nothing names credentials.
+    #[error(
+        "store {url} has no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+         aws_access_key_id and aws_secret_access_key in [store.options]"
+    )]
+    NoCredentials {
+        /// The store.
+        url: String,
+    },
     /// An object is not there.
     #[error("{path} is not in store {url}")]
     NotFound {
@@ -189,9 +198,10 @@ impl Error {
             Self::Unreachable { .. } | Self::Store { .. } | Self::Contended { .. } => {
                 FailureKind::Transient
             }
-            Self::StoreFull { .. } | Self::Refused { .. } | Self::Local { .. } => {
-                FailureKind::WorkerFault
-            }
+            Self::StoreFull { .. }
+            | Self::Refused { .. }
+            | Self::NoCredentials { .. }
+            | Self::Local { .. } => FailureKind::WorkerFault,
             Self::Url { .. }
             | Self::NotFound { .. }
             | Self::Name { .. }

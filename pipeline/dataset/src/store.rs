@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 
 mod cache;
 mod cause;
+mod credentials;
 mod open;
 
 use cache::Cache;

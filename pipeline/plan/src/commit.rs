@@ -1,4 +1,4 @@
-//! What a task leaves behind: the commit record, and what a whole stage gave.
+//! What a task leaves behind: the commit record, and what a whole stage produced.
 
 use std::collections::BTreeMap;
 
@@ -150,5 +150,38 @@ pub enum StageOutput {
         digest: ModelDigest,
     },
     /// Figures; nothing reads them but reports.
+    Figures,
+}
+
+impl StageOutput {
+    /// The output without its shards.
+    pub fn reference(&self) -> OutputRef {
+        match self {
+            Self::Dataset { version, parts } => OutputRef::Dataset {
+                version: version.clone(),
+                parts: parts.len() as u64,
+            },
+            Self::Model { digest } => OutputRef::Model { digest: *digest },
+            Self::Figures => OutputRef::Figures,
+        }
+    }
+}
+
+/// What a finished stage produced, by reference: its size does not grow with the shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputRef {
+    /// A dataset version.
+    Dataset {
+        /// Its name and number.
+        version: VersionRef,
+        /// Its shards; 0 where a record of an earlier program version did not count them.
+        parts: u64,
+    },
+    /// A model or tokenizer folder.
+    Model {
+        /// Its digest.
+        digest: ModelDigest,
+    },
+    /// Figures, in the commit record.
     Figures,
 }

@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::Store;
+use super::{Store, credentials};
 use crate::error::{Error, Result, one_line};
 
 /// Limit for setting up a connection.
@@ -97,6 +97,7 @@ impl Store {
     ) -> object_store::Result<Self> {
         let mut builder = AmazonS3Builder::new();
         let mut endpoint = None;
+        let mut names_credentials = false;
         for (name, value) in variables {
             if !name.starts_with("AWS_") {
                 continue;
@@ -105,6 +106,7 @@ impl Store {
                 if matches!(key, AmazonS3ConfigKey::Endpoint) {
                     endpoint = Some(value.clone());
                 }
+                names_credentials |= credentials::is_named_by(&key);
                 builder = builder.with_config(key, value);
             }
         }
@@ -122,11 +124,15 @@ impl Store {
             ..RetryConfig::default()
         };
         let bucket = url.host_str().unwrap_or_default();
-        let backend = builder
+        builder = builder
             .with_bucket_name(bucket)
             .with_client_options(client)
-            .with_retry(retry)
-            .build()?;
+            .with_retry(retry);
+        if !names_credentials {
+            let of_machine = builder.clone().build()?.credentials().clone();
+            builder = builder.with_credentials(Arc::new(credentials::OfMachine::new(of_machine)));
+        }
+        let backend = builder.build()?;
         let prefix = Path::parse(url.path().trim_matches('/'))?;
         let mut shown = format!("s3://{bucket}/{prefix}")
             .trim_end_matches('/')
