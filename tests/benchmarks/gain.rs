@@ -11,7 +11,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
 use capstan_plan::results::ModelFigures;
-use capstan_report::summary::Summary;
+use capstan_report::summary::{Filter, Summary};
 
 const SEEDS: [u64; 3] = [1, 2, 3];
 
@@ -79,6 +79,11 @@ fn fine_tuned(model: &ModelFigures) -> f64 {
         .map_or(f64::NAN, |figures| figures.cider)
 }
 
+/// The filter against the judge; zeros, which hold no bound, where it was not judged.
+fn filter(summary: &Summary) -> Filter {
+    summary.filter.clone().unwrap_or_default()
+}
+
 type Figure = fn(&ModelFigures) -> f64;
 
 /// A figure of one model in one summary.
@@ -112,7 +117,7 @@ fn print_table(summaries: &[Summary]) {
             .iter()
             .map(|(_, model, figure)| format!("{:.1}", of(summary, model, *figure)))
             .collect();
-        let web = summary.filter.web;
+        let web = filter(summary).web;
         println!(
             "| {} | {} | {:.0} / {:.0} | {:.1} |",
             summary.seed,
@@ -205,15 +210,15 @@ fn bounds_of_seed(summary: &Summary) -> Vec<String> {
     );
     bound(
         "filter precision on web texts",
-        summary.filter.web.precision,
+        filter(summary).web.precision,
         80.0,
     );
     bound(
         "filter recall on web texts",
-        summary.filter.web.recall,
+        filter(summary).web.recall,
         25.0,
     );
-    let synthetic = summary.filter.synthetic;
+    let synthetic = filter(summary).synthetic;
     bound(
         "good share of kept synthetic texts against all",
         synthetic.good_share_kept,

@@ -41,8 +41,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("model", &[]),
     ("collective", &[]),
-    ("proto", &[]),
-    ("runtime", &[]),
+    // Conversions between messages and `plan` exist once; `[worker] roles` names roles of `plan`.
+    ("proto", &["plan"]),
+    ("runtime", &["plan"]),
 ];
 
 /// Libraries that a room must never meet, however indirectly it would be handy.

@@ -34,7 +34,8 @@ pub enum Error {
     },
     /// No credentials were given, and the machine provides none.
     #[error(
-        "store {url} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the same keys under [store.options]"
+        "store {url} has no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+         aws_access_key_id and aws_secret_access_key in [store.options]"
     )]
     NoCredentials {
         /// The store.
@@ -191,11 +192,11 @@ impl Error {
             Self::Unreachable { .. } | Self::Store { .. } | Self::Contended { .. } => {
                 FailureKind::Transient
             }
-            Self::StoreFull { .. } | Self::Refused { .. } | Self::Local { .. } => {
-                FailureKind::WorkerFault
-            }
-            Self::Url { .. }
+            Self::StoreFull { .. }
+            | Self::Refused { .. }
             | Self::NoCredentials { .. }
+            | Self::Local { .. } => FailureKind::WorkerFault,
+            Self::Url { .. }
             | Self::NotFound { .. }
             | Self::Name { .. }
             | Self::NoVerdicts { .. }

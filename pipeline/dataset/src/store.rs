@@ -17,7 +17,6 @@ use capstan_plan::draw::Draws;
 use capstan_plan::id::Digest;
 use futures::TryStreamExt;
 use metrics::counter;
-use object_store::aws::AwsCredentialProvider;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
@@ -28,6 +27,7 @@ use crate::error::{Error, Result};
 
 mod cache;
 mod cause;
+mod credentials;
 mod local;
 mod open;
 
@@ -83,8 +83,6 @@ pub struct Store {
     folder: Option<Arc<FsPath>>,
     /// Copies of `data/` objects on local disk.
     cache: Option<Arc<Cache>>,
-    /// Of an S3 store that was opened without credentials: where the client looks for them.
-    credentials: Option<AwsCredentialProvider>,
 }
 
 impl Store {
@@ -201,7 +199,7 @@ impl Store {
                     }
                 }
                 Err(error) => {
-                    let error = self.explain(path, error).await;
+                    let error = cause::explain(&self.url, path, error);
                     if !is_transient(&error) {
                         return Err(error);
                     }
@@ -466,7 +464,7 @@ impl Store {
         loop {
             let error = match operation().await {
                 Ok(done) => return Ok(done),
-                Err(error) => self.explain(path, error).await,
+                Err(error) => cause::explain(&self.url, path, error),
             };
             attempt += 1;
             if attempt >= tries_for(&error) || !is_transient(&error) {
@@ -475,21 +473,6 @@ impl Store {
             tracing::debug!(path, attempt, %error, "store failed, trying again");
             wait(path, attempt).await;
         }
-    }
-
-    async fn explain(&self, path: &str, error: object_store::Error) -> Error {
-        let error = cause::explain(&self.url, path, error);
-        // The client asks the metadata service of a cloud for credentials, and reports that one as
-        // unreachable if there is none.
-        if let Some(credentials) = &self.credentials
-            && is_transient(&error)
-            && credentials.get_credential().await.is_err()
-        {
-            return Error::NoCredentials {
-                url: self.url.to_string(),
-            };
-        }
-        error
     }
 }
 

@@ -293,5 +293,38 @@ pub enum StageOutput {
     Figures,
 }
 
+impl StageOutput {
+    /// The output without its shards.
+    pub fn reference(&self) -> OutputRef {
+        match self {
+            Self::Dataset { version, parts } => OutputRef::Dataset {
+                version: version.clone(),
+                parts: parts.len() as u64,
+            },
+            Self::Model { digest } => OutputRef::Model { digest: *digest },
+            Self::Figures => OutputRef::Figures,
+        }
+    }
+}
+
+/// What a finished stage produced, by reference: its size does not grow with the shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputRef {
+    /// A dataset version.
+    Dataset {
+        /// Its name and number.
+        version: VersionRef,
+        /// Its shards; 0 where a record of an earlier program version did not count them.
+        parts: u64,
+    },
+    /// A model or tokenizer folder.
+    Model {
+        /// Its digest.
+        digest: ModelDigest,
+    },
+    /// Figures, in the commit record.
+    Figures,
+}
+
 #[cfg(test)]
 mod tests;

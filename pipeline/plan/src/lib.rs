@@ -24,6 +24,7 @@ pub mod pipeline;
 pub mod recipe;
 pub mod reject;
 pub mod results;
+pub mod role;
 pub mod row;
 pub mod stage;
 pub mod task;

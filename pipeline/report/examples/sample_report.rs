@@ -10,6 +10,8 @@ use capstan_plan::results::{
     CaptioningFigures, CurvePoint, ModelFigures, RetrievalFigures, Training, ZeroShotFigures,
 };
 use capstan_plan::row::Origin;
+use capstan_plan::stage::Family;
+use capstan_report::arm::{Arm, Texts};
 use capstan_report::summary::{Filter, FilterFigures, Pairs, StageFigures, Summary};
 use capstan_report::{RunReport, SampleCard, TextLine};
 use image::{ImageFormat, Rgb, RgbImage};
@@ -89,7 +91,7 @@ fn summary() -> Summary {
         .collect();
     let blind = MODELS
         .iter()
-        .filter(|figures| figures.0.ends_with("_bootstrapped"));
+        .filter(|figures| arm(figures.0).texts == Texts::Bootstrapped);
     Summary {
         seed: 1,
         stages: STAGES.iter().map(stage).collect(),
@@ -97,7 +99,7 @@ fn summary() -> Summary {
         remaining_taken_at_60s: Some(342.0),
         wall_seconds: 402.0,
         pairs: pairs(),
-        filter: Filter {
+        filter: Some(Filter {
             web: FilterFigures {
                 precision: 90.8,
                 recall: 46.6,
@@ -110,11 +112,32 @@ fn summary() -> Summary {
                 good_share_all: 19.8,
                 good_share_kept: 26.9,
             },
-        },
+        }),
         models,
+        arms: MODELS
+            .iter()
+            .map(|(name, ..)| ((*name).to_owned(), arm(name)))
+            .collect(),
         blind: blind
             .map(|figures| (figures.0.to_owned(), model(figures, 0.02)))
             .collect(),
+        ..Summary::default()
+    }
+}
+
+/// The models of this page are named after their family and arm.
+fn arm(name: &str) -> Arm {
+    let (family, texts) = name.split_once('_').unwrap_or_default();
+    Arm {
+        family: Some(match family {
+            "clip" => Family::Clip,
+            _ => Family::Blip,
+        }),
+        texts: match texts {
+            "web" => Texts::Web,
+            "human" => Texts::Human,
+            _ => Texts::Bootstrapped,
+        },
     }
 }
 
@@ -195,6 +218,7 @@ fn pairs() -> Pairs {
         kept_synthetic: 2770,
         dropped_synthetic: 2472,
         human: 500,
+        ..Pairs::default()
     }
 }
 

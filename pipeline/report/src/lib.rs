@@ -1,16 +1,17 @@
 //! The page of a run and its figures.
 //!
-//! [`Summary`](summary::Summary) is `summary.json`; [`RunReport`] is that plus samples and
-//! training curves; [`write`](fn@write) makes one `report.html` of it that opens from disk.
+//! [`Summary`](summary::Summary) is `summary.json`. [`RunReport`] adds samples and training curves.
+//! [`write`](fn@write) makes one `report.html` of them that opens from disk. [`arm`] derives from
+//! the pipeline which model stands for which arm of the comparison.
 //!
 //! ```text
 //! RunReport -> page -> sections (headline, samples, flow, comparison ...) -> plots (svg) -> report.html
 //! ```
 //!
-//! Pure but for [`write`](fn@write). May call `plan` and `dataset`; reads no store, knows no
-//! gRPC, and fetches nothing: pictures are handed in as bytes.
+//! Only [`write`](fn@write) does I/O. This room may call `plan` and `dataset`. It reads no store,
+//! uses no gRPC and fetches nothing: the caller passes pictures as bytes.
 
-mod arm;
+pub mod arm;
 mod number;
 mod page;
 mod picture;

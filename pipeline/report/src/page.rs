@@ -40,7 +40,7 @@ pub fn render(report: &RunReport) -> Markup {
                     (blind::blind(summary))
                     (curves::curves(report))
                     (times::times(summary))
-                    (limits::limits())
+                    (limits::limits(summary.filter.is_some()))
                 }
                 (foot(report))
                 script { (PreEscaped(SCRIPT)) }

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use capstan_plan::results::{CaptioningFigures, ModelFigures, RetrievalFigures, ZeroShotFigures};
 use serde::{Deserialize, Serialize};
 
+use crate::arm::Arm;
+
 /// Everything that `summary.json` says.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
@@ -19,15 +21,24 @@ pub struct Summary {
     pub remaining_shown_at_60s: Option<f64>,
     /// Seconds that the run took after those 60 s; absent where it took less.
     pub remaining_taken_at_60s: Option<f64>,
-    /// Seconds from the first lease to the last commit of this invocation.
+    /// Seconds from the first lease to the last commit of this invocation; 0 where not known.
     pub wall_seconds: f64,
+    /// Whether the wall time of a stage is the sum over its tasks. A store does not record when
+    /// tasks overlapped; a coordinator does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sums_task_times: bool,
     /// Pictures and texts, from the web to the training sets.
     pub pairs: Pairs,
-    /// What the filter is worth.
-    pub filter: Filter,
-    /// By model, as its training stage is called.
+    /// The filter against a judge; absent where no judge knows the texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Filter>,
+    /// By model: the stage that made it or, where several stages measure one model, the stage that
+    /// measured it.
     pub models: BTreeMap<String, ModelFigures>,
-    /// The bootstrapped models on permuted pictures.
+    /// The arms of these models, by the same names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub arms: BTreeMap<String, Arm>,
+    /// Models on permuted pictures: the bootstrapped ones, or all where none is bootstrapped.
     pub blind: BTreeMap<String, ModelFigures>,
 }
 
@@ -37,7 +48,8 @@ pub struct StageFigures {
     /// Its name: the key in JSON.
     #[serde(skip)]
     pub name: String,
-    /// From its first lease to its last commit; for a training without waiting for its turn.
+    /// From its first lease to its last commit, or [`Summary::sums_task_times`]. For a training
+    /// without waiting for its turn.
     pub wall_seconds: f64,
     /// Over all threads and ranks.
     pub cpu_seconds: f64,
@@ -85,7 +97,10 @@ mod stages_by_name {
 /// Pictures and texts. See [`Summary::check`] for the sums that close.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pairs {
-    /// Pictures met on pages.
+    /// Whether the pictures were imported, and not crawled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub imported: bool,
+    /// Pictures found on pages, or in the source of an import.
     pub found: u64,
     /// Of these, fetched and stored.
     pub fetched: u64,
@@ -103,14 +118,24 @@ pub struct Pairs {
     pub kept_web: u64,
     /// Web texts that it dropped.
     pub dropped_web: u64,
+    /// Web texts that no filter judged.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unfiltered_web: u64,
     /// Texts that the captioner wrote.
     pub synthetic: u64,
     /// Those that the filter kept.
     pub kept_synthetic: u64,
     /// Those that it dropped.
     pub dropped_synthetic: u64,
+    /// Those that no filter judged.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unfiltered_synthetic: u64,
     /// Texts written by annotators.
     pub human: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What the filter is worth, on web and on synthetic texts.
@@ -199,14 +224,14 @@ impl Summary {
                 pairs.curated + total(&pairs.dropped),
             ),
             (
-                "curated_texts = kept_web + dropped_web",
+                "curated_texts = kept_web + dropped_web + unfiltered_web",
                 pairs.curated_texts,
-                pairs.kept_web + pairs.dropped_web,
+                pairs.kept_web + pairs.dropped_web + pairs.unfiltered_web,
             ),
             (
-                "synthetic = kept_synthetic + dropped_synthetic",
+                "synthetic = kept_synthetic + dropped_synthetic + unfiltered_synthetic",
                 pairs.synthetic,
-                pairs.kept_synthetic + pairs.dropped_synthetic,
+                pairs.kept_synthetic + pairs.dropped_synthetic + pairs.unfiltered_synthetic,
             ),
             (
                 "curated_texts = its kinds",
@@ -222,6 +247,11 @@ impl Summary {
             Some((what, left, right)) => Err(Unbalanced { what, left, right }),
             None => Ok(()),
         }
+    }
+
+    /// The arm of a model; unknown where the summary does not name it.
+    pub fn arm(&self, name: &str) -> Arm {
+        self.arms.get(name).copied().unwrap_or_default()
     }
 
     /// The figures of a model, if it was measured.
@@ -280,6 +310,7 @@ mod tests {
             kept_synthetic: 4,
             dropped_synthetic: 3,
             human: 2,
+            ..Pairs::default()
         };
         Summary {
             pairs,

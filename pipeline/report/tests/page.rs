@@ -7,6 +7,8 @@ use capstan_plan::results::{
     CurvePoint, ModelFigures, RetrievalFigures, Training, ZeroShotFigures,
 };
 use capstan_plan::row::Origin;
+use capstan_plan::stage::Family;
+use capstan_report::arm::{Arm, Texts};
 use capstan_report::summary::{Filter, Judged, Pairs, StageFigures, Summary};
 use capstan_report::{Error, RunReport, SampleCard, TextLine, write};
 use scraper::{Html, Selector};
@@ -92,6 +94,13 @@ fn model(mean: f64) -> ModelFigures {
     }
 }
 
+fn clip(texts: Texts) -> Arm {
+    Arm {
+        family: Some(Family::Clip),
+        texts,
+    }
+}
+
 fn report() -> RunReport {
     let models = [
         ("clip_web", 14.2),
@@ -129,15 +138,24 @@ fn report() -> RunReport {
             kept_synthetic: 321,
             dropped_synthetic: 679,
             human: 50,
+            ..Pairs::default()
         },
-        filter: Filter {
+        filter: Some(Filter {
             web: judged.figures(),
             synthetic: Judged::default().figures(),
-        },
+        }),
         models: models
             .map(|(name, mean)| (name.to_owned(), model(mean)))
             .into(),
+        arms: [
+            ("clip_web", Texts::Web),
+            ("clip_human", Texts::Human),
+            ("clip_bootstrapped", Texts::Bootstrapped),
+        ]
+        .map(|(name, texts)| (name.to_owned(), clip(texts)))
+        .into(),
         blind: BTreeMap::from([("clip_bootstrapped".to_owned(), model(0.4))]),
+        ..Summary::default()
     };
     RunReport {
         title: "capstan demo".to_owned(),
@@ -333,6 +351,65 @@ fn a_run_without_anything_still_has_its_page() {
     // Flow, samples, filter (2), rejects (3), comparison, blind, curves, times.
     assert_eq!(texts(&page, ".missing").len(), 11);
     assert!(texts(&page, "h1")[0].contains("says nothing"));
+}
+
+#[test]
+fn a_run_without_a_judge_claims_nothing_of_one() {
+    let mut report = report();
+    report.summary.filter = None;
+    report.summary.pairs.curated_texts_by_kind.clear();
+    report
+        .samples
+        .iter_mut()
+        .for_each(|card| card.texts[0].judgement = None);
+    let page = page(&report);
+    assert_well_formed(&page);
+    let body = texts(&page, "body").concat();
+    assert!(
+        !body.to_lowercase().contains("judge\u{2019}s word"),
+        "no judge"
+    );
+    assert!(!body.contains("Precision"), "no precision without a judge");
+    assert_eq!(
+        texts(&page, "#filter .total"),
+        ["444 kept of 1,111", "321 kept of 1,000"]
+    );
+    let limits = texts(&page, "#limits li");
+    assert_eq!(limits.len(), 3, "{limits:?}");
+}
+
+#[test]
+fn a_run_that_imports_and_trains_shows_its_texts_as_not_filtered() {
+    let mut report = report();
+    report.summary = Summary {
+        pairs: Pairs {
+            imported: true,
+            found: 12,
+            fetched: 10,
+            rejected: BTreeMap::from([("decode".to_owned(), 2)]),
+            curated: 10,
+            curated_texts: 20,
+            unfiltered_web: 20,
+            ..Pairs::default()
+        },
+        ..Summary::default()
+    };
+    let page = page(&report);
+    assert_well_formed(&page);
+    assert_eq!(texts(&page, ".sums.ok").len(), 1);
+    let labels = texts(&page, "#flow .flow-label");
+    assert_eq!(
+        labels,
+        [
+            "pictures found",
+            "imported",
+            "rejected",
+            "pictures curated",
+            "web texts",
+            "web, not filtered",
+            "texts to train on"
+        ]
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ pub use dataset::{Dataset, Import, Layout, StoreArgs};
 pub use demo::Demo;
 pub use models::{Caption, Match, Model};
 pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
-pub use runs::{Cancel, Check, Remote, Retry, Run, Runs, State, Watch};
+pub use runs::{Cancel, Check, Remote, Report, Retry, Run, Runs, State, Watch};
 
 use crate::settings::Settings;
 
@@ -76,6 +76,12 @@ pub enum Command {
     /// List runs, newest first.
     #[command(after_help = "Example:\n  capstan runs --limit 5\n  capstan runs --json")]
     Runs(Runs),
+    /// Write the page of a run and its figures; needs the store alone, no coordinator.
+    #[command(
+        after_help = "Examples:\n  capstan report small-7 --store s3://bucket/prefix --out small-7\n  \
+        capstan report demo-1 --store capstan-demo/store --json"
+    )]
+    Report(Report),
     /// End a run; what it has committed stays, and submitting it again goes on from there.
     #[command(after_help = "Example:\n  capstan cancel small-7")]
     Cancel(Cancel),

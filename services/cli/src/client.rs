@@ -4,8 +4,8 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::bearer::Bearer;
 use capstan_runtime::config::Secret;
 use capstan_runtime::tls;
@@ -16,8 +16,6 @@ use tonic::{Code, Status, Streaming};
 
 use crate::error::{Exit, ExpectedError, OrExit};
 
-/// Bytes of one answer at most, as the coordinator sends them: a status names every shard.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Limit for setting up one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries where there is time to wait.

@@ -1,9 +1,12 @@
-//! The one error of the command line: a line for people and a stable exit code for scripts.
+//! The error of the command line: one line for people and a stable exit code for scripts.
 
+use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-/// Why the command ended. The number is the exit code and stays what it is.
+use capstan_plan::failure;
+
+/// Why the command ended. The numbers are the exit codes; they never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
@@ -15,13 +18,13 @@ pub enum Exit {
     Unavailable = 4,
     /// The run failed.
     RunFailed = 5,
-    /// A file given is unreadable or of another kind.
+    /// An input file is unreadable or of another kind.
     ForeignInput = 6,
-    /// A signal ended a command before what it waits for: 128 + SIGINT, as shells have it.
+    /// A signal ended the command before its work was done: 128 + SIGINT, as in shells.
     Interrupted = 130,
 }
 
-/// An error that somebody who runs the program can mend.
+/// An error that the user of the program can fix.
 #[derive(Debug)]
 pub struct ExpectedError {
     exit: Exit,
@@ -29,7 +32,7 @@ pub struct ExpectedError {
 }
 
 impl ExpectedError {
-    /// An error with its exit code. The text is brought onto one line.
+    /// An error with its exit code. Line breaks in `text` become spaces.
     pub fn new(exit: Exit, text: impl fmt::Display) -> Self {
         let line = text
             .to_string()
@@ -45,7 +48,17 @@ impl ExpectedError {
         Self { exit, line }
     }
 
-    /// What kind of error it is.
+    /// The error of a library: its text and those of its sources, each once, joined with `: `.
+    pub fn from_error(exit: Exit, error: &dyn Error) -> Self {
+        Self::new(exit, failure::chain(error))
+    }
+
+    /// The error of a library about a file or another thing that the library does not name.
+    pub fn about(exit: Exit, subject: impl fmt::Display, error: &dyn Error) -> Self {
+        Self::new(exit, format!("{subject}: {}", failure::chain(error)))
+    }
+
+    /// The exit code.
     #[cfg(test)]
     pub fn exit(&self) -> Exit {
         self.exit
@@ -63,17 +76,17 @@ impl fmt::Display for ExpectedError {
     }
 }
 
-impl std::error::Error for ExpectedError {}
+impl Error for ExpectedError {}
 
-/// Gives a library's error its exit code.
+/// Gives the error of a library its exit code.
 pub trait OrExit<T> {
-    /// The value, or the error's whole chain of causes on one line under this code.
+    /// The value, or [`ExpectedError::from_error`] with this code.
     fn or_exit(self, exit: Exit) -> Result<T, ExpectedError>;
 }
 
 impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
     fn or_exit(self, exit: Exit) -> Result<T, ExpectedError> {
-        self.map_err(|error| ExpectedError::new(exit, format!("{:#}", error.into())))
+        self.map_err(|error| ExpectedError::from_error(exit, error.into().as_ref()))
     }
 }
 
@@ -81,9 +94,51 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 mod tests {
     use super::*;
 
+    #[derive(Debug)]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    impl fmt::Display for Layer {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.text)
+        }
+    }
+
+    impl Error for Layer {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.source.as_deref().map(|source| source as _)
+        }
+    }
+
+    fn layer(text: &'static str, source: Option<Layer>) -> Layer {
+        let source = source.map(Box::new);
+        Layer { text, source }
+    }
+
     #[test]
     fn an_error_is_one_line_however_it_was_written() {
         let error = ExpectedError::new(Exit::Usage, "a\n  b\tc");
         assert_eq!(error.to_string(), "a b c");
+    }
+
+    #[test]
+    fn every_cause_is_printed_once_and_in_order() {
+        let cause = layer("no space left", None);
+        let error = layer("cannot write\nreport.html", Some(cause));
+        let error = Err::<(), _>(error).or_exit(Exit::RunFailed).unwrap_err();
+        assert_eq!(error.exit(), Exit::RunFailed);
+        assert_eq!(error.to_string(), "cannot write report.html: no space left");
+    }
+
+    #[test]
+    fn the_subject_comes_before_the_causes() {
+        let error = layer("cannot be decoded", Some(layer("unknown format", None)));
+        let error = ExpectedError::about(Exit::ForeignInput, "notes.txt", &error);
+        assert_eq!(
+            error.to_string(),
+            "notes.txt: cannot be decoded: unknown format"
+        );
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod health;
 mod hosts;
 mod output;
+mod report;
 mod roles;
 mod settings;
 mod store;

@@ -7,13 +7,13 @@ use std::time::Duration;
 use capstan_coordinator::Handle;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
-use capstan_model::DeviceSpec;
+use capstan_model::{DeviceSpec, device};
 use capstan_plan::clock::SystemClock;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
+use capstan_runtime::Config;
 use capstan_runtime::health::Readiness;
 use capstan_runtime::tls::Identity;
-use capstan_runtime::{Config, config};
 use capstan_worker::Turns;
 use tokio_util::sync::CancellationToken;
 
@@ -24,16 +24,22 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// # Errors
 /// Configuration, where this program or machine has no such device.
 pub fn device(config: &Config) -> Result<DeviceSpec, ExpectedError> {
-    let asked: DeviceSpec = config
-        .device
-        .spec
-        .to_string()
-        .parse()
-        .or_exit(Exit::Configuration)?;
-    let found = asked
+    device_spec(config)?
         .resolve()
-        .map_err(|error| anyhow::anyhow!("[device] spec: {error}"));
-    found.or_exit(Exit::Configuration)
+        .map_err(|error| wrong_device(&error))
+}
+
+/// The device of the configuration as it is written.
+///
+/// # Errors
+/// Configuration, where the text names no device.
+pub fn device_spec(config: &Config) -> Result<DeviceSpec, ExpectedError> {
+    let spec = config.device.spec.parse();
+    spec.map_err(|error| wrong_device(&error))
+}
+
+fn wrong_device(error: &device::Error) -> ExpectedError {
+    ExpectedError::about(Exit::Configuration, "configuration: [device] spec", error)
 }
 
 /// The name given, or one of role, host and process: unique among live workers, for people to
@@ -98,7 +104,7 @@ pub fn worker(
 ) -> capstan_worker::Options {
     let settings = &config.worker;
     let device = member.device;
-    let roles = settings.roles.iter().map(|role| plan_role(*role)).collect();
+    let roles = settings.roles.clone();
     capstan_worker::Options {
         lease: capstan_lease::Options {
             slots: settings.slots as usize,
@@ -177,16 +183,6 @@ fn lease(
     }
 }
 
-fn plan_role(role: config::Role) -> Role {
-    match role {
-        config::Role::Crawl => Role::Crawl,
-        config::Role::Curate => Role::Curate,
-        config::Role::Caption => Role::Caption,
-        config::Role::Filter => Role::Filter,
-        config::Role::Evaluate => Role::Evaluate,
-    }
-}
-
 /// The exit code of a worker or trainer that could not go on.
 pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedError> {
     outcome.map_err(|error| {
@@ -198,7 +194,7 @@ pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedEr
             capstan_lease::Error::Panicked(_) => Exit::RunFailed,
             _ => Exit::Unavailable,
         };
-        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+        ExpectedError::from_error(exit, &error)
     })
 }
 

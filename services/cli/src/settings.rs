@@ -6,6 +6,7 @@ use capstan_runtime::{Config, Overrides};
 use clap::Args as ClapArgs;
 
 use crate::error::{Exit, ExpectedError, OrExit};
+use crate::roles;
 
 /// The flags about settings that every command takes.
 #[derive(Debug, ClapArgs)]
@@ -35,6 +36,28 @@ impl Settings {
         for setting in &self.set {
             flags = flags.parse(setting).or_exit(Exit::Usage)?;
         }
-        Config::load(self.config.as_deref(), flags).or_exit(Exit::Configuration)
+        let config = Config::load(self.config.as_deref(), flags).or_exit(Exit::Configuration)?;
+        // The model crate knows the devices, the configuration does not.
+        roles::device_spec(&config)?;
+        Ok(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_none_is_refused_where_the_configuration_is_loaded() {
+        let settings = Settings {
+            config: None,
+            set: vec!["device.spec=tpu".to_owned()],
+        };
+        let error = settings.load().unwrap_err();
+        assert_eq!(error.exit(), Exit::Configuration);
+        assert_eq!(
+            error.to_string(),
+            "configuration: [device] spec: device `tpu` is unknown: use auto, cpu, cuda or cuda:N"
+        );
     }
 }

@@ -1,18 +1,8 @@
-//! Between messages and the types of `plan`.
+//! Between messages and the types of the task machine.
 
-use capstan_plan::FailureKind;
-use capstan_plan::id::LeaseEpoch;
-use capstan_plan::task::Role;
 use capstan_proto::v1;
 
 use crate::machine::{Claim, Grant, Key, State};
-
-pub(crate) fn epoch_message(epoch: LeaseEpoch) -> v1::LeaseEpoch {
-    v1::LeaseEpoch {
-        generation: epoch.generation,
-        counter: epoch.counter,
-    }
-}
 
 pub(crate) fn lease_message(grant: &Grant) -> v1::LeaseRef {
     v1::LeaseRef {
@@ -20,7 +10,7 @@ pub(crate) fn lease_message(grant: &Grant) -> v1::LeaseRef {
         stage: grant.key.stage.to_string(),
         shard: grant.key.shard.to_string(),
         attempt: grant.attempt.to_string(),
-        lease_epoch: Some(epoch_message(grant.lease_epoch)),
+        lease_epoch: Some(grant.lease_epoch.into()),
         rank: u32::try_from(grant.rank).unwrap_or(u32::MAX),
     }
 }
@@ -35,55 +25,10 @@ pub(crate) fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Option<Claim> 
             stage: lease.stage.into(),
             shard: lease.shard.into(),
         },
-        lease_epoch: LeaseEpoch {
-            generation: epoch.generation,
-            counter: epoch.counter,
-        },
+        lease_epoch: epoch.into(),
         rank: lease.rank as usize,
         worker: worker.into(),
     })
-}
-
-pub(crate) fn role(role: i32) -> Option<Role> {
-    match v1::Role::try_from(role).ok()? {
-        v1::Role::Unspecified => None,
-        v1::Role::Crawl => Some(Role::Crawl),
-        v1::Role::Curate => Some(Role::Curate),
-        v1::Role::Caption => Some(Role::Caption),
-        v1::Role::Filter => Some(Role::Filter),
-        v1::Role::Evaluate => Some(Role::Evaluate),
-        v1::Role::Train => Some(Role::Train),
-    }
-}
-
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Crawl => "crawl",
-        Role::Curate => "curate",
-        Role::Caption => "caption",
-        Role::Filter => "filter",
-        Role::Evaluate => "evaluate",
-        Role::Train => "train",
-    }
-}
-
-pub(crate) fn role_named(name: &str) -> Option<Role> {
-    use Role::{Caption, Crawl, Curate, Evaluate, Filter, Train};
-    let roles = [Crawl, Curate, Caption, Filter, Evaluate, Train];
-    roles.into_iter().find(|role| role_name(*role) == name)
-}
-
-/// A kind that is not told is taken for one that a retry may mend.
-pub(crate) fn failure_kind(kind: i32) -> FailureKind {
-    match v1::FailureKind::try_from(kind) {
-        Ok(v1::FailureKind::BadInput) => FailureKind::BadInput,
-        Ok(v1::FailureKind::PoisonShard) => FailureKind::PoisonShard,
-        Ok(v1::FailureKind::WorkerFault) => FailureKind::WorkerFault,
-        Ok(v1::FailureKind::Fatal) => FailureKind::Fatal,
-        Ok(v1::FailureKind::Transient | v1::FailureKind::Unspecified) | Err(_) => {
-            FailureKind::Transient
-        }
-    }
 }
 
 pub(crate) fn task_state(state: &State) -> v1::TaskState {

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_plan::clock::SystemClock;
+use capstan_proto::MAX_MESSAGE_BYTES;
 use capstan_proto::v1::coordinator_server::CoordinatorServer;
 use capstan_proto::v1::ring_server::RingServer;
 use capstan_runtime::config;
@@ -48,9 +49,6 @@ pub use access::Access;
 pub use error::Error;
 pub use rebuild::{Rebuilt, rebuild};
 pub use scheduler::{Handle, Retried, Submitted};
-
-/// Bytes of one message at most: a task names every shard that it reads.
-pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// How long open connections may take to end once the coordinator goes down.
 const GRACE: Duration = Duration::from_secs(5);

@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 
 use capstan_dataset::{Store, runs};
 use capstan_plan::Pipeline;
-use capstan_plan::commit::StageOutput;
 use capstan_plan::failure;
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
@@ -135,12 +134,8 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
 
 fn show(view: &mut StageView, stage: &Stage, surveyed: Surveyed, is_running: bool) {
     // A dataset stage is done when its version is published, others when they are committed.
-    let is_done = match &surveyed.output {
-        Some(StageOutput::Dataset { version, .. }) => version.number > 0,
-        Some(_) => true,
-        None => false,
-    };
-    view.state = match (is_done, is_running) {
+    view.output = surveyed.published();
+    view.state = match (view.output.is_some(), is_running) {
         (true, _) => v1::StageState::Done,
         (false, true) if surveyed.committed > 0 => v1::StageState::Running,
         (false, true) => v1::StageState::Waiting,
@@ -150,7 +145,6 @@ fn show(view: &mut StageView, stage: &Stage, surveyed: Surveyed, is_running: boo
     view.committed = surveyed.committed;
     view.adopted = surveyed.adopted;
     view.tasks = surveyed.tasks.unwrap_or(0).max(surveyed.committed);
-    view.output_json = surveyed.output_json;
     let missing: BTreeSet<_> = surveyed.missing.into_iter().collect();
     for shard in missing {
         let said = "its version is published without it".to_owned();

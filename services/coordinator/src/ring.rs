@@ -8,7 +8,6 @@ use capstan_plan::id::{Digest, LeaseEpoch};
 use capstan_proto::v1;
 use tokio::sync::oneshot;
 
-use crate::convert::epoch_message;
 use crate::error::Error;
 use crate::machine::Claim;
 use crate::scheduler::Handle;
@@ -131,7 +130,7 @@ fn tell(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
     let secret = secret();
     for (rank, joined) in gang {
         let plan = v1::RingPlan {
-            ring_epoch: Some(epoch_message(ring_epoch)),
+            ring_epoch: Some(ring_epoch.into()),
             rank: u32::try_from(rank).unwrap_or(u32::MAX),
             world_size: u32::try_from(peers.len()).unwrap_or(u32::MAX),
             peers: peers.clone(),

@@ -87,6 +87,7 @@ impl Coordinator for Handle {
                 done: lease.done,
                 total: lease.total,
                 unit: lease.unit,
+                waiting: lease.waiting,
             };
             (convert::claim(worker, lease.lease), progress)
         });
@@ -117,7 +118,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::FailResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
-        let kind = convert::failure_kind(request.kind);
+        let kind = capstan_proto::convert::failure_kind(request.kind);
         let message = bounded(
             request
                 .message
@@ -254,7 +255,7 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
     let roles: BTreeSet<_> = request
         .roles
         .into_iter()
-        .filter_map(convert::role)
+        .filter_map(capstan_proto::convert::role)
         .collect();
     if roles.is_empty() {
         return Err(Error::Request {

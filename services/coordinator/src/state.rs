@@ -8,6 +8,7 @@
 
 mod fence;
 mod lock;
+mod output;
 mod read;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_plan::Pipeline;
+use capstan_plan::commit::OutputRef;
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_proto::v1;
 
@@ -56,8 +57,8 @@ pub struct StageView {
     pub started_unix_ms: i64,
     /// Milliseconds since 1970; 0 while it goes on.
     pub ended_unix_ms: i64,
-    /// What it gave.
-    pub output_json: String,
+    /// What it produced; `None` until it is done.
+    pub output: Option<OutputRef>,
 }
 
 /// How far a lease is.
@@ -69,6 +70,8 @@ pub struct UnitProgress {
     pub total: u64,
     /// What a unit is.
     pub unit: String,
+    /// Whether the lease waits for a turn at the processor, or for the other ranks.
+    pub waiting: bool,
 }
 
 impl RunView {
@@ -135,7 +138,7 @@ impl StageView {
             progress: BTreeMap::new(),
             started_unix_ms: 0,
             ended_unix_ms: 0,
-            output_json: "{}".to_owned(),
+            output: None,
         }
     }
 
@@ -155,7 +158,7 @@ impl StageView {
                 .collect(),
             started_unix_ms: self.started_unix_ms,
             ended_unix_ms: self.ended_unix_ms,
-            output_json: self.output_json.clone(),
+            output: self.output.as_ref().map(Into::into),
         }
     }
 }
@@ -169,6 +172,7 @@ impl UnitProgress {
             done: self.done,
             total: self.total,
             unit: self.unit.clone(),
+            waiting: self.waiting,
         }
     }
 }

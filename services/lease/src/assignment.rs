@@ -39,11 +39,7 @@ impl Assignment {
 
     /// The lease epoch.
     pub fn lease_epoch(&self) -> LeaseEpoch {
-        let epoch = self.lease.lease_epoch.unwrap_or_default();
-        LeaseEpoch {
-            generation: epoch.generation,
-            counter: epoch.counter,
-        }
+        self.lease.lease_epoch.unwrap_or_default().into()
     }
 }
 
@@ -57,6 +53,7 @@ struct ProgressState {
     done: AtomicU64,
     total: AtomicU64,
     unit: Mutex<Unit>,
+    waiting: AtomicBool,
 }
 
 /// The unit that is counted, and its metric.
@@ -73,7 +70,7 @@ impl std::fmt::Debug for Unit {
 }
 
 impl ProgressCounter {
-    /// ProgressCounter of a task of `stage`, at zero.
+    /// The progress of a task of `stage`, at zero.
     pub(crate) fn new(stage: &str) -> Self {
         Self(Arc::new(ProgressState {
             stage: stage.to_owned(),
@@ -105,6 +102,13 @@ impl ProgressCounter {
         }
     }
 
+    /// Marks the task as waiting for as long as the result is kept: for a turn at the processor, or
+    /// for the other ranks. Watchers do not count that time as work.
+    pub fn wait(&self) -> Waiting {
+        self.0.waiting.store(true, Ordering::Relaxed);
+        Waiting(self.0.clone())
+    }
+
     fn unit(&self) -> std::sync::MutexGuard<'_, Unit> {
         let unit = self.0.unit.lock();
         unit.unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -116,11 +120,22 @@ impl ProgressCounter {
             done: self.0.done.load(Ordering::Relaxed),
             total: self.0.total.load(Ordering::Relaxed),
             unit: self.unit().name.clone(),
+            waiting: self.0.waiting.load(Ordering::Relaxed),
         }
     }
 }
 
-/// ProgressCounter and cancellation of an attempt, which an executor gets beside its assignment.
+/// A task that waits; see [`ProgressCounter::wait`].
+#[derive(Debug)]
+pub struct Waiting(Arc<ProgressState>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.waiting.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Progress and cancellation of an attempt, which an executor gets beside its assignment.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     /// The progress that the executor reports.

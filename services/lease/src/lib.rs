@@ -25,7 +25,7 @@ mod report;
 mod serve;
 mod work;
 
-pub use assignment::{Assignment, Control, Done, Executor, Failure, ProgressCounter};
+pub use assignment::{Assignment, Control, Done, Executor, Failure, ProgressCounter, Waiting};
 pub use error::Error;
 pub use options::Options;
 pub use serve::serve;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
-use crate::message::{failure_kind, is_transient};
+use crate::message::is_transient;
 use crate::serve::{FIRST_DELAY, LONGEST_DELAY, SlotContext};
 
 /// Limit for one call.
@@ -111,7 +111,7 @@ impl SlotContext {
                 let request = v1::FailRequest {
                     worker,
                     lease,
-                    kind: failure_kind(failure.kind) as i32,
+                    kind: v1::FailureKind::from(failure.kind) as i32,
                     message: failure.message.clone(),
                 };
                 client.fail(traced(request, trace)).await.map(|_| ())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::Store;
-use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
+use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::tls::refusal;
 use capstan_runtime::trace::Context;
 use tokio::task::JoinSet;
@@ -21,9 +21,6 @@ use crate::message;
 use crate::options::Options;
 use crate::work::{StoreState, panic_text};
 
-/// Largest message from the coordinator: a task names every shard that it reads. The coordinator
-/// has the same limit.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Most cached base files that a lease request names.
 const MAX_CACHED: usize = 1_000;
 /// How much longer than the coordinator's wait a lease request may take.
@@ -179,7 +176,7 @@ impl SlotContext {
         let cached = self.store.cached(MAX_CACHED).await;
         let request = v1::LeaseRequest {
             worker: self.options.worker.to_string(),
-            roles: roles.map(|role| message::role(*role) as i32).collect(),
+            roles: roles.map(|role| v1::Role::from(*role) as i32).collect(),
             slots: 1,
             device: self.options.device.clone(),
             cached: cached.iter().map(ToString::to_string).collect(),

@@ -1,7 +1,7 @@
 //! What every process of Capstan needs before it starts its role: configuration; identity and
 //! access (TLS, certificates, the bearer token); telemetry (logs, traces, metrics, the health
-//! port); shutdown; and the fault points at which tests kill it. Each is a module. This crate calls
-//! no other crate of the workspace.
+//! port); shutdown; and the fault points at which tests kill it. Each is a module. Of the crates of
+//! the workspace it calls `plan` alone, for the names of roles.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run

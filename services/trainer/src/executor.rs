@@ -131,6 +131,7 @@ impl Trainer {
         let turns = self.options.turns.clone();
         let threads = training.config.threads_per_rank;
         let permits = threads.min(self.options.most_turns);
+        let waiting = control.progress.wait();
         let turn = turns.acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX));
         let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
@@ -138,6 +139,7 @@ impl Trainer {
         let (listener, bound) = join::bind(self.options.listen)?;
         let applied = found.as_ref().map_or(0, |state| state.step);
         let Rendezvous { plan, step } = self.rendezvous(&assignment, bound, applied).await?;
+        drop(waiting);
         let resume = if step == applied {
             found
         } else {

@@ -48,6 +48,7 @@ pub(crate) async fn compute<T: Send + 'static>(
 
 async fn turn(context: &Context, threads: usize) -> Result<OwnedSemaphorePermit, Error> {
     let semaphore = context.turns.semaphore();
+    let _waiting = context.control.progress.wait();
     tokio::select! {
         () = context.control.cancel.cancelled() => Err(Error::Cancelled),
         turn = semaphore.acquire_many_owned(threads as u32) => {

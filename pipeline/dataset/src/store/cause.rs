@@ -4,11 +4,15 @@ use std::error::Error as _;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::credentials;
 use crate::error::{Cause, Error, Innermost, is_full, one_line};
 
 /// Turns an error of the backend into one of this crate.
 pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Error {
     let (url, path) = (url.to_owned(), path.to_owned());
+    if credentials::are_missing(&error) {
+        return Error::NoCredentials { url };
+    }
     let meaning = meaning(&error);
     let line = innermost(&error);
     let source: Cause = Box::new(Innermost { line, error });
@@ -35,10 +39,11 @@ enum Meaning {
 }
 
 fn meaning(error: &object_store::Error) -> Meaning {
-    // The error type of the S3 client is private: only its text holds the answer of the server.
-    let text = error.to_string();
-    if text.contains("<Code>NoSuchBucket</Code>") {
-        return Meaning::NoBucket;
+    match answered_code(error).as_deref() {
+        Some("NoSuchBucket") => return Meaning::NoBucket,
+        // The first is MinIO's.
+        Some("XMinioStorageFull" | "InsufficientStorage") => return Meaning::Full,
+        _ => {}
     }
     match error {
         object_store::Error::NotFound { .. } => return Meaning::Absent,
@@ -69,12 +74,13 @@ fn meaning(error: &object_store::Error) -> Meaning {
         }
         next = cause.source();
     }
-    // `507`, MinIO's `XMinioStorageFull`.
-    let full = ["507 Insufficient", "StorageFull", "InsufficientStorage"];
-    match full.iter().any(|mark| text.contains(mark)) {
-        true => Meaning::Full,
-        false => Meaning::Other,
-    }
+    Meaning::Other
+}
+
+/// The `Code` of the error document that an S3 server answered. The client's error type is private:
+/// the document is to be had as a part of its text alone.
+fn answered_code(error: &object_store::Error) -> Option<String> {
+    between(&error.to_string(), "Code").map(str::to_owned)
 }
 
 /// The innermost cause as one line; for an answer of S3 its code and message.

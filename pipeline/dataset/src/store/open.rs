@@ -11,8 +11,8 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
-use super::Store;
 use super::local::SyncedFolder;
+use super::{Store, credentials};
 use crate::error::{Error, Result, one_line};
 
 /// Limit for setting up a connection.
@@ -99,7 +99,7 @@ impl Store {
     ) -> object_store::Result<Self> {
         let mut builder = AmazonS3Builder::new();
         let mut endpoint = None;
-        let mut has_credentials = false;
+        let mut names_credentials = false;
         for (name, value) in variables {
             if !name.starts_with("AWS_") {
                 continue;
@@ -108,7 +108,7 @@ impl Store {
                 if matches!(key, AmazonS3ConfigKey::Endpoint) {
                     endpoint = Some(value.clone());
                 }
-                has_credentials |= gives_credentials(&key);
+                names_credentials |= credentials::is_named_by(&key);
                 builder = builder.with_config(key, value);
             }
         }
@@ -126,11 +126,15 @@ impl Store {
             ..RetryConfig::default()
         };
         let bucket = url.host_str().unwrap_or_default();
-        let backend = builder
+        builder = builder
             .with_bucket_name(bucket)
             .with_client_options(client)
-            .with_retry(retry)
-            .build()?;
+            .with_retry(retry);
+        if !names_credentials {
+            let of_machine = builder.clone().build()?.credentials().clone();
+            builder = builder.with_credentials(Arc::new(credentials::OfMachine::new(of_machine)));
+        }
+        let backend = builder.build()?;
         let prefix = Path::parse(url.path().trim_matches('/'))?;
         let mut shown = format!("s3://{bucket}/{prefix}")
             .trim_end_matches('/')
@@ -138,10 +142,7 @@ impl Store {
         if let Some(endpoint) = endpoint {
             shown.push_str(&format!(" at {endpoint}"));
         }
-        let credentials = (!has_credentials).then(|| backend.credentials().clone());
-        let mut store = Self::over(Arc::new(backend), prefix, &shown);
-        store.credentials = credentials;
-        Ok(store)
+        Ok(Self::over(Arc::new(backend), prefix, &shown))
     }
 
     /// A store over any backend; tests inject failures with it.
@@ -152,19 +153,6 @@ impl Store {
             url: url.into(),
             folder: None,
             cache: None,
-            credentials: None,
         }
     }
-}
-
-/// Whether a variable tells the client where its credentials are.
-fn gives_credentials(key: &AmazonS3ConfigKey) -> bool {
-    matches!(
-        key,
-        AmazonS3ConfigKey::AccessKeyId
-            | AmazonS3ConfigKey::WebIdentityTokenFile
-            | AmazonS3ConfigKey::ContainerCredentialsRelativeUri
-            | AmazonS3ConfigKey::ContainerCredentialsFullUri
-            | AmazonS3ConfigKey::SkipSignature
-    )
 }

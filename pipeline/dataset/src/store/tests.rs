@@ -420,3 +420,37 @@ fn names_cannot_leave_their_folder() {
         assert!(checked("shard", bad).is_err(), "{bad}");
     }
 }
+
+/// An address at which nothing listens.
+fn closed_endpoint() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[tokio::test]
+async fn s3_without_credentials_says_which_settings_are_missing() {
+    let metadata = ("AWS_METADATA_ENDPOINT".to_owned(), closed_endpoint());
+    let store = Store::open_with("s3://bucket/prefix", [metadata]).unwrap();
+    let error = store.probe().await.unwrap_err();
+    assert!(matches!(error, Error::NoCredentials { .. }), "{error:?}");
+    assert_eq!(error.kind(), FailureKind::WorkerFault);
+    assert_eq!(
+        error.to_string(),
+        "store s3://bucket/prefix has no credentials: set AWS_ACCESS_KEY_ID and \
+         AWS_SECRET_ACCESS_KEY, or aws_access_key_id and aws_secret_access_key in [store.options]"
+    );
+    assert!(std::error::Error::source(&error).is_none());
+}
+
+#[tokio::test]
+async fn s3_with_credentials_that_is_away_is_unreachable() {
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+        ("AWS_ENDPOINT_URL", closed_endpoint()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value));
+    let store = Store::open_with("s3://bucket/prefix", variables).unwrap();
+    let error = store.probe().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+}

@@ -115,7 +115,7 @@ fn commit(task: &Task, outputs: Outputs) -> Commit {
 /// Base files, each followed by its pixels.
 fn split_bases(shard: &ShardId, count: usize) -> Vec<File> {
     let split = |i| {
-        let base = file(FileKind::Base, &format!("base {i} of {shard}"));
+        let base = file(FileKind::Base, &format!("Base {i} of {shard}"));
         let pixels = File {
             base: Some(base.digest),
             ..file(FileKind::Pixels, &format!("pixels {i} of {shard}"))

@@ -117,7 +117,7 @@ pub enum CrawlWork {
 
 impl StageKind for Crawl {
     const NAME: &'static str = "crawl";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Crawl {

@@ -143,7 +143,7 @@ pub struct ImportWork {
 
 impl StageKind for Import {
     const NAME: &'static str = "import";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Settings for Import {

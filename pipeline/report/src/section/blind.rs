@@ -4,7 +4,7 @@ use capstan_plan::results::ModelFigures;
 use maud::{Markup, html};
 
 use super::{missing, section};
-use crate::arm::Arm;
+use crate::arm::{family_title, groups};
 use crate::number;
 use crate::plot::bar::bar;
 use crate::summary::Summary;
@@ -35,25 +35,42 @@ pub fn blind(summary: &Summary) -> Markup {
             (missing("No model was tested blind."))
         } @else {
             div class="panels" {
-                @for (name, blind) in ordered(summary) { (panel(name, summary.model(name), blind)) }
+                @for (title, name, blind) in panels(summary) {
+                    (panel(&title, summary.model(name), blind))
+                }
             }
         }
     };
     section("blind", "The blind test", &lead, &body)
 }
 
-/// CLIP before BLIP, as everywhere on the page.
-fn ordered(summary: &Summary) -> Vec<(&String, &ModelFigures)> {
-    let mut blind: Vec<_> = summary.blind.iter().collect();
-    blind.sort_by_key(|(name, _)| !name.starts_with("clip"));
-    blind
+/// Title, name and blind figures of each model, in the order of the comparison. A model without
+/// sighted figures comes last, under its name.
+fn panels(summary: &Summary) -> Vec<(Markup, &str, &ModelFigures)> {
+    let groups = groups(summary);
+    let measured = groups.iter().flat_map(|group| {
+        let title = group.title();
+        group.models.iter().map(move |model| (title, model))
+    });
+    let known = measured.filter_map(|(title, model)| {
+        let heading = html! { strong { (title) } " " (model.label().to_lowercase()) };
+        Some((heading, model.name, summary.blind.get(model.name)?))
+    });
+    let unknown = summary
+        .blind
+        .iter()
+        .filter(|(name, _)| summary.model(name).is_none());
+    let unknown = unknown.map(|(name, blind)| {
+        let heading = html! { strong { (family_title(summary.arm(name).family)) } " " (name) };
+        (heading, name.as_str(), blind)
+    });
+    known.chain(unknown).collect()
 }
 
-fn panel(name: &str, sighted: Option<&ModelFigures>, blind: &ModelFigures) -> Markup {
-    let arm = Arm::of(name);
+fn panel(title: &Markup, sighted: Option<&ModelFigures>, blind: &ModelFigures) -> Markup {
     html! {
         figure class="panel" {
-            figcaption { strong { (arm.family.to_uppercase()) } " " (arm.title().to_lowercase()) }
+            figcaption { (title) }
             table class="pairs" {
                 thead { tr {
                     th scope="col" { "Figure" } th {} th scope="col" { "Sighted" } th scope="col" { "Blind" }

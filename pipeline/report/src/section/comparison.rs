@@ -3,13 +3,13 @@
 use maud::{Markup, html};
 
 use super::{missing, section};
-use crate::arm::{Arm, Family, families, mean_at_1};
+use crate::arm::{Group, Measured, Texts, groups, mean_at_1};
 use crate::number;
 use crate::summary::{COLUMNS, Column, Summary};
 
 /// The section.
 pub fn comparison(summary: &Summary) -> Markup {
-    let families = families(summary);
+    let families = groups(summary);
     let lead = html! {
         "The best of each family is marked. Recall and accuracy are in percent, a tie is a miss, "
         "CIDEr-D is times 100."
@@ -37,7 +37,7 @@ fn columns(summary: &Summary) -> Vec<&'static Column> {
         .collect()
 }
 
-fn table(summary: &Summary, families: &[Family<'_>]) -> Markup {
+fn table(summary: &Summary, families: &[Group<'_>]) -> Markup {
     let columns = columns(summary);
     html! {
         table class="comparison" {
@@ -51,22 +51,24 @@ fn table(summary: &Summary, families: &[Family<'_>]) -> Markup {
             @for family in families {
                 tbody {
                     tr class="family" { th colspan=(columns.len() + 2) scope="rowgroup" { (family.title()) } }
-                    @for arm in &family.arms { (row(summary, family, arm, &columns)) }
+                    @for model in &family.models { (row(summary, family, model, &columns)) }
                 }
             }
         }
     }
 }
 
-fn row(summary: &Summary, family: &Family<'_>, arm: &Arm<'_>, columns: &[&Column]) -> Markup {
-    let figures = summary.model(arm.name);
-    let gain = mean_at_1(summary, arm.name)
-        .zip(family.mean_at_1(summary, "web"))
-        .filter(|_| arm.kind != "web")
+fn row(summary: &Summary, family: &Group<'_>, model: &Measured<'_>, columns: &[&Column]) -> Markup {
+    let figures = summary.model(model.name);
+    let gain = mean_at_1(summary, model.name)
+        .zip(family.mean_at_1(summary, Texts::Web))
+        .filter(|_| model.texts != Texts::Web)
         .map(|(this, web)| this - web);
     html! {
-        tr class=[(arm.kind == "bootstrapped").then_some("leading")] {
-            th scope="row" title=(arm.name) { span class={ "key " (arm.class()) } {} (arm.title()) }
+        tr class=[(model.texts == Texts::Bootstrapped).then_some("leading")] {
+            th scope="row" title=(model.name) {
+                span class={ "key " (model.texts.class()) } {} (model.label())
+            }
             @for (_, figure) in columns {
                 @let value = figures.and_then(figure);
                 @let is_best = value.is_some() && value == best(summary, family, *figure);
@@ -82,23 +84,23 @@ fn row(summary: &Summary, family: &Family<'_>, arm: &Arm<'_>, columns: &[&Column
 /// The greatest figure among a family's arms; none where there is nothing to compare.
 fn best(
     summary: &Summary,
-    family: &Family<'_>,
+    family: &Group<'_>,
     figure: fn(&capstan_plan::results::ModelFigures) -> Option<f64>,
 ) -> Option<f64> {
     let values: Vec<f64> = family
-        .arms
+        .models
         .iter()
-        .filter_map(|arm| figure(summary.model(arm.name)?))
+        .filter_map(|model| figure(summary.model(model.name)?))
         .filter(|value| value.is_finite())
         .collect();
     (values.len() > 1).then(|| values.into_iter().fold(f64::NEG_INFINITY, f64::max))
 }
 
-/// What each arm of the run was trained on, once.
-fn data_of_arms<'a>(families: &[Family<'a>]) -> Vec<(&'a str, &'static str)> {
+/// The texts that each arm of the run was trained on, each arm once.
+fn data_of_arms(families: &[Group<'_>]) -> Vec<(&'static str, &'static str)> {
     let mut seen = Vec::new();
-    for arm in families.iter().flat_map(|family| &family.arms) {
-        let entry = (arm.title(), arm.data());
+    for model in families.iter().flat_map(|family| &family.models) {
+        let entry = (model.texts.title(), model.texts.description());
         if !entry.1.is_empty() && !seen.contains(&entry) {
             seen.push(entry);
         }

@@ -5,11 +5,14 @@ use maud::{Markup, html};
 use super::{missing, section};
 use crate::number::{self, decimal};
 use crate::plot::bar::row;
-use crate::summary::{FilterFigures, Summary};
+use crate::summary::{FilterFigures, Pairs, Summary};
 
 /// The section.
 pub fn filter(summary: &Summary) -> Markup {
     let pairs = &summary.pairs;
+    let Some(filter) = &summary.filter else {
+        return unjudged(pairs);
+    };
     let lead = html! {
         "Measured against a judge that knows what is in each picture and that no stage ever sees. "
         em { "Good" } " texts name exactly what is there, " em { "vague" }
@@ -18,11 +21,44 @@ pub fn filter(summary: &Summary) -> Markup {
     };
     let body = html! {
         div class="panels" {
-            (panel("Web texts", summary.filter.web, pairs.kept_web, pairs.dropped_web, "c-web"))
-            (panel("Synthetic texts", summary.filter.synthetic, pairs.kept_synthetic, pairs.dropped_synthetic, "c-synthetic"))
+            (panel("Web texts", filter.web, pairs.kept_web, pairs.dropped_web, "c-web"))
+            (panel("Synthetic texts", filter.synthetic, pairs.kept_synthetic, pairs.dropped_synthetic, "c-synthetic"))
         }
     };
     section("filter", "What the filter is worth", &lead, &body)
+}
+
+/// The section of a run whose texts no judge knows.
+fn unjudged(pairs: &Pairs) -> Markup {
+    let lead = html! {
+        "How many texts the filter kept. Whether it decided well is not known: no judge knows what "
+        "is in these pictures."
+    };
+    let body = html! {
+        div class="panels" {
+            (share("Web texts", pairs.kept_web, pairs.dropped_web, "c-web"))
+            (share("Synthetic texts", pairs.kept_synthetic, pairs.dropped_synthetic, "c-synthetic"))
+        }
+    };
+    section("filter", "What the filter kept", &lead, &body)
+}
+
+fn share(title: &str, kept: u64, dropped: u64, class: &str) -> Markup {
+    let all = kept + dropped;
+    html! {
+        figure class="panel" {
+            figcaption {
+                strong { (title) }
+                span class="total" { (number::count(kept)) " kept of " (number::count(all)) }
+            }
+            @match number::percent(kept, all) {
+                Some(share) => {
+                    (row(&html! { "Kept" }, share, 100.0, class, &format!("{} %", decimal(share))))
+                }
+                None => (missing("None were judged.")),
+            }
+        }
+    }
 }
 
 fn panel(title: &str, figures: FilterFigures, kept: u64, dropped: u64, class: &str) -> Markup {

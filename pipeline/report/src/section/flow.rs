@@ -36,13 +36,21 @@ fn columns(pairs: &Pairs) -> Vec<Column> {
     let total = |counts: &std::collections::BTreeMap<String, u64>| counts.values().sum::<u64>();
     vec![
         Column {
-            head: "Crawl",
+            head: if pairs.imported { "Source" } else { "Crawl" },
             nodes: vec![node("pictures found", pairs.found, "n-main")],
         },
         Column {
-            head: "Fetch",
+            head: if pairs.imported { "Import" } else { "Fetch" },
             nodes: vec![
-                node("fetched", pairs.fetched, "n-main"),
+                node(
+                    if pairs.imported {
+                        "imported"
+                    } else {
+                        "fetched"
+                    },
+                    pairs.fetched,
+                    "n-main",
+                ),
                 node("rejected", total(&pairs.rejected), "n-drop"),
             ],
         },
@@ -68,18 +76,25 @@ fn columns(pairs: &Pairs) -> Vec<Column> {
                 node("human", pairs.human, "n-human"),
                 node("synthetic, kept", pairs.kept_synthetic, "n-synthetic"),
                 node("synthetic, dropped", pairs.dropped_synthetic, "n-drop"),
+                node("web, not filtered", pairs.unfiltered_web, "n-web"),
+                node(
+                    "synthetic, not filtered",
+                    pairs.unfiltered_synthetic,
+                    "n-synthetic",
+                ),
             ],
         },
         Column {
             head: "Train",
-            nodes: vec![node("texts to train on", bootstrapped(pairs), "n-boot")],
+            nodes: vec![node("texts to train on", to_train_on(pairs), "n-boot")],
         },
     ]
 }
 
-/// Texts of the bootstrapped training set.
-fn bootstrapped(pairs: &Pairs) -> u64 {
-    pairs.kept_web + pairs.kept_synthetic + pairs.human
+/// Texts of the bootstrapped training set; without a filter, of the whole dataset.
+fn to_train_on(pairs: &Pairs) -> u64 {
+    let unfiltered = pairs.unfiltered_web + pairs.unfiltered_synthetic;
+    pairs.kept_web + pairs.kept_synthetic + unfiltered + pairs.human
 }
 
 fn ribbons(pairs: &Pairs) -> Vec<Ribbon> {
@@ -113,6 +128,10 @@ fn ribbons(pairs: &Pairs) -> Vec<Ribbon> {
         same((4, 1), (5, 0), pairs.kept_web, "r-web"),
         same((4, 2), (5, 0), pairs.human, "r-human"),
         same((4, 3), (5, 0), pairs.kept_synthetic, "r-synthetic"),
+        same((3, 0), (4, 5), pairs.unfiltered_web, "r-web"),
+        same((3, 1), (4, 6), pairs.unfiltered_synthetic, "r-synthetic"),
+        same((4, 5), (5, 0), pairs.unfiltered_web, "r-web"),
+        same((4, 6), (5, 0), pairs.unfiltered_synthetic, "r-synthetic"),
     ]
 }
 
@@ -130,7 +149,7 @@ fn in_words(pairs: &Pairs) -> String {
         n(pairs.synthetic),
         n(pairs.kept_synthetic),
         n(pairs.human),
-        n(bootstrapped(pairs))
+        n(to_train_on(pairs))
     )
 }
 

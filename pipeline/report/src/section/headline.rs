@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::arm::{Family, families, mean_at_1};
+use crate::arm::{Group, Texts, groups, mean_at_1};
 use crate::number;
 use crate::plot::bar::bar;
 use crate::plot::range::Range;
@@ -32,15 +32,15 @@ pub fn headline(report: &RunReport) -> Markup {
 
 /// Bootstrapped against web and against human-only, mean R@1 in points.
 fn verdict(summary: &Summary) -> String {
-    let families = families(summary);
-    let clause = |kind: &str| {
-        let gains: Vec<(String, f64)> = families
+    let families = groups(summary);
+    let clause = |texts: Texts| {
+        let gains: Vec<(&str, f64)> = families
             .iter()
-            .filter_map(|family| Some((family.title(), family.gain_over(summary, kind)?)))
+            .filter_map(|family| Some((family.title(), family.gain_over(summary, texts)?)))
             .collect();
         (!gains.is_empty()).then(|| phrase(&gains))
     };
-    match (clause("web"), clause("human")) {
+    match (clause(Texts::Web), clause(Texts::Human)) {
         (Some(web), Some(human)) => format!(
             "Against the raw web, bootstrapping {web}; against human pairs alone it {human}."
         ),
@@ -54,7 +54,7 @@ fn verdict(summary: &Summary) -> String {
 
 /// `gains 37.1 points of mean R@1 for CLIP and 28.9 for BLIP`;
 /// `loses 2.0 points of mean R@1 for CLIP but gains 3.0 for BLIP`.
-fn phrase(gains: &[(String, f64)]) -> String {
+fn phrase(gains: &[(&str, f64)]) -> String {
     let mut text = String::new();
     let mut before = None;
     for (family, gain) in gains {
@@ -81,13 +81,13 @@ fn phrase(gains: &[(String, f64)]) -> String {
 
 /// Names the differences that one seed cannot carry.
 fn caution(summary: &Summary) -> Option<String> {
-    let families = families(summary);
-    let named = [("web", "the web"), ("human", "human pairs alone")];
+    let families = groups(summary);
+    let named = [(Texts::Web, "the web"), (Texts::Human, "human pairs alone")];
     let small: Vec<String> = families
         .iter()
-        .flat_map(|family| named.map(|(kind, title)| (family, kind, title)))
-        .filter_map(|(family, kind, title)| {
-            let gain = family.gain_over(summary, kind)?;
+        .flat_map(|family| named.map(|(texts, title)| (family, texts, title)))
+        .filter_map(|(family, texts, title)| {
+            let gain = family.gain_over(summary, texts)?;
             (gain.abs() < SEED_MOVES_POINTS).then(|| {
                 format!(
                     "{} against {title} ({})",
@@ -107,13 +107,13 @@ fn caution(summary: &Summary) -> Option<String> {
 
 /// Mean R@1 by arm: a panel a family, one scale for all.
 fn chart(summary: &Summary) -> Markup {
-    let families: Vec<Family<'_>> = families(summary)
+    let families: Vec<Group<'_>> = groups(summary)
         .into_iter()
         .filter(|family| {
             family
-                .arms
+                .models
                 .iter()
-                .any(|arm| mean_at_1(summary, arm.name).is_some())
+                .any(|model| mean_at_1(summary, model.name).is_some())
         })
         .collect();
     let means = summary
@@ -129,7 +129,7 @@ fn chart(summary: &Summary) -> Markup {
                         figcaption {
                             strong { (family.title()) }
                             " mean R@1, %"
-                            @if let Some(gain) = family.gain_over(summary, "web") {
+                            @if let Some(gain) = family.gain_over(summary, Texts::Web) {
                                 span class={ "delta " (if gain < 0.0 { "down" } else { "up" }) } {
                                     (number::points(gain)) " over web"
                                 }
@@ -148,13 +148,13 @@ fn chart(summary: &Summary) -> Markup {
     }
 }
 
-fn arms(summary: &Summary, family: &Family<'_>, end: f64) -> Markup {
+fn arms(summary: &Summary, family: &Group<'_>, end: f64) -> Markup {
     html! {
-        @for arm in &family.arms {
-            @let mean = mean_at_1(summary, arm.name);
-            div class={ "arm" @if arm.kind == "bootstrapped" { " leading" } } {
-                span class="arm-name" title=(arm.data()) { (arm.title()) }
-                (bar(mean.unwrap_or(f64::NAN), end, arm.class()))
+        @for model in &family.models {
+            @let mean = mean_at_1(summary, model.name);
+            div class={ "arm" @if model.texts == Texts::Bootstrapped { " leading" } } {
+                span class="arm-name" title=(model.texts.description()) { (model.label()) }
+                (bar(mean.unwrap_or(f64::NAN), end, model.texts.class()))
                 span class="arm-number" { (number::figure(mean)) }
             }
         }
@@ -164,8 +164,26 @@ fn arms(summary: &Summary, family: &Family<'_>, end: f64) -> Markup {
 #[cfg(test)]
 mod tests {
     use capstan_plan::results::{ModelFigures, RetrievalFigures};
+    use capstan_plan::stage::Family;
 
     use super::*;
+    use crate::arm::Arm;
+
+    /// Models named after their family and arm.
+    fn arm(name: &str) -> Arm {
+        let (family, texts) = name.split_once('_').unwrap();
+        Arm {
+            family: Some(match family {
+                "clip" => Family::Clip,
+                _ => Family::Blip,
+            }),
+            texts: match texts {
+                "web" => Texts::Web,
+                "human" => Texts::Human,
+                _ => Texts::Bootstrapped,
+            },
+        }
+    }
 
     fn summary(models: &[(&str, f64)]) -> Summary {
         let figures = |mean: f64| ModelFigures {
@@ -181,6 +199,10 @@ mod tests {
             models: models
                 .iter()
                 .map(|(name, mean)| ((*name).to_owned(), figures(*mean)))
+                .collect(),
+            arms: models
+                .iter()
+                .map(|(name, _)| ((*name).to_owned(), arm(name)))
                 .collect(),
             ..Summary::default()
         }

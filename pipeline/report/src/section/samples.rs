@@ -31,8 +31,11 @@ const TAGS: &[(&str, &str)] = &[
 pub fn samples(report: &RunReport) -> Markup {
     let lead = html! {
         "Pictures as the models see them, with the texts of the web and of the captioner. ITC is the "
-        "cosine of picture and text, ITM the probability that they match, both by the filter; the "
-        "judge’s word is shown beside and was never seen by a stage."
+        "cosine of picture and text, ITM the probability that they match, both by the filter"
+        @if report.summary.filter.is_some() {
+            "; the judge’s word is shown beside and was never seen by a stage"
+        }
+        "."
     };
     let cards: Vec<(&SampleCard, Vec<&'static str>)> = report
         .samples

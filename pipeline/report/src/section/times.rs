@@ -10,8 +10,13 @@ use crate::summary::{StageFigures, Summary};
 /// The section.
 pub fn times(summary: &Summary) -> Markup {
     let lead = html! {
-        "Wall time from the first lease to the last commit of a stage, a training's without waiting "
-        "for its turn; CPU time over all threads and ranks."
+        @if summary.sums_task_times {
+            "Wall time summed over the tasks of a stage, which may have overlapped; "
+        } @else {
+            "Wall time from the first lease to the last commit of a stage, a training's without "
+            "waiting for its turn; "
+        }
+        "CPU time over all threads and ranks."
     };
     let longest = summary
         .stages

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use capstan_runtime::Overrides;
 use clap::{Args as ClapArgs, Subcommand};
 
+use super::StoreArgs;
+
 /// Which coordinator.
 #[derive(Debug, ClapArgs)]
 pub struct Remote {
@@ -100,6 +102,18 @@ pub struct Retry {
     pub shard: Option<String>,
     #[command(flatten)]
     pub remote: Remote,
+}
+
+/// `capstan report`.
+#[derive(Debug, ClapArgs)]
+pub struct Report {
+    /// Id of the run.
+    pub run: String,
+    /// Folder for report.html and summary.json; made where it is absent.
+    #[arg(long, value_name = "DIR", default_value = "capstan-report")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// `capstan state`.

@@ -30,7 +30,7 @@ pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
             Error::Write { .. } | Error::Make(_) | Error::Random => Exit::RunFailed,
             _ => Exit::Usage,
         };
-        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+        ExpectedError::from_error(exit, &error)
     })?;
     if args.json {
         return output::json(&written);

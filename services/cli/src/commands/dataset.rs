@@ -75,7 +75,7 @@ fn found<T>(result: Result<T, Error>) -> Result<T, ExpectedError> {
             Error::NoDataset { .. } | Error::Name { .. } => Exit::Usage,
             _ => Exit::Unavailable,
         };
-        ExpectedError::new(exit, format!("{:#}", anyhow::Error::from(error)))
+        ExpectedError::from_error(exit, &error)
     })
 }
 

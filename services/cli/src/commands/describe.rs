@@ -3,6 +3,8 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use capstan_plan::clock::{Clock, SystemClock};
+use capstan_plan::commit::OutputRef;
+use capstan_proto::convert::stage_output;
 use capstan_proto::v1;
 use comfy_table::Table;
 use serde_json::{Value, json};
@@ -51,23 +53,25 @@ fn stage_json(stage: &v1::StageStatus) -> Value {
         "quarantined": stage.quarantined,
         "started_unix_ms": stage.started_unix_ms,
         "ended_unix_ms": stage.ended_unix_ms,
-        "output": output(&stage.output_json),
+        "output": output(stage.output.as_ref()),
     })
 }
 
-/// `{"dataset": "web@3"}`, `{"model": "<digest>"}` or `{}`.
-fn output(json: &str) -> Value {
-    serde_json::from_str(json).unwrap_or_else(|_| json!({}))
+/// The output of a stage as JSON: `{"dataset": "web@3"}`, `{"model": "<digest>"}` or `{}`.
+fn output(message: Option<&v1::StageOutput>) -> Value {
+    match stage_output(message.cloned()) {
+        Some(OutputRef::Dataset { version, .. }) => json!({ "dataset": version.to_string() }),
+        Some(OutputRef::Model { digest }) => json!({ "model": digest.to_string() }),
+        Some(OutputRef::Figures) | None => json!({}),
+    }
 }
 
-/// What a stage gave, for people.
-fn gave(json: &str) -> String {
-    let output = output(json);
-    let text = |key: &str| output[key].as_str().map(str::to_owned);
-    match (text("dataset"), text("model")) {
-        (Some(dataset), _) => dataset,
-        (None, Some(model)) => format!("model {}", &model[..model.len().min(12)]),
-        (None, None) => String::new(),
+/// The output of a stage in a table.
+fn output_cell(message: Option<&v1::StageOutput>) -> String {
+    match stage_output(message.cloned()) {
+        Some(OutputRef::Dataset { version, .. }) => version.to_string(),
+        Some(OutputRef::Model { digest }) => format!("model {}", digest.0.short()),
+        Some(OutputRef::Figures) | None => String::new(),
     }
 }
 
@@ -106,7 +110,7 @@ pub fn stages_table(status: &v1::RunStatus) -> Table {
             format!("{}/{}", stage.committed, stage.tasks),
             stage.adopted.to_string(),
             took,
-            gave(&stage.output_json),
+            output_cell(stage.output.as_ref()),
         ]);
     }
     table
@@ -121,7 +125,7 @@ pub fn plan_json(plan: &v1::PlanRunResponse) -> Value {
             "reads": stage.reads,
             "tasks": stage.tasks,
             "done": stage.done,
-            "output": output(&stage.output_json),
+            "output": output(stage.output.as_ref()),
         })
     };
     json!({
@@ -145,7 +149,7 @@ pub fn plan_table(plan: &v1::PlanRunResponse) -> Table {
                 true => "adoption not looked up".to_owned(),
                 false => stage.done.to_string(),
             },
-            gave(&stage.output_json),
+            output_cell(stage.output.as_ref()),
         ]);
     }
     table
@@ -195,17 +199,26 @@ fn shortened(reason: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use capstan_plan::commit::VersionRef;
+
     use super::*;
 
     #[test]
     fn a_run_as_json_has_plain_states_and_outputs() {
+        let web = OutputRef::Dataset {
+            version: VersionRef {
+                dataset: "web".into(),
+                number: 1,
+            },
+            parts: 8,
+        };
         let status = v1::RunStatus {
             run: "small-7".into(),
             state: v1::RunState::Done as i32,
             stages: vec![v1::StageStatus {
                 stage: "crawl".into(),
                 state: v1::StageState::Done as i32,
-                output_json: r#"{"dataset":"web@1"}"#.into(),
+                output: Some((&web).into()),
                 ..Default::default()
             }],
             ..Default::default()

@@ -8,11 +8,14 @@ mod demoweb;
 mod describe;
 mod models;
 mod process;
+mod report;
 mod role;
 mod run;
 mod runs;
 mod scores;
 mod state;
+#[cfg(test)]
+mod tests;
 mod up;
 
 pub use process::bind;
@@ -33,6 +36,7 @@ pub fn run(args: Args) -> Result<(), ExpectedError> {
         Command::Run(run) => run::run(run, settings),
         Command::Watch(watch) => run::watch(watch, settings),
         Command::Runs(args) => runs::list(args, settings),
+        Command::Report(args) => report::run(args, settings),
         Command::Cancel(args) => runs::cancel(args, settings),
         Command::Retry(args) => runs::retry(args, settings),
         Command::Coordinator(args) => role::coordinator(args, settings),

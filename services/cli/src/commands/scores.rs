@@ -161,13 +161,11 @@ fn tokens(tokenizer: &Tokenizer, texts: &[String], max_tokens: usize) -> TokenBa
 }
 
 fn pixels(preprocess: &ImagePreprocess, path: &Path) -> Result<Vec<f32>, ExpectedError> {
-    let foreign = |error: String| {
-        ExpectedError::new(Exit::ForeignInput, format!("{}: {error}", path.display()))
+    let foreign = |error: &dyn std::error::Error| {
+        ExpectedError::about(Exit::ForeignInput, path.display(), error)
     };
-    let bytes = std::fs::read(path).map_err(|error| foreign(error.to_string()))?;
-    preprocess
-        .pixels(&bytes)
-        .map_err(|error| foreign(format!("{:#}", anyhow::Error::from(error))))
+    let bytes = std::fs::read(path).map_err(|error| foreign(&error))?;
+    preprocess.pixels(&bytes).map_err(|error| foreign(&error))
 }
 
 /// Whether the folder holds a CLIP model, by its configuration.
@@ -196,4 +194,37 @@ fn compute(device: &str) -> Result<(ComputePool, Device), ExpectedError> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let pool = ComputePool::new(threads).or_exit(Exit::RunFailed)?;
     Ok((pool, spec.open().or_exit(Exit::Usage)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(path: &Path) -> String {
+        let error = pixels(&ImagePreprocess::new(64), path).unwrap_err();
+        assert_eq!(error.exit(), Exit::ForeignInput);
+        error.to_string()
+    }
+
+    #[test]
+    fn a_text_file_in_place_of_a_picture_is_named_with_its_reason_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notes.txt");
+        std::fs::write(&path, "not a picture").unwrap();
+        assert_eq!(
+            line(&path),
+            format!(
+                "{}: the picture cannot be decoded: The image format could not be determined",
+                path.display()
+            )
+        );
+    }
+
+    #[test]
+    fn a_picture_that_is_missing_is_named_with_the_reason_of_the_system() {
+        assert_eq!(
+            line(Path::new("/no/such/picture.png")),
+            "/no/such/picture.png: No such file or directory (os error 2)"
+        );
+    }
 }

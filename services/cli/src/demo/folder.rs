@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output::write_whole;
+use crate::report;
 
 /// Name of the file by which a folder is recognised as a demo's own.
 const MARKER: &str = "demo.json";
@@ -117,12 +118,7 @@ impl Folder {
 
     /// The page with pictures.
     pub fn report(&self) -> PathBuf {
-        self.root.join("report.html")
-    }
-
-    /// The figures.
-    pub fn summary(&self) -> PathBuf {
-        self.root.join("summary.json")
+        self.root.join(report::PAGE)
     }
 
     /// The log of the run, one JSON object a line.

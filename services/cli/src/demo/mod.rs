@@ -5,25 +5,21 @@
 //! pipeline file ──► coordinator ◄┼─► two workers, two trainer ranks ─► store in DIR
 //!                        │ events
 //!                        ▼
-//!                   board (bars) ─► gather ─► summary.json, report.html, table
+//!                   board (bars) ─► report ─► summary.json, report.html, table
 //! ```
 
 mod folder;
-mod gather;
 mod inputs;
 mod run;
-mod samples;
-mod table;
 
 use std::sync::Arc;
 
 use capstan_dataset::Store;
 use capstan_demoweb::Site;
-use capstan_report::summary::Summary;
 
 use crate::args;
 use crate::error::{Exit, ExpectedError, OrExit};
-use crate::output::write_whole;
+use crate::report::{self, Heading, Recorded, gather};
 use folder::Folder;
 use inputs::Inputs;
 
@@ -75,24 +71,17 @@ async fn whole(
     if ended.leased == 0 {
         eprintln!("nothing was left to do: every task is committed");
     }
-    let gathered = gather::gather(&store, &inputs, &ended, &site, args.seed).await?;
+    let recorded = Recorded::read(&store, &ended.run).await?;
+    let gathered = gather(&store, &recorded, Some(&ended.watched), Some(&site)).await?;
     gathered.summary.check().or_exit(Exit::RunFailed)?;
     inputs::lay_out_models(&store, &gathered.models, folder).await?;
-    let summary = serde_json::to_vec_pretty(&gathered.summary).or_exit(Exit::RunFailed)?;
-    write_whole(&folder.summary(), &summary)?;
-    let page = samples::run_report(&store, &gathered, &site).await?;
-    capstan_report::write(&folder.report(), &page).or_exit(Exit::RunFailed)?;
-    show(args, &gathered.summary, folder);
-    Ok(())
-}
-
-fn show(args: &args::Demo, summary: &Summary, folder: &Folder) {
-    if args.json {
-        let text = serde_json::to_string_pretty(summary).expect("plain data");
-        println!("{text}");
-    } else {
-        println!("{}", table::comparison(summary));
-        println!("{}", table::sentence(summary));
-    }
+    let heading = Heading {
+        title: "capstan demo".to_owned(),
+        started: None,
+        command: format!("capstan demo --seed {}", args.seed),
+    };
+    report::write(&store, &gathered, Some(&site), heading, folder.root()).await?;
+    report::print(&gathered.summary, args.json)?;
     eprintln!("report: {}", folder.report().display());
+    Ok(())
 }

@@ -5,13 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use capstan_crawl::NetConfig;
-use capstan_dataset::{Store, versions};
+use capstan_dataset::Store;
 use capstan_demoweb::Site;
 use capstan_plan::Pipeline;
 use capstan_plan::clock::Stopwatch;
-use capstan_plan::commit::Part;
 use capstan_plan::id::{RunId, StageName};
-use capstan_plan::stage::Kind;
 use capstan_proto::v1;
 use capstan_runtime::Config;
 use tokio::net::TcpListener;
@@ -21,6 +19,7 @@ use super::folder::Folder;
 use super::inputs::Inputs;
 use crate::client::{Access, Coordinator};
 use crate::error::{Exit, ExpectedError, OrExit};
+use crate::report::Watched;
 use crate::system::{Setup, System};
 use crate::watch::{Board, Followed, follow};
 
@@ -30,20 +29,13 @@ const WORKERS: usize = 2;
 const TRAINERS: usize = 2;
 
 /// How a run ended.
-#[derive(Debug, Clone)]
 pub struct Ended {
     /// The run.
     pub run: RunId,
     /// Tasks that were leased: none where nothing was left to do.
     pub leased: u64,
-    /// Seconds that it took now.
-    pub wall_seconds: f64,
-    /// The remaining time shown when 60 s had passed.
-    pub remaining_shown_at_60s: Option<f64>,
-    /// Seconds from the first task to the last commit of each stage.
-    pub stage_seconds: BTreeMap<StageName, f64>,
-    /// What each stage gave, as the coordinator says it.
-    outputs: BTreeMap<StageName, serde_json::Value>,
+    /// The times of this invocation.
+    pub watched: Watched,
 }
 
 /// Runs the pipeline to its end and takes every role down again.
@@ -123,65 +115,23 @@ async fn run(
     Ok(Some(Ended {
         run: RunId(run),
         leased: ended.leased,
-        wall_seconds: began.seconds(),
-        remaining_shown_at_60s: board.remaining_shown_at_60s(),
-        stage_seconds: of_stages(&status, |stage| {
-            (stage.ended_unix_ms - stage.started_unix_ms).max(0) as f64 / 1e3
-        }),
-        outputs: of_stages(&status, |stage| {
-            serde_json::from_str(&stage.output_json).unwrap_or_default()
-        }),
+        watched: Watched {
+            wall_seconds: began.seconds(),
+            remaining_shown_at_60s: board.remaining_shown_at_60s(),
+            stage_seconds: stage_seconds(&status),
+        },
     }))
 }
 
-fn of_stages<T>(
-    status: &v1::RunStatus,
-    figure: impl Fn(&v1::StageStatus) -> T,
-) -> BTreeMap<StageName, T> {
+/// Seconds from the first task to the last commit of each stage.
+fn stage_seconds(status: &v1::RunStatus) -> BTreeMap<StageName, f64> {
     let stages = status.stages.iter();
     stages
-        .map(|stage| (StageName::from(stage.stage.as_str()), figure(stage)))
+        .map(|stage| {
+            let took_ms = (stage.ended_unix_ms - stage.started_unix_ms).max(0);
+            (StageName::from(stage.stage.as_str()), took_ms as f64 / 1e3)
+        })
         .collect()
-}
-
-impl Ended {
-    /// The shards of the last filter stage's dataset, or of the last dataset that a crawl led to
-    /// where nothing filters.
-    ///
-    /// # Errors
-    /// Run failed, where the version cannot be read.
-    pub async fn filtered_parts(
-        &self,
-        store: &Store,
-        pipeline: &Pipeline,
-    ) -> Result<Vec<Part>, ExpectedError> {
-        let rank = |kind: &Kind| match kind {
-            Kind::Crawl(_) => Some(0),
-            Kind::Curate(_) => Some(1),
-            Kind::Balance(_) => Some(2),
-            Kind::Caption(_) => Some(3),
-            Kind::Filter(_) => Some(4),
-            _ => None,
-        };
-        let order = pipeline.order();
-        let last = order
-            .iter()
-            .filter_map(|name| pipeline.stage(name))
-            .filter_map(|stage| rank(&stage.kind).map(|rank| (rank, &stage.name)))
-            .max_by_key(|(rank, _)| *rank);
-        let Some((_, stage)) = last else {
-            return Ok(Vec::new());
-        };
-        let Some(version) = self.outputs.get(stage).and_then(|o| o["dataset"].as_str()) else {
-            return Ok(Vec::new());
-        };
-        let version = versions::resolve(store, version)
-            .await
-            .or_exit(Exit::RunFailed)?;
-        versions::parts(store, &version)
-            .await
-            .or_exit(Exit::RunFailed)
-    }
 }
 
 async fn bind() -> Result<TcpListener, ExpectedError> {

@@ -1,7 +1,7 @@
 //! What a watcher of a run sees: a bar per stage with rates, and the remaining time.
 //!
-//! [`Board`] is fed the coordinator's events and knows nothing of how they come; drawing is left to
-//! `indicatif` on a terminal and to plain lines elsewhere.
+//! [`Board`] takes the coordinator's events and knows nothing of how they come. On a terminal
+//! `indicatif` draws it; elsewhere it prints plain lines.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::clock;
 use super::estimate::{Estimate, Seen};
-use super::stage::{StageSeen, TaskSeen, message};
+use super::stage::StageSeen;
 
-/// Time between two lines about the remaining time where no terminal is.
+/// Time between two lines about the remaining time where there is no terminal.
 const PLAIN_PERIOD: Duration = Duration::from_secs(15);
 
 /// The stages of a run as a watcher sees them.
@@ -59,8 +59,13 @@ impl Board {
 
     /// Takes an event.
     pub fn apply(&mut self, event: &v1::Event) {
+        self.apply_at(event, Instant::now());
+        self.draw();
+    }
+
+    fn apply_at(&mut self, event: &v1::Event, now: Instant) {
         match &event.what {
-            Some(What::Snapshot(status)) => self.snapshot(status),
+            Some(What::Snapshot(status)) => self.snapshot(status, now),
             Some(What::StagePlanned(planned)) => {
                 let stage = self.stage(&planned.stage);
                 stage.planned = planned.tasks;
@@ -68,23 +73,20 @@ impl Board {
                     && planned.already_committed == planned.step_tasks;
                 stage.committed += planned.already_committed;
             }
-            Some(What::TaskChanged(changed)) => self.task_changed(changed),
+            Some(What::TaskChanged(changed)) => self.task_changed(changed, now),
             Some(What::TaskProgress(progress)) => {
-                let task = self.task(&progress.stage, &progress.shard);
-                task.done = progress.done;
-                task.total = progress.total;
-                progress.unit.clone_into(&mut task.unit);
+                self.stage(&progress.stage).progressed(progress, now);
             }
-            Some(What::StageDone(done)) => self.stage_done(&done.stage),
+            Some(What::StageDone(done)) => self.stage_done(&done.stage, now),
             Some(What::RunEnded(_)) | None => {}
         }
-        self.draw();
     }
 
-    /// Draws the remaining time anew; to be called about every second.
+    /// Draws the remaining time again; to be called about every second.
     pub fn tick(&mut self) {
-        let remaining = self.remaining_seconds();
-        let elapsed = self.began.elapsed();
+        let now = Instant::now();
+        let remaining = self.remaining_seconds(now);
+        let elapsed = now.saturating_duration_since(self.began);
         if self.shown_at_60s.is_none() && elapsed >= Duration::from_secs(60) {
             self.shown_at_60s = Some(remaining);
         }
@@ -96,8 +98,8 @@ impl Board {
         self.total.set_message(line.clone());
         self.total.tick();
         if self.multi.is_hidden() && self.plain_since.elapsed() >= PLAIN_PERIOD {
-            self.plain_since = Instant::now();
-            eprintln!("{line}; {}", self.plain_running());
+            self.plain_since = now;
+            eprintln!("{line}; {}", self.plain_running(now));
         }
         self.draw();
     }
@@ -110,81 +112,46 @@ impl Board {
         self.total.finish_and_clear();
     }
 
-    fn remaining_seconds(&self) -> f64 {
-        let seen = self
-            .stages
-            .iter()
-            .filter(|(_, stage)| stage.done || stage.seconds() > 0.0);
-        let seen = seen
-            .map(|(name, stage)| {
-                (
-                    name.clone(),
-                    Seen {
-                        share: stage.share(),
-                        seconds: stage.seconds(),
-                    },
-                )
-            })
-            .collect();
-        self.estimate.remaining_seconds(&seen)
+    fn remaining_seconds(&self, now: Instant) -> f64 {
+        let seen = self.stages.iter().filter_map(|(name, stage)| {
+            let seconds = stage.seconds(now);
+            let seen = Seen {
+                share: stage.share(),
+                seconds,
+            };
+            (stage.done || seconds > 0.0).then(|| (name.clone(), seen))
+        });
+        self.estimate.remaining_seconds(&seen.collect())
     }
 
     fn stage(&mut self, name: &str) -> &mut StageSeen {
         self.stages.entry(StageName::from(name)).or_default()
     }
 
-    fn task(&mut self, stage: &str, shard: &str) -> &mut TaskSeen {
-        self.stage(stage).tasks.entry(shard.to_owned()).or_default()
-    }
-
-    fn snapshot(&mut self, status: &v1::RunStatus) {
-        for of_status in &status.stages {
-            let done = of_status.state() == v1::StageState::Done;
-            let stage = self.stage(&of_status.stage);
-            stage.planned = of_status.tasks;
-            stage.committed = of_status.committed;
-            // What was under way when events were missed may be committed by now.
-            stage.tasks.retain(|_, task| task.committed);
-            if of_status.leased > 0 && stage.worked_since.is_none() {
-                stage.worked_since = Some(Instant::now());
-            }
-            for progress in &of_status.progress {
-                let task = stage.tasks.entry(progress.shard.clone()).or_default();
-                task.done = progress.done;
-                task.total = progress.total;
-                progress.unit.clone_into(&mut task.unit);
-            }
-            if done && !stage.done {
-                stage.reused = of_status.tasks == of_status.adopted;
-                self.stage_done(&of_status.stage);
+    fn snapshot(&mut self, status: &v1::RunStatus, now: Instant) {
+        for stage_status in &status.stages {
+            let is_done = stage_status.state() == v1::StageState::Done;
+            let stage = self.stage(&stage_status.stage);
+            stage.snapshot(stage_status, now);
+            if is_done && !stage.done {
+                stage.reused = stage_status.tasks == stage_status.adopted;
+                self.stage_done(&stage_status.stage, now);
             }
         }
     }
 
-    fn task_changed(&mut self, changed: &v1::TaskChanged) {
-        let state = changed.state();
-        let stage = self.stage(&changed.stage);
-        let task = stage.tasks.entry(changed.shard.clone()).or_default();
-        if state == v1::TaskState::Committed && !task.committed {
-            task.committed = true;
-            task.done = task.total;
-            stage.committed += 1;
-        }
-        if state == v1::TaskState::Leased && stage.worked_since.is_none() {
-            stage.worked_since = Some(Instant::now());
-        }
-        if !changed.message.is_empty() && state != v1::TaskState::Committed {
+    fn task_changed(&mut self, changed: &v1::TaskChanged, now: Instant) {
+        self.stage(&changed.stage).task_changed(changed, now);
+        if !changed.message.is_empty() && changed.state() != v1::TaskState::Committed {
             let line = format!("{}/{}: {}", changed.stage, changed.shard, changed.message);
             self.say(&line);
         }
     }
 
-    fn stage_done(&mut self, name: &str) {
+    fn stage_done(&mut self, name: &str, now: Instant) {
         let stage = self.stage(name);
-        stage.done = true;
-        stage.worked = Duration::from_secs_f64(stage.seconds());
-        stage.worked_since = None;
-        let (seconds, reused) = (stage.seconds(), stage.reused);
+        stage.finish(now);
+        let (seconds, reused) = (stage.seconds(now), stage.reused);
         let how = if reused && seconds < 0.5 {
             "reused".to_owned()
         } else {
@@ -208,11 +175,12 @@ impl Board {
         if self.multi.is_hidden() {
             return;
         }
+        let now = Instant::now();
         for name in &self.order {
             let Some(stage) = self.stages.get(name) else {
                 continue;
             };
-            if stage.worked_since.is_none() && !stage.done {
+            if !stage.has_begun && !stage.done {
                 continue;
             }
             let bar = self.bars.entry(name.clone()).or_insert_with(|| {
@@ -225,20 +193,17 @@ impl Board {
                 bar
             });
             bar.set_position((stage.share() * 1000.0) as u64);
-            bar.set_message(message(stage));
+            bar.set_message(stage.message(now));
             if stage.done && !bar.is_finished() {
                 bar.finish();
             }
         }
     }
 
-    fn plain_running(&self) -> String {
-        let running = self
-            .stages
-            .iter()
-            .filter(|(_, stage)| stage.worked_since.is_some());
+    fn plain_running(&self, now: Instant) -> String {
+        let running = self.stages.iter().filter(|(_, stage)| stage.is_leased());
         let lines: Vec<_> = running
-            .map(|(name, stage)| format!("{name} {}", message(stage)))
+            .map(|(name, stage)| format!("{name} {}", stage.message(now)))
             .collect();
         if lines.is_empty() {
             "waiting".to_owned()
@@ -273,12 +238,7 @@ mod tests {
     fn a_stage_counts_its_tasks_and_their_progress() {
         let pipeline = Pipeline::from_toml(crate::demo::PIPELINE, "demo.toml").unwrap();
         let mut board = Board::new(&pipeline);
-        board.apply(&event(What::StagePlanned(v1::StagePlanned {
-            stage: "caption".into(),
-            tasks: 4,
-            step_tasks: 4,
-            already_committed: 0,
-        })));
+        board.apply(&planned("caption", 4));
         board.apply(&changed("caption", "00000", v1::TaskState::Leased));
         board.apply(&changed("caption", "00000", v1::TaskState::Committed));
         board.apply(&event(What::TaskProgress(v1::TaskProgress {
@@ -287,14 +247,12 @@ mod tests {
             done: 50,
             total: 100,
             unit: "pictures".into(),
+            waiting: false,
         })));
         let stage = &board.stages[&StageName::from("caption")];
         assert!((stage.share() - 0.375).abs() < 1e-9, "{}", stage.share());
         assert_eq!(stage.units(), Some((50, 100, "pictures")));
-        board.apply(&event(What::StageDone(v1::StageDone {
-            stage: "caption".into(),
-            ..Default::default()
-        })));
+        board.apply(&done("caption"));
         assert_eq!(board.stages[&StageName::from("caption")].share(), 1.0);
     }
 
@@ -314,6 +272,7 @@ mod tests {
                 done: 50,
                 total: 100,
                 unit: "pictures".into(),
+                waiting: false,
             }],
             ..Default::default()
         };
@@ -323,5 +282,87 @@ mod tests {
         })));
         let stage = &board.stages[&StageName::from("caption")];
         assert!((stage.share() - 0.625).abs() < 1e-9, "{}", stage.share());
+    }
+
+    fn progress(stage: &str, shard: &str, (done, total): (u64, u64), waiting: bool) -> v1::Event {
+        event(What::TaskProgress(v1::TaskProgress {
+            stage: stage.into(),
+            shard: shard.into(),
+            done,
+            total,
+            unit: "units".into(),
+            waiting,
+        }))
+    }
+
+    fn planned(stage: &str, tasks: u64) -> v1::Event {
+        event(What::StagePlanned(v1::StagePlanned {
+            stage: stage.into(),
+            tasks,
+            step_tasks: tasks,
+            already_committed: 0,
+        }))
+    }
+
+    fn done(stage: &str) -> v1::Event {
+        event(What::StageDone(v1::StageDone {
+            stage: stage.into(),
+            ..Default::default()
+        }))
+    }
+
+    /// A demo from the end of `captioner`: `caption` gets its turn for its first shard, then waits
+    /// for `matcher`, whose 800 steps take 40 s. Seconds and events, as the coordinator sent them.
+    fn caption_waits_for_matcher() -> Vec<(u64, v1::Event)> {
+        use v1::TaskState::{Committed, Leased};
+        let mut events = Vec::new();
+        for (stage, seconds) in [("crawl", 30), ("blip_web", 190), ("captioner", 22)] {
+            events.push((0, planned(stage, 1)));
+            events.push((0, changed(stage, "all", Leased)));
+            events.push((seconds, changed(stage, "all", Committed)));
+            events.push((seconds, done(stage)));
+        }
+        events.push((200, planned("matcher", 1)));
+        events.push((200, changed("matcher", "all", Leased)));
+        events.push((200, progress("matcher", "all", (0, 800), true)));
+        events.push((200, planned("caption", 8)));
+        events.push((200, changed("caption", "00000", Leased)));
+        events.push((201, progress("caption", "00000", (60, 64), false)));
+        events.push((201, changed("caption", "00000", Committed)));
+        events.push((201, changed("caption", "00001", Leased)));
+        for second in 202..242 {
+            events.push((second, progress("caption", "00001", (0, 0), true)));
+            let steps = (second - 201) * 20;
+            events.push((second, progress("matcher", "all", (steps, 800), false)));
+        }
+        events.push((242, changed("matcher", "all", Committed)));
+        events.push((242, done("matcher")));
+        events.push((243, progress("caption", "00001", (60, 64), false)));
+        events
+    }
+
+    #[test]
+    fn a_stage_that_waits_for_its_turn_is_not_extrapolated_from_the_wait() {
+        let pipeline = Pipeline::from_toml(crate::demo::PIPELINE, "demo.toml").unwrap();
+        let mut board = Board::new(&pipeline);
+        let began = Instant::now();
+        let mut shown = Vec::new();
+        for (second, event) in caption_waits_for_matcher() {
+            let now = began + Duration::from_secs(second);
+            board.apply_at(&event, now);
+            if second >= 202 {
+                shown.push(board.remaining_seconds(now));
+            }
+        }
+        let caption = &board.stages[&StageName::from("caption")];
+        let end = began + Duration::from_secs(243);
+        assert_eq!(
+            caption.seconds(end),
+            2.0,
+            "1 s before the wait and 1 s after"
+        );
+        let jumps = shown.windows(2).map(|pair| pair[1] - pair[0]);
+        let largest = jumps.map(f64::abs).fold(0.0, f64::max);
+        assert!(largest < 10.0, "it jumps by {largest} s: {shown:?}");
     }
 }

@@ -1,22 +1,24 @@
-//! How long it will still take.
+//! The remaining time of a run.
 //!
-//! Every stage has a prior: seconds that it took on two cores of the machine on which the shipped
-//! pipeline was tuned. What has been seen so far corrects the priors: a running stage is
-//! extrapolated from its own progress, one that has not begun is scaled by how far the others of
-//! its trade (training, or anything else) were off.
+//! Every stage has a prior: the seconds that it took on two cores of the machine on which the
+//! shipped pipeline was tuned. Progress corrects the priors. A stage that has progress is
+//! extrapolated from its own seconds of work; time in which it waits for a turn is not among them.
+//! The prior of a stage without progress is scaled by the ratio of measured to prior seconds over
+//! the stages of its group: trainings, or all others.
 
 use std::collections::BTreeMap;
 
 use capstan_plan::Pipeline;
 use capstan_plan::id::StageName;
 use capstan_plan::stage::{Family, Kind, Objective, Stage, Train};
+use capstan_report::arm::family;
 
 /// How far a stage is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {
     /// Share done, 0 to 1.
     pub share: f64,
-    /// Seconds of work so far, waiting left out.
+    /// Seconds of work so far. Waiting does not count.
     pub seconds: f64,
 }
 
@@ -26,7 +28,7 @@ pub struct Estimate {
     stages: Vec<(StageName, bool, f64)>,
 }
 
-/// Below this share a stage's own progress says too little to extrapolate from.
+/// Below this share a stage is not extrapolated from its own progress.
 const LEAST_SHARE: f64 = 0.04;
 
 impl Estimate {
@@ -43,7 +45,9 @@ impl Estimate {
         Self { stages }
     }
 
-    /// Seconds that remain, given what was seen of the stages that began.
+    /// Seconds that remain.
+    ///
+    /// - `seen`: the stages that have begun.
     pub fn remaining_seconds(&self, seen: &BTreeMap<StageName, Seen>) -> f64 {
         let factors = [self.factor(seen, false), self.factor(seen, true)];
         let all = self.overall(seen);
@@ -54,18 +58,18 @@ impl Estimate {
                 Some(now) if now.share >= LEAST_SHARE => {
                     now.seconds / now.share * (1.0 - now.share)
                 }
-                begun => {
+                started => {
                     let factor = factors[usize::from(*training)].or(all).unwrap_or(1.0);
-                    let spent = begun.map_or(0.0, |now| now.seconds);
+                    let spent = started.map_or(0.0, |now| now.seconds);
                     (prior * factor - spent).max(0.0)
                 }
             })
             .sum()
     }
 
-    /// Seen over prior among the stages of one trade.
+    /// Measured over prior seconds of the trainings, or of all other stages.
     fn factor(&self, seen: &BTreeMap<StageName, Seen>, training: bool) -> Option<f64> {
-        self.ratio(seen, |of_stage| of_stage == training)
+        self.ratio(seen, |is_training| is_training == training)
     }
 
     fn overall(&self, seen: &BTreeMap<StageName, Seen>) -> Option<f64> {
@@ -75,22 +79,22 @@ impl Estimate {
     fn ratio(
         &self,
         seen: &BTreeMap<StageName, Seen>,
-        counts: impl Fn(bool) -> bool,
+        is_counted: impl Fn(bool) -> bool,
     ) -> Option<f64> {
-        let (mut took, mut thought) = (0.0, 0.0);
+        let (mut measured, mut expected) = (0.0, 0.0);
         for (name, training, prior) in &self.stages {
-            if let Some(now) = seen.get(name).filter(|_| counts(*training))
+            if let Some(now) = seen.get(name).filter(|_| is_counted(*training))
                 && now.share >= LEAST_SHARE
             {
-                took += now.seconds;
-                thought += prior * now.share;
+                measured += now.seconds;
+                expected += prior * now.share;
             }
         }
-        (thought > 0.5).then(|| took / thought)
+        (expected > 0.5).then(|| measured / expected)
     }
 }
 
-/// Seconds of a stage on two cores, roughly; only ratios matter once something was seen.
+/// Seconds of a stage on two cores, roughly. Once there is progress, only the ratios count.
 fn prior_seconds(stage: &Stage, pipeline: &Pipeline) -> f64 {
     match &stage.kind {
         Kind::Crawl(_) => 30.0,
@@ -131,24 +135,6 @@ fn step_seconds(train: &Train, pipeline: &Pipeline) -> f64 {
         }
     };
     at_batch_32 * train.global_batch as f64 / 32.0
-}
-
-/// The family of a model, through as many `init` as it takes.
-fn family(train: &Train, pipeline: &Pipeline) -> Option<Family> {
-    let mut train = train;
-    for _ in 0..pipeline.stages.len() {
-        if let Some(architecture) = &train.architecture {
-            return Some(architecture.family);
-        }
-        match pipeline
-            .stage(train.init.as_ref()?)
-            .map(|stage| &stage.kind)
-        {
-            Some(Kind::Train(next)) => train = next,
-            _ => return None,
-        }
-    }
-    None
 }
 
 #[cfg(test)]

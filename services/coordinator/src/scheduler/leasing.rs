@@ -196,7 +196,8 @@ fn beat(
 ) -> v1::LeaseStatus {
     match core.machine.heartbeat(claim, now) {
         Ok(()) => {
-            if claim.rank == 0 && !progress.unit.is_empty() {
+            let is_known = progress.waiting || !progress.unit.is_empty();
+            if claim.rank == 0 && is_known {
                 let Key { run, stage, shard } = &claim.key;
                 core.progress((run, stage, shard), progress, unix_ms);
             }

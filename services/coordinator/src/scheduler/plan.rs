@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_dataset::{Store, commits, recipes, runs, versions};
 use capstan_plan::Pipeline;
-use capstan_plan::commit::{Commit, StageOutput, VersionRef};
+use capstan_plan::commit::{Commit, OutputRef, StageOutput, VersionRef};
 use capstan_plan::expand::{Expansion, Given, Request, expand};
 use capstan_plan::id::{AttemptId, DatasetName, DeviceKind, LeaseEpoch, RunId, ShardId, StageName};
 use capstan_plan::stage::{Kind, Output, Split, Stage};
@@ -46,13 +46,21 @@ pub(crate) struct Surveyed {
     pub(crate) adoptable: u64,
     /// Shards that its version says are missing.
     pub(crate) missing: Vec<ShardId>,
-    /// What it gave, where all of it is committed.
+    /// What it produced, where all of it is committed. A version that is not published has number 0.
     pub(crate) output: Option<StageOutput>,
     /// Whether no worker is there to say what kind of device it computes on, so that nothing was
     /// looked up.
     pub(crate) adoption_unknown: bool,
-    /// What it gave, as people see it; `{}` where it is not published.
-    pub(crate) output_json: String,
+}
+
+impl Surveyed {
+    /// What the stage produced; `None` where it is not done, or its version is not published.
+    pub(crate) fn published(&self) -> Option<OutputRef> {
+        match self.output.as_ref()?.reference() {
+            OutputRef::Dataset { version, .. } if version.number == 0 => None,
+            output => Some(output),
+        }
+    }
 }
 
 impl Survey<'_> {
@@ -73,7 +81,6 @@ impl Survey<'_> {
             } else {
                 Surveyed {
                     tasks: alone(stage).then_some(1),
-                    output_json: "{}".to_owned(),
                     ..Surveyed::default()
                 }
             };
@@ -94,7 +101,6 @@ impl Survey<'_> {
         let mut surveyed = Surveyed {
             committed: commits.len() as u64,
             adopted: commits.iter().filter(|commit| commit.adopted).count() as u64,
-            output_json: "{}".to_owned(),
             ..Surveyed::default()
         };
         let version = match dataset_of(&stage.kind, inputs) {
@@ -136,27 +142,16 @@ impl Survey<'_> {
             }
         };
         surveyed.tasks = Some((commits.len() + missing.len()) as u64);
-        let (output, shown) = match done.given {
+        surveyed.output = Some(match done.given {
             Given::Dataset { dataset, parts, .. } => {
                 // A number that no version has: recipes hold rows, never versions.
                 let planned = VersionRef { dataset, number: 0 };
-                let published = version.map(|version| version.reference());
-                let shown = published
-                    .as_ref()
-                    .map(|version| serde_json::json!({ "dataset": version.to_string() }));
-                let version = published.unwrap_or(planned);
-                (Some(StageOutput::Dataset { version, parts }), shown)
+                let version = version.map_or(planned, |version| version.reference());
+                StageOutput::Dataset { version, parts }
             }
-            Given::Model(digest) => {
-                let shown = serde_json::json!({ "model": digest.to_string() });
-                (Some(StageOutput::Model { digest }), Some(shown))
-            }
-            Given::Figures => (Some(StageOutput::Figures), None),
-        };
-        surveyed.output = output;
-        if let Some(shown) = shown {
-            surveyed.output_json = shown.to_string();
-        }
+            Given::Model(digest) => StageOutput::Model { digest },
+            Given::Figures => StageOutput::Figures,
+        });
         Ok(surveyed)
     }
 
@@ -241,8 +236,8 @@ fn to_message((stage, surveyed): (Stage, Surveyed)) -> v1::StagePlan {
         reads: inputs.iter().map(StageName::to_string).collect(),
         tasks: surveyed.tasks,
         done: surveyed.committed + surveyed.adoptable,
-        output_json: surveyed.output_json,
         adoption_unknown: surveyed.adoption_unknown,
+        output: surveyed.published().as_ref().map(Into::into),
     }
 }
 

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use capstan_plan::id::{Digest, LeaseEpoch, RunId};
+use capstan_plan::role::UnknownRole;
 use capstan_proto::v1;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row, Sqlite};
 
 use super::write::{by_stage, chunks, where_in};
-use super::{Database, Error};
-use crate::convert::role_named;
+use super::{Database, Error, output};
 use crate::machine::{Held, Key, Lease, Rank, Spec, State, Task};
 use crate::view::{RunView, StageView};
 
@@ -210,6 +210,7 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
     let quarantined: String = row.try_get("quarantined")?;
     let stage: String = row.try_get("stage")?;
     let kind: String = row.try_get("kind")?;
+    let output: String = row.try_get("output_json")?;
     Ok(StageView {
         state: v1::StageState::from_str_name(&state)
             .ok_or_else(|| damaged(format!("state `{state}`")))?,
@@ -220,7 +221,7 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
             .map_err(|error| damaged(error.to_string()))?,
         started_unix_ms: row.try_get("started_unix_ms")?,
         ended_unix_ms: row.try_get("ended_unix_ms")?,
-        output_json: row.try_get("output_json")?,
+        output: output::read(&output).map_err(|error| damaged(error.to_string()))?,
         ..StageView::new(stage.into(), &kind)
     })
 }
@@ -240,7 +241,9 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
     let failed_on: String = row.try_get("failed_on")?;
     let last_worker: String = row.try_get("last_worker")?;
     let spec = Spec {
-        role: role_named(&role).ok_or_else(|| damaged(format!("role `{role}`")))?,
+        role: role
+            .parse()
+            .map_err(|error: UnknownRole| damaged(error.to_string()))?,
         world_size: count(row, "world_size")? as usize,
         base: Digest::from_hex(&base),
         device: (!device.is_empty()).then(|| device.into()),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use capstan_plan::id::{LeaseEpoch, StageName};
 use sqlx::{QueryBuilder, Sqlite, Transaction};
 
-use super::{Database, Error};
-use crate::convert::{role_name, task_state};
+use super::{Database, Error, output};
+use crate::convert::task_state;
 use crate::machine::{Change, Key, Lease, Rank, Spec, State, What};
 use crate::view::{RunView, StageView};
 
@@ -101,7 +101,7 @@ impl Database {
                     .push_bind(task.key.stage.as_str())
                     .push_bind(task.key.shard.as_str())
                     .push_bind(self.next_position())
-                    .push_bind(role_name(task.spec.role))
+                    .push_bind(task.spec.role.as_str())
                     .push_bind(number(task.spec.world_size as u64))
                     .push_bind(base.unwrap_or_default())
                     .push_bind(device.map_or("", |device| device.as_str()))
@@ -186,7 +186,7 @@ async fn write_stage(
     .bind(quarantined)
     .bind(stage.started_unix_ms)
     .bind(stage.ended_unix_ms)
-    .bind(&stage.output_json)
+    .bind(output::write(stage.output.as_ref()))
     .execute(&mut **writing)
     .await?;
     Ok(())

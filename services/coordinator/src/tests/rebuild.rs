@@ -152,7 +152,7 @@ async fn how_runs_ended_is_known_again() {
             "{}",
             before.stage
         );
-        assert_eq!(before.output_json, after.output_json);
+        assert_eq!(before.output, after.output);
     }
     let failed = sandbox.status("failed").await;
     assert_eq!(failed.state(), v1::RunState::Failed);

@@ -443,6 +443,7 @@ impl Worker {
             done: 1,
             total: 4,
             unit: "pictures".to_owned(),
+            waiting: false,
         };
         let request = v1::HeartbeatRequest {
             worker: self.name.clone(),

@@ -39,7 +39,13 @@ async fn the_pipeline_runs_to_its_end(store: Store) {
     );
     let crawl = &status.stages[0];
     assert_eq!((crawl.tasks, crawl.committed, crawl.adopted), (9, 9, 0));
-    assert_eq!(crawl.output_json, r#"{"dataset":"web@1"}"#);
+    let version = v1::DatasetVersion {
+        dataset: "web".into(),
+        number: 1,
+        parts: 2,
+    };
+    let output = Some(v1::stage_output::Output::Dataset(version));
+    assert_eq!(crawl.output, Some(v1::StageOutput { output }));
 
     // The same run again: nothing is left to do.
     assert!(sandbox.submit(PIPELINE, "first").await.unwrap().resumed);

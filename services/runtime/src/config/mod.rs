@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 pub use crawl::Crawl;
 pub use error::ConfigError;
 pub use layers::Overrides;
-pub use roles::{Role, Trainer, Worker};
+pub use roles::{Trainer, Worker};
 pub use safety::Safety;
 pub use secret::Secret;
-pub use sections::{Coordinator, Device, DeviceSpec, Import, LogFormat, Store, Telemetry};
+pub use sections::{Coordinator, Device, Import, LogFormat, Store, Telemetry};
 
 /// The settings of all roles, in sections. A role reads the sections that concern it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]

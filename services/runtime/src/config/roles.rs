@@ -3,26 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use capstan_plan::task::Role;
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 use super::sections::value;
-
-/// The role of tasks that a worker executes. Training has its own process, the trainer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Fetches pages and pictures, imports pairs.
-    Crawl,
-    /// Filters and balances pairs, builds vocabularies.
-    Curate,
-    /// Captions pictures.
-    Caption,
-    /// Filters texts with a model.
-    Filter,
-    /// Evaluates models.
-    Evaluate,
-}
 
 /// `[worker]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +15,8 @@ pub enum Role {
 pub struct Worker {
     /// Its name, unique among live workers. If empty, it consists of host name and process id.
     pub name: String,
-    /// Roles of the tasks that it executes.
+    /// Roles of the tasks that it executes. `train` is not among them: the trainer is a process of
+    /// its own.
     pub roles: Vec<Role>,
     /// Tasks that it executes at the same time.
     pub slots: u32,
@@ -75,6 +61,10 @@ impl Worker {
                 "roles",
                 "is empty: give any of crawl, curate, caption, filter, evaluate",
             ));
+        }
+        if self.roles.contains(&Role::Train) {
+            let reason = "`train` is not a role of a worker: start `capstan trainer` for it";
+            return Err(value("worker", "roles", reason));
         }
         if self.slots == 0 || self.slots > 1_024 {
             return Err(value("worker", "slots", "must be 1 to 1024"));

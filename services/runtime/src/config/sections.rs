@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,63 +141,19 @@ impl Coordinator {
 }
 
 /// `[device]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`.
-    pub spec: DeviceSpec,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`. The model crate defines what a device is, so the program
+    /// parses the text when it loads its configuration.
+    pub spec: String,
 }
 
-/// The device that models compute on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceSpec {
-    /// A GPU if the program is built with CUDA and the machine has one, otherwise the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The GPU with this ordinal.
-    Cuda(usize),
-}
-
-impl std::fmt::Display for DeviceSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Auto => f.write_str("auto"),
-            Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            spec: "auto".to_owned(),
         }
-    }
-}
-
-impl FromStr for DeviceSpec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a device: give auto, cpu, cuda or cuda:N");
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            other => {
-                let ordinal = other.strip_prefix("cuda:").ok_or_else(wrong)?;
-                ordinal.parse().map(Self::Cuda).map_err(|_| wrong())
-            }
-        }
-    }
-}
-
-impl Serialize for DeviceSpec {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for DeviceSpec {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

@@ -120,10 +120,11 @@ fn errors_name_the_file_the_key_and_the_fix_on_one_line() {
     let text = error("[safety]\ntoken = secret-of-somebody\n");
     assert!(text.contains(".toml: line 2: "), "{text}");
     assert!(!text.contains("somebody"), "{text}");
-    let text = error("[device]\nspec = \"tpu\"\n");
-    assert!(
-        text.contains("[device] spec: `tpu` is not a device: give auto, cpu"),
-        "{text}"
+    let text = error("[worker]\nroles = [\"train\"]\n");
+    assert_eq!(
+        text,
+        "configuration: [worker] roles: `train` is not a role of a worker: start `capstan trainer` \
+         for it"
     );
     let text = error("[coordinator]\nheartbeat_seconds = 20\n");
     assert!(

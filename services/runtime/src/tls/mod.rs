@@ -29,7 +29,7 @@ pub use identity::Identity;
 pub(crate) use identity::{Paths, Pem};
 pub use refusal::refusal;
 
-/// The role of a process in its certificate. [`crate::config::Role`] is the role of a task.
+/// The role of a process in its certificate. [`capstan_plan::task::Role`] is the role of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// The coordinator. All others dial it; otherwise only trainers dial each other.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_dataset::versions;
-use capstan_plan::commit::StageOutput;
+use capstan_plan::commit::{OutputRef, StageOutput};
 use capstan_plan::expand::{Done, Given};
 use capstan_plan::id::ShardId;
 use capstan_plan::stage::Stage;
@@ -20,7 +20,7 @@ struct Shown<'a> {
     adopted: u64,
     /// With what is said of each.
     missing: BTreeMap<ShardId, String>,
-    output_json: String,
+    output: OutputRef,
     now_unix_ms: i64,
 }
 
@@ -35,7 +35,7 @@ impl Driver {
         });
         let missing: BTreeMap<ShardId, String> = missing.collect();
         fault::point("coordinator.before_publish");
-        let (output, shown) = match done.given {
+        let output = match done.given {
             Given::Dataset {
                 dataset,
                 derived_from,
@@ -52,14 +52,10 @@ impl Driver {
                     parts: parts.clone(),
                 };
                 let version = versions::publish(&self.inner.store, new).await?;
-                let shown = serde_json::json!({ "dataset": version.to_string() });
-                (StageOutput::Dataset { version, parts }, shown)
+                StageOutput::Dataset { version, parts }
             }
-            Given::Model(digest) => {
-                let shown = serde_json::json!({ "model": digest.to_string() });
-                (StageOutput::Model { digest }, shown)
-            }
-            Given::Figures => (StageOutput::Figures, serde_json::json!({})),
+            Given::Model(digest) => StageOutput::Model { digest },
+            Given::Figures => StageOutput::Figures,
         };
         fault::point("coordinator.after_publish");
         let shown = Shown {
@@ -67,7 +63,7 @@ impl Driver {
             committed: progress.commits.len() as u64,
             adopted: progress.already,
             missing,
-            output_json: shown.to_string(),
+            output: output.reference(),
             now_unix_ms: self.inner.clock.unix_ms(),
         };
         self.inner.change(|core| self.show(core, shown)).await?;
@@ -96,13 +92,13 @@ impl Driver {
             view.started_unix_ms = now;
         }
         view.ended_unix_ms = now;
-        view.output_json.clone_from(&shown.output_json);
         let elapsed = now - view.started_unix_ms;
         let done = v1::StageDone {
             stage: stage.to_string(),
-            output_json: shown.output_json,
+            output: Some((&shown.output).into()),
             elapsed_ms: u64::try_from(elapsed).unwrap_or(0),
         };
+        view.output = Some(shown.output);
         tracing::info!(run = %self.run, %stage, elapsed_ms = elapsed, "stage done");
         core.tell(&self.run, v1::event::What::StageDone(done), now);
     }

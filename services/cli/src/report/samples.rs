@@ -1,4 +1,4 @@
-//! Samples of pictures with their texts, for the page: a spread over every fate.
+//! The content of the page: figures, and samples of pictures with their texts.
 
 use std::collections::BTreeMap;
 
@@ -16,14 +16,27 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// Cards of each fate.
 const CARDS_PER_FATE: usize = 12;
 
-/// The page's content.
+/// What stands at the top and at the foot of the page.
+pub struct Heading {
+    /// Title of the page.
+    pub title: String,
+    /// When the run started, as people read it.
+    pub started: Option<String>,
+    /// The command that makes the page again.
+    pub command: String,
+}
+
+/// The content of the page.
+///
+/// - `judge`: the demo web, where the run crawled it.
 ///
 /// # Errors
 /// Run failed, where the store cannot be read.
 pub async fn run_report(
     store: &Store,
     gathered: &Gathered,
-    site: &Site,
+    judge: Option<&Site>,
+    heading: Heading,
 ) -> Result<RunReport, ExpectedError> {
     let chosen = choose(store, gathered, gathered.summary.seed).await?;
     let mut samples = Vec::new();
@@ -35,10 +48,10 @@ pub async fn run_report(
             .await
             .or_exit(Exit::RunFailed)?;
         let cards = rows.into_iter().zip(images);
-        samples.extend(cards.map(|(row, image)| card(&row, image.to_vec(), site)));
+        samples.extend(cards.map(|(row, image)| card(&row, image.to_vec(), judge)));
     }
     Ok(RunReport {
-        title: "capstan demo".to_owned(),
+        title: heading.title,
         summary: gathered.summary.clone(),
         samples,
         trainings: gathered
@@ -47,8 +60,8 @@ pub async fn run_report(
             .map(|(stage, training)| (stage.to_string(), training.clone()))
             .collect(),
         made_with: concat!("capstan ", env!("CARGO_PKG_VERSION")).to_owned(),
-        started: None,
-        command: Some(format!("capstan demo --seed {}", gathered.summary.seed)),
+        started: heading.started,
+        command: Some(heading.command),
     })
 }
 
@@ -115,7 +128,7 @@ async fn choose(
     Ok(chosen)
 }
 
-fn card(row: &ViewRow, image: Vec<u8>, site: &Site) -> SampleCard {
+fn card(row: &ViewRow, image: Vec<u8>, judge: Option<&Site>) -> SampleCard {
     let url = &row.pair.image_url;
     let line = |text: &Text| {
         let verdict = row.verdict(&text.text_id);
@@ -126,14 +139,9 @@ fn card(row: &ViewRow, image: Vec<u8>, site: &Site) -> SampleCard {
             itm: verdict.map(|verdict| verdict.itm),
             kept: verdict.map(|verdict| verdict.kept),
             reason: verdict.map(|verdict| verdict.reason.clone()),
-            judgement: site.judgement(url, &text.text).map(|judgement| {
-                match judgement {
-                    Judgement::Good => "good",
-                    Judgement::Vague => "vague",
-                    Judgement::Bad => "bad",
-                }
-                .to_owned()
-            }),
+            judgement: judge
+                .and_then(|site| site.judgement(url, &text.text))
+                .map(|judgement| judgement_name(judgement).to_owned()),
         }
     };
     SampleCard {
@@ -149,5 +157,13 @@ fn card(row: &ViewRow, image: Vec<u8>, site: &Site) -> SampleCard {
             .chain(&row.synthetic)
             .map(line)
             .collect(),
+    }
+}
+
+fn judgement_name(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Good => "good",
+        Judgement::Vague => "vague",
+        Judgement::Bad => "bad",
     }
 }

@@ -1,6 +1,6 @@
 //! The comparison as a table for the terminal.
 
-use capstan_plan::results::ModelFigures;
+use capstan_report::arm::{Texts, groups};
 use capstan_report::summary::{COLUMNS, Summary};
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
@@ -35,21 +35,16 @@ fn figure_cell(figure: Option<f64>) -> Cell {
     Cell::new(text).set_alignment(CellAlignment::Right)
 }
 
-/// What bootstrapping gained, in one sentence a family.
+/// What bootstrapping gained, in one sentence a family; empty where no family has both arms.
 pub fn sentence(summary: &Summary) -> String {
-    let mean = |name: &str| -> Option<f64> {
-        summary
-            .model(name)
-            .and_then(|model: &ModelFigures| model.retrieval)
-            .map(|r| r.mean_at_1())
-    };
-    let families = [("CLIP", "clip"), ("BLIP", "blip")];
-    let sentences = families.iter().filter_map(|(title, name)| {
-        let web = mean(&format!("{name}_web"))?;
-        let bootstrapped = mean(&format!("{name}_bootstrapped"))?;
+    let groups = groups(summary);
+    let sentences = groups.iter().filter_map(|group| {
+        let web = group.mean_at_1(summary, Texts::Web)?;
+        let bootstrapped = group.mean_at_1(summary, Texts::Bootstrapped)?;
         Some(format!(
-            "{title}: mean R@1 {web:.1} on web + human pairs, {bootstrapped:.1} after \
-             bootstrapping ({:+.1} points)",
+            "{}: mean R@1 {web:.1} on web + human pairs, {bootstrapped:.1} after bootstrapping \
+             ({:+.1} points)",
+            group.title(),
             bootstrapped - web
         ))
     });
