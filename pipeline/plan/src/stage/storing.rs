@@ -18,7 +18,8 @@ pub struct Storing {
     pub jpeg_quality: u8,
     /// Rows in a base file at most.
     pub rows_per_file: usize,
-    /// Bytes of a base file with its pictures at most; a larger picture has a file of its own.
+    /// Bytes of a base file with its pictures at most, 268435456 where left out; a larger picture
+    /// has a file of its own.
     #[serde(skip_serializing_if = "Storing::is_default_bytes_per_file")]
     pub bytes_per_file: u64,
 }
