@@ -6,7 +6,7 @@
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
 //! ca.pem, <role>.pem, <role>.key ─► Identity (checked) ─► gRPC and ring, both ways
-//! SIGTERM, SIGINT ─► CancellationToken ─► every loop; a second signal exits at once
+//! SIGTERM, SIGINT ─► CancellationToken ─► every loop; a second signal exits immediately
 //! /healthz, /readyz, /metrics ◄─ probes, Prometheus
 //! ```
 
