@@ -1,4 +1,5 @@
-//! Generates the messages and services of `capstan.v1`; protox parses, no protoc is needed.
+//! Generates the messages and services of `capstan.v1`; protox parses them, so that no protoc is
+//! needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [

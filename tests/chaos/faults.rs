@@ -1,5 +1,5 @@
-//! SIGKILL at every named point: one run per role, in which one process of that role dies at its
-//! five points one after the other.
+//! SIGKILL at every named point: one run per role, in which one process of that role is killed at each
+//! of the role's five points.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::process::ExitStatusExt;
@@ -9,19 +9,22 @@ use capstan_tests::cluster::{Cluster, ROLES, Setup, turn};
 
 use crate::{RUN, pipeline, undisturbed};
 
-/// What the second worker is left with while the first one is killed: it alone crawls, captions and
-/// filters, so that it comes to its points whatever the speed of the two.
-const LEFT_TO_OTHERS: (&str, &str) = ("CAPSTAN__WORKER__ROLES", r#"["curate", "evaluate"]"#);
+/// Roles of the second worker while the first one is killed. Only the first worker crawls, captions and
+/// filters, so it reaches its points whatever the speed of the two.
+const OTHER_ROLES: (&str, &str) = ("CAPSTAN__WORKER__ROLES", r#"["curate", "evaluate"]"#);
 
-/// A run in which `victim` dies at `points`, in this order; each is armed when the one before it
-/// has killed.
+/// Runs the pipeline and kills `victim` at `points`, in this order. Each restart arms the next point.
 fn killed_at(victim: &str, points: &[&str]) {
     let kind = victim.split('-').next().unwrap();
     let of_role = fault::POINTS.iter().map(|(name, _)| *name);
     let of_role = of_role.filter(|name| name.starts_with(kind));
     let named = points.iter().map(|point| point.split(':').next().unwrap());
     let named: BTreeSet<_> = named.collect();
-    assert_eq!(named, of_role.collect(), "every point of the table");
+    assert_eq!(
+        named,
+        of_role.collect(),
+        "points differ from those in `fault::POINTS`"
+    );
 
     let _turn = turn();
     let expected = undisturbed();
@@ -31,15 +34,17 @@ fn killed_at(victim: &str, points: &[&str]) {
     for name in ROLES {
         match name {
             name if name == victim => cluster.spawn_armed(name, armed.front().copied()),
-            "worker-b" if kind == "worker" => cluster.spawn_with(name, &[LEFT_TO_OTHERS]),
+            "worker-b" if kind == "worker" => cluster.spawn_with(name, &[OTHER_ROLES]),
             name => cluster.spawn(name),
         }
     }
     cluster.submit(&pipeline(), RUN);
     cluster.await_end(RUN, |cluster, name, status| {
-        assert_eq!(name, victim, "{name} ended by itself: {status}");
+        assert_eq!(name, victim, "{name} exited: {status}");
         assert_eq!(status.signal(), Some(9), "{name} ended with {status}");
-        let point = armed.pop_front().expect("it was armed");
+        let point = armed
+            .pop_front()
+            .expect("the victim dies only at an armed point");
         let name = point.split(':').next().unwrap();
         let log = cluster.role(victim).log();
         let line = log.lines().last().unwrap_or_default();
@@ -48,7 +53,7 @@ fn killed_at(victim: &str, points: &[&str]) {
     });
     assert!(
         armed.is_empty(),
-        "the run ended before {armed:?} were passed"
+        "the run ended before the points {armed:?}"
     );
     cluster.check_done(RUN);
     assert_eq!(&cluster.outcome(RUN), expected);
@@ -56,12 +61,12 @@ fn killed_at(victim: &str, points: &[&str]) {
 }
 
 #[test]
-fn a_coordinator_may_die_at_any_point() {
+fn a_run_survives_a_coordinator_killed_at_each_point() {
     killed_at(
         "coordinator",
         &[
             "coordinator.after_lease:10",
-            // At its start, in mid-run.
+            // At a start in the middle of the run.
             "coordinator.after_generation",
             "coordinator.before_complete:10",
             "coordinator.before_publish",
@@ -71,11 +76,11 @@ fn a_coordinator_may_die_at_any_point() {
 }
 
 #[test]
-fn a_worker_may_die_at_any_point() {
+fn a_run_survives_a_worker_killed_at_each_point() {
     killed_at(
         "worker-a",
         &[
-            // The crawl takes longer than a heartbeat's period: one host answers too late.
+            // A crawl task takes longer than a heartbeat period, because one host answers too late.
             "worker.in_heartbeat",
             "worker.after_lease:2",
             "worker.after_commit:2",
@@ -86,9 +91,9 @@ fn a_worker_may_die_at_any_point() {
 }
 
 #[test]
-fn a_trainer_may_die_at_any_point() {
+fn a_run_survives_a_trainer_killed_at_each_point() {
     killed_at(
-        // Ranks go by name: rank 0, the only one that writes checkpoints, models and commits.
+        // Ranks are ordered by name. Rank 0 alone writes checkpoints, models and commits.
         "trainer-a",
         &[
             "trainer.after_join",

@@ -1,22 +1,21 @@
-//! What happens to a cluster, and that it does not matter. Real processes over one store; each run
-//! ends equal to an undisturbed one, with as many commits: datasets by the digest of their rows,
-//! models by their own.
+//! Faults in a cluster of real processes over one store. Each run has to end equal to an undisturbed
+//! run: datasets by the digest of their rows, models by their digest, the number of commits.
 //!
-//! | Scenario | How it is made deterministic | Bug that it found |
+//! | Scenario | How it is made deterministic | Bug found |
 //! |---|---|---|
-//! | [`faults`]: SIGKILL at each of the five points of the coordinator | the process kills itself at a named point, once per start; the next start has the next point | |
+//! | [`faults`]: SIGKILL at each of the five points of the coordinator | the process kills itself at a named point, once per start; the next start is armed with the next point | |
 //! | the five points of a worker | the same, on one of two workers | |
-//! | the five points of a trainer | the same, on the one whose name sorts first: it is rank 0 of every gang | a rank whose peer dies before the ring is formed waits for all of `ring_timeout_seconds`: bounded, not mended |
-//! | [`stops`]: SIGTERM of a worker in mid-shard | no grace; sent while it holds a lease of the only task there is | |
-//! | SIGTERM of rank 0, then of rank 1, in mid-training | sent when its metrics count a step, in trainings that write checkpoints only where they are stopped | |
-//! | [`rebuild`]: the database is lost in mid-run and made anew from the store | the coordinator is killed when a training has begun; leases are counted by the tasks that they name | |
-//! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued when another worker has committed it | |
-//! | [`fences`]: two coordinators on one database, or over one store | both are there at the same time; the generation is read from the store | a coordinator that may not serve had announced itself as ready |
+//! | the five points of a trainer | the same, on the trainer whose name sorts first, which is rank 0 of every gang | a rank whose peer dies before the ring is formed waits for the whole `ring_timeout_seconds`: bounded, not fixed |
+//! | [`stops`]: SIGTERM of a worker in the middle of a shard | no grace period; sent while the worker holds a lease | |
+//! | SIGTERM of rank 0, then of rank 1, in the middle of a training | sent when the trainer's metrics count a step; these trainings write checkpoints only when they are stopped | |
+//! | [`rebuild`]: the database is lost during a run and rebuilt from the store | the coordinator is killed after the first checkpoint; leases are counted by task | |
+//! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued after another worker has committed the task | |
+//! | [`fences`]: two coordinators on one database, or on one store | both run at the same time; the generation is read from the store | a coordinator that may not serve announced that it was ready |
 //!
-//! Points and what is true at each are listed in `capstan_runtime::fault`. Lines of this table that
-//! name no bug have found none yet.
+//! `capstan_runtime::fault` lists the points and what is true at each. A scenario without a bug has
+//! found none yet.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod faults;
 mod fences;
@@ -30,14 +29,15 @@ use std::sync::OnceLock;
 use capstan_tests::cluster::{Cluster, Setup};
 use capstan_tests::harness::{Outcome, root};
 
-/// Id of every run: each has a store of its own.
+/// Id of every run. Each run has its own store.
 const RUN: &str = "chaos";
 
 fn pipeline() -> PathBuf {
     root().join("tests/chaos/pipeline.toml")
 }
 
-/// What the pipeline comes to when nothing happens; found out once, in the turn of whoever asks first.
+/// The outcome of the pipeline without faults. The first test that needs it computes it, while it
+/// holds the cluster lock.
 fn undisturbed() -> &'static Outcome {
     static OUTCOME: OnceLock<Outcome> = OnceLock::new();
     OUTCOME.get_or_init(|| {
@@ -46,7 +46,7 @@ fn undisturbed() -> &'static Outcome {
         cluster.submit(&pipeline(), RUN);
         cluster.await_quiet_end(RUN);
         let outcome = cluster.outcome(RUN);
-        assert_eq!(outcome.models.len(), 4, "a vocabulary and three models");
+        assert_eq!(outcome.models.len(), 4, "a tokenizer and three models");
         cluster.stop();
         outcome
     })

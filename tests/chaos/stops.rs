@@ -1,4 +1,4 @@
-//! SIGTERM in the middle of work: what is held goes back at once, what was trained is kept.
+//! SIGTERM in the middle of work: leases are released at once, and training resumes from a checkpoint.
 
 use capstan_runtime::metrics;
 use capstan_tests::cluster::{Cluster, Setup, turn};
@@ -6,13 +6,13 @@ use serde_json::Value;
 
 use crate::{RUN, pipeline, undisturbed};
 
-/// Longer than the run: a lease that is not given back stops it, so that none can be missed.
+/// Longer than the run: a lease that is not released stalls the run and fails the test.
 const LEASE_SECONDS: u64 = 600;
-/// Stops of a worker until one comes in mid-shard.
+/// Stops of a worker, at most, until one falls in the middle of a shard.
 const TRIES: usize = 20;
 
 #[test]
-fn what_a_stopped_process_holds_goes_back_and_is_not_lost() {
+fn stopped_processes_release_their_leases_and_lose_no_training() {
     let _turn = turn();
     let expected = undisturbed();
     let temp = tempfile::tempdir().unwrap();
@@ -24,18 +24,18 @@ fn what_a_stopped_process_holds_goes_back_and_is_not_lost() {
         cluster.spawn(name);
     }
     cluster.submit(&pipeline(), RUN);
-    a_worker_in_mid_shard(&mut cluster);
-    a_rank_in_mid_training(&mut cluster, "trainer-a", "captioner");
-    a_rank_in_mid_training(&mut cluster, "trainer-b", "clip");
+    stop_a_worker_in_a_shard(&mut cluster);
+    stop_a_rank_in_a_training(&mut cluster, "trainer-a", "captioner");
+    stop_a_rank_in_a_training(&mut cluster, "trainer-b", "clip");
     cluster.await_quiet_end(RUN);
-    let expired = cluster.role("coordinator").told("lease expired");
+    let expired = cluster.role("coordinator").events_with("lease expired");
     assert_eq!(expired, Vec::<Value>::new());
     assert_eq!(&cluster.outcome(RUN), expected);
     cluster.stop();
 }
 
-/// The only worker is stopped while it works, without any time to finish; another one takes over.
-fn a_worker_in_mid_shard(cluster: &mut Cluster) {
+/// Stops the only worker in the middle of a shard, without a grace period; another worker takes over.
+fn stop_a_worker_in_a_shard(cluster: &mut Cluster) {
     const WITHOUT_GRACE: (&str, &str) = ("CAPSTAN__WORKER__GRACE_SECONDS", "0");
     for _ in 0..TRIES {
         cluster.spawn_with("worker-a", &[WITHOUT_GRACE]);
@@ -45,10 +45,12 @@ fn a_worker_in_mid_shard(cluster: &mut Cluster) {
         worker.signal("CONT");
         let status = worker.ended();
         assert!(status.success(), "worker-a ended with {status}");
-        let goes_back = !worker.told("lease goes back unfinished").is_empty();
+        let released = !worker
+            .events_with("lease is released unfinished")
+            .is_empty();
         cluster.forget("worker-a");
-        // Its last act may have been the commit, or the answer had not reached it yet.
-        if goes_back {
+        // The worker may have committed just before, or not have received the lease yet.
+        if released {
             assert!(!cluster.is_committed(RUN, &held), "{held}");
             cluster.spawn("worker-b");
             cluster.await_state("another worker's commit", |cluster| {
@@ -58,11 +60,11 @@ fn a_worker_in_mid_shard(cluster: &mut Cluster) {
             return;
         }
     }
-    panic!("{TRIES} stops, and each time the shard was done");
+    panic!("no stop of {TRIES} fell in the middle of a shard");
 }
 
-/// A rank is stopped in a training that writes no checkpoints by itself, and started again.
-fn a_rank_in_mid_training(cluster: &mut Cluster, name: &str, stage: &str) {
+/// Stops a rank in a training without periodic checkpoints, and starts it again.
+fn stop_a_rank_in_a_training(cluster: &mut Cluster, name: &str, stage: &str) {
     cluster.role(name).await_ready();
     cluster.await_state("a step", |cluster| {
         let text = cluster.role(name).health("/metrics");
@@ -71,8 +73,8 @@ fn a_rank_in_mid_training(cluster: &mut Cluster, name: &str, stage: &str) {
     let status = cluster.role(name).terminate();
     assert!(status.success(), "{name} ended with {status}");
     let is_over = cluster.is_committed(RUN, &format!("{RUN}/{stage}/all"));
-    assert!(!is_over, "{stage} was over before {name} was stopped");
-    // Rank 0 keeps what was done, whichever rank stops; nobody trains before `name` is back.
+    assert!(!is_over, "{stage} was committed before {name} was stopped");
+    // Whichever rank stops, rank 0 writes a checkpoint. The gang waits until `name` is back.
     cluster.forget(name);
     let kept = cluster.await_state("a checkpoint", |cluster| {
         cluster.newest_checkpoint(RUN, stage)

@@ -1,11 +1,11 @@
-//! A worker that sleeps through its lease wakes up and changes nothing.
+//! A worker that is suspended for longer than its lease changes nothing when it continues.
 
 use capstan_tests::cluster::{Cluster, Setup, task_of, turn};
 
 use crate::{RUN, pipeline, undisturbed};
 
 #[test]
-fn a_worker_that_slept_through_its_lease_changes_nothing() {
+fn a_worker_suspended_beyond_its_lease_changes_nothing() {
     let _turn = turn();
     let expected = undisturbed();
     let temp = tempfile::tempdir().unwrap();
@@ -21,7 +21,7 @@ fn a_worker_that_slept_through_its_lease_changes_nothing() {
         let commit = commits.into_iter().find(|commit| task_of(commit) == held);
         commit.map(|commit| (commit.worker.to_string(), commit.lease_epoch))
     };
-    let first = cluster.await_state("the commit of another", |cluster| by(cluster));
+    let first = cluster.await_state("the commit of worker-b", |cluster| by(cluster));
     assert_eq!(first.0, "worker-b");
     cluster.role("worker-a").signal("CONT");
     cluster.await_quiet_end(RUN);

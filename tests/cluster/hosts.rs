@@ -1,4 +1,4 @@
-//! Three hosts that trust one another by certificates alone; one of them falls off the network.
+//! Three hosts with mutual TLS; one of them loses its network.
 //!
 //! ```text
 //!  1  MinIO, demo web, coordinator      2  worker-a, trainer-a      3  worker-b, trainer-b
@@ -14,10 +14,10 @@ use capstan_tests::place::Place;
 
 use crate::network::Network;
 
-/// How long the host is away: many leases.
+/// How long the host has no network: many lease periods.
 const AWAY: Duration = Duration::from_secs(60);
 const RUN: &str = "hosts";
-/// The host that falls off.
+/// The host that loses its network.
 const LOST: u8 = 3;
 
 /// The host of a role.
@@ -30,7 +30,7 @@ fn host(role: &str) -> u8 {
 }
 
 #[test]
-fn a_host_that_falls_off_the_network_costs_its_own_leases_alone() {
+fn a_host_without_network_loses_only_its_own_leases() {
     let _turn = turn();
     let Some(network) = Network::of(3) else {
         return;
@@ -51,7 +51,7 @@ fn a_host_that_falls_off_the_network_costs_its_own_leases_alone() {
         ..Setup::in_folder(temp.path())
     });
     cluster.submit(&root().join("tests/chaos/pipeline.toml"), RUN);
-    // Both of its processes hold something: a rank, and what the other one may take meanwhile.
+    // The host's trainer holds a rank now; its worker may hold a task.
     cluster.await_state("a checkpoint", |cluster| {
         cluster.newest_checkpoint(RUN, "blip")
     });
@@ -60,12 +60,12 @@ fn a_host_that_falls_off_the_network_costs_its_own_leases_alone() {
     network.set_link(LOST, true);
     cluster.await_quiet_end(RUN);
     cluster.check_done(RUN);
-    only_its_own_expired(&mut cluster);
+    only_leases_of_the_lost_host_expired(&mut cluster);
     assert_eq!(cluster.outcome(RUN), expected);
     cluster.stop();
 }
 
-/// The same pipeline where nothing falls off.
+/// The outcome of the same pipeline on one host, undisturbed.
 fn on_one_host() -> Outcome {
     let temp = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(Setup::in_folder(temp.path()));
@@ -76,8 +76,8 @@ fn on_one_host() -> Outcome {
     outcome
 }
 
-/// Every lease that expired was held by a process of the lost host, alone or with others.
-fn only_its_own_expired(cluster: &mut Cluster) {
+/// Checks that every expired lease was held by a process of the lost host, alone or with others.
+fn only_leases_of_the_lost_host_expired(cluster: &mut Cluster) {
     let mut holders: BTreeMap<String, (String, Vec<u8>)> = BTreeMap::new();
     let mut expired = 0;
     for event in cluster.role("coordinator").events() {
@@ -99,5 +99,8 @@ fn only_its_own_expired(cluster: &mut Cluster) {
             _ => {}
         }
     }
-    assert!(expired > 0, "no lease was lost: the host was not away");
+    assert!(
+        expired > 0,
+        "no lease expired: the host did not lose its network"
+    );
 }

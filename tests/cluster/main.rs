@@ -1,7 +1,6 @@
-//! The roles as separate processes over one store end as one process does, on one host and on
-//! three.
+//! A cluster of separate processes over one store ends equal to one process, on one host and on three.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod hosts;
 mod network;

@@ -5,8 +5,8 @@
 //!                            ├── veth ─ [ namespace 2: .2 ]
 //!                            └── veth ─ [ namespace 3: .3 ]
 //! ```
-//! Names and addresses are made of this process's id, and go away on drop, whatever happened;
-//! those of a process that was killed are found by the next one.
+//! Names and addresses are derived from this process's id. They are removed on drop; the next process
+//! removes those of a process that was killed.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -14,30 +14,30 @@ use std::process::Command;
 
 use capstan_tests::place::Place;
 
-/// With it begins the name of every namespace.
+/// Prefix of every namespace's name.
 const PREFIX: &str = "capstan-";
 
-/// Hosts that can reach one another and this one.
+/// Hosts that can reach each other and this host.
 pub struct Network {
     id: u32,
     hosts: u8,
 }
 
 impl Network {
-    /// Makes so many hosts; `None`, after one line, where this process may not or `ip` is missing.
+    /// Creates this many hosts. `None`, after one line, if `ip` or the privilege is missing.
     ///
     /// # Panics
-    /// In CI (`CI` is set) where it cannot be made.
+    /// In continuous integration (`CI` is set), if the hosts cannot be created.
     pub fn of(hosts: u8) -> Option<Self> {
         if let Err(reason) = is_possible() {
-            let line = format!("no network of hosts: {reason}; its test is left out");
+            let line = format!("no network namespaces: {reason}; the test is skipped");
             assert!(std::env::var_os("CI").is_none(), "{line}");
             eprintln!("{line}");
             return None;
         }
-        remove_those_of_the_dead();
+        remove_leftovers();
         let id = std::process::id();
-        // From here on everything goes away with it.
+        // Dropping `network` removes what is created from here on.
         let network = Self { id, hosts };
         let bridge = network.bridge();
         ip(&["link", "add", &bridge, "type", "bridge"]);
@@ -71,7 +71,7 @@ impl Network {
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
     }
 
-    /// A host, as processes are started on it.
+    /// A host as a place for processes.
     pub fn place(&self, host: u8) -> Place {
         let inside = ["ip", "netns", "exec", &namespace(self.id, host)];
         Place {
@@ -80,13 +80,13 @@ impl Network {
         }
     }
 
-    /// Pulls the plug of a host, or puts it back.
+    /// Sets the link of a host down or up.
     pub fn set_link(&self, host: u8, is_up: bool) {
         let state = if is_up { "up" } else { "down" };
         ip(&["link", "set", &self.outer(host), state]);
     }
 
-    /// One /24 of 10.64.0.0/10 for each process.
+    /// An address in this process's /24 of 10.64.0.0/10.
     fn address(&self, host: u8) -> Ipv4Addr {
         let [_, _, second, third] = self.id.to_be_bytes();
         Ipv4Addr::new(10, 64 + second % 64, third, host)
@@ -96,7 +96,7 @@ impl Network {
         format!("cb{}", self.id)
     }
 
-    /// The end of a host's cable that is in the bridge.
+    /// The end of a host's veth pair that is in the bridge.
     fn outer(&self, host: u8) -> String {
         format!("cv{}h{host}", self.id)
     }
@@ -120,14 +120,14 @@ fn is_possible() -> Result<(), String> {
     let made = made.map_err(|error| error.to_string())?;
     if !made.status.success() {
         let said = String::from_utf8_lossy(&made.stderr);
-        return Err(format!("it needs root: {}", said.trim()));
+        return Err(format!("root is needed: {}", said.trim()));
     }
     ip(&["netns", "delete", &probe]);
     Ok(())
 }
 
-/// Takes away what killed processes left.
-fn remove_those_of_the_dead() {
+/// Removes namespaces of processes that were killed.
+fn remove_leftovers() {
     let listed = Command::new("ip").args(["netns", "list"]).output().unwrap();
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     for line in listed.lines() {
@@ -142,7 +142,7 @@ fn remove_those_of_the_dead() {
     }
 }
 
-/// Takes away what is there; cables go with their namespaces.
+/// Removes what exists; a veth pair disappears with its namespace.
 fn remove(id: u32, hosts: std::ops::RangeInclusive<u8>) {
     let quietly = |args: &[&str]| drop(Command::new("ip").args(args).output());
     for host in hosts {

@@ -10,17 +10,22 @@ use capstan_tests::harness::{
 };
 use capstan_tests::minio::Minio;
 
-/// A run and the web that it crawls.
+/// A pipeline and the world that it crawls.
 struct Case {
     world: PathBuf,
     pipeline: PathBuf,
     run: String,
-    /// Longest that it may take as a cluster.
+    /// Limit for the run as a cluster.
     limit: Duration,
 }
 
-/// Runs a case as six processes over MinIO and holds what it left to what `alone` gave.
-fn six_processes_end_as(case: &Case, folder: &Path, alone: impl FnOnce(&Path)) -> Option<Outcome> {
+/// Runs a case as six processes over MinIO and compares its outcome with that of `alone`. `None`
+/// without MinIO.
+fn compare_with_six_processes(
+    case: &Case,
+    folder: &Path,
+    alone: impl FnOnce(&Path),
+) -> Option<Outcome> {
     let _turn = turn();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let minio = runtime.block_on(Minio::start()).unwrap()?;
@@ -45,7 +50,7 @@ fn six_processes_end_as(case: &Case, folder: &Path, alone: impl FnOnce(&Path)) -
 }
 
 #[test]
-fn six_processes_over_minio_end_as_one_process_does() {
+fn six_processes_over_minio_end_equal_to_one_process() {
     let temp = tempfile::tempdir().unwrap();
     let case = Case {
         world: small_world(),
@@ -54,15 +59,15 @@ fn six_processes_over_minio_end_as_one_process_does() {
         limit: Duration::from_secs(300),
     };
     let alone = |out: &Path| drop(succeed(&mut small_demo(out)));
-    if let Some(outcome) = six_processes_end_as(&case, temp.path(), alone) {
+    if let Some(outcome) = compare_with_six_processes(&case, temp.path(), alone) {
         assert!(outcome.models.len() >= 8, "{outcome:?}");
     }
 }
 
 /// `cargo test --release --workspace --test cluster -- --ignored --nocapture`
 #[test]
-#[ignore = "takes minutes: the shipped demo, once as one process and once as six"]
-fn the_shipped_demo_ends_the_same_as_six_processes() {
+#[ignore = "takes minutes: runs the shipped demo twice"]
+fn the_shipped_demo_ends_equal_as_six_processes() {
     let temp = tempfile::tempdir().unwrap();
     let world = temp.path().join("world.toml");
     let shipped = succeed(&mut capstan(["demo", "--print-world"]));
@@ -77,7 +82,7 @@ fn the_shipped_demo_ends_the_same_as_six_processes() {
         let mut command = capstan(["demo", "--seed", SEED, "--out"]);
         drop(succeed(command.arg(out)));
     };
-    let outcome = six_processes_end_as(&case, temp.path(), alone).expect("MinIO is at hand");
+    let outcome = compare_with_six_processes(&case, temp.path(), alone).expect("MinIO is needed");
     println!(
         "{} commits, {} models, {} datasets are equal",
         outcome.commits,

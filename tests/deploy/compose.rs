@@ -1,5 +1,5 @@
-//! `deploy/compose` against the compose specification, as the crate `compose_spec` types it
-//! (lighter than the specification's JSON schema with a validator), and against the program.
+//! Checks `deploy/compose` against the compose specification and against the program. The crate
+//! `compose_spec` has the specification's types; it is lighter than a JSON schema validator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,11 +9,11 @@ use serde_json::Value;
 
 use super::objects::{list, text};
 use super::process::{Mount, Process};
-use super::{dockerfile, files, none, program, schema};
+use super::{assert_none, dockerfile, files, program, schema};
 
 const FOLDER: &str = "deploy/compose";
 
-/// The file, merge keys applied.
+/// The file with merge keys applied.
 pub fn file() -> Value {
     let text = files::read("deploy/compose/compose.yaml");
     let mut file: Value = serde_yaml::from_str(&text).unwrap();
@@ -21,7 +21,7 @@ pub fn file() -> Value {
     file
 }
 
-/// Lays what `<<` names under its mapping, innermost first, and drops templates (`x-...`).
+/// Merges what `<<` names into each mapping, innermost first, and drops templates (`x-...`).
 fn merge(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(merge),
@@ -38,7 +38,7 @@ fn merge(value: &mut Value) {
     }
 }
 
-/// Fields that the specification does not know, and values of another type.
+/// Fields that the specification does not have, and values of another type.
 pub fn against_the_specification(file: &Value) -> Vec<String> {
     let read: compose_spec::Compose = match serde_json::from_value(file.clone()) {
         Ok(read) => read,
@@ -50,12 +50,12 @@ pub fn against_the_specification(file: &Value) -> Vec<String> {
     let written = serde_json::to_value(&read).unwrap();
     let mut findings = Vec::new();
     schema::differences(file, &written, "", &mut findings);
-    // The types write sizes, times and addresses in a form of their own.
+    // The types normalise sizes, times and addresses, so these differ in spelling.
     findings.retain(|finding| !finding.contains(" is read as "));
     findings
 }
 
-/// Everything that names something that is not there.
+/// References to services, volumes, files and stages that do not exist.
 pub fn wiring(file: &Value) -> Vec<String> {
     let services = file["services"].as_object().unwrap();
     let volumes = file["volumes"].as_object().unwrap();
@@ -65,12 +65,12 @@ pub fn wiring(file: &Value) -> Vec<String> {
         let mut say = |finding: String| findings.push(format!("compose/{name}: {finding}"));
         for (needed, how) in service["depends_on"].as_object().into_iter().flatten() {
             match services.get(needed) {
-                None => say(format!("waits for `{needed}`, which is no service")),
+                None => say(format!("depends on `{needed}`, which is no service")),
                 Some(other) => {
                     let is_healthy = how["condition"] == "service_healthy";
                     if is_healthy && other["healthcheck"].is_null() {
                         say(format!(
-                            "waits for the health of `{needed}`, which has no check"
+                            "depends on the health of `{needed}`, which has no check"
                         ));
                     }
                 }
@@ -80,7 +80,7 @@ pub fn wiring(file: &Value) -> Vec<String> {
             if source.starts_with('.') {
                 let path = files::root().join(FOLDER).join(source);
                 if !path.exists() {
-                    say(format!("mounts {source}, which is not there"));
+                    say(format!("mounts {source}, which does not exist"));
                 }
             } else if !volumes.contains_key(source) {
                 say(format!(
@@ -98,7 +98,7 @@ pub fn wiring(file: &Value) -> Vec<String> {
         let target = &service["build"]["target"];
         if target.is_string() && !dockerfile::targets().contains(&text(target).to_owned()) {
             say(format!(
-                "is built from stage {target}, which the Dockerfile lacks"
+                "is built from stage {target}, which the Dockerfile does not have"
             ));
         }
     }
@@ -108,7 +108,7 @@ pub fn wiring(file: &Value) -> Vec<String> {
     findings
 }
 
-/// `${...}` in the file, and what the example of the environment sets: the same names.
+/// Variables `${...}` of the file that `.env.example` does not set, and the reverse.
 fn interpolated(file: &Value) -> Vec<String> {
     let text = file.to_string();
     let pieces = text.split("${").skip(1);
@@ -123,11 +123,11 @@ fn interpolated(file: &Value) -> Vec<String> {
         .filter_map(|line| Some(line.split_once('=')?.0.to_owned()))
         .collect();
     let differing = wanted.symmetric_difference(&set);
-    let say = |name| format!("compose: `{name}` stands in only one of compose.yaml, .env.example");
+    let say = |name| format!("compose: `{name}` is in only one of compose.yaml, .env.example");
     differing.map(say).collect()
 }
 
-/// Source, path and whether it may be written, of every mount in the short form.
+/// Source, path and writability of every mount in the short form.
 fn mounted(service: &Value) -> impl Iterator<Item = (&str, &str, bool)> {
     list(&service["volumes"]).iter().filter_map(|mount| {
         let mut parts = text(mount).split(':');
@@ -189,14 +189,14 @@ fn words(value: &Value) -> Vec<String> {
         .collect()
 }
 
-/// What a shell runs of the program, without its name.
+/// The program's arguments in a service whose entry point is a shell.
 fn shell_line(service: &Value) -> Option<&str> {
     let is_shell = text(&list(&service["entrypoint"]).first()?.clone()).ends_with("sh");
     let (_, line) = text(list(&service["command"]).first()?).split_once("capstan ")?;
     is_shell.then_some(line)
 }
 
-/// Port and path that a service's health check asks for.
+/// Port and path that a service's health check requests.
 fn probe(service: &Value) -> Option<(u16, String)> {
     let test = words(&service["healthcheck"]["test"]);
     let url = test
@@ -207,17 +207,17 @@ fn probe(service: &Value) -> Option<(u16, String)> {
 }
 
 #[test]
-fn the_file_fits_the_specification() {
-    none(&against_the_specification(&file()));
+fn the_file_matches_the_specification() {
+    assert_none(&against_the_specification(&file()));
 }
 
 #[test]
-fn services_name_only_what_is_there() {
-    none(&wiring(&file()));
+fn services_reference_only_what_exists() {
+    assert_none(&wiring(&file()));
 }
 
 #[test]
-fn every_service_runs_the_program_as_it_is() {
+fn every_service_starts_the_program_correctly() {
     let processes = processes(&file());
     let commands: Vec<&str> = processes.iter().map(|process| process.command()).collect();
     for (command, count) in [
@@ -232,7 +232,7 @@ fn every_service_runs_the_program_as_it_is() {
             "{command}"
         );
     }
-    none(
+    assert_none(
         &processes
             .iter()
             .flat_map(Process::check)
@@ -241,7 +241,7 @@ fn every_service_runs_the_program_as_it_is() {
 }
 
 #[test]
-fn processes_find_one_another() {
+fn processes_have_each_others_addresses() {
     let file = file();
     let services = file["services"].as_object().unwrap();
     for process in processes(&file) {
@@ -264,9 +264,9 @@ fn processes_find_one_another() {
     }
 }
 
-/// The hosts that the crawlers are told are those of the demo web, on its ports.
+/// The crawlers' map of hosts has the demo web's hosts and ports.
 #[test]
-fn the_demo_webs_hosts_are_where_the_crawlers_look() {
+fn crawlers_have_the_addresses_of_the_demo_web() {
     let processes = processes(&file());
     let web = processes.iter().find(|p| p.command() == "demoweb").unwrap();
     let worker = processes.iter().find(|p| p.command() == "worker").unwrap();
@@ -279,31 +279,29 @@ fn the_demo_webs_hosts_are_where_the_crawlers_look() {
         .collect();
     let settings = worker.settings().unwrap();
     assert_eq!(settings.crawl.hosts, served);
-    assert_eq!(
-        settings.import.root.to_str().unwrap(),
-        flag("--annotations")
-    );
+    let roots = [std::path::PathBuf::from(flag("--annotations"))];
+    assert_eq!(settings.import.roots, roots);
     assert!(worker.mounts.contains_key(flag("--annotations")));
     let asked = format!("demoweb:{}", web.probes[0].0);
     assert!(
         served.values().any(|at| *at == asked),
-        "its health check asks another port"
+        "its health check requests another port"
     );
 }
 
-/// What the file's own comment tells people to run.
+/// The commands in the comment at the top of the file.
 #[test]
-fn commands_of_the_comment_are_the_programs() {
+fn the_program_accepts_the_commands_in_the_comment() {
     let text = files::read("deploy/compose/compose.yaml");
     let commands: Vec<Vec<String>> = text
         .lines()
         .filter_map(|line| line.split_once("run --rm operator "))
         .map(|(_, rest)| rest.split_whitespace().map(str::to_owned).collect())
         .collect();
-    assert_eq!(commands[0][0], "run", "the comment no longer says how");
+    assert_eq!(commands[0][0], "run", "the comment shows no `run`");
     let pipeline = commands[0][1].strip_prefix("/etc/capstan/").unwrap();
     files::read(&format!("deploy/{pipeline}"));
-    none(
+    assert_none(
         &[program::refuses(&commands[0])]
             .into_iter()
             .flatten()

@@ -1,4 +1,4 @@
-//! `deploy/dashboards` against the metrics that the program gives.
+//! Checks `deploy/dashboards` against the program's metrics.
 
 use std::collections::BTreeSet;
 
@@ -6,24 +6,24 @@ use capstan_runtime::metrics::{self, Kind, Metric};
 use serde_json::Value;
 
 use super::objects::{list, text};
-use super::{files, none};
+use super::{assert_none, files};
 
-/// Functions that are of counters and of the parts of histograms alone.
+/// Functions that apply only to counters and to the parts of histograms.
 const OF_COUNTERS: [&str; 2] = ["rate(", "increase("];
 
-/// Metrics that the dashboard asks for and the program does not give, or of another kind.
+/// Queries with metrics or labels that the program does not export, or of the wrong kind.
 pub fn check(board: &Value) -> Vec<String> {
     let mut findings = Vec::new();
     let mut ids = BTreeSet::new();
     for panel in list(&board["panels"]) {
         let title = text(&panel["title"]);
         if !ids.insert(panel["id"].as_u64()) {
-            findings.push(format!("{title}: another panel has its id"));
+            findings.push(format!("{title}: another panel has the same id"));
         }
         for target in list(&panel["targets"]) {
             let asked = text(&target["expr"]);
             if asked.matches('(').count() != asked.matches(')').count() {
-                findings.push(format!("{title}: brackets of `{asked}`"));
+                findings.push(format!("{title}: unbalanced brackets in `{asked}`"));
             }
             let found = names(asked)
                 .into_iter()
@@ -34,7 +34,7 @@ pub fn check(board: &Value) -> Vec<String> {
     findings
 }
 
-/// Every metric that a query names, with the place where it stands.
+/// Every metric in a query, with its position.
 fn names(query: &str) -> Vec<(usize, &str)> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let name = |(at, _)| {
@@ -45,7 +45,7 @@ fn names(query: &str) -> Vec<(usize, &str)> {
     query.match_indices("capstan_").map(name).collect()
 }
 
-/// The metric that a name in a query is of: a histogram is asked for by its parts.
+/// The metric that a name in a query belongs to. A histogram is queried by its parts.
 fn metric(name: &str) -> Option<&'static Metric> {
     let parts = ["_bucket", "_sum", "_count"];
     metrics::ALL.iter().find(|metric| match metric.kind {
@@ -59,16 +59,16 @@ fn metric(name: &str) -> Option<&'static Metric> {
 
 fn wrong(query: &str, at: usize, name: &str) -> Option<String> {
     let Some(metric) = metric(name) else {
-        return Some(format!("the program gives no {name}"));
+        return Some(format!("the program exports no {name}"));
     };
     let before = &query[..at];
     let is_rated = OF_COUNTERS
         .iter()
         .any(|function| before.ends_with(function));
     match (metric.kind, is_rated) {
-        (Kind::Gauge, true) => Some(format!("{name} goes up and down and has no rate")),
+        (Kind::Gauge, true) => Some(format!("{name} is a gauge: query its value, not its rate")),
         (Kind::Counter | Kind::Histogram, false) => {
-            Some(format!("{name} only grows: ask its rate"))
+            Some(format!("{name} is a counter: query its rate"))
         }
         _ => grouped_by(before)
             .find(|label| !has_label(metric, label))
@@ -85,7 +85,7 @@ fn grouped_by(before: &str) -> impl Iterator<Item = &str> {
     list.into_iter().flat_map(|list| list.split(", "))
 }
 
-/// Whether a metric's own documentation names a label. Buckets have the one of their histogram.
+/// Whether a metric's documentation names a label. Buckets have `le` in addition.
 fn has_label(metric: &Metric, label: &str) -> bool {
     if metric.kind == Kind::Histogram && label == "le" {
         return true;
@@ -106,13 +106,13 @@ fn board() -> Value {
 }
 
 #[test]
-fn every_metric_of_the_dashboard_is_the_programs() {
-    none(&check(&board()));
+fn the_program_exports_every_metric_of_the_dashboard() {
+    assert_none(&check(&board()));
 }
 
-/// What an operator must see, whatever else is shown.
+/// The metrics that an operator needs.
 #[test]
-fn the_dashboard_shows_what_must_be_seen() {
+fn the_dashboard_shows_the_metrics_that_an_operator_needs() {
     let board = board();
     let targets = list(&board["panels"])
         .iter()
@@ -140,21 +140,21 @@ fn the_dashboard_shows_what_must_be_seen() {
 }
 
 #[test]
-fn rates_are_of_counters_and_labels_are_the_metrics_own() {
+fn wrong_functions_brackets_and_labels_are_found() {
     let board = |query: &str| {
         let panel = serde_json::json!({ "title": "x", "targets": [{ "expr": query }] });
         check(&serde_json::json!({ "panels": [panel] }))
     };
-    super::one_says(&board("rate(capstan_tasks[5m])"), "has no rate");
-    super::one_says(&board("sum(capstan_images_total)"), "only grows");
-    super::one_says(
+    super::assert_one(&board("rate(capstan_tasks[5m])"), "is a gauge");
+    super::assert_one(&board("sum(capstan_images_total)"), "is a counter");
+    super::assert_one(
         &board("rate(capstan_training_step_seconds[5m])"),
-        "gives no",
+        "exports no",
     );
-    super::one_says(&board("sum(capstan_tasks"), "brackets");
-    super::one_says(
+    super::assert_one(&board("sum(capstan_tasks"), "unbalanced brackets");
+    super::assert_one(
         &board("sum by (colour) (capstan_tasks)"),
         "has no label `colour`",
     );
-    none(&board("sum by (state) (capstan_tasks)"));
+    assert_none(&board("sum by (state) (capstan_tasks)"));
 }

@@ -1,15 +1,15 @@
-//! `deploy/docker/Dockerfile`, parsed by the crate `dockerfile-parser-rs`.
+//! Checks `deploy/docker/Dockerfile`, parsed by the crate `dockerfile-parser-rs`.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use dockerfile_parser_rs::{Dockerfile, Instruction};
 
-use super::{files, none};
+use super::{assert_none, files};
 
 const PATH: &str = "deploy/docker/Dockerfile";
 
-/// Names of its stages, all of which can be built.
+/// Names of its stages. Each can be a build target.
 pub fn targets() -> Vec<String> {
     stages(&parse(&files::read(PATH)))
         .into_iter()
@@ -17,15 +17,14 @@ pub fn targets() -> Vec<String> {
         .collect()
 }
 
-/// What is wrong about an image that a file runs: another name or version than the Dockerfile says
-/// to build.
+/// A finding if the Dockerfile's build commands do not produce this image.
 pub fn unknown_image(image: &str) -> Option<String> {
     let built = images(&files::read(PATH));
     let is_built = built.iter().any(|(_, tag)| tag == image);
-    (!is_built).then(|| format!("image `{image}` is none that the Dockerfile is built to"))
+    (!is_built).then(|| format!("image `{image}` is not built by the Dockerfile's commands"))
 }
 
-/// Target and tag of every build that the Dockerfile's own comment shows.
+/// Target and tag of every build command in the Dockerfile's comment.
 fn images(text: &str) -> Vec<(String, String)> {
     let commands = text
         .lines()
@@ -42,10 +41,10 @@ fn parse(text: &str) -> Dockerfile {
     Dockerfile::from_str(text).unwrap_or_else(|error| panic!("{PATH}: {error}"))
 }
 
-/// A stage and what is done in it.
+/// A stage and its instructions.
 struct Stage {
     name: String,
-    /// An image, or a stage before it.
+    /// An image or an earlier stage.
     from: String,
     instructions: Vec<Instruction>,
 }
@@ -69,7 +68,7 @@ fn stages(file: &Dockerfile) -> Vec<Stage> {
     stages
 }
 
-/// What a build or the image it makes would stumble over.
+/// References to missing stages and files, root users, and wrong versions.
 pub fn check(text: &str) -> Vec<String> {
     let file = parse(text);
     let stages = stages(&file);
@@ -80,7 +79,10 @@ pub fn check(text: &str) -> Vec<String> {
             if let Instruction::Copy { from, sources, .. } = instruction {
                 match from {
                     Some(from) if !names.contains(&**from) => {
-                        findings.push(format!("{}: copies from `{from}`, no stage", stage.name));
+                        findings.push(format!(
+                            "{}: copies from `{from}`, which is no stage",
+                            stage.name
+                        ));
                     }
                     Some(_) => {}
                     None => findings.extend(missing(sources)),
@@ -91,10 +93,10 @@ pub fn check(text: &str) -> Vec<String> {
     for (target, tag) in images(text) {
         let version = env!("CARGO_PKG_VERSION");
         if !tag.ends_with(&format!(":{version}")) {
-            findings.push(format!("{tag}: the program is of version {version}"));
+            findings.push(format!("{tag}: the program has version {version}"));
         }
         if !names.contains(&*target) {
-            findings.push(format!("{target}: is built and is no stage"));
+            findings.push(format!("{target}: is a build target but no stage"));
             continue;
         }
         let last_user = chain(&stages, &target).into_iter().rev().find_map(user);
@@ -121,10 +123,10 @@ fn missing(sources: &[String]) -> impl Iterator<Item = String> {
     sources
         .iter()
         .filter(is_missing)
-        .map(|source| format!("copies `{source}`, which is not there"))
+        .map(|source| format!("copies `{source}`, which does not exist"))
 }
 
-/// Instructions of a stage and of those it stands on, in order.
+/// Instructions of a stage and of the stages it is based on, in order.
 fn chain<'a>(stages: &'a [Stage], name: &str) -> Vec<&'a Instruction> {
     let Some(stage) = stages.iter().find(|stage| stage.name == name) else {
         return Vec::new();
@@ -135,8 +137,8 @@ fn chain<'a>(stages: &'a [Stage], name: &str) -> Vec<&'a Instruction> {
 }
 
 #[test]
-fn it_parses_and_its_images_are_not_roots() {
-    none(&check(&files::read(PATH)));
+fn the_dockerfile_is_valid_and_no_image_runs_as_root() {
+    assert_none(&check(&files::read(PATH)));
     let targets: BTreeSet<String> = images(&files::read(PATH))
         .into_iter()
         .map(|(t, _)| t)
@@ -144,9 +146,29 @@ fn it_parses_and_its_images_are_not_roots() {
     assert_eq!(targets, ["cpu", "cuda"].map(str::to_owned).into());
 }
 
-/// What the image exposes is what the deployed roles listen on.
 #[test]
-fn exposed_ports_are_those_of_the_roles() {
+fn images_contain_the_line_tables_beside_the_program() {
+    let text = files::read(PATH);
+    assert!(!text.contains("strip"), "the program is stripped");
+    let stages = stages(&parse(&text));
+    for target in ["cpu", "cuda"] {
+        let copied = chain(&stages, target)
+            .into_iter()
+            .find_map(|instruction| match instruction {
+                Instruction::Copy {
+                    sources,
+                    destination,
+                    ..
+                } if destination == "/usr/local/bin/" => Some(sources.clone()),
+                _ => None,
+            });
+        let expected = ["/out/capstan", "/out/capstan.dwp"].map(str::to_owned);
+        assert_eq!(copied.as_deref(), Some(&expected[..]), "{target}");
+    }
+}
+
+#[test]
+fn exposed_ports_are_those_that_the_roles_listen_on() {
     let file = parse(&files::read(PATH));
     let exposed: BTreeSet<u16> = file
         .instructions
@@ -174,16 +196,13 @@ fn exposed_ports_are_those_of_the_roles() {
 }
 
 #[test]
-fn it_builds_the_program_with_features_that_exist() {
+fn package_features_and_rust_version_exist() {
     let text = files::read(PATH);
     let manifest: toml::Table = files::read("services/cli/Cargo.toml").parse().unwrap();
     let features = manifest["features"].as_table().unwrap();
     let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     let feature = super::program::value_of(&words, "--features").unwrap();
-    assert!(
-        features.contains_key(feature),
-        "there is no feature {feature}"
-    );
+    assert!(features.contains_key(feature), "no feature {feature}");
     let package = super::program::value_of(&words, "--package").unwrap();
     assert_eq!(manifest["package"]["name"].as_str(), Some(package));
     let rust = files::read("Cargo.toml");

@@ -1,4 +1,4 @@
-//! The files under `deploy/`, and what none of them may hold.
+//! The files under `deploy/`, and settings that none of them may contain.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ fn every_file(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Places where a file lets in whoever asks, by line.
+/// Lines that allow access without certificates.
 pub fn insecure(name: &str, text: &str) -> Vec<String> {
     text.lines()
         .enumerate()
@@ -44,7 +44,13 @@ pub fn insecure(name: &str, text: &str) -> Vec<String> {
                 .any(|set| line.contains(set));
             names_flag || sets_it
         })
-        .map(|(at, line)| format!("{name}:{}: `{}` lets anybody in", at + 1, line.trim()))
+        .map(|(at, line)| {
+            format!(
+                "{name}:{}: `{}` allows access without certificates",
+                at + 1,
+                line.trim()
+            )
+        })
         .collect()
 }
 
@@ -53,12 +59,12 @@ fn no_file_under_deploy_is_insecure() {
     let root = root();
     let mut files = Vec::new();
     every_file(&root.join("deploy"), &mut files);
-    assert!(files.len() > 10, "the files are elsewhere");
+    assert!(files.len() > 10, "only {} files", files.len());
     let mut findings = Vec::new();
     for file in files {
         let name = file.strip_prefix(&root).unwrap().display().to_string();
         let text = std::fs::read_to_string(&file).unwrap();
         findings.extend(insecure(&name, &text));
     }
-    super::none(&findings);
+    super::assert_none(&findings);
 }

@@ -1,4 +1,5 @@
-//! `deploy/kubernetes`, rendered by kustomize itself and held against types, program and README.
+//! Checks `deploy/kubernetes`, rendered by kustomize, against the Kubernetes types, the program and the
+//! README.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -12,9 +13,9 @@ use serde_json::{Value, json};
 use super::network::{Peer, Way, allows, connects};
 use super::objects::{self, Secrets, list, text};
 use super::process::Process;
-use super::{files, none, program, schema, wiring};
+use super::{assert_none, files, program, schema, wiring};
 
-/// Pinned: what it renders is what is checked.
+/// Pinned, because the tests check what it renders.
 const KUSTOMIZE: Program = Program {
     name: "kustomize",
     module: "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1",
@@ -24,7 +25,7 @@ const KUSTOMIZE: Program = Program {
 const BASE: &str = "deploy/kubernetes/base";
 const GPU: &str = "deploy/kubernetes/overlays/gpu";
 
-/// Objects of a folder; `None`, after one line, where kustomize cannot be had.
+/// Objects of a folder; `None`, after one line, without kustomize.
 fn render(folder: &str) -> Option<Vec<Value>> {
     static BINARY: OnceLock<Option<std::path::PathBuf>> = OnceLock::new();
     let binary = BINARY.get_or_init(|| KUSTOMIZE.find_or_say()).as_ref()?;
@@ -45,7 +46,7 @@ fn render(folder: &str) -> Option<Vec<Value>> {
     Some(objects)
 }
 
-/// The base, rendered once: what tests break a copy of.
+/// The base, rendered once. Tests break copies of it.
 pub fn base() -> Option<Vec<Value>> {
     static RENDERED: OnceLock<Option<Vec<Value>>> = OnceLock::new();
     RENDERED.get_or_init(|| render(BASE)).clone()
@@ -59,7 +60,7 @@ fn rendered() -> Vec<(&'static str, Vec<Value>)> {
         .collect()
 }
 
-/// The secrets that the README says how to make, with the keys of each.
+/// The secrets that the README shows how to create, with their keys.
 pub fn secrets() -> Secrets {
     let readme = files::read("deploy/kubernetes/README.md");
     let commands = readme
@@ -82,24 +83,24 @@ pub fn secrets() -> Secrets {
 }
 
 #[test]
-fn objects_fit_the_types_of_kubernetes() {
+fn objects_have_the_types_of_kubernetes() {
     for (_, objects) in rendered() {
-        none(&objects.iter().flat_map(schema::check).collect::<Vec<_>>());
+        assert_none(&objects.iter().flat_map(schema::check).collect::<Vec<_>>());
     }
 }
 
 #[test]
-fn objects_name_only_what_is_there() {
+fn objects_reference_only_what_exists() {
     for (_, objects) in rendered() {
-        none(&wiring::check(&objects, &secrets()));
+        assert_none(&wiring::check(&objects, &secrets()));
     }
 }
 
 #[test]
-fn every_container_runs_the_program_as_it_is() {
+fn every_container_starts_the_program_correctly() {
     for (_, objects) in rendered() {
         let processes = objects::processes(&objects, &secrets());
-        none(
+        assert_none(
             &processes
                 .iter()
                 .flat_map(Process::check)
@@ -131,13 +132,13 @@ fn every_role_has_pods_of_its_own() {
         let coordinator = objects::find(&objects, "StatefulSet", "coordinator").unwrap();
         assert_eq!(
             coordinator["spec"]["replicas"], 1,
-            "two would fence one another"
+            "two coordinators would fence each other"
         );
     }
 }
 
 #[test]
-fn gpus_are_asked_for_where_models_compute() {
+fn workloads_that_compute_with_models_request_a_gpu() {
     let Some(objects) = render(GPU) else { return };
     let mut with_gpu = BTreeSet::new();
     for workload in objects::workloads(&objects) {
@@ -160,7 +161,7 @@ fn gpus_are_asked_for_where_models_compute() {
 }
 
 #[test]
-fn policies_let_through_what_is_needed_and_nothing_else() {
+fn network_policies_allow_only_the_connections_that_are_needed() {
     let Some(objects) = base() else { return };
     let labels = |kind: &str, name: &str| {
         let workload = objects::find(&objects, kind, name).unwrap();
@@ -188,7 +189,7 @@ fn policies_let_through_what_is_needed_and_nothing_else() {
     let private = Peer::Address(Ipv4Addr::new(10, 1, 2, 3));
     assert!(out(&crawl, web, 80) && !out(&crawl, private, 80) && !out(&crawl, web, 22));
     for from in [&coordinator, &trainer, &caption] {
-        assert!(!out(from, web, 80), "the web is for crawlers");
+        assert!(!out(from, web, 80), "only crawlers may reach the web");
         assert!(out(from, web, 443), "the store");
         assert!(out(from, Peer::Namespace("kube-system"), 53), "names");
     }
@@ -198,26 +199,9 @@ fn policies_let_through_what_is_needed_and_nothing_else() {
     }
 }
 
+/// `capstan certs` writes the files that the README creates secrets from.
 #[test]
-fn commands_of_the_readme_are_the_programs() {
-    let readme = files::read("deploy/kubernetes/README.md");
-    let commands: Vec<Vec<String>> = readme
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("capstan "))
-        .map(|rest| rest.split_whitespace().map(str::to_owned).collect())
-        .collect();
-    assert!(commands.len() >= 2, "the README no longer says how");
-    none(
-        &commands
-            .iter()
-            .filter_map(|args| program::refuses(args))
-            .collect::<Vec<_>>(),
-    );
-}
-
-/// The files that secrets are made from are the files that `capstan certs` leaves.
-#[test]
-fn certificates_have_the_names_that_secrets_are_made_from() {
+fn capstan_certs_writes_the_files_of_the_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("certificates");
     let made = Command::new(env!("CARGO_BIN_EXE_capstan"))
@@ -236,6 +220,9 @@ fn certificates_have_the_names_that_secrets_are_made_from() {
         .collect();
     assert_eq!(files.len(), 9, "three files for each of three roles");
     for file in files {
-        assert!(out.join(&file).is_file(), "`capstan certs` makes no {file}");
+        assert!(
+            out.join(&file).is_file(),
+            "`capstan certs` writes no {file}"
+        );
     }
 }

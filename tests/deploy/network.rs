@@ -1,7 +1,7 @@
-//! Who may talk to whom: the rules of NetworkPolicies, evaluated.
+//! Evaluates NetworkPolicies: which pods may connect to which peers.
 //!
-//! Pods that no policy selects are open; pods that some select may do what any of these allows. A
-//! connection needs leave to go out and leave to come in.
+//! A pod that no policy selects is open. A pod that policies select may do what any of them allows. A
+//! connection has to be allowed as egress and as ingress.
 
 use std::net::Ipv4Addr;
 
@@ -17,7 +17,7 @@ pub enum Peer<'a> {
     Pod(&'a Value),
     /// A pod of another namespace.
     Namespace(&'a str),
-    /// An address outside of the cluster.
+    /// An address outside the cluster.
     Address(Ipv4Addr),
 }
 
@@ -30,8 +30,9 @@ pub enum Way {
     In,
 }
 
-/// Whether a pod with these labels may talk to (or be talked to by) `peer` on a port, given by the
-/// name or number that the policies use.
+/// Whether the policies allow a pod with these labels to connect to `peer`, or the reverse.
+///
+/// - `port`: name or number, as in the policies.
 pub fn allows(objects: &[Value], labels: &Value, way: Way, peer: Peer, port: &Value) -> bool {
     let (kind, rules, peers) = match way {
         Way::Out => ("Egress", "egress", "to"),
@@ -51,17 +52,18 @@ pub fn allows(objects: &[Value], labels: &Value, way: Way, peer: Peer, port: &Va
         let ports = list(&rule["ports"]);
         let peers = list(&rule[peers]);
         (ports.is_empty() || ports.iter().any(|entry| entry["port"] == *port))
-            && (peers.is_empty() || peers.iter().any(|entry| is(entry, peer)))
+            && (peers.is_empty() || peers.iter().any(|entry| matches_peer(entry, peer)))
     })
 }
 
-/// Whether pods may connect: leave to go out and leave to come in.
+/// Whether egress of one pod and ingress of the other allow a connection.
 pub fn connects(objects: &[Value], from: &Value, to: &Value, port: &Value) -> bool {
     allows(objects, from, Way::Out, Peer::Pod(to), port)
         && allows(objects, to, Way::In, Peer::Pod(from), port)
 }
 
-fn is(entry: &Value, peer: Peer) -> bool {
+/// Whether an entry of `to` or `from` matches a peer.
+fn matches_peer(entry: &Value, peer: Peer) -> bool {
     let namespaces = &entry["namespaceSelector"];
     match peer {
         Peer::Pod(labels) => {
@@ -76,13 +78,14 @@ fn is(entry: &Value, peer: Peer) -> bool {
         Peer::Address(address) => {
             let block = &entry["ipBlock"];
             let mut except = list(&block["except"]).iter();
-            holds(text(&block["cidr"]), address) && !except.any(|cidr| holds(text(cidr), address))
+            contains(text(&block["cidr"]), address)
+                && !except.any(|cidr| contains(text(cidr), address))
         }
     }
 }
 
-/// Whether an IPv4 block holds an address.
-fn holds(cidr: &str, address: Ipv4Addr) -> bool {
+/// Whether an IPv4 block contains an address.
+fn contains(cidr: &str, address: Ipv4Addr) -> bool {
     let Some((network, bits)) = cidr.split_once('/') else {
         return false;
     };
@@ -94,8 +97,8 @@ fn holds(cidr: &str, address: Ipv4Addr) -> bool {
 }
 
 #[test]
-fn blocks_hold_their_addresses() {
+fn blocks_contain_their_addresses() {
     let at = Ipv4Addr::new(172, 31, 0, 9);
-    assert!(holds("172.16.0.0/12", at) && holds("0.0.0.0/0", at));
-    assert!(!holds("172.16.0.0/16", at) && !holds("2000::/3", at));
+    assert!(contains("172.16.0.0/12", at) && contains("0.0.0.0/0", at));
+    assert!(!contains("172.16.0.0/16", at) && !contains("2000::/3", at));
 }

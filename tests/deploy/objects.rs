@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::process::{Mount, Process};
 
-/// Names of secrets that somebody must make, with the keys that each has.
+/// Secrets that an operator creates: their keys by name.
 pub type Secrets = BTreeMap<String, Vec<String>>;
 
 /// `kind/name`.
@@ -19,12 +19,12 @@ pub fn name(object: &Value) -> String {
     )
 }
 
-/// A list, empty where there is none.
+/// The items of a list; none if the value is no list.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A text, empty where there is none.
+/// A text; empty if the value is no text.
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
@@ -35,7 +35,7 @@ pub fn find<'a>(objects: &'a [Value], kind: &str, wanted: &str) -> Option<&'a Va
     objects.iter().find(is_it)
 }
 
-/// What makes pods.
+/// Objects that create pods.
 pub fn workloads(objects: &[Value]) -> impl Iterator<Item = &Value> {
     let makes_pods = |object: &&Value| object["spec"]["template"]["spec"].is_object();
     objects.iter().filter(makes_pods)
@@ -100,8 +100,8 @@ fn process(objects: &[Value], workload: &Value, container: &Value, secrets: &Sec
     }
 }
 
-/// Variables, those of Kubernetes laid into the others: `$(POD_IP)`. What is only laid into others
-/// is not the program's and left out.
+/// Environment variables with references such as `$(POD_IP)` replaced. A variable that others refer to
+/// is not for the program and is left out.
 fn environment(container: &Value, secrets: &Secrets) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = Vec::new();
     for source in list(&container["envFrom"]) {
@@ -109,23 +109,23 @@ fn environment(container: &Value, secrets: &Secrets) -> Vec<(String, String)> {
         let keys = keys.into_iter().flatten();
         variables.extend(keys.map(|key| (key.clone(), "value".to_owned())));
     }
-    let mut laid_in = BTreeSet::new();
+    let mut referenced = BTreeSet::new();
     for variable in list(&container["env"]) {
         let mut value = value_of(container, variable);
         for (name, earlier) in &variables {
             let place = format!("$({name})");
             if value.contains(&place) {
                 value = value.replace(&place, earlier);
-                laid_in.insert(name.clone());
+                referenced.insert(name.clone());
             }
         }
         variables.push((text(&variable["name"]).to_owned(), value));
     }
-    variables.retain(|(name, _)| !laid_in.contains(name));
+    variables.retain(|(name, _)| !referenced.contains(name));
     variables
 }
 
-/// What Kubernetes would make of a variable, as far as its kind goes.
+/// The value of a variable as Kubernetes resolves it; a fixed example for fields of the pod.
 fn value_of(container: &Value, variable: &Value) -> String {
     let from = &variable["valueFrom"];
     let asked = text(&from["resourceFieldRef"]["resource"]).replace('.', "/");
@@ -170,7 +170,7 @@ fn mounts(
     (mounts, configurations)
 }
 
-/// A pod's volume, or the claim of its set, by name.
+/// A pod's volume or its set's volume claim, by name.
 pub fn volume<'a>(workload: &'a Value, wanted: &str) -> Option<&'a Value> {
     let volumes = list(&workload["spec"]["template"]["spec"]["volumes"]).iter();
     let claims = list(&workload["spec"]["volumeClaimTemplates"]).iter();

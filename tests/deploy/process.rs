@@ -1,4 +1,4 @@
-//! One container, whoever starts it: held against the program that runs in it.
+//! A container of Compose or Kubernetes, checked against the program that runs in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,52 +7,52 @@ use capstan_runtime::Config;
 
 use super::{dockerfile, program};
 
-/// What lies at a path of a container.
+/// A mount in a container.
 #[derive(Debug, Clone, Default)]
 pub struct Mount {
     /// Whether the process may write there.
     pub is_writable: bool,
-    /// Names of the files that it begins with, where they are known.
+    /// Names of its initial files, if they are known.
     pub files: Vec<String>,
-    /// What it may hold at most, where that is limited.
+    /// Size limit, if there is one.
     pub max_bytes: Option<u64>,
 }
 
-/// A container as a file under `deploy/` describes it.
+/// A container as described by a file under `deploy/`.
 #[derive(Debug, Clone, Default)]
 pub struct Process {
-    /// For findings: `Deployment/worker-crawl`, `compose/worker-1`.
+    /// Name in findings, such as `Deployment/worker-crawl` or `compose/worker-1`.
     pub name: String,
-    /// With its tag.
+    /// Image with its tag.
     pub image: String,
     /// Arguments of the program.
     pub args: Vec<String>,
     /// The environment, values resolved.
     pub environment: Vec<(String, String)>,
-    /// Text of the configuration by the path where it lies.
+    /// Text of each configuration file by its path.
     pub configurations: BTreeMap<String, String>,
     /// Mounts by path.
     pub mounts: BTreeMap<String, Mount>,
-    /// Ports that it declares, where it declares any.
+    /// Declared ports, if the format declares any.
     pub ports: Option<BTreeSet<u16>>,
-    /// Port and path of every probe of its health.
+    /// Port and path of every health probe.
     pub probes: Vec<(u16, String)>,
-    /// How long it has between the first signal and the last.
+    /// Seconds between SIGTERM and SIGKILL.
     pub grace_seconds: u64,
 }
 
-/// A part of the system that runs for ever, as the first argument names it.
+/// The role that the first argument names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Coordinator,
     Worker,
     Trainer,
-    /// Whatever else the program does.
+    /// Any other command of the program.
     Other,
 }
 
 impl Process {
-    /// What it is started as: `worker`.
+    /// The first argument, such as `worker`.
     pub fn command(&self) -> &str {
         self.args.first().map_or("", String::as_str)
     }
@@ -66,10 +66,10 @@ impl Process {
         }
     }
 
-    /// The settings that it runs with.
+    /// The effective settings.
     ///
     /// # Errors
-    /// What the program would say; a configuration that is nowhere.
+    /// The program's error, or a configuration file that is not mounted.
     pub fn settings(&self) -> Result<Config, String> {
         let variable = self
             .environment
@@ -79,14 +79,14 @@ impl Process {
         let text = match path {
             Some(path) => match self.configurations.get(path) {
                 Some(text) => text,
-                None => return Err(format!("nothing is mounted at --config {path}")),
+                None => return Err(format!("no file is mounted at --config {path}")),
             },
             None => "",
         };
         program::settings(text, &self.environment, &self.args)
     }
 
-    /// Everything that the program would stumble over.
+    /// Findings about image, arguments, variables, ports, paths and grace period.
     pub fn check(&self) -> Vec<String> {
         let mut findings = Vec::new();
         findings.extend(dockerfile::unknown_image(&self.image));
@@ -111,7 +111,7 @@ impl Process {
             .collect()
     }
 
-    /// Ports that the settings make a role listen on.
+    /// Ports on which the role listens with these settings.
     fn listens_on(&self, settings: &Config) -> BTreeSet<u16> {
         let health = port_of(&settings.telemetry.health_listen);
         let own = match self.role() {
@@ -131,7 +131,7 @@ impl Process {
             && *declared != listens
         {
             findings.push(format!(
-                "declares ports {declared:?} and listens on {listens:?}"
+                "declares ports {declared:?} but listens on {listens:?}"
             ));
         }
         if role == Role::Trainer {
@@ -139,26 +139,30 @@ impl Process {
             if advertised != Some(settings.trainer.listen.port()) {
                 let listen = settings.trainer.listen;
                 findings.push(format!(
-                    "listens on {listen} and tells others {advertised:?}"
+                    "listens on {listen} but advertises port {advertised:?}"
                 ));
             }
         }
         let health = port_of(&settings.telemetry.health_listen);
         if role != Role::Other && self.probes.is_empty() {
-            findings.push("nothing asks for its health".to_owned());
+            findings.push("has no health probe".to_owned());
         }
         for (port, path) in self.probes.iter().filter(|_| role != Role::Other) {
             if Some(*port) != health {
-                findings.push(format!("a probe asks port {port}; health is at {health:?}"));
+                findings.push(format!(
+                    "a probe requests port {port}, but health is on {health:?}"
+                ));
             }
             if !program::HEALTH_PATHS.contains(&&**path) {
-                findings.push(format!("a probe asks for {path}, which nothing answers"));
+                findings.push(format!(
+                    "a probe requests {path}, which the health port does not serve"
+                ));
             }
         }
         findings
     }
 
-    /// Files that the settings name must lie where the container has them.
+    /// Files and folders in the settings that are not mounted, not writable or too small.
     fn check_paths(&self, settings: &Config) -> Vec<String> {
         let mut findings = Vec::new();
         let certificate = match self.role() {
@@ -178,7 +182,7 @@ impl Process {
                 ];
                 for file in needed {
                     if !mount.files.iter().any(|there| there == file) {
-                        findings.push(format!("{file} is not among its certificates"));
+                        findings.push(format!("{file} is not among the mounted certificates"));
                     }
                 }
             }
@@ -192,16 +196,18 @@ impl Process {
             match self.mount_of(&path) {
                 Some((_, mount)) if mount.is_writable => {
                     if mount.max_bytes.is_some_and(|most| most <= bytes) {
-                        findings.push(format!("{what} may grow to {bytes} bytes, its volume not"));
+                        findings.push(format!(
+                            "{what} may grow to {bytes} bytes, beyond its volume's limit"
+                        ));
                     }
                 }
-                _ => findings.push(format!("{what} is at {path}, which it cannot write")),
+                _ => findings.push(format!("{what} is at {path}, which is not writable")),
             }
         }
         findings
     }
 
-    /// What a role writes: what it is, where, and how much at most.
+    /// What a role writes: name, path, and size limit in bytes.
     fn written_paths(&self, settings: &Config) -> Vec<(&'static str, String, u64)> {
         let path = |path: &Path| path.display().to_string();
         match self.role() {
@@ -228,7 +234,7 @@ impl Process {
         }
     }
 
-    /// The innermost mount that holds a path.
+    /// The innermost mount that contains a path.
     fn mount_of(&self, path: &str) -> Option<(&String, &Mount)> {
         let holds = |at: &str| Path::new(path).starts_with(at);
         self.mounts
@@ -244,7 +250,8 @@ impl Process {
             Role::Coordinator | Role::Other => return None,
         };
         let given = self.grace_seconds;
-        (given <= needed).then(|| format!("is killed after {given} s and takes {needed} s to stop"))
+        (given <= needed)
+            .then(|| format!("is killed after {given} s but may take {needed} s to stop"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the program itself knows: its command line, its variables, its settings.
+//! The program's command line, environment variables and settings, as the program itself reports them.
 
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -7,9 +7,9 @@ use std::sync::OnceLock;
 use capstan_runtime::{Config, Overrides};
 use object_store::aws::AmazonS3ConfigKey;
 
-/// What the program says against a command line; `None` where it takes it.
+/// The program's error for a command line; `None` if it accepts the command line.
 ///
-/// `--help` comes last: what stands before it is parsed as ever, and nothing is run.
+/// A trailing `--help` makes the program parse the arguments without running the command.
 pub fn refuses(args: &[String]) -> Option<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_capstan"))
         .args(args)
@@ -25,7 +25,7 @@ pub fn refuses(args: &[String]) -> Option<String> {
     Some(format!("`capstan {}`: {line}", args.join(" ")))
 }
 
-/// The program's own words about its command line.
+/// The program's help text.
 fn help() -> &'static str {
     static HELP: OnceLock<String> = OnceLock::new();
     HELP.get_or_init(|| {
@@ -35,8 +35,8 @@ fn help() -> &'static str {
     })
 }
 
-/// Whether the program reads a variable of this name. Those of settings (`CAPSTAN__...`) are
-/// checked with the settings themselves, in [`settings`].
+/// Whether the program reads a variable of this name. [`settings`] checks the names of variables for
+/// settings (`CAPSTAN__...`).
 pub fn reads_variable(name: &str) -> bool {
     name.starts_with("CAPSTAN__")
         || help().contains(&format!("[env: {name}="))
@@ -44,10 +44,10 @@ pub fn reads_variable(name: &str) -> bool {
             && AmazonS3ConfigKey::from_str(&name.to_ascii_lowercase()).is_ok())
 }
 
-/// The settings of a process: a file's text, its environment, its flags.
+/// The settings of a process from the text of its file, its environment and its flags.
 ///
 /// # Errors
-/// What the program would say.
+/// The program's error line.
 pub fn settings(
     text: &str,
     environment: &[(String, String)],
@@ -70,11 +70,11 @@ pub fn value_of<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
     args.get(at + 1).map(String::as_str)
 }
 
-/// Paths that the health port answers.
+/// Paths that the health port serves.
 pub const HEALTH_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
 #[test]
-fn the_command_line_is_asked_and_not_guessed() {
+fn the_program_refuses_unknown_flags_commands_and_missing_values() {
     let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(refuses(&words("worker --roles crawl")), None);
     let refused = refuses(&words("worker --rolls crawl")).unwrap();
@@ -84,15 +84,14 @@ fn the_command_line_is_asked_and_not_guessed() {
 }
 
 #[test]
-fn variables_of_the_store_and_of_the_command_line_are_known() {
+fn variables_of_the_store_and_of_flags_are_recognised() {
     assert!(reads_variable("AWS_ENDPOINT_URL") && reads_variable("AWS_SECRET_ACCESS_KEY"));
     assert!(reads_variable("CAPSTAN_CONFIG"));
     assert!(!reads_variable("AWS_SECRET_KEYS") && !reads_variable("CAPSTAN_CONFIGURATION"));
 }
 
-/// The health port of the program itself is asked for each path.
 #[tokio::test]
-async fn the_health_port_answers_every_path() {
+async fn the_health_port_serves_every_path() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = tokio_util::sync::CancellationToken::new();

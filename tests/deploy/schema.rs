@@ -1,9 +1,9 @@
-//! Objects against the types of Kubernetes, from the crate `k8s-openapi`: generated from the API's own
-//! description, here of version 1.33.
+//! Checks objects against the types of Kubernetes 1.33 in the crate `k8s-openapi`, which is generated
+//! from the API's description.
 //!
-//! The types read leniently: an unknown field is passed over, a required one that is missing is made
-//! up. So an object is read, written again, and the two are compared: what was lost is unknown, what
-//! was added was missing.
+//! The types read leniently: they ignore unknown fields and invent missing required ones. A check reads
+//! an object, writes it again and compares both: a field that disappears is unknown, a field that
+//! appears was missing.
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, PersistentVolumeClaim, Service};
@@ -15,21 +15,19 @@ use serde_json::Value;
 
 use super::objects;
 
-/// What an object has that its type does not know, and what it lacks.
+/// Unknown and missing fields of an object.
 pub fn check(object: &Value) -> Vec<String> {
     let text = |key: &str| object[key].as_str().unwrap_or_default();
     let findings = match (text("apiVersion"), text("kind")) {
-        ("apps/v1", "Deployment") => against::<Deployment>(object),
-        ("apps/v1", "StatefulSet") => against::<StatefulSet>(object),
-        ("v1", "ConfigMap") => against::<ConfigMap>(object),
-        ("v1", "Namespace") => against::<Namespace>(object),
-        ("v1", "PersistentVolumeClaim") => against::<PersistentVolumeClaim>(object),
-        ("v1", "Service") => against::<Service>(object),
-        ("networking.k8s.io/v1", "NetworkPolicy") => against::<NetworkPolicy>(object),
-        ("policy/v1", "PodDisruptionBudget") => against::<PodDisruptionBudget>(object),
-        (version, kind) => vec![format!(
-            "`{version}` `{kind}` is no kind that is checked here"
-        )],
+        ("apps/v1", "Deployment") => check_as::<Deployment>(object),
+        ("apps/v1", "StatefulSet") => check_as::<StatefulSet>(object),
+        ("v1", "ConfigMap") => check_as::<ConfigMap>(object),
+        ("v1", "Namespace") => check_as::<Namespace>(object),
+        ("v1", "PersistentVolumeClaim") => check_as::<PersistentVolumeClaim>(object),
+        ("v1", "Service") => check_as::<Service>(object),
+        ("networking.k8s.io/v1", "NetworkPolicy") => check_as::<NetworkPolicy>(object),
+        ("policy/v1", "PodDisruptionBudget") => check_as::<PodDisruptionBudget>(object),
+        (version, kind) => vec![format!("no type for `{version}` `{kind}` is checked here")],
     };
     let name = objects::name(object);
     let findings = findings.into_iter();
@@ -38,7 +36,7 @@ pub fn check(object: &Value) -> Vec<String> {
         .collect()
 }
 
-fn against<T: Serialize + DeserializeOwned>(object: &Value) -> Vec<String> {
+fn check_as<T: Serialize + DeserializeOwned>(object: &Value) -> Vec<String> {
     match serde_json::from_value::<T>(object.clone()) {
         Ok(read) => {
             let written = serde_json::to_value(&read).expect("objects are JSON");
@@ -50,7 +48,7 @@ fn against<T: Serialize + DeserializeOwned>(object: &Value) -> Vec<String> {
     }
 }
 
-/// Compares what stands in a file with what a typed reader has made of it.
+/// Compares a value with the same value after reading it as a type and writing it again.
 pub fn differences(source: &Value, written: &Value, path: &str, findings: &mut Vec<String>) {
     match (source, written) {
         (Value::Object(source), Value::Object(written)) => {

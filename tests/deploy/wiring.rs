@@ -1,32 +1,33 @@
-//! What objects say about one another: selectors, ports, volumes, secrets, safety of pods.
+//! References between objects (selectors, ports, volumes, secrets) and the security settings of pods.
 
 use serde_json::Value;
 
 use super::objects::{self, Secrets, list, text};
 use super::process::{Process, port_of};
 
-/// Everything that names something that is not there.
+/// References to what does not exist, and insecure pods.
 pub fn check(objects: &[Value], secrets: &Secrets) -> Vec<String> {
     let mut findings = Vec::new();
     for object in objects {
-        let of = |finding: String| format!("{}: {finding}", objects::name(object));
+        let named = |finding: String| format!("{}: {finding}", objects::name(object));
         let found = match text(&object["kind"]) {
             "Service" => service(objects, object),
             "PodDisruptionBudget" => budget(objects, object),
             "Deployment" | "StatefulSet" => workload(objects, object, secrets),
             _ => Vec::new(),
         };
-        findings.extend(found.into_iter().map(of));
+        findings.extend(found.into_iter().map(named));
     }
     let processes = objects::processes(objects, secrets);
-    let lost = processes
+    let unknown = processes
         .iter()
-        .filter_map(|process| lost(objects, process));
-    findings.extend(lost);
+        .filter_map(|process| unknown_coordinator(objects, process));
+    findings.extend(unknown);
     findings
 }
 
-/// Whether labels fit a selector: `matchLabels`, `matchExpressions` with `In`; an empty one fits all.
+/// Whether labels match a selector with `matchLabels` and `matchExpressions` (`In` only). An empty
+/// selector matches all labels.
 pub fn selects(selector: &Value, labels: &Value) -> bool {
     let pairs = selector["matchLabels"].as_object();
     let by_label = pairs.is_none_or(|pairs| pairs.iter().all(|(key, value)| labels[key] == *value));
@@ -34,7 +35,7 @@ pub fn selects(selector: &Value, labels: &Value) -> bool {
         .iter()
         .all(|expression| {
             let is_in = list(&expression["values"]).contains(&labels[text(&expression["key"])]);
-            assert_eq!(expression["operator"], "In", "only `In` is understood here");
+            assert_eq!(expression["operator"], "In", "only `In` is supported here");
             is_in
         });
     by_label && by_expression
@@ -46,7 +47,7 @@ fn service(objects: &[Value], service: &Value) -> Vec<String> {
         .filter(|workload| selects(&selector, objects::pod_labels(workload)))
         .peekable();
     if workloads.peek().is_none() {
-        return vec!["its selector fits no pod".to_owned()];
+        return vec!["its selector matches no pod".to_owned()];
     }
     let mut findings = Vec::new();
     for workload in workloads {
@@ -67,30 +68,30 @@ fn budget(objects: &[Value], budget: &Value) -> Vec<String> {
     if workloads.any(|workload| selects(selector, objects::pod_labels(workload))) {
         return Vec::new();
     }
-    vec!["its selector fits no pod".to_owned()]
+    vec!["its selector matches no pod".to_owned()]
 }
 
 fn workload(objects: &[Value], workload: &Value, secrets: &Secrets) -> Vec<String> {
     let mut findings = Vec::new();
     if !selects(&workload["spec"]["selector"], objects::pod_labels(workload)) {
-        findings.push("its selector does not fit its own pods".to_owned());
+        findings.push("its selector does not match its own pods".to_owned());
     }
     let others = objects::workloads(objects).filter(|other| *other != workload);
     for other in others {
         if selects(&workload["spec"]["selector"], objects::pod_labels(other)) {
             let name = objects::name(other);
-            findings.push(format!("its selector fits the pods of {name} as well"));
+            findings.push(format!("its selector also matches the pods of {name}"));
         }
     }
     let service = text(&workload["spec"]["serviceName"]);
     if workload["kind"] == "StatefulSet" && objects::find(objects, "Service", service).is_none() {
-        findings.push(format!("there is no service `{service}`"));
+        findings.push(format!("no service `{service}`"));
     }
     let pod = &workload["spec"]["template"]["spec"];
     for volume in list(&pod["volumes"]) {
         let map = text(&volume["configMap"]["name"]);
         if volume["configMap"].is_object() && objects::find(objects, "ConfigMap", map).is_none() {
-            findings.push(format!("there is no ConfigMap `{map}`"));
+            findings.push(format!("no ConfigMap `{map}`"));
         }
         let secret = &volume["secret"]["secretName"];
         findings.extend(
@@ -100,18 +101,18 @@ fn workload(objects: &[Value], workload: &Value, secrets: &Secrets) -> Vec<Strin
         );
     }
     for container in objects::containers(workload) {
-        findings.extend(of_container(workload, container, secrets));
+        findings.extend(check_container(workload, container, secrets));
     }
     findings.extend(safety(pod));
     findings
 }
 
-fn of_container(workload: &Value, container: &Value, secrets: &Secrets) -> Vec<String> {
+fn check_container(workload: &Value, container: &Value, secrets: &Secrets) -> Vec<String> {
     let mut findings = Vec::new();
     for mount in list(&container["volumeMounts"]) {
         let volume = text(&mount["name"]);
         if objects::volume(workload, volume).is_none() {
-            findings.push(format!("there is no volume `{volume}`"));
+            findings.push(format!("no volume `{volume}`"));
         }
     }
     for source in list(&container["envFrom"]) {
@@ -121,7 +122,7 @@ fn of_container(workload: &Value, container: &Value, secrets: &Secrets) -> Vec<S
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         let port = &container[probe]["httpGet"]["port"];
         if objects::port(std::slice::from_ref(container), port).is_none() {
-            findings.push(format!("{probe} asks no port of its container: {port}"));
+            findings.push(format!("{probe} names no port of its container: {port}"));
         }
     }
     let annotated = &workload["spec"]["template"]["metadata"]["annotations"];
@@ -129,12 +130,12 @@ fn of_container(workload: &Value, container: &Value, secrets: &Secrets) -> Vec<S
     let health = objects::port(std::slice::from_ref(container), &"health".into());
     if scraped != health.map(u64::from) {
         findings.push(format!(
-            "Prometheus is sent to port {scraped:?}; health is {health:?}"
+            "Prometheus scrapes port {scraped:?}, but health is on {health:?}"
         ));
     }
     for what in ["/requests/cpu", "/requests/memory", "/limits/memory"] {
         if container["resources"].pointer(what).is_none() {
-            findings.push(format!("resources{what} is not given"));
+            findings.push(format!("resources{what} is not set"));
         }
     }
     findings
@@ -142,15 +143,15 @@ fn of_container(workload: &Value, container: &Value, secrets: &Secrets) -> Vec<S
 
 fn undocumented(secret: &str, secrets: &Secrets) -> Option<String> {
     let is_there = secrets.contains_key(secret);
-    (!is_there).then(|| format!("the README does not say how to make the secret `{secret}`"))
+    (!is_there).then(|| format!("the README does not show how to create the secret `{secret}`"))
 }
 
-/// What Kubernetes calls restricted, and a file system that cannot be written.
+/// The Kubernetes profile "restricted", and a read-only root file system.
 fn safety(pod: &Value) -> Vec<String> {
     let mut wanted = vec![
         (
             pod["automountServiceAccountToken"] == false,
-            "is given a token of the cluster",
+            "mounts a token of the cluster",
         ),
         (
             pod["securityContext"]["runAsNonRoot"] == true,
@@ -166,7 +167,7 @@ fn safety(pod: &Value) -> Vec<String> {
         wanted.extend([
             (
                 context["readOnlyRootFilesystem"] == true,
-                "may write its own file system",
+                "its root file system is writable",
             ),
             (
                 context["allowPrivilegeEscalation"] == false,
@@ -182,8 +183,8 @@ fn safety(pod: &Value) -> Vec<String> {
     broken.map(|(_, finding)| finding.to_owned()).collect()
 }
 
-/// The coordinator's address must be a service and a port of it.
-fn lost(objects: &[Value], process: &Process) -> Option<String> {
+/// A finding if no service has the coordinator's address.
+fn unknown_coordinator(objects: &[Value], process: &Process) -> Option<String> {
     let settings = process.settings().ok()?;
     let address = settings
         .coordinator
@@ -193,10 +194,10 @@ fn lost(objects: &[Value], process: &Process) -> Option<String> {
     let (host, _) = address.rsplit_once(':')?;
     let port = port_of(&address).map(u64::from);
     let service = objects::find(objects, "Service", host);
-    let leads = service.is_some_and(|service| {
+    let exists = service.is_some_and(|service| {
         let mut ports = list(&service["spec"]["ports"]).iter();
         ports.any(|offered| offered["port"].as_u64() == port)
     });
     let name = &process.name;
-    (!leads).then(|| format!("{name}: the coordinator's address `{address}` is no service's"))
+    (!exists).then(|| format!("{name}: no service has the address `{address}` of the coordinator"))
 }

@@ -1,26 +1,30 @@
-//! Bad input gives one clear line and its exit code, and leaves nothing half-written.
+//! Bad input gives one line and its exit code, and nothing is written.
 
 use std::path::Path;
 use std::process::Command;
 
+use capstan_tests::lines::Lines;
+
 use crate::harness::{capstan, fail, one_line, root, small_demo, succeed};
 
 #[test]
-fn a_folder_of_somebody_else_is_refused() {
+fn demo_refuses_a_folder_with_other_files() {
+    let mut lines = Lines::expected_in("e2e", "demo_refuses_a_folder_with_other_files");
     let temp = tempfile::tempdir().unwrap();
+    lines.name("$DIR", temp.path().display());
     std::fs::write(temp.path().join("thesis.tex"), "dear reader").unwrap();
-    let stderr = fail(capstan(["demo", "--out"]).arg(temp.path()), 2);
-    assert!(one_line(&stderr).contains("thesis.tex"), "{stderr}");
-    assert_eq!(
-        std::fs::read_dir(temp.path()).unwrap().count(),
-        1,
-        "something was written"
-    );
+    lines.add(&fail(capstan(["demo", "--out"]).arg(temp.path()), 2));
+    let entries = std::fs::read_dir(temp.path()).unwrap().count();
+    assert_eq!(entries, 1, "something was written");
+    lines.check();
 }
 
 #[test]
-fn unknown_keys_are_named_before_anything_is_written() {
+fn unknown_keys_are_refused_before_anything_is_written() {
+    let mut lines =
+        Lines::expected_in("e2e", "unknown_keys_are_refused_before_anything_is_written");
     let temp = tempfile::tempdir().unwrap();
+    lines.name("$DIR", temp.path().display());
     let out = temp.path().join("out");
     let small = root().join("tests/small");
     for (flag, file, from, to) in [
@@ -31,77 +35,79 @@ fn unknown_keys_are_named_before_anything_is_written() {
         assert!(text.contains(from), "{file} lost `{from}`");
         let path = temp.path().join(file);
         std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
-        let stderr = fail(capstan(["demo", flag]).arg(&path).arg("--out").arg(&out), 3);
-        let key = to.split(' ').next().unwrap();
-        let line = one_line(&stderr);
-        assert!(line.contains(key) && line.contains(file), "{line}");
+        let mut demo = capstan(["demo", flag]);
+        lines.add(&fail(demo.arg(&path).arg("--out").arg(&out), 3));
         assert!(!out.exists(), "something was written");
     }
+    lines.check();
 }
 
 #[test]
-fn an_unreachable_store_is_named() {
+fn an_unreachable_store_is_reported_without_its_secret() {
+    let mut lines =
+        Lines::expected_in("e2e", "an_unreachable_store_is_reported_without_its_secret");
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap();
+    lines.name("$ADDRESS", closed);
     let mut command = capstan(["dataset", "ls", "--store", "s3://bucket/prefix"]);
     command
         .env("AWS_ENDPOINT_URL", format!("http://{closed}"))
-        .env("AWS_ACCESS_KEY_ID", "somebody")
-        .env("AWS_SECRET_ACCESS_KEY", "secret-of-somebody")
+        .env("AWS_ACCESS_KEY_ID", "key-id")
+        .env("AWS_SECRET_ACCESS_KEY", "secret-key")
         .env("AWS_REGION", "us-east-1");
     let stderr = fail(&mut command, 4);
-    let line = one_line(&stderr);
-    assert!(line.contains("s3://bucket"), "{line}");
-    assert!(!line.contains("secret-of-somebody"), "{line}");
-    let stderr = fail(
-        capstan(["dataset", "ls", "--store", "/no/such/folder"]).arg("--json"),
-        4,
-    );
-    assert!(one_line(&stderr).contains("/no/such/folder"), "{stderr}");
+    assert!(!stderr.contains("secret-key"), "{stderr}");
+    lines.add(&stderr);
+    let mut command = capstan(["dataset", "ls", "--store", "/no/such/folder", "--json"]);
+    lines.add(&fail(&mut command, 4));
+    lines.check();
 }
 
 #[test]
-fn foreign_models_are_named() {
+fn models_of_other_programs_are_refused() {
+    let mut lines = Lines::expected_in("e2e", "models_of_other_programs_are_refused");
     let temp = tempfile::tempdir().unwrap();
+    lines.name("$DIR", temp.path().display());
     let picture = temp.path().join("cut.png");
     std::fs::write(&picture, b"\x89PNG\r\n\x1a\nnot much of a picture").unwrap();
     let foreign = temp.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("config.json"), "{\"model_type\": \"llama\"}").unwrap();
-    for (model, named) in [
-        (foreign.as_path(), "foreign"),
-        (Path::new("/no/such/model"), "model"),
-    ] {
+    for model in [foreign.as_path(), Path::new("/no/such/model")] {
         for (command, texts) in [("caption", &[][..]), ("match", &["a red ball"][..])] {
             let mut command = capstan([command]);
             command.arg(&picture).args(texts).arg("--model").arg(model);
-            let stderr = fail(&mut command, 6);
-            assert!(one_line(&stderr).contains(named), "{stderr}");
+            lines.add(&fail(&mut command, 6));
         }
     }
+    lines.check();
 }
 
 #[test]
-fn a_demo_of_another_seed_is_refused_by_name() {
+fn demo_refuses_a_folder_of_another_seed() {
+    let mut lines = Lines::expected_in("e2e", "demo_refuses_a_folder_of_another_seed");
     let temp = tempfile::tempdir().unwrap();
+    lines.name("$DIR", temp.path().display());
     let out = temp.path().join("out");
     std::fs::create_dir(&out).unwrap();
     let marker = "{\"seed\": 1, \"world\": \"w\", \"pipeline\": \"p\"}";
     std::fs::write(out.join("demo.json"), marker).unwrap();
-    let stderr = fail(&mut small_demo(&out), 2);
-    assert!(one_line(&stderr).contains("seed 1"), "{stderr}");
+    lines.add(&fail(&mut small_demo(&out), 2));
+    lines.check();
 }
 
-/// A small file system of its own, taken away when it is dropped.
+/// A small file system of its own, unmounted on drop.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// `None`, said in one line, where this user may not mount; in continuous integration that
-    /// is a failure.
+    /// Mounts a tmpfs. `None`, after one line, if this user may not mount.
+    ///
+    /// # Panics
+    /// In continuous integration (`CI` is set), if it cannot be mounted.
     fn mount(size: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let mounted = mount(&["-t", "tmpfs", "-o", size, "capstan-test"], folder.path());
@@ -121,7 +127,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a child that is still ending may hold a file.
+        // Lazily (-l): a child that is still exiting may hold a file open.
         let _ = Command::new("umount")
             .arg("-l")
             .arg(self.folder.path())
@@ -135,12 +141,13 @@ fn mount(arguments: &[&str], folder: &Path) -> bool {
 }
 
 #[test]
-fn a_full_disk_ends_the_run_and_more_room_mends_it() {
+fn a_run_fails_on_a_full_disk_and_resumes_with_more_space() {
     let Some(disk) = SmallDisk::mount("size=3m") else {
         return;
     };
     let out = disk.folder.path().join("out");
     let stderr = fail(&mut small_demo(&out), 5);
+    // Which file meets the full disk first depends on timing.
     let line = one_line(&stderr);
     assert!(line.contains("full") || line.contains("space"), "{line}");
     disk.grow("size=256m");

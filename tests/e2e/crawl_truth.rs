@@ -1,4 +1,4 @@
-//! The crawl against what the demo web planted, code by code, and against its log.
+//! Compares a crawl with what the demo web planted, by reject code, and with the web's log.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::root;
 
-/// Serves a site on loopback; gives the crawler's map of names.
+/// Serves a site on loopback and returns the crawler's map of names.
 async fn serve(site: &Arc<Site>, stop: &CancellationToken) -> NetConfig {
     let mut hosts = BTreeMap::<String, SocketAddr>::new();
     let mut listeners = Vec::new();
@@ -38,7 +38,7 @@ fn control() -> Control {
     Control::new(CancellationToken::new(), |_| {}, || 0)
 }
 
-/// Every wave of pages; links, pictures and rejects of all.
+/// Fetches every wave of pages; returns the pictures found and the rejects.
 async fn pages(config: &Crawl, net: &Net) -> (Vec<ImageLink>, Vec<Reject>) {
     let (mut seen, mut links) = (Vec::<PageLink>::new(), Vec::<PageLink>::new());
     let (mut images, mut rejects) = (Vec::new(), Vec::new());
@@ -62,7 +62,7 @@ async fn pages(config: &Crawl, net: &Net) -> (Vec<ImageLink>, Vec<Reject>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_found_and_refused_is_what_was_planted() {
+async fn pictures_found_and_rejected_are_those_that_the_web_planted() {
     let small = root().join("tests/small");
     let world = std::fs::read_to_string(small.join("world.toml")).unwrap();
     let site = Arc::new(Site::build(
@@ -77,7 +77,7 @@ async fn what_is_found_and_refused_is_what_was_planted() {
         Kind::Crawl(crawl) => Some(crawl.clone()),
         _ => None,
     });
-    let config = crawl.expect("the pipeline crawls");
+    let config = crawl.expect("the pipeline has a crawl stage");
     assert_eq!(
         config.seeds,
         site.seeds(),

@@ -1,8 +1,12 @@
 //! The demo from its first request to its report.
 
+use capstan_tests::lines::Lines;
 use serde_json::Value;
 
-use crate::harness::{capstan, fail, one_line, outcome, small_demo, succeed, summary};
+use crate::harness::{
+    ALL_COMMITTED, assert_line, capstan, fail, outcome, small_demo, succeed, summary,
+};
+use crate::provenance::every_row_is_traceable;
 
 #[test]
 fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
@@ -12,6 +16,7 @@ fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
 
     let figures = summary(&out);
     sums_close(&figures["pairs"]);
+    every_row_is_traceable(&out);
     every_model_is_measured(&figures);
     let report = std::fs::read_to_string(out.join("report.html")).unwrap();
     assert!(
@@ -19,24 +24,16 @@ fn a_small_demo_runs_to_its_report_and_runs_again_without_work() {
         "no plots or pictures"
     );
     let store = out.join("store");
-    let verify = capstan(["dataset", "verify", "--store"])
-        .arg(&store)
-        .output()
-        .unwrap();
-    let words = String::from_utf8_lossy(&verify.stdout).into_owned();
-    assert!(
-        verify.status.success() && words.contains("clean"),
-        "{words}"
-    );
+    let verify = succeed(capstan(["dataset", "verify", "--store"]).arg(&store));
+    assert_line(&verify.stdout, "clean");
 
     let before = outcome(&out);
     let again = succeed(&mut small_demo(&out));
-    let told = String::from_utf8_lossy(&again.stderr).into_owned();
-    assert!(told.contains("nothing was left to do"), "{told}");
+    assert_line(&again.stderr, ALL_COMMITTED);
     assert_eq!(outcome(&out), before);
     assert_eq!(summary(&out)["models"], figures["models"]);
 
-    tools_work_on_what_it_left(&out);
+    tools_read_the_folder_of_a_demo(&out);
 }
 
 fn sums_close(pairs: &Value) {
@@ -97,8 +94,8 @@ fn every_model_is_measured(figures: &Value) {
     );
 }
 
-/// `caption`, `match`, `dataset` on the folder of a demo.
-fn tools_work_on_what_it_left(out: &std::path::Path) {
+/// `caption`, `match` and `dataset` on the folder of a demo.
+fn tools_read_the_folder_of_a_demo(out: &std::path::Path) {
     let picture = out.join("annotations/evaluation/images");
     let picture = std::fs::read_dir(picture)
         .unwrap()
@@ -134,7 +131,7 @@ fn tools_work_on_what_it_left(out: &std::path::Path) {
             "{lines:?}"
         );
     }
-    unreadable_pictures_are_named(out);
+    unreadable_pictures_are_refused(out);
     let store = out.join("store");
     let output = succeed(capstan(["dataset", "ls", "--json", "--store"]).arg(&store));
     let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -146,7 +143,10 @@ fn tools_work_on_what_it_left(out: &std::path::Path) {
     succeed(capstan(["dataset", "stats", "web", "--json", "--store"]).arg(&store));
 }
 
-fn unreadable_pictures_are_named(out: &std::path::Path) {
+fn unreadable_pictures_are_refused(out: &std::path::Path) {
+    let mut lines = Lines::expected_in("e2e", "unreadable_pictures_are_refused");
+    let folder = out.parent().unwrap();
+    lines.name("$DIR", folder.display());
     let picture = out.with_file_name("cut.png");
     std::fs::write(&picture, b"\x89PNG\r\n\x1a\nnot much of a picture").unwrap();
     for (command, texts, model) in [
@@ -159,7 +159,7 @@ fn unreadable_pictures_are_named(out: &std::path::Path) {
             .args(texts)
             .arg("--model")
             .arg(out.join("models").join(model));
-        let stderr = fail(&mut command, 6);
-        assert!(one_line(&stderr).contains("cut.png"), "{stderr}");
+        lines.add(&fail(&mut command, 6));
     }
+    lines.check();
 }

@@ -1,10 +1,10 @@
-//! Equal runs end equal, and so does one that was killed and started again.
+//! A run that is killed and resumed ends equal to an undisturbed run.
 
 use std::path::Path;
 
 use crate::harness::{RUN, kill_when, outcome, small_demo, succeed};
 
-/// Files of a stage's folder in the store that end in `suffix`.
+/// Number of files in a stage's folder of the store that end in `suffix`.
 fn count(out: &Path, stage: &str, suffix: &str) -> usize {
     let folder = out.join("store/runs").join(RUN).join(stage);
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -13,7 +13,7 @@ fn count(out: &Path, stage: &str, suffix: &str) -> usize {
         .count()
 }
 
-/// Whether a training has put a checkpoint of at least one step into the store.
+/// Whether the store holds a complete checkpoint of a training.
 fn has_checkpoint(out: &Path, stage: &str) -> bool {
     let folder = out.join("store/checkpoints").join(RUN).join(stage);
     let steps = std::fs::read_dir(folder).into_iter().flatten().flatten();
@@ -23,14 +23,14 @@ fn has_checkpoint(out: &Path, stage: &str) -> bool {
 }
 
 #[test]
-fn runs_agree_killed_and_resumed_or_not() {
+fn a_killed_and_resumed_run_equals_an_undisturbed_run() {
     let temp = tempfile::tempdir().unwrap();
     let undisturbed = temp.path().join("undisturbed");
     succeed(&mut small_demo(&undisturbed));
     let expected = outcome(&undisturbed);
     assert!(expected.models.len() >= 8, "{expected:?}");
 
-    // Killed in mid-caption, then in mid-training, in one folder.
+    // One run is killed twice: while a training runs, then while captions are written.
     let killed = temp.path().join("killed");
     kill_when(&killed, || has_checkpoint(&killed, "blip_web"));
     assert_eq!(

@@ -1,15 +1,16 @@
-//! A system that stays: runs are planned, submitted, watched, done again without work; what they
-//! made is followed back and brought out.
+//! `capstan up`: runs are planned, submitted, watched and submitted again without work; their datasets
+//! and models are traced and exported.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
+use capstan_tests::lines::Lines;
 use serde_json::Value;
 
-use crate::harness::{capstan, fail, one_line, root, succeed};
+use crate::harness::{ALL_COMMITTED, assert_line, capstan, fail, import_roots, root, succeed};
 use crate::process::Role;
 
-/// An import and a vocabulary: a run of seconds.
+/// An import and a tokenizer: a run of seconds.
 const PIPELINE: &str = r#"
 name = "tiny"
 seed = 3
@@ -50,14 +51,22 @@ fn system(folder: &Path) -> Role {
         .args(["--trainers", "0", "--store"])
         .arg(folder.join("store"))
         .current_dir(folder)
-        .env("CAPSTAN__IMPORT__ROOT", folder.join("annotations"));
+        .env(
+            "CAPSTAN__IMPORT__ROOTS",
+            import_roots(&folder.join("annotations")),
+        );
     Role::start(&mut command, folder)
 }
 
 #[test]
 fn a_run_is_planned_submitted_watched_and_needs_no_work_again() {
+    let mut lines = Lines::expected_in(
+        "e2e",
+        "a_run_is_planned_submitted_watched_and_needs_no_work_again",
+    );
     let temp = tempfile::tempdir().unwrap();
     let folder = temp.path();
+    lines.name("$DIR", folder.display());
     let mut web = web(folder);
     let hosts = web.ready["hosts"].as_object().unwrap().clone();
     assert!(hosts.len() >= 4, "{hosts:?}");
@@ -65,6 +74,7 @@ fn a_run_is_planned_submitted_watched_and_needs_no_work_again() {
     std::fs::write(&pipeline, PIPELINE).unwrap();
     let mut system_role = system(folder);
     let url = system_role.url();
+    lines.name("$ADDRESS", &url);
     let with = |args: &[&str]| -> Command {
         let mut command = capstan(args);
         command.args(["--coordinator", &url]);
@@ -81,10 +91,10 @@ fn a_run_is_planned_submitted_watched_and_needs_no_work_again() {
         Value::Array(vec![])
     );
 
-    let told = json(&run(&["--json"]));
-    assert_eq!(told["state"], "done", "{told}");
-    assert_eq!(told["stages"][0]["output"]["dataset"], "human@1");
-    let id = told["run"].as_str().unwrap().to_owned();
+    let done = json(&run(&["--json"]));
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["stages"][0]["output"]["dataset"], "human@1");
+    let id = done["run"].as_str().unwrap().to_owned();
 
     let plan = json(&run(&["--plan", "--json"]));
     assert_eq!(plan["exists"], true, "{plan}");
@@ -92,27 +102,29 @@ fn a_run_is_planned_submitted_watched_and_needs_no_work_again() {
         assert_eq!(stage["tasks"], stage["done"], "{stage}");
     }
     let again = run(&[]);
-    let stderr = String::from_utf8(again.stderr).unwrap();
-    assert!(stderr.contains("nothing was left to do"), "{stderr}");
+    assert_line(&again.stderr, ALL_COMMITTED);
     let watched = json(&succeed(&mut with(&["watch", &id, "--json"])));
     assert_eq!(watched["state"], "done");
-    let stderr = fail(&mut with(&["retry", &id]), 2);
-    assert!(one_line(&stderr).contains(&id), "{stderr}");
+    lines.add(&fail(&mut with(&["retry", &id]), 2));
 
-    tools_find_what_it_made(folder, &id);
+    datasets_are_traced_and_exported(folder, &id, &mut lines);
+    models_are_listed_and_exported(folder, &id, &mut lines);
+    lines.check();
     assert!(system_role.terminate().success(), "a graceful stop");
     assert!(web.terminate().success(), "a graceful stop");
-    a_system_that_comes_back_knows_its_runs(folder, &id);
+    a_restarted_system_lists_its_runs(folder, &id);
 }
 
-/// `dataset lineage` and `export`, `model ls` and `export`, over the store that was left.
-fn tools_find_what_it_made(folder: &Path, run: &str) {
-    let store = folder.join("store");
-    let over = |args: &[&str]| {
-        let mut command = capstan(args);
-        command.arg("--store").arg(&store);
-        command
-    };
+/// A command over the store in `folder`.
+fn over_store(folder: &Path, args: &[&str]) -> Command {
+    let mut command = capstan(args);
+    command.arg("--store").arg(folder.join("store"));
+    command
+}
+
+/// `dataset show`, `lineage` and `export` over the store of the run.
+fn datasets_are_traced_and_exported(folder: &Path, run: &str, lines: &mut Lines) {
+    let over = |args: &[&str]| over_store(folder, args);
     let shown = succeed(&mut over(&[
         "dataset", "show", "human", "--rows", "1", "--json",
     ]));
@@ -128,20 +140,20 @@ fn tools_find_what_it_made(folder: &Path, run: &str) {
     let id = found["text_id"].as_str().unwrap();
     let by_id = succeed(&mut over(&["dataset", "lineage", "human", id]));
     assert!(String::from_utf8(by_id.stdout).unwrap().contains(&text));
-    let stderr = fail(
-        &mut over(&["dataset", "lineage", "human", "no such words"]),
-        2,
-    );
-    assert!(one_line(&stderr).contains("no such words"), "{stderr}");
+    let mut unknown = over(&["dataset", "lineage", "human", "no such words"]);
+    lines.add(&fail(&mut unknown, 2));
 
     let out = folder.join("exported");
     let mut export = over(&["dataset", "export", "human", "--json", "--layout", "flat"]);
     let exported = json(&succeed(export.arg(&out)));
     assert_eq!(exported["pictures"], 40, "{exported}");
     let mut again = over(&["dataset", "export", "human"]);
-    let stderr = fail(again.arg(&out), 2);
-    assert!(one_line(&stderr).contains("exported"), "{stderr}");
+    lines.add(&fail(again.arg(&out), 2));
+}
 
+/// `model ls`, `export` and `import` over the store of the run.
+fn models_are_listed_and_exported(folder: &Path, run: &str, lines: &mut Lines) {
+    let over = |args: &[&str]| over_store(folder, args);
     let models = json(&succeed(&mut over(&["model", "ls", "--json"])));
     assert_eq!(models[0]["family"], "tokenizer");
     assert_eq!(models[0]["made_by"]["run"], run);
@@ -150,15 +162,15 @@ fn tools_find_what_it_made(folder: &Path, run: &str) {
     succeed(over(&["model", "export", &digest[..8]]).arg(&vocabulary));
     assert!(vocabulary.join("vocab.txt").is_file());
     assert!(!folder.join("vocabulary.partial").exists());
-    fail(over(&["model", "export", &digest[..8]]).arg(&vocabulary), 2);
-    fail(
-        over(&["model", "export", "zz"]).arg(folder.join("other")),
-        2,
-    );
-    fail(over(&["model", "import"]).arg(&vocabulary), 6);
+    let mut again = over(&["model", "export", &digest[..8]]);
+    lines.add(&fail(again.arg(&vocabulary), 2));
+    let mut unknown = over(&["model", "export", "zz"]);
+    lines.add(&fail(unknown.arg(folder.join("other")), 2));
+    let mut import = over(&["model", "import"]);
+    lines.add(&fail(import.arg(&vocabulary), 6));
 }
 
-fn a_system_that_comes_back_knows_its_runs(folder: &Path, run: &str) {
+fn a_restarted_system_lists_its_runs(folder: &Path, run: &str) {
     let mut role = system(folder);
     let url = role.url();
     let listed = succeed(&mut capstan(["runs", "--json", "--coordinator", &url]));

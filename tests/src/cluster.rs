@@ -1,4 +1,4 @@
-//! The roles of a cluster as processes over one store: started, killed, started again.
+//! The roles of a cluster as processes over one store: started, killed, restarted.
 //!
 //! ```text
 //!             demoweb        pages, pictures, annotated sets
@@ -7,10 +7,10 @@
 //!  worker-b ─────┘                          │                    │
 //!      └───────────────► coordinator ◄──────┴────────────────────┘
 //! ```
-//! All read one TOML; what is each one's own is in its environment. Where `secure` is asked for,
-//! each has a folder with its own role's certificate and no other's.
+//! All roles read one TOML file; settings of a single process are in its environment. With `secure`,
+//! each process has a folder with its own role's certificate and no other.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod settings;
 
@@ -32,12 +32,12 @@ use crate::harness::{Outcome, SEED, binary, outcome_in, succeed};
 use crate::place::Place;
 use crate::process::{Role, await_some};
 
-/// How much longer than its grace period a process may take to stop.
+/// Time beyond its grace period that a process may take to stop.
 const SLACK: Duration = Duration::from_secs(5);
-/// Lines of each log that are shown when a test fails.
+/// Lines at the end of each log that are shown if a test fails.
 const SHOWN: usize = 25;
 
-/// The processes that do the work, in the order in which they are started and stopped.
+/// The processes of a cluster, in the order in which they are started. They are stopped in reverse.
 pub const ROLES: [&str; 5] = [
     "coordinator",
     "worker-a",
@@ -46,17 +46,18 @@ pub const ROLES: [&str; 5] = [
     "trainer-b",
 ];
 
-/// Clusters take turns: two at once on two cores would expire one another's leases.
+/// Lock that a test holds while its cluster runs: two clusters on two cores would be slow enough to
+/// expire each other's leases.
 pub fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A cluster under way.
+/// A running cluster.
 pub struct Cluster {
     setup: Setup,
     store: Store,
-    /// Port of the coordinator: the same one after a restart.
+    /// Port of the coordinator, kept over restarts.
     port: u16,
     config: PathBuf,
     web: Role,
@@ -65,8 +66,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the demo web of the small world and makes what the others need; of these nobody is
-    /// there yet.
+    /// Starts the demo web and writes certificates and configuration. No other role is started.
     pub fn new(setup: Setup) -> Self {
         setup.lay_out_certificates();
         let web = start_web(&setup);
@@ -95,12 +95,12 @@ impl Cluster {
         cluster
     }
 
-    /// Starts a role; one that ended, again.
+    /// Starts a role, or restarts one that has exited.
     pub fn spawn(&mut self, name: &str) {
         self.spawn_with(name, &[]);
     }
 
-    /// Starts a role that kills itself at a point, `NAME` or `NAME:PASS`.
+    /// Starts a role that kills itself at a fault point, `NAME` or `NAME:PASS`.
     pub fn spawn_armed(&mut self, name: &str, point: Option<&str>) {
         let point = point.map(|point| (fault::VARIABLE, point));
         self.spawn_with(name, point.as_slice());
@@ -109,7 +109,7 @@ impl Cluster {
     /// Starts a role with these variables in its environment.
     pub fn spawn_with(&mut self, name: &str, variables: &[(&str, &str)]) {
         if let Some(mut before) = self.roles.remove(name) {
-            assert!(before.exited().is_some(), "{name} is there already");
+            assert!(before.exited().is_some(), "{name} is running already");
         }
         let mut command = self.command(name);
         command.envs(variables.iter().copied());
@@ -117,10 +117,10 @@ impl Cluster {
         self.roles.insert(name.to_owned(), role);
     }
 
-    /// Goes on without a role that has ended.
+    /// Removes a role that has exited from those that are expected to run.
     pub fn forget(&mut self, name: &str) {
-        let ended = self.roles.remove(name).map(|mut role| role.exited());
-        assert!(matches!(ended, Some(Some(_))), "{name} has not ended");
+        let exited = self.roles.remove(name).map(|mut role| role.exited());
+        assert!(matches!(exited, Some(Some(_))), "{name} has not exited");
     }
 
     /// The command of a role: `coordinator`, or `worker-NAME`, `trainer-NAME`.
@@ -146,7 +146,7 @@ impl Cluster {
         command
     }
 
-    /// A command of somebody at a command line.
+    /// A client command with an operator's certificate and token.
     pub fn operator(&self, args: &[&str]) -> Command {
         let mut command = self.capstan(&self.setup.place("operator"), "operator");
         command.args(args);
@@ -157,12 +157,12 @@ impl Cluster {
         let mut command = place.command(&binary());
         command.arg("--config").arg(&self.config);
         command.envs(self.setup.variables.iter().cloned());
-        command.envs(self.setup.shown_by(role));
+        command.envs(self.setup.credentials(role));
         command.current_dir(&self.setup.folder);
         command
     }
 
-    /// Where the coordinator listens.
+    /// Address of the coordinator.
     pub fn address(&self) -> String {
         format!("{}:{}", self.setup.place("coordinator").address, self.port)
     }
@@ -173,12 +173,12 @@ impl Cluster {
         role.unwrap_or_else(|| panic!("{name} was not started"))
     }
 
-    /// Where its things lie.
+    /// Folder of logs, databases and caches.
     pub fn folder(&self) -> &Path {
         &self.setup.folder
     }
 
-    /// Submits a pipeline and leaves.
+    /// Submits a pipeline without watching it.
     pub fn submit(&self, pipeline: &Path, run: &str) {
         let mut command = self.operator(&["run", "--detach", "--wait", "60", "--seed", SEED]);
         succeed(command.args(["--run", run]).arg(pipeline));
@@ -191,17 +191,18 @@ impl Cluster {
         self.runtime.block_on(commits).unwrap()
     }
 
-    /// Tasks that the coordinator has leased, in that order, as its log names them.
+    /// Tasks that the coordinator has leased, in order, as its log names them.
     pub fn leased(&mut self) -> Vec<String> {
-        let told = self.role("coordinator").told("leased").into_iter();
-        told.map(|event| event["task"].as_str().unwrap().to_owned())
+        let events = self.role("coordinator").events_with("leased").into_iter();
+        events
+            .map(|event| event["task"].as_str().unwrap().to_owned())
             .collect()
     }
 
-    /// Stops a worker's clock (SIGSTOP) while it holds a lease whose task is not committed, and
-    /// gives that task. No other worker may be there.
+    /// Suspends a worker (SIGSTOP) while it holds a lease whose task is not committed, and returns that
+    /// task. No other worker may run.
     pub fn freeze(&mut self, name: &str, run: &str) -> String {
-        self.await_state("a lease in the middle of its work", |cluster| {
+        self.await_state("a lease whose task is not committed", |cluster| {
             cluster.role(name).signal("STOP");
             let held = cluster.leased().pop();
             let held = held.filter(|held| !cluster.is_committed(run, held));
@@ -219,7 +220,7 @@ impl Cluster {
             .any(|commit| task_of(commit) == task)
     }
 
-    /// Steps of the newest checkpoint of a training.
+    /// Step of the newest checkpoint of a training.
     pub fn newest_checkpoint(&self, run: &str, stage: &str) -> Option<u64> {
         let (run, stage) = (RunId::from(run), StageName::from(stage));
         let found = checkpoints::latest(&self.store, &run, &stage);
@@ -227,7 +228,10 @@ impl Cluster {
         found.map(|checkpoint| checkpoint.step)
     }
 
-    /// Waits until a state that the test looks for; roles that end meanwhile fail the test.
+    /// Waits until `look` returns a value.
+    ///
+    /// # Panics
+    /// If a role exits meanwhile, or at the limit of the setup.
     pub fn await_state<T>(
         &mut self,
         what: &str,
@@ -235,16 +239,16 @@ impl Cluster {
     ) -> T {
         await_some(what, self.setup.limit, || {
             for (name, role) in &mut self.roles {
-                let ended = role.exited();
-                assert!(ended.is_none(), "{name} ended by itself: {ended:?}");
+                let exited = role.exited();
+                assert!(exited.is_none(), "{name} exited: {exited:?}");
             }
             look(self)
         })
     }
 
-    /// Waits until the run is done as the store says it, whoever is alive to say so.
+    /// Waits until the store says that the run is done. Needs no running coordinator.
     ///
-    /// - `ended`: told of roles that ended; it starts them again, or fails the test.
+    /// - `ended`: called for each role that exited; restarts the role, or fails the test.
     pub fn await_end(&mut self, run: &str, mut ended: impl FnMut(&mut Self, &str, ExitStatus)) {
         let id = RunId::from(run);
         let what = format!("the end of run {run}");
@@ -265,12 +269,12 @@ impl Cluster {
         });
     }
 
-    /// Waits until the run is done; nobody may end before.
+    /// Waits until the run is done; a role that exits before fails the test.
     pub fn await_quiet_end(&mut self, run: &str) {
-        self.await_end(run, |_, name, status| panic!("{name} ended: {status}"));
+        self.await_end(run, |_, name, status| panic!("{name} exited: {status}"));
     }
 
-    /// Holds an operator's view of the run to what a good end is: done, and nothing given up.
+    /// Checks what an operator sees of the run: every stage is done, and no task is quarantined.
     pub fn check_done(&self, run: &str) {
         let output = succeed(&mut self.operator(&["watch", run, "--json", "--wait", "60"]));
         let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -281,13 +285,15 @@ impl Cluster {
         }
     }
 
-    /// What the run left.
+    /// Datasets, models and commits of the run.
     pub fn outcome(&self, run: &str) -> Outcome {
         self.runtime.block_on(outcome_in(&self.store, run))
     }
 
-    /// Stops everybody with SIGTERM, the coordinator last, and holds them to a clean
-    /// exit soon after their grace period at the latest.
+    /// Stops every role with SIGTERM, the coordinator last.
+    ///
+    /// # Panics
+    /// If a role fails, or takes longer than its grace period and some slack.
     pub fn stop(mut self) {
         let limit = Duration::from_secs(self.setup.grace_seconds) + SLACK;
         for name in ROLES.iter().rev() {
@@ -297,17 +303,17 @@ impl Cluster {
             let status = role.terminate_within(limit);
             assert!(
                 status.success(),
-                "{name} ended with {status}:\n{}",
+                "{name} exited with {status}:\n{}",
                 role.log()
             );
         }
         let status = self.web.terminate();
-        assert!(status.success(), "demoweb ended with {status}");
+        assert!(status.success(), "demoweb exited with {status}");
     }
 }
 
 impl Drop for Cluster {
-    /// Shows how the logs end where a test failed: their folder goes away.
+    /// Prints the end of each log if the test failed, because the folder of logs is removed.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;

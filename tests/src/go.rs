@@ -1,32 +1,32 @@
-//! Programs written in Go that tests run as they are: from the path, else built once with
-//! `go install` into `target/<name>-bin`.
+//! Go programs that tests run unchanged: found on the path, or built once with `go install` into
+//! `target/<name>-bin`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// A program and where it comes from.
+/// A program and its source.
 #[derive(Debug, Clone, Copy)]
 pub struct Program {
     /// Name of the binary.
     pub name: &'static str,
-    /// Package and pinned version, as `go install` takes them.
+    /// Package and pinned version for `go install`.
     pub module: &'static str,
-    /// How long a build takes, for people who wait for it.
+    /// Duration of a build, for the message before it.
     pub takes: &'static str,
 }
 
 impl Program {
-    /// The binary; `None`, after one line, where it can be neither found nor built.
+    /// The binary; `None`, after one line, if it can be neither found nor built.
     ///
     /// # Panics
-    /// In CI (`CI` is set) where it cannot be had.
+    /// In continuous integration (`CI` is set), if it can be neither found nor built.
     pub fn find_or_say(&self) -> Option<PathBuf> {
         match self.find() {
             Ok(binary) => Some(binary),
             Err(reason) => {
-                let line = format!("no {}: {reason:#}; its tests are left out", self.name);
+                let line = format!("no {}: {reason:#}; its tests are skipped", self.name);
                 assert!(std::env::var_os("CI").is_none(), "{line}");
                 eprintln!("{line}");
                 None
@@ -34,10 +34,10 @@ impl Program {
         }
     }
 
-    /// The binary from the path or of an earlier build, else one built now.
+    /// The binary from the path or an earlier build, or one built now.
     ///
     /// # Errors
-    /// Where it can be neither found nor built.
+    /// If it can be neither found nor built.
     pub fn find(&self) -> Result<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut installed = std::env::split_paths(&path).map(|folder| folder.join(self.name));
@@ -46,7 +46,7 @@ impl Program {
         }
         let folder = target()?.join(format!("{}-bin", self.name));
         std::fs::create_dir_all(&folder)?;
-        // Tests run side by side; the first one builds and the others wait for it.
+        // Tests run in parallel: the first one builds, the others wait for the lock.
         let lock = std::fs::File::create(folder.join("lock"))?;
         lock.lock()?;
         let built = folder.join(self.name);
@@ -69,7 +69,9 @@ impl Program {
             .env("GOBIN", folder)
             .stdin(Stdio::null())
             .output()
-            .with_context(|| format!("there is no `{name}` on the path and no `go` to build it"))?;
+            .with_context(|| {
+                format!("`{name}` is not on the path, and neither is `go` to build it")
+            })?;
         ensure!(
             built.status.success(),
             "`go install` failed: {}",
@@ -82,9 +84,9 @@ impl Program {
     }
 }
 
-/// The workspace's `target`, whatever `CARGO_TARGET_DIR` says: a build is kept for all.
+/// The workspace's `target`, whatever `CARGO_TARGET_DIR` is: all target folders share the build.
 fn target() -> Result<PathBuf> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let workspace = tests.parent().context("the workspace is above `tests`")?;
+    let workspace = tests.parent().context("`tests` has no parent folder")?;
     Ok(workspace.join("target"))
 }

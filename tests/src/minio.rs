@@ -1,7 +1,7 @@
-//! MinIO for tests: the real server on a free port in a folder of its own, stopped on drop.
+//! MinIO for tests: the real server on a free port with a folder of its own, stopped on drop.
 //!
-//! `minio` from the path, else one that is built once with `go install`. Where there is neither,
-//! one line says so; in CI that is a failure.
+//! The binary is `minio` on the path, or built once with `go install`. Without both, tests print one
+//! line and pass; in continuous integration they fail.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -14,7 +14,7 @@ use capstan_dataset::Store;
 use crate::go::Program;
 use crate::place::Place;
 
-/// Pinned: the last commit of the archived upstream.
+/// Pinned to the last commit of the archived upstream.
 const MINIO: Program = Program {
     name: "minio",
     module: "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
@@ -24,7 +24,7 @@ const USER: &str = "capstan-test";
 const PASSWORD: &str = "capstan-test-secret";
 /// Limit for a server to become ready.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Tries of a start: the port that was free may be taken meanwhile.
+/// Attempts to start: another process may take the free port meanwhile.
 const STARTS: u32 = 3;
 
 /// A running server with one bucket.
@@ -33,24 +33,23 @@ pub struct Minio {
     /// `http://<address>:<port>`.
     endpoint: String,
     bucket: String,
-    /// What it stores; removed on drop.
+    /// Folder of its data; removed on drop.
     _folder: tempfile::TempDir,
 }
 
 impl Minio {
-    /// Starts a server and creates a bucket; `None`, after one line, where no
-    /// server can be had.
+    /// Starts a server and creates a bucket; `None`, after one line, if there is no binary.
     ///
     /// # Errors
-    /// Where the server is there but does not start.
+    /// If the server does not start.
     ///
     /// # Panics
-    /// In CI (`CI` is set) where no server can be had.
+    /// In continuous integration (`CI` is set), if there is no binary.
     pub async fn start() -> Result<Option<Self>> {
         Self::start_at(Place::default()).await
     }
 
-    /// As [`Minio::start`], in that place.
+    /// As [`Minio::start`], in a given place.
     ///
     /// # Errors
     /// As [`Minio::start`].
@@ -69,15 +68,15 @@ impl Minio {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.context("no start was tried")?)
+        Err(last.context("no attempt to start")?)
     }
 
     async fn start_once(binary: &Path, place: &Place) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let bucket = "capstan".to_owned();
-        // A folder of the data folder is a bucket.
+        // MinIO treats each folder in its data folder as a bucket.
         std::fs::create_dir_all(folder.path().join("data").join(&bucket))?;
-        // Free on this host; in a place of its own nobody else listens.
+        // Free on this host. In a network namespace no other process listens.
         let (api, console) = (free_port()?, free_port()?);
         let address = place.address;
         let log = std::fs::File::create(folder.path().join("log"))?;
@@ -94,7 +93,7 @@ impl Minio {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("{} does not start", binary.display()))?;
+            .with_context(|| format!("{} cannot be started", binary.display()))?;
         let mut minio = Self {
             server,
             endpoint: format!("http://{address}:{api}"),
@@ -114,7 +113,7 @@ impl Minio {
         let started = Instant::now();
         while started.elapsed() < START_TIMEOUT {
             if let Some(status) = self.server.try_wait()? {
-                bail!("MinIO ended with {status}: {}", self.log());
+                bail!("MinIO exited with {status}: {}", self.log());
             }
             if let Ok(answer) = client.get(&health).send().await
                 && answer.status().is_success()
@@ -131,7 +130,7 @@ impl Minio {
         std::fs::read_to_string(self._folder.path().join("log")).unwrap_or_default()
     }
 
-    /// The server's address, such as `http://127.0.0.1:9000`.
+    /// URL of the server, such as `http://127.0.0.1:9000`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
@@ -141,7 +140,7 @@ impl Minio {
         format!("s3://{}/{prefix}", self.bucket)
     }
 
-    /// What a process needs in its environment to open [`Minio::url`].
+    /// Environment variables with which a process opens [`Minio::url`].
     pub fn variables(&self) -> Vec<(String, String)> {
         [
             ("AWS_ACCESS_KEY_ID", USER),

@@ -1,4 +1,4 @@
-//! Where a process runs: on this host, or in a network namespace of it.
+//! Places where processes run: this host, or one of its network namespaces.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::process::Command;
 pub struct Place {
     /// Address that it listens on.
     pub address: IpAddr,
-    /// What its command begins with, such as `ip netns exec NAME`; nothing for this host.
+    /// Words before its command, such as `ip netns exec NAME`; none on this host.
     pub inside: Vec<String>,
 }
 
@@ -23,7 +23,7 @@ impl Default for Place {
 }
 
 impl Place {
-    /// A command of that place.
+    /// A command that runs in this place.
     pub fn command(&self, program: &Path) -> Command {
         let mut words = self.inside.iter();
         let Some(first) = words.next() else {

@@ -1,6 +1,6 @@
-//! Roles as processes: started, known to listen, signalled, stopped; what they logged.
+//! Roles as processes: start, readiness, signals, exit status and logs.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
@@ -12,36 +12,36 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest that a role may take until it listens, or until it has stopped.
+/// Limit for a role to start listening, and to stop.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Between two looks at something that is waited for.
+/// Interval of polling.
 const LOOK: Duration = Duration::from_millis(10);
-/// The signal that nothing survives.
+/// Number of SIGKILL.
 const SIGKILL: i32 = 9;
 
-/// Looks until `look` gives something.
+/// Polls until `look` returns a value.
 ///
 /// # Panics
-/// After `limit`, saying `what` never came.
+/// After `limit`, naming `what` was waited for.
 pub fn await_some<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < limit, "never in {limit:?}: {what}");
+        assert!(began.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(LOOK);
     }
 }
 
-/// A role under way; killed where a test ends without stopping it.
+/// A running role; killed on drop.
 pub struct Role {
     child: Child,
-    /// What it was started with, for people.
+    /// The command, for messages.
     shown: String,
     ready_file: PathBuf,
     log: PathBuf,
-    /// What its ready file says; null until it is waited for.
+    /// Content of its ready file; null before [`Role::await_ready`].
     pub ready: Value,
 }
 
@@ -55,11 +55,11 @@ impl Role {
         role
     }
 
-    /// Starts a command under a name of its own and waits for nothing. A role of the same name
-    /// that went before has its log continued.
+    /// Starts a command under a name of its own and does not wait. The log of an earlier role of the same
+    /// name is continued.
     pub fn spawn(command: &mut Command, name: &str, folder: &Path) -> Self {
         let ready_file = folder.join(format!("{name}.ready"));
-        // That of an earlier process of this name must not be taken for this one's.
+        // The file of an earlier process of this name would look like this one's.
         let _ = std::fs::remove_file(&ready_file);
         let log = folder.join(format!("{name}.log"));
         let appended = OpenOptions::new().create(true).append(true).open(&log);
@@ -82,17 +82,17 @@ impl Role {
     /// Waits until it listens.
     ///
     /// # Panics
-    /// Where it ended without ever listening.
+    /// If it exits before.
     pub fn await_ready(&mut self) {
         self.ready = await_some("a ready file", LIMIT, || {
-            // Asked first: a file that was written before the end counts.
-            let ended = self.exited();
+            // Read the status first: a ready file written before the exit counts.
+            let exited = self.exited();
             if let Ok(text) = std::fs::read(&self.ready_file) {
                 return Some(serde_json::from_slice(&text).unwrap());
             }
-            if let Some(status) = ended {
+            if let Some(status) = exited {
                 let (shown, log) = (&self.shown, self.log());
-                panic!("{shown} ended ({status}) before it listened:\n{log}");
+                panic!("{shown} exited ({status}) before it listened:\n{log}");
             }
             None
         });
@@ -103,7 +103,7 @@ impl Role {
         format!("http://{}", self.ready["listen"].as_str().unwrap())
     }
 
-    /// How it ended, where it has.
+    /// Its exit status, once it has exited.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
@@ -117,35 +117,35 @@ impl Role {
         assert!(sent.unwrap().success(), "{}", self.shown);
     }
 
-    /// Waits for its end.
+    /// Waits until it exits.
     pub fn ended(&mut self) -> ExitStatus {
         self.ended_within(LIMIT)
     }
 
     fn ended_within(&mut self, limit: Duration) -> ExitStatus {
-        let what = format!("the end of {}", self.shown);
+        let what = format!("the exit of {}", self.shown);
         await_some(&what, limit, || self.exited())
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits until it exits.
     pub fn terminate(&mut self) -> ExitStatus {
         self.terminate_within(LIMIT)
     }
 
-    /// Sends SIGTERM and waits for the end, which comes within `limit`.
+    /// Sends SIGTERM and waits until it exits, at most `limit`.
     pub fn terminate_within(&mut self, limit: Duration) -> ExitStatus {
         self.signal("TERM");
         self.ended_within(limit)
     }
 
-    /// Kills it as a power cut would, and waits for the end.
+    /// Sends SIGKILL and waits until it exits.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         let status = self.ended();
         assert_eq!(status.signal(), Some(SIGKILL), "{}: {status}", self.shown);
     }
 
-    /// What its health port answers to `path`; its announcement must have been waited for.
+    /// The answer of its health port to `path`. Call [`Role::await_ready`] first.
     pub fn health(&self, path: &str) -> String {
         let address = self.ready["health"].as_str().expect("a health port");
         let mut stream = TcpStream::connect(address).unwrap();
@@ -155,13 +155,13 @@ impl Role {
         answer
     }
 
-    /// What it, and what went before it under its name, wrote to stderr.
+    /// What it and earlier roles of its name wrote to stderr.
     pub fn log(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// The events that were logged, in their order.
+    /// Its log events in order.
     pub fn events(&self) -> Vec<Value> {
         let log = self.log();
         log.lines()
@@ -169,8 +169,8 @@ impl Role {
             .collect()
     }
 
-    /// The events with this message.
-    pub fn told(&self, message: &str) -> Vec<Value> {
+    /// Its log events with this message.
+    pub fn events_with(&self, message: &str) -> Vec<Value> {
         let events = self.events().into_iter();
         events.filter(|event| event["message"] == message).collect()
     }

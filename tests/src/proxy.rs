@@ -1,12 +1,12 @@
-//! A proxy in front of an S3 server that injects what networks and servers do to requests.
+//! A proxy in front of an S3 server that injects faults of networks and servers.
 //!
 //! ```text
 //! store ── request ──► proxy ── the same bytes ──► MinIO
 //!            │ refused (500, 503, 409)   │ cut        │
-//!            ◄── answer: whole, late, in pieces, cut, lost, or a 500 although it took effect
+//!            ◄── answer: whole, late, in pieces, cut, lost, or 500 although the request took effect
 //! ```
-//! Heads and bodies pass byte by byte, the `Host` header too: signatures stay valid. What befalls
-//! the n-th request is a function of the seed and n; which request is the n-th, of timing.
+//! Heads and bodies pass unchanged, including the `Host` header, so signatures stay valid. The fault of
+//! the n-th request is a function of the seed and n; which request is the n-th depends on timing.
 
 mod http;
 
@@ -25,35 +25,35 @@ use tokio::task::JoinHandle;
 
 /// Limit for one answer of the server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// An answer in pieces: how many, and between two of them.
+/// An answer in pieces: their number, and the pause between two pieces.
 const PIECES: usize = 4;
 const PIECE_PAUSE: Duration = Duration::from_millis(10);
 
-/// What happens to a request.
+/// A fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// Answered 500 without reaching the server.
     Internal,
     /// Answered 503 `SlowDown` without reaching the server.
     SlowDown,
-    /// A conditional PUT is answered 409 without reaching the server: a conflict that nobody won.
+    /// A conditional PUT is answered 409 without reaching the server: a conflict without a winner.
     Conflict,
     /// The answer comes late.
     Delay,
     /// The answer comes in pieces.
     Pieces,
-    /// The server receives half of the request; then both connections end.
+    /// The server receives half of the request; then both connections are closed.
     CutRequest,
-    /// The request takes effect; half of the answer comes back, then the connection ends.
+    /// The request takes effect; the client receives half of the answer, then the connection is closed.
     CutAnswer,
-    /// The request takes effect; nothing comes back.
+    /// The request takes effect; the connection is closed without an answer.
     LostAnswer,
     /// The request takes effect; the answer is 500.
     InternalAfterEffect,
 }
 
 impl Fault {
-    /// All of them.
+    /// Every fault.
     pub const ALL: [Self; 9] = [
         Self::Internal,
         Self::SlowDown,
@@ -66,7 +66,7 @@ impl Fault {
         Self::InternalAfterEffect,
     ];
 
-    /// Whether whoever asked has to ask again.
+    /// Whether the client has to send the request again.
     fn fails(self) -> bool {
         !matches!(self, Self::Delay | Self::Pieces)
     }
@@ -75,18 +75,18 @@ impl Fault {
 /// Which requests meet which faults.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    /// Of the draws.
+    /// Seed of the draws.
     pub seed: u64,
-    /// Share of the requests that meet one, `0.0..=1.0`.
+    /// Share of the requests that meet a fault, `0.0..=1.0`.
     pub share: f64,
-    /// Which ones; each as often as any other.
+    /// Faults to inject, each with equal probability.
     pub faults: Vec<Fault>,
-    /// Requests of one method and path in a row that fail at most; then one passes.
+    /// Consecutive failures of one method and path, at most; then one request passes.
     pub in_a_row: u32,
 }
 
 impl Schedule {
-    /// Every fault, on a sixth of the requests, three times in a row at most.
+    /// Every fault, on a sixth of the requests, at most three times in a row.
     pub fn stormy(seed: u64) -> Self {
         Self {
             seed,
@@ -96,7 +96,7 @@ impl Schedule {
         }
     }
 
-    /// This fault on every request, without end.
+    /// One fault on every request.
     pub fn always(fault: Fault) -> Self {
         Self {
             seed: 0,
@@ -107,7 +107,7 @@ impl Schedule {
     }
 }
 
-/// A running proxy; it ends when it is dropped.
+/// A running proxy, stopped on drop.
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
@@ -120,20 +120,20 @@ struct State {
     draws: Draws,
     requests: AtomicU64,
     injected: Mutex<BTreeMap<Fault, u64>>,
-    /// Failures in a row by method and path.
+    /// Consecutive failures by method and path.
     failed: Mutex<HashMap<String, u32>>,
 }
 
 impl Proxy {
     /// Starts a proxy on a free port.
     ///
-    /// - `endpoint`: of the server, `http://host:port`.
+    /// - `endpoint`: URL of the server, `http://host:port`.
     ///
     /// # Errors
-    /// Where no port can be bound, or the endpoint is none.
+    /// If no port can be bound, or the endpoint is no such URL.
     pub async fn start(endpoint: &str, schedule: Schedule) -> Result<Self> {
         let upstream = endpoint.strip_prefix("http://");
-        let upstream = upstream.context("the server's endpoint must begin with http://")?;
+        let upstream = upstream.context("the endpoint does not begin with http://")?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
@@ -152,17 +152,17 @@ impl Proxy {
         })
     }
 
-    /// Where clients reach it, `http://127.0.0.1:<port>`.
+    /// URL of the proxy, `http://127.0.0.1:<port>`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How often each fault was injected.
+    /// Number of injections of each fault.
     pub fn injected(&self) -> BTreeMap<Fault, u64> {
         lock(&self.state.injected).clone()
     }
 
-    /// Requests that came.
+    /// Number of requests received.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::Relaxed)
     }
@@ -178,12 +178,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Accepts until it is aborted, which ends every connection too.
+/// Accepts connections until it is aborted, which closes all of them.
 async fn accept(listener: TcpListener, state: Arc<State>) {
     let mut connections = tokio::task::JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let state = state.clone();
-        // A connection that fails is what this proxy is for.
+        // Failing connections are this proxy's purpose.
         connections.spawn(async move {
             let _ = state.serve(client).await;
         });
@@ -192,7 +192,7 @@ async fn accept(listener: TcpListener, state: Arc<State>) {
 }
 
 impl State {
-    /// Passes requests of one connection on, one after the other.
+    /// Forwards the requests of one connection, one after the other.
     async fn serve(&self, mut client: TcpStream) -> Result<()> {
         client.set_nodelay(true)?;
         let mut reading = Reading::default();
@@ -205,7 +205,7 @@ impl State {
         Ok(())
     }
 
-    /// What befalls this request.
+    /// Draws the fault of a request.
     fn draw(&self, request: &Message) -> Option<Fault> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         let key = request.method_and_path();
@@ -234,7 +234,7 @@ impl State {
         fault
     }
 
-    /// Answers one request; whether the connection goes on.
+    /// Answers one request; returns whether the connection stays open.
     async fn answer(
         &self,
         client: &mut TcpStream,
@@ -286,7 +286,7 @@ impl State {
         Ok(true)
     }
 
-    /// The server's answer, over a connection of its own.
+    /// Forwards a request over a new connection and returns the answer.
     async fn pass(&self, request: &Message) -> Result<Message> {
         let mut server = TcpStream::connect(&self.upstream).await?;
         server.write_all(&request.bytes()).await?;
@@ -296,7 +296,7 @@ impl State {
     }
 }
 
-/// Answers with an error as S3 writes it, without asking the server.
+/// Answers with an S3 error without forwarding the request.
 async fn refuse(client: &mut TcpStream, request: &Message, status: u16, code: &str) -> Result<()> {
     let body = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>{code}</Code>\

@@ -1,6 +1,7 @@
 //! Times one all-reduce between threads of this process over loopback.
 //!
 //! `cargo run --release -p capstan-collective --example all_reduce -- [VALUES] [RANKS] [ROUNDS]`
+#![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

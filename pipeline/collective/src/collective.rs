@@ -1,30 +1,30 @@
-//! What training asks of a ring.
+//! The operations that training needs from a ring.
 
 use std::time::Instant;
 
 use crate::RingError;
 
-/// Operations that all ranks of a world call together, in the same order.
+/// Operations that all ranks of a world call in the same order.
 ///
-/// After an error the contents of the buffers are unspecified and every later call fails:
-/// discard the step and form a new ring.
+/// After an error the contents of the buffers are unspecified and every later call fails: discard
+/// the step and form a new ring.
 pub trait Collective: Send {
     /// This rank, `0..world_size`.
     fn rank(&self) -> usize;
 
-    /// Ranks in the world.
+    /// Number of ranks in the world.
     fn world_size(&self) -> usize;
 
-    /// Sums `values` over every rank, in place; all ranks obtain the same bits.
+    /// Sums `values` over all ranks in place. All ranks obtain the same bits.
     ///
     /// - `values`: the same length on every rank.
     /// - `deadline`: limit for the whole call, not for one hop.
     ///
     /// # Errors
-    /// See [`RingError`]; `values` is unspecified then.
+    /// See [`RingError`]; `values` is then unspecified.
     fn all_reduce_sum(&mut self, values: &mut [f32], deadline: Instant) -> Result<(), RingError>;
 
-    /// Every rank's bytes, in rank order; lengths may differ.
+    /// Returns the bytes of every rank in rank order. Their lengths may differ.
     ///
     /// # Errors
     /// See [`RingError`].
@@ -34,7 +34,7 @@ pub trait Collective: Send {
         deadline: Instant,
     ) -> Result<Vec<Vec<u8>>, RingError>;
 
-    /// Copies `values` of rank `root` to every rank.
+    /// Copies the `values` of rank `root` to every rank.
     ///
     /// - `values`: the same length on every rank.
     ///
@@ -50,7 +50,7 @@ pub trait Collective: Send {
     /// Payload bytes that this rank has sent for reductions, gathers and broadcasts.
     fn bytes_reduced(&self) -> u64;
 
-    /// Every rank's values, in rank order; lengths may differ.
+    /// Returns the values of every rank in rank order. Their lengths may differ.
     ///
     /// # Errors
     /// See [`RingError`].
@@ -65,7 +65,7 @@ pub trait Collective: Send {
             if bytes.len() % size_of::<f32>() != 0 {
                 return Err(RingError::Protocol {
                     rank,
-                    detail: "a gathered block is no whole number of f32",
+                    detail: "the length of a gathered block is not a multiple of 4 bytes",
                 });
             }
             out.push(bytemuck::pod_collect_to_vec(bytes));
@@ -73,7 +73,7 @@ pub trait Collective: Send {
         Ok(out)
     }
 
-    /// Returns once every rank has called it.
+    /// Returns when every rank has called it.
     ///
     /// # Errors
     /// See [`RingError`].

@@ -1,7 +1,7 @@
 //! Forming the ring: dialling the next rank while accepting the previous one.
 //!
-//! The acceptor keeps every connection that has come in as a small state machine on non-blocking
-//! reads: a stranger that connects and says nothing waits in its slot and holds up nobody.
+//! The acceptor keeps every accepted connection as a small state machine on non-blocking reads. A
+//! client that connects and sends nothing occupies a slot and delays no other connection.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,25 +10,26 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, judge, proof};
+use crate::hello::{HELLO_BYTES, Hello, MAC_BYTES, Side, check_claims, proof};
 use crate::link::{is_pause, lost};
 use crate::stream::Stream;
-use crate::{Joining, RingError, RingPlan};
+use crate::{Joining, RingError, RingPlan, clock};
 
-/// Connections that may be in the middle of a greeting; the oldest gives way to a new one.
+/// Most connections that may be in their handshake. A new connection replaces the oldest.
 const MAX_PENDING: usize = 64;
-/// Time that one connection gets for its greeting.
-const GREETING: Duration = Duration::from_secs(5);
-/// Longest try to reach a host that says nothing, before it is looked whether that has sense.
-const TRY: Duration = Duration::from_secs(1);
-/// Pause between two looks at the listener, and between two tries to dial.
+/// Limit for the handshake of one connection.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest attempt to reach a host that does not answer, before the conditions of joining are
+/// checked again.
+const DIAL_LIMIT: Duration = Duration::from_secs(1);
+/// Pause between two polls of the listener, and the shortest attempt to dial.
 const POLL: Duration = Duration::from_millis(1);
-/// Longest wait of the dialler before it looks whether the acceptor has failed.
-const SLICE: Duration = Duration::from_millis(20);
-/// Silence after which the system asks whether the other host is alive, and between such questions.
+/// Longest wait of the dialler before it checks whether the acceptor has failed.
+const CHECK_PERIOD: Duration = Duration::from_millis(20);
+/// Idle time before the first TCP keep-alive probe, and the interval of probes.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// The connections (to the next, from the previous) rank of `plan`.
+/// The connections to the next and from the previous rank of `plan`.
 pub(crate) fn neighbours(
     plan: &RingPlan,
     listener: &TcpListener,
@@ -51,20 +52,21 @@ pub(crate) fn neighbours(
         let previous = guard(accept(plan, listener, &wait));
         let next = dialling.join().unwrap_or(Err(RingError::Broken));
         match (next, previous) {
-            (Ok(next), Ok(previous)) => Ok((tuned(next)?, tuned(previous)?)),
-            // A neighbour that was refused leaves: why it was says more than that it is gone.
+            (Ok(next), Ok(previous)) => Ok((configured(next)?, configured(previous)?)),
+            // A refused neighbour closes its connections. Report why it was refused, not that it
+            // is lost.
             (
                 Err(RingError::PeerLost { .. }),
                 Err(refused @ RingError::NotJoined { last: Some(_), .. }),
             ) => Err(refused),
-            // One side stops because the other has failed: the other knows why.
+            // `Broken` only says that the other half failed. Report the other half's error.
             (Err(RingError::Broken), Err(error)) | (Err(error), _) | (_, Err(error)) => Err(error),
         }
     })
 }
 
-/// A connection as the ring needs it: never blocking, without Nagle's delay, checked while idle.
-fn tuned(stream: Stream) -> Result<Stream, RingError> {
+/// Makes a connection non-blocking, disables Nagle's algorithm and enables keep-alive probes.
+fn configured(stream: Stream) -> Result<Stream, RingError> {
     let socket = stream.socket();
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE)
@@ -73,7 +75,7 @@ fn tuned(stream: Stream) -> Result<Stream, RingError> {
         .set_nonblocking(true)
         .and_then(|()| socket.set_nodelay(true))
         .and_then(|()| SockRef::from(socket).set_tcp_keepalive(&keepalive))
-        .map_err(setup("tune a connection"))?;
+        .map_err(setup("configure a connection"))?;
     Ok(stream)
 }
 
@@ -82,8 +84,8 @@ fn dial(plan: &RingPlan, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let socket = reach(plan.peers[rank], rank, wait)?;
     socket
         .set_nodelay(true)
-        .and_then(|()| socket.set_read_timeout(Some(SLICE)))
-        .map_err(setup("tune a connection"))?;
+        .and_then(|()| socket.set_read_timeout(Some(CHECK_PERIOD)))
+        .map_err(setup("configure a connection"))?;
     let mut stream = Stream::dialled(socket, wait.joining.tls).map_err(setup("begin TLS"))?;
     let mine = Hello::new(plan, wait.joining.step);
     let lost = |source| lost(rank, source);
@@ -92,7 +94,7 @@ fn dial(plan: &RingPlan, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let mut answer = [0; HELLO_BYTES + MAC_BYTES];
     let mut filled = 0;
     while filled < answer.len() {
-        wait.goes_on(rank)?;
+        wait.check(rank)?;
         match stream.read(&mut answer[filled..]) {
             Ok(0) => return Err(RingError::PeerLost { rank, source: None }),
             Ok(read) => filled += read,
@@ -103,33 +105,33 @@ fn dial(plan: &RingPlan, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let (theirs, mac) = split(&answer);
     let hello = Hello::decode(&theirs).ok_or(RingError::Protocol {
         rank,
-        detail: "it does not greet as a rank does",
+        detail: "its handshake is not that of a rank",
     })?;
     let own_mac = proof(&plan.secret, Side::Dial, &mine.encode(), &theirs);
     stream.write_all(own_mac.as_bytes()).map_err(lost)?;
-    // A newer ring has a newer secret, so claims are judged first: they are unproven then, but
-    // this call fails either way.
-    judge(plan, &mine, &hello, rank)?;
+    // The claims are checked before the proof, because a newer ring has another secret. They are
+    // unproven then, but the call fails in either case.
+    check_claims(plan, &mine, &hello, rank)?;
     if mac != proof(&plan.secret, Side::Accept, &mine.encode(), &theirs) {
         return Err(RingError::Unauthenticated { rank });
     }
     Ok(stream)
 }
 
-/// Connects to `address`, trying again while nobody listens there.
+/// Connects to `address`. Retries while no process listens there.
 fn reach(address: SocketAddr, rank: usize, wait: &Wait<'_>) -> Result<TcpStream, RingError> {
     loop {
-        wait.goes_on(rank)?;
+        wait.check(rank)?;
         let left = wait.joining.deadline;
-        let left = left.saturating_duration_since(Instant::now()).max(POLL);
-        match TcpStream::connect_timeout(&address, left.min(TRY)) {
+        let left = left.saturating_duration_since(clock::now()).max(POLL);
+        match TcpStream::connect_timeout(&address, left.min(DIAL_LIMIT)) {
             Ok(stream) => return Ok(stream),
-            Err(_) => std::thread::sleep(SLICE.min(left)),
+            Err(_) => std::thread::sleep(CHECK_PERIOD.min(left)),
         }
     }
 }
 
-/// What both halves of joining wait by.
+/// The conditions under which both halves of joining continue to wait.
 #[derive(Clone, Copy)]
 struct Wait<'a> {
     joining: &'a Joining<'a>,
@@ -138,15 +140,15 @@ struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    /// Fails where waiting for `rank` has no sense any more.
-    fn goes_on(&self, rank: usize) -> Result<(), RingError> {
+    /// Fails if there is no reason to continue waiting for `rank`.
+    fn check(&self, rank: usize) -> Result<(), RingError> {
         if self.failed.load(Ordering::SeqCst) {
             return Err(RingError::Broken);
         }
         if self.joining.given_up.load(Ordering::SeqCst) {
             return Err(RingError::GivenUp { rank });
         }
-        if Instant::now() >= self.joining.deadline {
+        if clock::now() >= self.joining.deadline {
             return Err(RingError::NotJoined {
                 rank,
                 refused: 0,
@@ -159,32 +161,34 @@ impl Wait<'_> {
 
 fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<Stream, RingError> {
     let rank = plan.previous();
-    let mut pending: Vec<Greeting> = Vec::new();
+    let mut pending: Vec<Handshake> = Vec::new();
     let (mut refused, mut last) = (0, None);
     loop {
-        // Looked at before what has come in, acted on after: a neighbour that leaves has said why.
-        let over = wait.goes_on(rank).err();
-        while let Some(greeting) = incoming(plan, listener, wait.joining)? {
+        // Checked before the received bytes are read and applied afterwards, because a neighbour
+        // sends the reason before it leaves.
+        let ended = wait.check(rank).err();
+        while let Some(handshake) = accept_pending(plan, listener, wait.joining)? {
             if pending.len() == MAX_PENDING {
                 pending.remove(0);
                 refused += 1;
             }
-            pending.push(greeting);
+            pending.push(handshake);
         }
         let mut index = 0;
         while index < pending.len() {
             match pending[index].advance(plan, rank) {
                 Ok(false) => index += 1,
                 Ok(true) => return Ok(pending.swap_remove(index).stream),
-                Err(Refusal::Stranger(error)) => {
-                    tracing::debug!(%error, "refused a connection to the ring");
+                Err(HandshakeError::Connection(error)) => {
+                    let cause: &dyn std::error::Error = &error;
+                    tracing::debug!(error = cause, "refused a connection to the ring");
                     pending.remove(index);
                     (refused, last) = (refused + 1, Some(Box::new(error)));
                 }
-                Err(Refusal::Ring(error)) => return Err(error),
+                Err(HandshakeError::Ring(error)) => return Err(error),
             }
         }
-        match over {
+        match ended {
             None => std::thread::sleep(POLL),
             Some(RingError::Broken) if last.is_none() => return Err(RingError::Broken),
             Some(RingError::NotJoined { .. } | RingError::Broken) => {
@@ -199,15 +203,15 @@ fn accept(plan: &RingPlan, listener: &TcpListener, wait: &Wait<'_>) -> Result<St
     }
 }
 
-/// The next connection that waits at the listener.
-fn incoming(
+/// Accepts the next connection, if one is pending.
+fn accept_pending(
     plan: &RingPlan,
     listener: &TcpListener,
     joining: &Joining<'_>,
-) -> Result<Option<Greeting>, RingError> {
+) -> Result<Option<Handshake>, RingError> {
     match listener.accept() {
-        Ok((stream, _)) => Ok(Greeting::new(stream, plan, joining).ok()),
-        Err(error) if is_pause(&error) || is_of_connection(&error) => Ok(None),
+        Ok((stream, _)) => Ok(Handshake::new(stream, plan, joining).ok()),
+        Err(error) if is_pause(&error) || is_closed_connection(&error) => Ok(None),
         Err(source) => Err(RingError::Setup {
             doing: "accept a connection",
             source,
@@ -215,24 +219,24 @@ fn incoming(
     }
 }
 
-/// Errors of `accept` that speak of a connection that is already gone, not of the listener.
-fn is_of_connection(error: &io::Error) -> bool {
+/// Whether an error of `accept` concerns a connection that is already closed, not the listener.
+fn is_closed_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
     )
 }
 
-/// Why a connection is turned away.
-enum Refusal {
-    /// It has proven nothing, or is of an older ring: only it is refused.
-    Stranger(RingError),
-    /// A proven member of this ring's circle contradicts the plan: the ring cannot be formed.
+/// Why a connection is refused.
+enum HandshakeError {
+    /// Its peer proved nothing, or belongs to an older ring. Only this connection is refused.
+    Connection(RingError),
+    /// Its peer knows the secret but contradicts the plan. The ring cannot be formed.
     Ring(RingError),
 }
 
-/// A connection in the middle of its greeting.
-struct Greeting {
+/// A connection during its handshake.
+struct Handshake {
     stream: Stream,
     mine: Hello,
     /// The dialler's hello, then its proof.
@@ -242,7 +246,7 @@ struct Greeting {
     until: Instant,
 }
 
-impl Greeting {
+impl Handshake {
     fn new(socket: TcpStream, plan: &RingPlan, joining: &Joining<'_>) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
@@ -252,20 +256,20 @@ impl Greeting {
             received: [0; HELLO_BYTES + MAC_BYTES],
             filled: 0,
             answered: false,
-            until: Instant::now() + GREETING,
+            until: clock::deadline_after(HANDSHAKE_LIMIT),
         })
     }
 
-    /// Reads what has come; `true` once the dialler has proven to be rank `expected`.
-    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, Refusal> {
-        let stranger = |detail| {
-            Refusal::Stranger(RingError::Protocol {
+    /// Reads the available bytes. Returns `true` when the dialler has proven to be rank `expected`.
+    fn advance(&mut self, plan: &RingPlan, expected: usize) -> Result<bool, HandshakeError> {
+        let protocol = |detail| {
+            HandshakeError::Connection(RingError::Protocol {
                 rank: expected,
                 detail,
             })
         };
         loop {
-            // The proof is not read before the answer is out, nor anything after the proof.
+            // The proof is read only after the answer is sent, and nothing is read after it.
             let end = if self.answered {
                 self.received.len()
             } else {
@@ -273,27 +277,27 @@ impl Greeting {
             };
             if self.filled == end {
                 if self.answered {
-                    return self.verdict(plan, expected).map(|()| true);
+                    return self.check(plan, expected).map(|()| true);
                 }
                 self.answer(plan)
-                    .ok_or_else(|| stranger("it does not greet as a rank does"))?;
+                    .ok_or_else(|| protocol("its handshake is not that of a rank"))?;
                 continue;
             }
             match self.stream.read(&mut self.received[self.filled..end]) {
-                Ok(0) => return Err(stranger("it left in the middle of its greeting")),
+                Ok(0) => return Err(protocol("it closed the connection during its handshake")),
                 Ok(read) => self.filled += read,
                 Err(error) if is_pause(&error) => break,
-                Err(source) => return Err(Refusal::Stranger(lost(expected, source))),
+                Err(source) => return Err(HandshakeError::Connection(lost(expected, source))),
             }
         }
-        if Instant::now() >= self.until {
-            return Err(stranger("it did not finish its greeting in time"));
+        if clock::now() >= self.until {
+            return Err(protocol("it did not finish its handshake in time"));
         }
         Ok(false)
     }
 
-    /// Sends this side's hello and proof; they fit any socket buffer. `None` where the dialler's
-    /// hello is none or it takes no answer.
+    /// Sends this side's hello and proof, which fit any socket buffer. Returns `None` if the
+    /// dialler's hello is invalid or the answer cannot be sent.
     fn answer(&mut self, plan: &RingPlan) -> Option<()> {
         let (theirs, _) = split(&self.received);
         Hello::decode(&theirs)?;
@@ -305,16 +309,19 @@ impl Greeting {
         Some(())
     }
 
-    fn verdict(&self, plan: &RingPlan, expected: usize) -> Result<(), Refusal> {
+    /// Checks the dialler's proof, then its claims.
+    fn check(&self, plan: &RingPlan, expected: usize) -> Result<(), HandshakeError> {
         let (theirs, mac) = split(&self.received);
-        let hello = Hello::decode(&theirs).ok_or(Refusal::Stranger(RingError::Broken))?;
+        let hello = Hello::decode(&theirs).ok_or(HandshakeError::Connection(RingError::Broken))?;
         if mac != proof(&plan.secret, Side::Dial, &theirs, &self.mine.encode()) {
             let error = RingError::Unauthenticated { rank: hello.rank };
-            return Err(Refusal::Stranger(error));
+            return Err(HandshakeError::Connection(error));
         }
-        judge(plan, &self.mine, &hello, expected).map_err(|error| match error {
-            RingError::StalePeer { .. } | RingError::ForeignRun { .. } => Refusal::Stranger(error),
-            other => Refusal::Ring(other),
+        check_claims(plan, &self.mine, &hello, expected).map_err(|error| match error {
+            RingError::StalePeer { .. } | RingError::ForeignRun { .. } => {
+                HandshakeError::Connection(error)
+            }
+            other => HandshakeError::Ring(other),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong between ranks.
+//! Errors of a ring.
 
 use std::io;
 
@@ -8,13 +8,13 @@ use crate::RingEpoch;
 /// is broken: discard the step and form a new one.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    /// A neighbour closed its connection or its host is gone. A rank that gives up closes its own
-    /// connections too, so the rank that was lost first may stand further along the ring.
+    /// A neighbour closed its connection, or its host is unreachable. A rank that fails closes its
+    /// own connections too, so that the first lost rank may be further along the ring.
     #[error("rank {rank} is lost")]
     PeerLost {
         /// The neighbour.
         rank: usize,
-        /// What the socket said, where it said anything.
+        /// The error of the socket; `None` if the connection was closed.
         #[source]
         source: Option<io::Error>,
     },
@@ -23,30 +23,30 @@ pub enum RingError {
     Deadline {
         /// The operation.
         operation: &'static str,
-        /// The neighbour that was waited for.
+        /// The neighbour that this rank waited for.
         rank: usize,
     },
-    /// No neighbour proved itself before the deadline.
+    /// No connection proved to be the neighbour before the deadline.
     #[error("rank {rank} did not join in time ({refused} connections were refused)")]
     NotJoined {
-        /// The rank that was waited for.
+        /// The rank that this rank waited for.
         rank: usize,
-        /// Connections that could not prove to be that rank.
+        /// Connections that were refused.
         refused: usize,
         /// Why the last of them was refused.
         #[source]
         last: Option<Box<RingError>>,
     },
-    /// Joining was given up from outside.
-    #[error("joining was given up while waiting for rank {rank}")]
+    /// Another thread stopped the joining.
+    #[error("joining was stopped while waiting for rank {rank}")]
     GivenUp {
-        /// The rank that was waited for.
+        /// The rank that this rank waited for.
         rank: usize,
     },
-    /// A newer ring exists: this rank must ask for a new plan.
+    /// A newer ring exists. This rank must request a new plan.
     #[error("ring epoch {mine} is stale: rank {rank} is in {theirs}")]
     StaleEpoch {
-        /// Who knows of the newer ring.
+        /// The rank that is in the newer ring.
         rank: usize,
         /// This rank's epoch.
         mine: RingEpoch,
@@ -64,67 +64,67 @@ pub enum RingError {
         theirs: RingEpoch,
     },
     /// The other side trains for another run.
-    #[error("rank {rank} belongs to another run than `{run}`")]
+    #[error("rank {rank} belongs to another run, not to `{run}`")]
     ForeignRun {
         /// The rank that it claims to be.
         rank: usize,
         /// This rank's run.
         run: String,
     },
-    /// The other side would begin at another step.
-    #[error("rank {rank} is at step {theirs}, this rank at {mine}")]
+    /// The other side would start at another step.
+    #[error("rank {rank} is at step {theirs}, this rank is at step {mine}")]
     WrongStep {
         /// The other rank.
         rank: usize,
-        /// The step that this rank would do next.
+        /// The next step of this rank.
         mine: u64,
-        /// Its own.
+        /// The next step of the other rank.
         theirs: u64,
     },
     /// The other side is not the neighbour that the plan names.
-    #[error("rank {expected} of {world_size} was expected, rank {rank} of {peer_world_size} came")]
+    #[error("expected rank {expected} of {world_size}, found rank {rank} of {peer_world_size}")]
     WrongRank {
         /// The neighbour by this rank's plan.
         expected: usize,
         /// This rank's world size.
         world_size: usize,
-        /// Who came.
+        /// The rank of the other side.
         rank: usize,
-        /// The world size that it was told.
+        /// The world size by the other side's plan.
         peer_world_size: usize,
     },
     /// The other side does not know the ring's secret.
-    #[error("rank {rank} could not prove the ring's secret")]
+    #[error("rank {rank} did not prove that it knows the ring's secret")]
     Unauthenticated {
         /// The rank that it claims to be.
         rank: usize,
     },
     /// TLS failed: one side does not trust the other's certificate, or it is of another role.
-    #[error("rank {rank} and this rank do not trust one another")]
+    #[error("TLS with rank {rank} failed")]
     Untrusted {
         /// The other rank.
         rank: usize,
-        /// What TLS says: a `rustls::Error` in an I/O error.
+        /// A `rustls::Error` in an I/O error.
         #[source]
         source: io::Error,
     },
-    /// The other side does not speak this protocol, or is at another operation.
-    #[error("rank {rank} broke the protocol: {detail}")]
+    /// The other side uses another protocol or is in another operation.
+    #[error("rank {rank} violated the protocol: {detail}")]
     Protocol {
         /// The other rank.
         rank: usize,
-        /// What it did.
+        /// The violation.
         detail: &'static str,
     },
     /// An earlier operation failed.
-    #[error("the ring is broken since an earlier operation failed: form a new one")]
+    #[error("an earlier operation of the ring failed: form a new ring")]
     Broken,
     /// A rank outside the world.
     #[error("there is no rank {rank} in a world of {world_size}")]
     NoSuchRank {
         /// The rank.
         rank: usize,
-        /// Ranks in the world.
+        /// Number of ranks in the world.
         world_size: usize,
     },
     /// A plan with too few or too many addresses.
@@ -132,13 +132,13 @@ pub enum RingError {
     Peers {
         /// Addresses in the plan.
         peers: usize,
-        /// Ranks in the world.
+        /// Number of ranks in the world.
         world_size: usize,
     },
     /// A block longer than a gather may carry.
-    #[error("rank {rank} would gather {bytes} bytes, at most {limit} are allowed")]
+    #[error("the block of rank {rank} has {bytes} bytes, over the limit of {limit}")]
     TooLarge {
-        /// Who would send it.
+        /// The rank that would send it.
         rank: usize,
         /// Its size.
         bytes: u64,
@@ -148,16 +148,16 @@ pub enum RingError {
     /// A socket or thread could not be set up.
     #[error("cannot set up the ring: {doing}")]
     Setup {
-        /// What was tried.
+        /// The step that failed.
         doing: &'static str,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
 }
 
 impl RingError {
-    /// Whether a new ring may succeed where this one failed: everything but a wrong plan.
+    /// Whether a new ring may succeed. It cannot after an error in the plan or in a certificate.
     pub fn is_transient(&self) -> bool {
         !matches!(
             self,

@@ -1,4 +1,4 @@
-//! The greeting of two neighbours: who they are, and the proof that both know the secret.
+//! The handshake of two neighbours: their claims, and the proof that both know the secret.
 //!
 //! ```text
 //! dialler                                   acceptor
@@ -6,23 +6,22 @@
 //!   ◄─────────────────  hello{.., nonce}, mac("accept", both hellos)
 //!   mac("dial", both hellos)  ───────────────►
 //! ```
-//! The keyed hash covers both nonces, so a recorded greeting proves nothing, and its label covers
-//! the direction, so a proof cannot be reflected. Both sides send their proof before they judge
-//! the other's claims: a stale or misplaced rank learns why it is refused.
+//! The keyed hash covers both nonces, so that a recorded handshake proves nothing, and a label for
+//! the direction, so that a proof cannot be reflected. Both sides send their proof before they
+//! check the other's claims, so that a stale or misplaced rank learns why it is refused.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::{RingEpoch, RingError, RingPlan, Secret};
+use crate::{RingEpoch, RingError, RingPlan, Secret, clock};
 
-/// First bytes of every hello; the last one is the version of the protocol.
+/// First bytes of every hello. The last byte is the version of the protocol.
 const MAGIC: [u8; 8] = *b"cpsring\x02";
 /// Bytes of an encoded hello.
 pub(crate) const HELLO_BYTES: usize = 8 + 32 + 8 * 5 + 32;
 /// Bytes of a proof.
 pub(crate) const MAC_BYTES: usize = 32;
 
-/// What a rank claims to be.
+/// The claims of a rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hello {
     run: [u8; 32],
@@ -63,7 +62,7 @@ impl Hello {
         out.try_into().expect("the fields fill HELLO_BYTES exactly")
     }
 
-    /// Reads a hello; `None` where the bytes are of another protocol.
+    /// Decodes a hello. Returns `None` if the bytes belong to another protocol.
     pub(crate) fn decode(bytes: &[u8; HELLO_BYTES]) -> Option<Self> {
         let (magic, rest) = bytes.split_at(8);
         let (run, rest) = rest.split_at(32);
@@ -89,14 +88,14 @@ impl Hello {
     }
 }
 
-/// Which way a proof goes.
+/// The side that sends a proof.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Side {
     Dial,
     Accept,
 }
 
-/// The proof of one side over both encoded hellos.
+/// The proof of one side: a keyed hash over both encoded hellos.
 pub(crate) fn proof(
     secret: &Secret,
     side: Side,
@@ -113,8 +112,8 @@ pub(crate) fn proof(
     hasher.finalize()
 }
 
-/// Whether `theirs` is the neighbour `expected` of this very ring.
-pub(crate) fn judge(
+/// Checks that `theirs` claims to be the neighbour `expected` of this ring.
+pub(crate) fn check_claims(
     plan: &RingPlan,
     mine: &Hello,
     theirs: &Hello,
@@ -160,14 +159,17 @@ pub(crate) fn judge(
     Ok(())
 }
 
-/// A value never used before and not to be foretold without the secret. Freshness is all that a
-/// nonce needs here: the clock gives it, and the standard library's hash seed entropy on top.
+/// A value that was never used before and that cannot be predicted without the secret.
+///
+/// A nonce only has to be fresh. The clock provides that; the seed of the standard library's hash
+/// maps adds entropy.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a nonce must not repeat; no result depends on it"
+)]
 fn nonce(secret: &Secret) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(&secret.0);
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    hasher.update(&now.as_nanos().to_le_bytes());
+    hasher.update(&clock::unix_nanos().to_le_bytes());
     hasher.update(&std::process::id().to_le_bytes());
     for _ in 0..4 {
         hasher.update(&RandomState::new().build_hasher().finish().to_le_bytes());

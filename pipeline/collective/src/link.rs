@@ -1,6 +1,6 @@
-//! The two connections of a rank, moved together by the thread that calls: it writes what may go
-//! out and reads what has come in, and sleeps only when neither can go on. So sending never waits
-//! for receiving, whatever the size of a message, and no bytes are handed to another thread.
+//! The two connections of a rank. The calling thread serves both: it writes what may be sent, reads
+//! what has arrived, and sleeps only when neither connection is ready. Sending therefore never
+//! waits for receiving, whatever the size of a message, and no bytes move between threads.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::RingError;
 use crate::stream::Stream;
+use crate::{RingError, clock};
 
-/// operation (1), reserved (3), root (4), sequence number of the call (8), bytes of the message (8).
+/// Layout: operation (1), reserved (3), root (4), sequence number of the call (8), bytes of the
+/// message (8).
 const HEADER_BYTES: usize = 24;
 
-/// What a call does; stands at its head, so that ranks that call different things find out.
+/// The operation of a call. The header contains it, so that ranks in different operations fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Operation {
@@ -34,14 +35,14 @@ impl Operation {
     }
 }
 
-/// One call: what, the how-manieth of the ring, how long on every rank, and until when.
+/// One call: its operation, sequence number, length and deadline.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Call {
     pub(crate) operation: Operation,
-    /// Whose values are sent where one rank's are, else zero.
+    /// The rank whose values are sent, for a broadcast; otherwise 0.
     pub(crate) root: u32,
     pub(crate) sequence: u64,
-    /// Bytes of the message where all ranks must give as many, else zero.
+    /// Bytes of the message if they must be equal on all ranks; otherwise 0.
     pub(crate) bytes: u64,
     pub(crate) deadline: Instant,
 }
@@ -56,8 +57,8 @@ impl Call {
         header
     }
 
-    /// Why `header`, which is not this call's, is not.
-    fn contradiction(&self, header: &[u8; HEADER_BYTES]) -> &'static str {
+    /// The first difference between `header` and this call's header.
+    fn difference(&self, header: &[u8; HEADER_BYTES]) -> &'static str {
         let own = self.header();
         if header[..4] != own[..4] {
             "it is in another operation"
@@ -71,24 +72,25 @@ impl Call {
     }
 }
 
-/// One operation as its two streams of bytes, which the caller of its methods moves.
+/// An operation as a stream of bytes to send and one to receive. [`Links`] moves the bytes.
 pub(crate) trait Exchange {
-    /// What may go out now; empty while that waits for what comes in, and at the end.
+    /// The bytes that may be sent now. Empty while they depend on bytes not yet received, and at
+    /// the end.
     fn outgoing(&self) -> &[u8];
-    /// The first `count` bytes of it are out.
+    /// Records that the first `count` bytes of `outgoing` were sent.
     fn sent(&mut self, count: usize);
-    /// Whether nothing more goes out.
+    /// Whether every byte was sent.
     fn has_sent_all(&self) -> bool;
-    /// Where the next bytes belong; empty once nothing more comes in.
+    /// The buffer for the next received bytes. Empty when every byte was received.
     fn incoming(&mut self) -> &mut [u8];
-    /// The first `count` bytes of it are in.
+    /// Records that the first `count` bytes of `incoming` were received.
     ///
     /// # Errors
-    /// [`RingError`] where they say what they must not.
+    /// [`RingError`] if the received bytes are invalid.
     fn received(&mut self, count: usize) -> Result<(), RingError>;
 }
 
-/// The connections of one rank. Neither blocks.
+/// The two non-blocking connections of a rank.
 pub(crate) struct Links {
     next: Stream,
     next_rank: usize,
@@ -97,7 +99,7 @@ pub(crate) struct Links {
     bytes_sent: u64,
 }
 
-/// How far the header of a call has come each way.
+/// How many bytes of a call's header were sent and received.
 #[derive(Default)]
 struct Headers {
     sent: usize,
@@ -116,37 +118,37 @@ impl Links {
         }
     }
 
-    /// Bytes that have gone out in all calls, headers aside.
+    /// Bytes sent by all calls, without headers.
     pub(crate) fn bytes_sent(&self) -> u64 {
         self.bytes_sent
     }
 
-    /// More holds on both connections, to end them from another thread.
+    /// Duplicates of both sockets, with which another thread can end the connections.
     pub(crate) fn sockets(&self) -> io::Result<Vec<TcpStream>> {
         let sockets = [self.next.socket(), self.previous.socket()];
         sockets.into_iter().map(TcpStream::try_clone).collect()
     }
 
-    /// Ends both connections at once, so that the neighbours learn of it.
+    /// Ends both connections, which notifies the neighbours.
     pub(crate) fn end(&self) {
         for socket in [self.next.socket(), self.previous.socket()] {
-            // One that has ended already is what was wanted.
+            // An error means that the connection has ended already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
-    /// Does all of `exchange` before the deadline of `call`.
+    /// Completes `exchange` before the deadline of `call`.
     pub(crate) fn run(
         &mut self,
         call: &Call,
         exchange: &mut impl Exchange,
     ) -> Result<(), RingError> {
         let mut headers = Headers::default();
-        let mut result = self.all(call, exchange, &mut headers);
-        // A neighbour that calls something else leaves as soon as it knows: its header says more
-        // than that it is gone, and it is to have this rank's.
+        let mut result = self.exchange_all(call, exchange, &mut headers);
+        // A neighbour in another call leaves when it detects this. Its header is a better error
+        // than its loss, and it needs this rank's header for the same reason.
         if let Err(RingError::PeerLost { .. }) = &result {
-            result = self.rest_of_header(call, &mut headers).and(result);
+            result = self.read_rest_of_header(call, &mut headers).and(result);
         }
         if let Err(RingError::Protocol { .. }) = &result {
             self.finish_header(call, &mut headers);
@@ -154,7 +156,7 @@ impl Links {
         result
     }
 
-    fn all(
+    fn exchange_all(
         &mut self,
         call: &Call,
         exchange: &mut impl Exchange,
@@ -165,7 +167,7 @@ impl Links {
             let read = self.receive(call, exchange, headers)?;
             let writes = headers.sent < HEADER_BYTES
                 || !exchange.outgoing().is_empty()
-                || self.next.is_behind();
+                || self.next.has_unsent();
             let reads = headers.received < HEADER_BYTES || !exchange.incoming().is_empty();
             if !writes && !reads && exchange.has_sent_all() {
                 return Ok(());
@@ -177,7 +179,7 @@ impl Links {
         }
     }
 
-    /// Writes once what may go out; whether anything went.
+    /// Writes once. Returns whether any byte was written.
     fn send(
         &mut self,
         call: &Call,
@@ -187,7 +189,7 @@ impl Links {
         let (header, payload) = (call.header(), exchange.outgoing());
         let header = &header[headers.sent..];
         let result = match (header.is_empty(), payload.is_empty()) {
-            (true, true) if !self.next.is_behind() => return Ok(false),
+            (true, true) if !self.next.has_unsent() => return Ok(false),
             (true, true) => self.next.flush().map(|()| 0),
             (true, false) => self.next.write(payload),
             (false, _) => {
@@ -205,7 +207,7 @@ impl Links {
         Ok(true)
     }
 
-    /// Reads once what has come in; whether anything came.
+    /// Reads once. Returns whether any byte was read.
     fn receive(
         &mut self,
         call: &Call,
@@ -218,7 +220,7 @@ impl Links {
                 return Ok(false);
             }
             let result = self.previous.read(payload);
-            let Some(count) = self.came(result)? else {
+            let Some(count) = self.read_count(result)? else {
                 return Ok(false);
             };
             exchange.received(count)?;
@@ -228,7 +230,7 @@ impl Links {
         let room = header.len();
         let mut both = [IoSliceMut::new(header), IoSliceMut::new(payload)];
         let result = self.previous.read_vectored(&mut both);
-        let Some(count) = self.came(result)? else {
+        let Some(count) = self.read_count(result)? else {
             return Ok(false);
         };
         headers.received += count.min(room);
@@ -239,19 +241,19 @@ impl Links {
         Ok(true)
     }
 
-    /// Refuses the header of another call.
+    /// Checks that a complete header is that of this call.
     fn check(&self, call: &Call, headers: &Headers) -> Result<(), RingError> {
         if headers.received == HEADER_BYTES && headers.theirs != call.header() {
             return Err(RingError::Protocol {
                 rank: self.previous_rank,
-                detail: call.contradiction(&headers.theirs),
+                detail: call.difference(&headers.theirs),
             });
         }
         Ok(())
     }
 
-    /// How many bytes a read gave; `None` where there are none yet.
-    fn came(&self, result: io::Result<usize>) -> Result<Option<usize>, RingError> {
+    /// The number of bytes that were read; `None` if none are available yet.
+    fn read_count(&self, result: io::Result<usize>) -> Result<Option<usize>, RingError> {
         match progress(result, self.previous_rank)? {
             Some(0) => Err(RingError::PeerLost {
                 rank: self.previous_rank,
@@ -261,9 +263,8 @@ impl Links {
         }
     }
 
-    /// Reads what is there of a header that has not come whole; that the connection has ended is
-    /// known already.
-    fn rest_of_header(&mut self, call: &Call, headers: &mut Headers) -> Result<(), RingError> {
+    /// Reads the available rest of an incomplete header from a connection that has ended.
+    fn read_rest_of_header(&mut self, call: &Call, headers: &mut Headers) -> Result<(), RingError> {
         while headers.received < HEADER_BYTES {
             match self.previous.read(&mut headers.theirs[headers.received..]) {
                 Ok(count) if count > 0 => headers.received += count,
@@ -273,10 +274,10 @@ impl Links {
         self.check(call, headers)
     }
 
-    /// Sends the rest of this rank's header, if it can before the deadline.
+    /// Sends the rest of this rank's header, if that is possible before the deadline.
     fn finish_header(&mut self, call: &Call, headers: &mut Headers) {
         let header = call.header();
-        while headers.sent < HEADER_BYTES || self.next.is_behind() {
+        while headers.sent < HEADER_BYTES || self.next.has_unsent() {
             match self.next.write(&header[headers.sent..]) {
                 Ok(count) if count > 0 => headers.sent += count,
                 Err(error) if is_pause(&error) => {
@@ -292,9 +293,9 @@ impl Links {
         }
     }
 
-    /// Time left of a call.
+    /// The time until the deadline of a call.
     fn time_left(&self, call: &Call, reads: bool) -> Result<Duration, RingError> {
-        let left = call.deadline.saturating_duration_since(Instant::now());
+        let left = call.deadline.saturating_duration_since(clock::now());
         if left.is_zero() {
             return Err(RingError::Deadline {
                 operation: call.operation.name(),
@@ -308,7 +309,7 @@ impl Links {
         Ok(left)
     }
 
-    /// Sleeps until a connection can go on in the way that is asked for, or `limit` has passed.
+    /// Sleeps until a connection is ready as requested, or `limit` has passed.
     fn wait(&self, writes: bool, reads: bool, limit: Duration) -> Result<(), RingError> {
         let (next, previous) = (self.next.socket().as_fd(), self.previous.socket().as_fd());
         let mut interests = Vec::with_capacity(2);
@@ -316,8 +317,8 @@ impl Links {
             interests.push(PollFd::from_borrowed_fd(next, PollFlags::OUT));
         }
         if reads {
-            // TLS may owe the other side an answer before that goes on.
-            let behind = self.previous.is_behind();
+            // TLS may have to send an answer before the other side continues.
+            let behind = self.previous.has_unsent();
             let answer = if behind {
                 PollFlags::OUT
             } else {
@@ -325,7 +326,7 @@ impl Links {
             };
             interests.push(PollFd::from_borrowed_fd(previous, PollFlags::IN | answer));
         }
-        // A longer time than the type holds is looked at again after the longest that it holds.
+        // A limit that does not fit the type is no limit; the caller checks the deadline again.
         let limit = Timespec::try_from(limit).ok();
         match rustix::event::poll(&mut interests, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
@@ -337,7 +338,7 @@ impl Links {
     }
 }
 
-/// What a read or write has done; `None` where it would have had to wait.
+/// The number of bytes that a read or write moved; `None` if it would block.
 fn progress(result: io::Result<usize>, rank: usize) -> Result<Option<usize>, RingError> {
     match result {
         Ok(count) => Ok(Some(count)),
@@ -346,7 +347,7 @@ fn progress(result: io::Result<usize>, rank: usize) -> Result<Option<usize>, Rin
     }
 }
 
-/// Whether a socket only says that it would have to wait.
+/// Whether an error only means that a socket is not ready.
 pub(crate) fn is_pause(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -354,12 +355,12 @@ pub(crate) fn is_pause(error: &io::Error) -> bool {
     )
 }
 
-/// What an error of a connection says of the rank at its other end.
+/// Converts an error of a connection to `rank`.
 pub(crate) fn lost(rank: usize, source: io::Error) -> RingError {
-    let of_tls = source
+    let is_tls = source
         .get_ref()
         .is_some_and(|inner| inner.is::<rustls::Error>());
-    if of_tls {
+    if is_tls {
         return RingError::Untrusted { rank, source };
     }
     RingError::PeerLost {

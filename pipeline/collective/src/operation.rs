@@ -1,5 +1,5 @@
-//! The operations as streams of bytes. Values go out from where they lie and come in to where they
-//! belong; only what is to be added is read aside.
+//! The operations as streams of bytes. Values are sent from and received into the caller's buffer;
+//! only values that are to be added are received into a buffer of their own.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -7,52 +7,54 @@ use std::ops::Range;
 use crate::RingError;
 use crate::link::Exchange;
 
-/// Bytes that go out, and come in, before the other direction has its turn. Turns of one size keep
-/// what lies in the sockets short, and so in the cache: smaller ones to read than to write halve
-/// the bandwidth between two ranks of one host.
+/// Most bytes that are written, or read, before the other direction is served. The same limit for
+/// both keeps the socket buffers short and therefore in the cache: a smaller limit for reading than
+/// for writing halves the bandwidth between two ranks of one host.
 const TURN_BYTES: usize = 512 << 10;
-/// Bytes that are waited for before they are passed on, where more are to follow.
-const WORTH_SENDING: usize = 128 << 10;
-/// Bytes that a rank of an all-reduce may have sent beyond those that it has received: what is more
-/// would wait in sockets, outside the cache. 4 GB/s where an answer takes a millisecond.
-const MOST_AHEAD: usize = 4 << 20;
-/// Bytes of one rank's block in a gather at most.
+/// Fewest bytes that are forwarded at once, if more follow.
+const MIN_FORWARD_BYTES: usize = 128 << 10;
+/// Most bytes that a rank of an all-reduce sends ahead of the bytes that it has received. More
+/// would wait in socket buffers, outside the cache. It allows 4 GB/s at a round trip of 1 ms.
+const MAX_AHEAD_BYTES: usize = 4 << 20;
+/// Most bytes of one rank's block in a gather.
 const MAX_GATHER_BYTES: u64 = 1 << 30;
-/// Bytes that say how long a block of a gather is.
+/// Bytes of the length before each block of a gather.
 const LENGTH_BYTES: usize = size_of::<u64>();
 
-// Values lie in memory as they travel.
+// The bytes of a value in memory are those that are sent.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// What goes out next of a message of `total` bytes, the first `ready` of which may.
+/// The bytes to send next of a message of `total` bytes, the first `ready` of which may be sent.
 fn turn(bytes: &[u8], total: usize, sent: usize, ready: usize) -> &[u8] {
-    if ready < total && ready - sent < WORTH_SENDING {
+    if ready < total && ready - sent < MIN_FORWARD_BYTES {
         return &[];
     }
     &bytes[sent..ready.min(sent + TURN_BYTES)]
 }
 
-/// A sum over all ranks by a pipelined ring: reduce-scatter, then all-gather. In hop h a rank
-/// sends the chunk that it received in hop h - 1, its own in hop 0; what has come of a chunk goes
-/// on while the rest is on its way.
+/// A sum over all ranks by a pipelined ring: reduce-scatter, then all-gather. In hop h a rank sends
+/// the chunk that it received in hop h - 1, and its own in hop 0. The received part of a chunk is
+/// forwarded while the rest arrives.
 ///
-/// Nothing is overwritten that has not gone out: a chunk comes again only as the sum, which holds
-/// what this rank sent of it.
+/// Values are not overwritten before they are sent: a chunk is received again only as the complete
+/// sum, which includes what this rank sent of it.
 pub(crate) struct AllReduce<'a> {
     values: &'a mut [f32],
     rank: usize,
     world_size: usize,
     sending: Cursor,
     receiving: Cursor,
-    /// Values that are to be added; the first `waiting` bytes of the next one are in.
-    aside: Vec<f32>,
-    waiting: usize,
-    /// Bytes that are out, and that are in.
+    /// Received values that are to be added.
+    addends: Vec<f32>,
+    /// Bytes at the start of `addends` that belong to an incomplete value.
+    partial: usize,
+    /// Bytes sent so far.
     sent: usize,
+    /// Bytes received so far.
     received: usize,
 }
 
-/// A place in a stream of hops: a hop, and bytes of what moves in it.
+/// A position in a stream of hops: a hop, and the bytes of its chunk that have moved.
 #[derive(Clone, Copy, Default)]
 struct Cursor {
     hop: usize,
@@ -67,8 +69,8 @@ impl Cursor {
         }
     }
 
-    /// What of the `total` bytes that are sent in this hop may go out: in hop h those that were
-    /// received in hop h - 1, all of them in hop 0.
+    /// How many of the `total` bytes of this hop may be sent: in hop h the bytes that were received
+    /// in hop h - 1, in hop 0 all of them.
     fn ready(self, receiving: Self, total: usize) -> usize {
         match (receiving.hop + 1).cmp(&self.hop) {
             Ordering::Less => 0,
@@ -79,14 +81,14 @@ impl Cursor {
 }
 
 impl<'a> AllReduce<'a> {
-    /// - `aside`: kept from call to call by the caller; its contents do not matter.
+    /// - `addends`: a buffer that the caller reuses; its contents do not matter.
     pub(crate) fn new(
         values: &'a mut [f32],
         rank: usize,
         world_size: usize,
-        mut aside: Vec<f32>,
+        mut addends: Vec<f32>,
     ) -> Self {
-        aside.resize(TURN_BYTES / size_of::<f32>(), 0.0);
+        addends.resize(TURN_BYTES / size_of::<f32>(), 0.0);
         let start = Cursor::default();
         let mut this = Self {
             values,
@@ -94,34 +96,34 @@ impl<'a> AllReduce<'a> {
             world_size,
             sending: start,
             receiving: start,
-            aside,
-            waiting: 0,
+            addends,
+            partial: 0,
             sent: 0,
             received: 0,
         };
-        this.sending = this.moved(start, 0, 0);
-        this.receiving = this.moved(start, 0, 1);
+        this.sending = this.advanced(start, 0, 0);
+        this.receiving = this.advanced(start, 0, 1);
         this
     }
 
-    /// The room that was lent.
-    pub(crate) fn into_aside(self) -> Vec<f32> {
-        self.aside
+    /// Returns the buffer for the next call.
+    pub(crate) fn into_addends(self) -> Vec<f32> {
+        self.addends
     }
 
     fn hops(&self) -> usize {
         2 * (self.world_size - 1)
     }
 
-    /// The chunk that is sent in hop `hop`; the one received in it is sent in the next.
+    /// The chunk that is sent in hop `hop`. The chunk received in it is sent in the next.
     fn chunk(&self, hop: usize) -> Range<usize> {
         let n = self.world_size;
         chunk(self.values.len(), n, (self.rank + 2 * n - hop) % n)
     }
 
-    /// `cursor` after `count` bytes, past every chunk that is over; of hop h it counts the chunk
-    /// that is sent in hop h + `ahead`.
-    fn moved(&self, mut cursor: Cursor, count: usize, ahead: usize) -> Cursor {
+    /// `cursor` advanced by `count` bytes and past every complete chunk. The chunk of hop h is the
+    /// one that is sent in hop h + `ahead`.
+    fn advanced(&self, mut cursor: Cursor, count: usize, ahead: usize) -> Cursor {
         cursor.bytes += count;
         while cursor.hop < self.hops() {
             let bytes = self.chunk(cursor.hop + ahead).len() * size_of::<f32>();
@@ -133,6 +135,7 @@ impl<'a> AllReduce<'a> {
         cursor
     }
 
+    /// Whether received values are added (reduce-scatter) rather than stored (all-gather).
     fn adds(&self) -> bool {
         self.receiving.hop < self.world_size - 1
     }
@@ -140,7 +143,7 @@ impl<'a> AllReduce<'a> {
 
 impl Exchange for AllReduce<'_> {
     fn outgoing(&self) -> &[u8] {
-        if self.has_sent_all() || self.sent > self.received + MOST_AHEAD {
+        if self.has_sent_all() || self.sent > self.received + MAX_AHEAD_BYTES {
             return &[];
         }
         let chunk = self.chunk(self.sending.hop);
@@ -151,7 +154,7 @@ impl Exchange for AllReduce<'_> {
 
     fn sent(&mut self, count: usize) {
         self.sent += count;
-        self.sending = self.moved(self.sending, count, 0);
+        self.sending = self.advanced(self.sending, count, 0);
     }
 
     fn has_sent_all(&self) -> bool {
@@ -166,8 +169,8 @@ impl Exchange for AllReduce<'_> {
         let chunk = self.chunk(hop + 1);
         if self.adds() {
             let left = chunk.len() * size_of::<f32>() - bytes;
-            let aside: &mut [u8] = bytemuck::cast_slice_mut(&mut self.aside);
-            return &mut aside[self.waiting..left.min(TURN_BYTES)];
+            let addends: &mut [u8] = bytemuck::cast_slice_mut(&mut self.addends);
+            return &mut addends[self.partial..left.min(TURN_BYTES)];
         }
         let chunk: &mut [u8] = bytemuck::cast_slice_mut(&mut self.values[chunk]);
         let end = chunk.len().min(bytes + TURN_BYTES);
@@ -177,32 +180,32 @@ impl Exchange for AllReduce<'_> {
     fn received(&mut self, count: usize) -> Result<(), RingError> {
         self.received += count;
         if !self.adds() {
-            self.receiving = self.moved(self.receiving, count, 1);
+            self.receiving = self.advanced(self.receiving, count, 1);
             return Ok(());
         }
         const VALUE: usize = size_of::<f32>();
-        let there = self.waiting + count;
-        let (whole, start) = (there / VALUE, self.receiving.bytes / VALUE);
+        let available = self.partial + count;
+        let (complete, start) = (available / VALUE, self.receiving.bytes / VALUE);
         let chunk = self.chunk(self.receiving.hop + 1);
-        let values = &mut self.values[chunk][start..start + whole];
-        for (value, other) in values.iter_mut().zip(&self.aside[..whole]) {
+        let values = &mut self.values[chunk][start..start + complete];
+        for (value, other) in values.iter_mut().zip(&self.addends[..complete]) {
             *value += other;
         }
-        let aside: &mut [u8] = bytemuck::cast_slice_mut(&mut self.aside);
-        aside.copy_within(whole * VALUE..there, 0);
-        self.waiting = there % VALUE;
-        self.receiving = self.moved(self.receiving, whole * VALUE, 1);
+        let addends: &mut [u8] = bytemuck::cast_slice_mut(&mut self.addends);
+        addends.copy_within(complete * VALUE..available, 0);
+        self.partial = available % VALUE;
+        self.receiving = self.advanced(self.receiving, complete * VALUE, 1);
         Ok(())
     }
 }
 
-/// Every rank's block, each behind its length: a rank sends its own, then what it has received
-/// but for the block of the rank that it sends to.
+/// The blocks of all ranks, each after its length. A rank sends its own block, then every block
+/// that it receives except that of the rank it sends to.
 pub(crate) struct AllGather {
     rank: usize,
-    /// In rank order, as they travel: length, then bytes. What has come of them.
+    /// The received part of each block in rank order, as it is sent: length, then bytes.
     blocks: Vec<Vec<u8>>,
-    /// Bytes of each; of one that has not begun to come, those that say its length.
+    /// Bytes of each block with its length; before the length is known, the bytes of the length.
     sizes: Vec<usize>,
     sending: Cursor,
     receiving: Cursor,
@@ -212,7 +215,7 @@ impl AllGather {
     /// # Errors
     /// [`RingError::TooLarge`].
     pub(crate) fn new(own: &[u8], rank: usize, world_size: usize) -> Result<Self, RingError> {
-        let length = limited(rank, own.len() as u64)?;
+        let length = check_length(rank, own.len() as u64)?;
         let mut this = Self {
             rank,
             blocks: vec![Vec::new(); world_size],
@@ -230,14 +233,14 @@ impl AllGather {
 
     /// The blocks without their lengths.
     pub(crate) fn into_blocks(self) -> Vec<Vec<u8>> {
-        let without = |mut block: Vec<u8>| {
+        let strip_length = |mut block: Vec<u8>| {
             block.drain(..LENGTH_BYTES);
             block
         };
-        self.blocks.into_iter().map(without).collect()
+        self.blocks.into_iter().map(strip_length).collect()
     }
 
-    /// Whose block is sent in hop `hop`; the one received in it is sent in the next.
+    /// The rank whose block is sent in hop `hop`. The block received in it is sent in the next.
     fn owner(&self, hop: usize) -> usize {
         (self.rank + self.blocks.len() - hop) % self.blocks.len()
     }
@@ -247,7 +250,7 @@ impl AllGather {
     }
 }
 
-fn limited(rank: usize, bytes: u64) -> Result<usize, RingError> {
+fn check_length(rank: usize, bytes: u64) -> Result<usize, RingError> {
     if bytes > MAX_GATHER_BYTES {
         return Err(RingError::TooLarge {
             rank,
@@ -289,7 +292,7 @@ impl Exchange for AllGather {
             return &mut [];
         }
         let owner = self.owner(hop + 1);
-        // Grows as it comes: a length that is a lie takes no memory.
+        // The block grows as it is received, so that a false length allocates no memory.
         let end = self.sizes[owner].min(bytes + TURN_BYTES);
         let block = &mut self.blocks[owner];
         if block.len() < end {
@@ -304,7 +307,7 @@ impl Exchange for AllGather {
         if self.receiving.bytes == LENGTH_BYTES {
             let length = &self.blocks[owner][..LENGTH_BYTES];
             let length = u64::from_le_bytes(length.try_into().expect("eight bytes are sliced"));
-            self.sizes[owner] += limited(owner, length)?;
+            self.sizes[owner] += check_length(owner, length)?;
         }
         if self.receiving.bytes == self.sizes[owner] {
             self.receiving = self.receiving.next_hop();
@@ -313,10 +316,10 @@ impl Exchange for AllGather {
     }
 }
 
-/// The root's bytes, passed on as they come until they are round.
+/// The root's bytes. Each rank forwards them as they arrive, except the rank before the root.
 pub(crate) struct Broadcast<'a> {
     bytes: &'a mut [u8],
-    passes_on: bool,
+    forwards: bool,
     sent: usize,
     received: usize,
 }
@@ -326,7 +329,7 @@ impl<'a> Broadcast<'a> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         Self {
             received: if rank == root { bytes.len() } else { 0 },
-            passes_on: (rank + 1) % world_size != root,
+            forwards: (rank + 1) % world_size != root,
             sent: 0,
             bytes,
         }
@@ -335,7 +338,7 @@ impl<'a> Broadcast<'a> {
 
 impl Exchange for Broadcast<'_> {
     fn outgoing(&self) -> &[u8] {
-        if !self.passes_on {
+        if !self.forwards {
             return &[];
         }
         turn(self.bytes, self.bytes.len(), self.sent, self.received)
@@ -346,7 +349,7 @@ impl Exchange for Broadcast<'_> {
     }
 
     fn has_sent_all(&self) -> bool {
-        !self.passes_on || self.sent == self.bytes.len()
+        !self.forwards || self.sent == self.bytes.len()
     }
 
     fn incoming(&mut self) -> &mut [u8] {
@@ -360,7 +363,7 @@ impl Exchange for Broadcast<'_> {
     }
 }
 
-/// The values of chunk `index` of `chunks`, as even as can be.
+/// The values of chunk `index` of `chunks`. The sizes of the chunks differ by at most one.
 fn chunk(len: usize, chunks: usize, index: usize) -> Range<usize> {
     let (base, longer) = (len / chunks, len % chunks);
     let start = index * base + index.min(longer);
@@ -382,18 +385,18 @@ mod tests {
     }
 
     #[test]
-    fn a_few_bytes_wait_for_more_unless_they_are_the_last() {
+    fn few_bytes_wait_for_more_unless_they_are_the_last() {
         let total = 3 * TURN_BYTES;
         let bytes = vec![0; total];
         let length = |sent, ready| turn(&bytes, total, sent, ready).len();
-        assert_eq!(length(0, WORTH_SENDING - 1), 0);
-        assert_eq!(length(0, WORTH_SENDING), WORTH_SENDING);
+        assert_eq!(length(0, MIN_FORWARD_BYTES - 1), 0);
+        assert_eq!(length(0, MIN_FORWARD_BYTES), MIN_FORWARD_BYTES);
         assert_eq!(length(5, total), TURN_BYTES);
         assert_eq!(length(total - 5, total), 5);
     }
 
     #[test]
-    fn a_block_that_lies_about_its_length_is_refused_by_rank() {
+    fn a_block_with_a_false_length_is_refused_with_its_rank() {
         let mut gather = AllGather::new(b"own", 0, 2).unwrap();
         gather.incoming().copy_from_slice(&u64::MAX.to_le_bytes());
         let refused = gather.received(LENGTH_BYTES);

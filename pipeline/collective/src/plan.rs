@@ -1,16 +1,17 @@
-//! What a rank is told about the ring that it is to join.
+//! The plan of a ring, which a rank receives from the coordinator.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use crate::RingError;
 
-/// (generation of the coordinator, counter): ordered, never reused; an older one is stale.
+/// The epoch of a ring: (generation of the coordinator, counter). Epochs are ordered and never
+/// reused; an older one is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct RingEpoch {
     /// The coordinator's generation.
     pub generation: u64,
-    /// Counts rings within the generation.
+    /// The counter within the generation.
     pub counter: u64,
 }
 
@@ -20,7 +21,7 @@ impl fmt::Display for RingEpoch {
     }
 }
 
-/// The key that the members of one ring share. Never printed.
+/// The key that the members of a ring share. `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub [u8; 32]);
 
@@ -30,20 +31,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The coordinator's answer to a rank that wants to join.
+/// The coordinator's answer to a rank that joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RingPlan {
-    /// The run and stage that the ring trains for; foreign ones are refused.
+    /// The run and stage that the ring trains for. Ranks of another run are refused.
     pub run: String,
-    /// Which ring this is.
+    /// The epoch of the ring.
     pub ring_epoch: RingEpoch,
     /// This rank, `0..world_size`.
     pub rank: usize,
-    /// Ranks in the ring.
+    /// Number of ranks in the ring.
     pub world_size: usize,
-    /// Where each rank listens, in rank order; unused for a world of one.
+    /// The address of each rank's listener, in rank order; unused in a world of one.
     pub peers: Vec<SocketAddr>,
-    /// What every member proves to know.
+    /// The key that every member proves to know.
     pub secret: Secret,
 }
 
@@ -58,7 +59,7 @@ impl RingPlan {
         (self.rank + self.world_size - 1) % self.world_size
     }
 
-    /// Checks the plan against itself.
+    /// Checks that the fields of the plan agree.
     pub(crate) fn check(&self) -> Result<(), RingError> {
         if self.rank >= self.world_size {
             return Err(RingError::NoSuchRank {

@@ -8,17 +8,18 @@ use crate::link::{Call, Exchange, Links, Operation};
 use crate::operation::{AllGather, AllReduce, Broadcast};
 use crate::{Collective, RingError, RingPlan, Tls, connect};
 
-/// How a rank joins a ring.
+/// The conditions under which a rank joins a ring.
 #[derive(Debug, Clone, Copy)]
 pub struct Joining<'a> {
-    /// The step that this rank would do next; all ranks must agree.
+    /// The next step of this rank. All ranks must have the same.
     pub step: u64,
-    /// Limit for joining as a whole.
+    /// Deadline for joining.
     pub deadline: Instant,
-    /// Where given, every rank must prove by certificate that it is a trainer, before it says
-    /// anything.
+    /// If set, every rank must prove with a certificate that it is a trainer before any other
+    /// message.
     pub tls: Option<&'a Tls>,
-    /// Set by another thread to wait no longer: a neighbour may have died before it dialled.
+    /// Another thread sets it to stop the joining, for example because a neighbour died before it
+    /// dialled.
     pub given_up: &'a AtomicBool,
 }
 
@@ -26,27 +27,27 @@ pub struct Joining<'a> {
 pub struct Ring {
     rank: usize,
     world_size: usize,
-    /// To the next and from the previous rank; `None` in a world of one.
+    /// The connections to the next and from the previous rank; `None` in a world of one.
     links: Option<Links>,
     sequence: u64,
-    /// Room for values that are to be added, kept from call to call.
-    aside: Vec<f32>,
+    /// Buffer for received values that are to be added, reused by all calls.
+    addends: Vec<f32>,
     broken: bool,
 }
 
 impl Ring {
-    /// Joins the ring of `plan`: dials the next rank, accepts the previous one, proves the secret
-    /// to both and has them prove it.
+    /// Joins the ring of `plan`: dials the next rank and accepts the previous one. This rank and
+    /// its neighbours prove to each other that they know the secret.
     ///
-    /// - `listener`: bound by the caller beforehand at `plan.peers[plan.rank]`. Strangers that
-    ///   connect to it are turned away and hold up nothing.
-    /// - `step`: the step that this rank would do next; all ranks must agree.
-    /// - `deadline`: limit for the whole call.
+    /// - `listener`: bound by the caller at `plan.peers[plan.rank]`. Connections of processes that
+    ///   are not the previous rank are refused and do not delay the joining.
+    /// - `step`: the next step of this rank. All ranks must have the same.
+    /// - `deadline`: deadline of the whole call.
     ///
     /// # Errors
     /// [`RingError::StaleEpoch`], [`RingError::ForeignRun`], [`RingError::WrongStep`],
-    /// [`RingError::WrongRank`], [`RingError::Unauthenticated`]: a neighbour belongs elsewhere.
-    /// [`RingError::NotJoined`]: a neighbour did not come in time.
+    /// [`RingError::WrongRank`], [`RingError::Unauthenticated`]: a neighbour is not a member of
+    /// this ring. [`RingError::NotJoined`]: a neighbour did not join in time.
     pub fn connect(
         plan: &RingPlan,
         listener: &TcpListener,
@@ -62,11 +63,11 @@ impl Ring {
         Self::connect_with(plan, listener, &joining)
     }
 
-    /// [`Ring::connect`] over TLS where it is given, and until somebody gives it up.
+    /// [`Ring::connect`] that may use TLS and that another thread can stop.
     ///
     /// # Errors
-    /// As [`Ring::connect`]; [`RingError::Untrusted`] where a neighbour refuses this rank's
-    /// certificate or this rank the neighbour's; [`RingError::GivenUp`].
+    /// As [`Ring::connect`]. [`RingError::Untrusted`]: a neighbour refuses this rank's certificate,
+    /// or this rank the neighbour's. [`RingError::GivenUp`]: `joining.given_up` was set.
     pub fn connect_with(
         plan: &RingPlan,
         listener: &TcpListener,
@@ -85,28 +86,28 @@ impl Ring {
             world_size: plan.world_size,
             links,
             sequence: 0,
-            aside: Vec::new(),
+            addends: Vec::new(),
             broken: false,
         })
     }
 
-    /// To end this rank's part of the ring from another thread, whatever its own thread waits for.
+    /// A handle with which another thread ends this rank's connections while its own thread waits.
     ///
     /// # Errors
-    /// [`RingError::Setup`] where the system gives no further hold on the connections.
+    /// [`RingError::Setup`] if the system cannot duplicate the sockets.
     pub fn breaker(&self) -> Result<Breaker, RingError> {
         let Some(links) = &self.links else {
             return Ok(Breaker(Vec::new()));
         };
         let setup = |source| RingError::Setup {
-            doing: "hold the connections",
+            doing: "duplicate the sockets",
             source,
         };
         links.sockets().map(Breaker).map_err(setup)
     }
 
-    /// Runs one call; after an error the ring is broken and the neighbours are told by the end of
-    /// their connections.
+    /// Runs one call. After an error the ring is broken, and the end of the connections notifies
+    /// the neighbours.
     fn call(
         &mut self,
         (operation, root): (Operation, usize),
@@ -139,15 +140,15 @@ impl Ring {
     }
 }
 
-/// Ends a rank's part of a ring; see [`Ring::breaker`].
+/// Ends a rank's connections from another thread; see [`Ring::breaker`].
 #[derive(Debug)]
 pub struct Breaker(Vec<TcpStream>);
 
 impl Breaker {
-    /// Ends the connections: the rank's call under way fails at once, and so do its neighbours'.
+    /// Ends the connections. The current calls of the rank and of its neighbours fail immediately.
     pub fn end(&self) {
         for socket in &self.0 {
-            // One that has ended already is what was wanted.
+            // An error means that the connection has ended already.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -162,9 +163,9 @@ impl Collective for Ring {
         self.world_size
     }
 
-    /// Pipelined ring: reduce-scatter, then all-gather, what has come of a chunk being
-    /// added and passed on while the rest arrives. Each rank sends `2(n-1)/n * size_of_val(values)`
-    /// bytes. Chunk `c` is summed as `((x_c + x_c+1) + x_c+2) ..`, ranks modulo n.
+    /// Pipelined ring: reduce-scatter, then all-gather. The received part of a chunk is added and
+    /// forwarded while the rest arrives. Each rank sends `2(n-1)/n * size_of_val(values)` bytes.
+    /// Chunk `c` is summed as `((x_c + x_c+1) + x_c+2) ..`, with ranks modulo n.
     ///
     /// Cost model: nccl-tests, `doc/PERFORMANCE.md`.
     fn all_reduce_sum(&mut self, values: &mut [f32], deadline: Instant) -> Result<(), RingError> {
@@ -172,10 +173,10 @@ impl Collective for Ring {
             return Ok(());
         }
         let bytes = size_of_val(values);
-        let aside = std::mem::take(&mut self.aside);
-        let mut exchange = AllReduce::new(values, self.rank, self.world_size, aside);
+        let addends = std::mem::take(&mut self.addends);
+        let mut exchange = AllReduce::new(values, self.rank, self.world_size, addends);
         let result = self.call((Operation::AllReduce, 0), bytes, deadline, &mut exchange);
-        self.aside = exchange.into_aside();
+        self.addends = exchange.into_addends();
         result
     }
 

@@ -1,4 +1,4 @@
-//! A world of one rank: no sockets, every operation is the identity.
+//! A world of one rank. It uses no sockets, and every operation is the identity.
 
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
-//! A connection between two ranks: TCP as it is, or TLS over it.
+//! A connection between two ranks: plain TCP, or TLS over TCP.
 //!
-//! Blocking or not, as the socket is; both kinds pause with the same errors. Nothing here reads
-//! while it is asked to write, so a rank's sending never waits for what it would receive.
+//! A stream blocks if its socket does. Both kinds report a socket that is not ready with the same
+//! errors. A write never reads, so that a rank's sending does not wait for its receiving.
 
 use std::fmt;
 use std::io::{self, BufReader, IoSlice, IoSliceMut, Read, Write};
@@ -11,19 +11,19 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
-/// Bytes of ciphertext that are taken from the socket at a time.
+/// Most bytes of ciphertext that are read from the socket at once.
 const READ_BYTES: usize = 64 << 10;
 
-/// How ranks prove by certificate that they may train at all; that they belong to one ring, the
-/// ring's secret proves.
+/// The TLS configuration with which ranks prove that they are trainers. That they belong to the
+/// same ring is proven by the ring's secret.
 #[derive(Clone)]
 pub struct Tls {
-    /// For the rank that is dialled to: what it trusts and what it shows.
+    /// Configuration of the rank that dials.
     pub client: Arc<ClientConfig>,
-    /// For the rank that is dialled. It must demand a certificate, and send no session tickets:
-    /// they would lie unread until the connection is closed, and reset it then.
+    /// Configuration of the rank that is dialled. It must require a certificate and must not send
+    /// session tickets: the dialler would not read them, and closing the connection would reset it.
     pub server: Arc<ServerConfig>,
-    /// What the certificate of a dialled rank is named, whatever its address.
+    /// The name in the certificate of a dialled rank, whatever its address.
     pub name: ServerName<'static>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Secured {
 }
 
 impl Stream {
-    /// This side dialled. With TLS the handshake goes along with the first reads.
+    /// The stream of the side that dialled. The TLS handshake happens during the first reads.
     pub(crate) fn dialled(socket: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         let Some(tls) = tls else {
             return Ok(Self::Plain(socket));
@@ -56,7 +56,7 @@ impl Stream {
         Ok(Self::secured(session, socket))
     }
 
-    /// This side was dialled.
+    /// The stream of the side that was dialled.
     pub(crate) fn accepted(socket: TcpStream, tls: Option<&Tls>) -> io::Result<Self> {
         let Some(tls) = tls else {
             return Ok(Self::Plain(socket));
@@ -73,7 +73,7 @@ impl Stream {
         }))
     }
 
-    /// The socket, to tune it, set its limits or shut it down.
+    /// The socket, to configure it or shut it down.
     pub(crate) fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -81,11 +81,10 @@ impl Stream {
         }
     }
 
-    /// Whether something that was taken for sending has not gone out: `write` or `flush` again.
-    pub(crate) fn is_behind(&self) -> bool {
+    /// Whether accepted bytes are not sent yet. Call `write` or `flush` again.
+    pub(crate) fn has_unsent(&self) -> bool {
         match self {
             Self::Plain(_) => false,
-            // Before the handshake is done there is nothing that could go out.
             Self::Tls(secured) => secured.session.wants_write(),
         }
     }
@@ -137,27 +136,28 @@ impl Secured {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.session.reader().read(buffer) {
-                // Nothing is decrypted: more must come in.
+                // No decrypted bytes are left: read more ciphertext.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // Frames say how long they are, so an end without a farewell hides nothing.
+                // Messages contain their length, so a missing `close_notify` cannot hide a
+                // truncation.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 done => return done,
             }
-            // The other side may wait for this one's part of the handshake.
+            // The other side may wait for this side's handshake message.
             self.flush()?;
             if self.session.read_tls(&mut self.socket)? == 0 {
                 return Ok(0);
             }
             if let Err(error) = self.session.process_new_packets() {
-                // The other side learns why, if it still listens.
+                // Send the alert, if the other side still reads.
                 let _ = self.flush();
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }
     }
 
-    /// Takes what there is room for and sends it. What could not go out in time goes first next
-    /// time; an error that is no pause shows then.
+    /// Accepts as many bytes as the buffer holds and sends them. Bytes that could not be sent are
+    /// sent first by the next call, which also reports a permanent error.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
     }

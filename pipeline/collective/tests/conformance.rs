@@ -1,11 +1,15 @@
 //! One suite for every `Collective`: the TCP ring of each world size and the ring of one rank
 //! against a reference sum. `tls.rs` runs all of it once more over TLS.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use capstan_collective::{
     Collective, Joining, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing, Tls,
@@ -15,13 +19,18 @@ use capstan_runtime::config::Safety;
 use capstan_runtime::tls::{Identity, Role};
 use proptest::prelude::*;
 
-/// None where the suite runs as itself, a trainer's where it is a module of `tls.rs`.
+/// No TLS if the suite is its own test target; a trainer's TLS if it is a module of `tls.rs`.
 fn tls() -> Option<&'static Tls> {
     static TRAINER: OnceLock<Tls> = OnceLock::new();
     module_path!().contains("over_tls").then(|| {
         TRAINER.get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
-            certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+            certificates::create(
+                folder.path(),
+                &[],
+                Validity::days(1, SystemTime::now()).unwrap(),
+            )
+            .unwrap();
             let safety = Safety {
                 certificates: folder.path().to_owned(),
                 ..Safety::default()
@@ -40,7 +49,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Runs `work` on every rank of a ring of threads and returns the answers in rank order.
+/// Runs `work` on every rank of a ring of threads. Returns the results in rank order.
 fn on_ring<T: Send>(world_size: usize, work: impl Fn(&mut Ring) -> T + Sync) -> Vec<T> {
     let listeners: Vec<TcpListener> = (0..world_size)
         .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
@@ -158,7 +167,7 @@ proptest! {
     }
 
     #[test]
-    fn gathers_return_what_each_rank_gave(
+    fn gathers_return_the_bytes_of_each_rank(
         lengths in proptest::collection::vec(0usize..400_000, 1..=5),
     ) {
         let block = |rank: usize| -> Vec<u8> {
@@ -197,7 +206,7 @@ fn float_gathers_keep_ranks_and_lengths_apart() {
 }
 
 #[test]
-fn a_barrier_holds_until_the_last_rank_comes() {
+fn a_barrier_holds_until_the_last_rank_calls_it() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     let arrived = AtomicUsize::new(0);
     let seen = on_ring(4, |ring| {
@@ -235,7 +244,7 @@ fn bytes_are_counted_as_the_cost_model_says() {
 }
 
 #[test]
-fn ranks_in_different_operations_find_out() {
+fn ranks_in_different_operations_fail() {
     let results = on_ring(2, |ring| {
         if ring.rank() == 0 {
             ring.all_reduce_sum(&mut [1.0; 8], soon())
@@ -249,11 +258,11 @@ fn ranks_in_different_operations_find_out() {
         "rank 0 got {:?}",
         results[0]
     );
-    assert!(results[1].is_err(), "rank 1 went on alone");
+    assert!(results[1].is_err(), "rank 1 continued alone");
 }
 
 #[test]
-fn ranks_that_expect_the_values_of_different_ones_find_out() {
+fn ranks_with_different_roots_fail() {
     let results = on_ring(2, |ring| {
         let root = ring.rank();
         ring.broadcast(&mut [1.0; 8], root, soon())
@@ -268,7 +277,7 @@ fn ranks_that_expect_the_values_of_different_ones_find_out() {
 }
 
 #[test]
-fn a_ring_that_is_ended_from_another_thread_fails_at_once_on_every_rank() {
+fn a_ring_that_another_thread_ends_fails_immediately_on_every_rank() {
     let rank_1_is_done = std::sync::Barrier::new(3);
     let began = Instant::now();
     let errors = on_ring(3, |ring| {
@@ -281,7 +290,7 @@ fn a_ring_that_is_ended_from_another_thread_fails_at_once_on_every_rank() {
             std::thread::sleep(Duration::from_millis(50));
             breaker.end();
         });
-        // Nobody else comes before this rank is done.
+        // The other ranks wait for this rank.
         let error = ring.barrier(soon()).unwrap_err();
         rank_1_is_done.wait();
         ending.join().unwrap();

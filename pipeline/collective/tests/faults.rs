@@ -1,5 +1,9 @@
-//! Rings that must not form, and peers that die, stall or lie.
+//! Rings that must not form, and peers that die, stall or send false claims.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -34,8 +38,8 @@ fn plan(rank: usize, peers: &[SocketAddr]) -> RingPlan {
     }
 }
 
-/// Why a rank did not join. One whose neighbour has left already waits until its deadline and
-/// then says why it refused the last connection.
+/// Why a rank did not join. A rank whose neighbour has left waits until its deadline and then
+/// reports why it refused the last connection.
 fn cause(error: Option<RingError>) -> Option<RingError> {
     match error {
         Some(RingError::NotJoined {
@@ -45,22 +49,24 @@ fn cause(error: Option<RingError>) -> Option<RingError> {
     }
 }
 
-/// Two ranks join; rank 1's plan and step are bent by `bend`. The causes of both failures.
-fn join_bent(bend: impl FnOnce(&mut RingPlan, &mut u64)) -> (Option<RingError>, Option<RingError>) {
+/// Two ranks join; `change` alters rank 1's plan and step. Returns the causes of both failures.
+fn join_with(
+    change: impl FnOnce(&mut RingPlan, &mut u64),
+) -> (Option<RingError>, Option<RingError>) {
     let (listeners, peers) = listeners(2);
-    let straight = plan(0, &peers);
-    let (mut bent, mut step) = (plan(1, &peers), 10);
-    bend(&mut bent, &mut step);
+    let correct = plan(0, &peers);
+    let (mut changed, mut step) = (plan(1, &peers), 10);
+    change(&mut changed, &mut step);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| Ring::connect(&bent, &listeners[1], step, after(1500)).err());
-        let mine = Ring::connect(&straight, &listeners[0], 10, after(1500)).err();
+        let other = scope.spawn(|| Ring::connect(&changed, &listeners[1], step, after(1500)).err());
+        let mine = Ring::connect(&correct, &listeners[0], 10, after(1500)).err();
         (cause(mine), cause(other.join().unwrap()))
     })
 }
 
 #[test]
 fn a_stale_epoch_is_refused_by_name() {
-    let (mine, stale) = join_bent(|plan, _| plan.ring_epoch.counter = 4);
+    let (mine, stale) = join_with(|plan, _| plan.ring_epoch.counter = 4);
     let epoch = |counter| RingEpoch {
         generation: 3,
         counter,
@@ -78,7 +84,7 @@ fn a_stale_epoch_is_refused_by_name() {
 
 #[test]
 fn a_newer_generation_beats_a_higher_counter() {
-    let (mine, _) = join_bent(|plan, _| {
+    let (mine, _) = join_with(|plan, _| {
         plan.ring_epoch = RingEpoch {
             generation: 4,
             counter: 0,
@@ -92,7 +98,7 @@ fn a_newer_generation_beats_a_higher_counter() {
 
 #[test]
 fn a_foreign_run_is_refused() {
-    let (mine, other) = join_bent(|plan, _| plan.run = "another".to_owned());
+    let (mine, other) = join_with(|plan, _| plan.run = "another".to_owned());
     assert!(
         matches!(mine, Some(RingError::ForeignRun { rank: 1, .. })),
         "{mine:?}"
@@ -105,7 +111,7 @@ fn a_foreign_run_is_refused() {
 
 #[test]
 fn another_step_is_refused() {
-    let (mine, other) = join_bent(|_, step| *step = 11);
+    let (mine, other) = join_with(|_, step| *step = 11);
     assert!(
         matches!(
             mine,
@@ -132,9 +138,9 @@ fn another_step_is_refused() {
 
 #[test]
 fn a_wrong_secret_is_refused() {
-    let (mine, other) = join_bent(|plan, _| plan.secret = Secret([2; 32]));
-    // Whoever is done first leaves; the other one learns it from its dialler, its acceptor, or
-    // from the end of the connection.
+    let (mine, other) = join_with(|plan, _| plan.secret = Secret([2; 32]));
+    // The rank that finishes first leaves. The other rank detects this in its dialler, in its
+    // acceptor, or by the end of the connection.
     let errors = [mine, other];
     let refused =
         |e: &Option<RingError>| matches!(e, Some(RingError::Unauthenticated { rank: 0 | 1 }));
@@ -143,7 +149,7 @@ fn a_wrong_secret_is_refused() {
 }
 
 #[test]
-fn two_ranks_of_one_number_are_refused() {
+fn two_ranks_with_the_same_number_are_refused() {
     let (listeners, peers) = listeners(2);
     let twin = plan(0, &[peers[0], peers[1]]);
     let errors = std::thread::scope(|scope| {
@@ -169,7 +175,7 @@ fn a_missing_rank_is_named_at_the_deadline() {
 }
 
 #[test]
-fn joining_that_is_given_up_waits_for_nobody() {
+fn joining_stops_when_it_is_given_up() {
     let (listeners, peers) = listeners(2);
     let (start, given_up) = (Instant::now(), AtomicBool::new(false));
     let error = std::thread::scope(|scope| {
@@ -193,9 +199,9 @@ fn joining_that_is_given_up_waits_for_nobody() {
 }
 
 #[test]
-fn strangers_hold_nothing_up() {
+fn other_connections_do_not_delay_the_ring() {
     let (listeners, peers) = listeners(3);
-    // Some say nothing, some talk nonsense, one repeats half a greeting; more than wait at a time.
+    // Some send nothing, some send garbage, some send half a hello. They outnumber the slots.
     let mut strangers = Vec::new();
     for round in 0..80 {
         let mut stranger = TcpStream::connect(peers[round % 3]).unwrap();
@@ -220,13 +226,13 @@ fn strangers_hold_nothing_up() {
     });
     assert!(
         start.elapsed() < Duration::from_secs(4),
-        "strangers held the ring up"
+        "other connections delayed the ring"
     );
 }
 
 #[test]
-fn a_recorded_greeting_proves_nothing() {
-    // A relay between the two ranks records what rank 1 said, then repeats it to a new ring.
+fn a_recorded_handshake_proves_nothing() {
+    // A relay between the two ranks records what rank 1 sends, then replays it to a new ring.
     let (listeners, peers) = listeners(2);
     let relay = TcpListener::bind("127.0.0.1:0").unwrap();
     let relayed = vec![relay.local_addr().unwrap(), peers[1]];
@@ -262,22 +268,22 @@ fn a_recorded_greeting_proves_nothing() {
     };
 }
 
-/// Three ranks; rank 2 does `fate` with its ring instead of the second reduction.
-fn with_fate(fate: impl FnOnce(Ring) + Send, deadline_ms: u64) -> Vec<Result<(), RingError>> {
+/// Three ranks; rank 2 calls `fault` with its ring instead of the second reduction.
+fn with_fault(fault: impl FnOnce(Ring) + Send, deadline_ms: u64) -> Vec<Result<(), RingError>> {
     let (listeners, peers) = listeners(3);
-    let mut fate = Some(fate);
+    let mut fault = Some(fault);
     std::thread::scope(|scope| {
         let ranks: Vec<_> = listeners
             .iter()
             .enumerate()
             .map(|(rank, listener)| {
                 let plan = plan(rank, &peers);
-                let fate = if rank == 2 { fate.take() } else { None };
+                let fault = if rank == 2 { fault.take() } else { None };
                 scope.spawn(move || {
                     let mut ring = Ring::connect(&plan, listener, 0, after(5000))?;
                     ring.all_reduce_sum(&mut vec![1.0; 300_000], after(5000))?;
-                    if let Some(fate) = fate {
-                        fate(ring);
+                    if let Some(fault) = fault {
+                        fault(ring);
                         return Ok(());
                     }
                     let result = ring.all_reduce_sum(&mut vec![1.0; 300_000], after(deadline_ms));
@@ -293,9 +299,9 @@ fn with_fate(fate: impl FnOnce(Ring) + Send, deadline_ms: u64) -> Vec<Result<(),
 }
 
 #[test]
-fn a_rank_that_dies_is_noticed_by_all() {
+fn a_rank_that_dies_is_detected_by_all() {
     let start = Instant::now();
-    let results = with_fate(drop, 30_000);
+    let results = with_fault(drop, 30_000);
     assert!(
         matches!(results[0], Err(RingError::PeerLost { .. })),
         "{:?}",
@@ -308,13 +314,13 @@ fn a_rank_that_dies_is_noticed_by_all() {
     );
     assert!(
         start.elapsed() < Duration::from_secs(10),
-        "noticed only at the deadline"
+        "detected only at the deadline"
     );
 }
 
 #[test]
-fn a_rank_that_stalls_is_noticed_at_the_deadline() {
-    let results = with_fate(
+fn a_rank_that_stalls_is_detected_at_the_deadline() {
+    let results = with_fault(
         |ring| {
             std::thread::sleep(Duration::from_millis(1500));
             drop(ring);

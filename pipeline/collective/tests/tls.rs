@@ -1,5 +1,9 @@
 //! The ring over TLS: the whole suite of conformance, and rings that must not form.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 #[path = "conformance.rs"]
 mod over_tls;
@@ -22,12 +26,17 @@ fn after(ms: u64) -> Instant {
 
 fn authority() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+    certificates::create(
+        folder.path(),
+        &[],
+        Validity::days(1, SystemTime::now()).unwrap(),
+    )
+    .unwrap();
     folder
 }
 
-/// What a process of this role would bring to a ring.
-fn of_role(folder: &Path, role: Role) -> Tls {
+/// The TLS configuration of a process of this role.
+fn tls_of(folder: &Path, role: Role) -> Tls {
     let safety = Safety {
         certificates: folder.to_owned(),
         ..Safety::default()
@@ -51,7 +60,7 @@ fn plan(rank: usize, peers: &[SocketAddr]) -> RingPlan {
     }
 }
 
-/// A ring of two, each with what it brings; `work` where it forms.
+/// Forms a ring of two ranks with these TLS configurations and runs `work` on it.
 fn ring_of_two<T: Send>(
     each: [Option<&Tls>; 2],
     deadline_ms: u64,
@@ -81,7 +90,8 @@ fn ring_of_two<T: Send>(
     })
 }
 
-/// Why neither joins. Whoever is done first leaves, so the other one may only miss it.
+/// Why neither rank joins. The rank that finishes first leaves, so that the other rank may only
+/// report its loss.
 fn refused(each: [Option<&Tls>; 2]) -> Vec<String> {
     let results = ring_of_two(each, 1_500, |_| Ok(()));
     let line = |result: Result<(), RingError>| {
@@ -91,14 +101,14 @@ fn refused(each: [Option<&Tls>; 2]) -> Vec<String> {
     results.into_iter().map(line).collect()
 }
 
-fn says(lines: &[String], wanted: &str) {
+fn assert_contains(lines: &[String], wanted: &str) {
     assert!(lines.iter().any(|line| line == wanted), "{lines:?}");
 }
 
 #[test]
 fn trainers_of_one_authority_form_a_ring() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
+    let trainer = tls_of(folder.path(), Role::Trainer);
     let sums = ring_of_two([Some(&trainer), Some(&trainer)], 20_000, |mut ring| {
         let mut sum = vec![ring.rank() as f32; 300_000];
         ring.all_reduce_sum(&mut sum, after(20_000))?;
@@ -112,44 +122,44 @@ fn trainers_of_one_authority_form_a_ring() {
 #[test]
 fn another_role_may_neither_dial_nor_be_dialled() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
-    let worker = of_role(folder.path(), Role::Worker);
+    let trainer = tls_of(folder.path(), Role::Trainer);
+    let worker = tls_of(folder.path(), Role::Worker);
     let dialler = Tls {
         client: worker.client.clone(),
         ..trainer.clone()
     };
     let lines = refused([Some(&trainer), Some(&dialler)]);
-    let wanted = "certificate was refused: it is of another role";
-    says(&lines, &format!("the other side's {wanted}"));
-    says(&lines, &format!("this process's {wanted}"));
+    let wanted = "certificate was refused: it is for another role";
+    assert_contains(&lines, &format!("the other side's {wanted}"));
+    assert_contains(&lines, &format!("this process's {wanted}"));
 
     let dialled = Tls {
         server: worker.server.clone(),
         ..trainer.clone()
     };
     let lines = refused([Some(&trainer), Some(&dialled)]);
-    says(
+    assert_contains(
         &lines,
-        "the other side's certificate was refused: it is not made for this use",
+        "the other side's certificate was refused: it does not allow this use",
     );
 }
 
 #[test]
 fn a_foreign_certificate_is_refused() {
     let (ours, theirs) = (authority(), authority());
-    let trainer = of_role(ours.path(), Role::Trainer);
-    let stranger = of_role(theirs.path(), Role::Trainer);
+    let trainer = tls_of(ours.path(), Role::Trainer);
+    let stranger = tls_of(theirs.path(), Role::Trainer);
     let lines = refused([Some(&trainer), Some(&stranger)]);
-    says(
+    assert_contains(
         &lines,
-        "the other side's certificate was refused: another CA has issued it",
+        "the other side's certificate was refused: another CA issued it",
     );
 }
 
 #[test]
-fn a_rank_without_tls_joins_none() {
+fn a_rank_without_tls_cannot_join() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
+    let trainer = tls_of(folder.path(), Role::Trainer);
     let lines = refused([Some(&trainer), None]);
     assert_eq!(lines.len(), 2, "neither joins");
 }
@@ -157,28 +167,28 @@ fn a_rank_without_tls_joins_none() {
 #[test]
 fn a_certificate_that_expires_between_two_rings_is_refused() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
+    let trainer = tls_of(folder.path(), Role::Trainer);
     let validity = Validity {
         from: SystemTime::now() - DAY,
         until: SystemTime::now() + Duration::from_secs(2),
     };
     certificates::issue(folder.path(), Role::Trainer, &[], validity).unwrap();
-    let expiring = of_role(folder.path(), Role::Trainer);
-    // Certificates know whole seconds, and the last one counts.
+    let expiring = tls_of(folder.path(), Role::Trainer);
+    // The times in certificates are whole seconds, and the last second is included.
     while SystemTime::now() < validity.until + Duration::from_secs(1) {
         std::thread::sleep(Duration::from_millis(50));
     }
     let lines = refused([Some(&trainer), Some(&expiring)]);
-    says(
+    assert_contains(
         &lines,
-        "the other side's certificate was refused: it expired",
+        "the other side's certificate was refused: it is expired",
     );
 }
 
 #[test]
-fn a_rank_that_dies_is_noticed() {
+fn a_rank_that_dies_is_detected() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
+    let trainer = tls_of(folder.path(), Role::Trainer);
     let start = Instant::now();
     let results = ring_of_two([Some(&trainer), Some(&trainer)], 20_000, |mut ring| {
         if ring.rank() == 1 {
@@ -194,15 +204,15 @@ fn a_rank_that_dies_is_noticed() {
 }
 
 #[test]
-fn a_rank_that_stalls_is_noticed_at_the_deadline() {
+fn a_rank_that_stalls_is_detected_at_the_deadline() {
     let folder = authority();
-    let trainer = of_role(folder.path(), Role::Trainer);
+    let trainer = tls_of(folder.path(), Role::Trainer);
     let results = ring_of_two([Some(&trainer), Some(&trainer)], 20_000, |mut ring| {
         if ring.rank() == 1 {
             std::thread::sleep(Duration::from_millis(1_500));
             return Ok(());
         }
-        // More than both socket buffers hold, so that sending waits as well.
+        // More than both socket buffers hold, so that sending blocks as well.
         ring.all_reduce_sum(&mut vec![1.0; 8_000_000], after(400))
     });
     assert!(

@@ -1,34 +1,34 @@
-//! What a caller holds in its hands while a task of this room runs.
+//! Cancellation, progress and clock of a running task.
 
 use std::fmt;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-/// How far a task is.
+/// Progress of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Pages or pictures settled, one way or the other.
+pub struct ItemProgress {
+    /// Pages or pictures that are stored or rejected.
     pub done: u64,
-    /// Pages or pictures of the task.
+    /// Pages or pictures of the task; 0 where not known.
     pub total: u64,
 }
 
 /// Cancellation, progress and the clock of one task. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    /// Ends the task early with [`crate::Error::Cancelled`].
+    /// Cancelling it ends the task with [`crate::Error::Cancelled`].
     pub cancel: CancellationToken,
-    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    progress: Arc<dyn Fn(ItemProgress) + Send + Sync>,
     now_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 impl Control {
-    /// - `progress`: called after every page or picture; must be quick.
-    /// - `now_ms`: milliseconds since 1970, for `fetched_at_ms` alone.
+    /// - `progress`: called after every page or picture; must return quickly.
+    /// - `now_ms`: milliseconds since 1970, used for `fetched_at_ms` only.
     pub fn new(
         cancel: CancellationToken,
-        progress: impl Fn(Progress) + Send + Sync + 'static,
+        progress: impl Fn(ItemProgress) + Send + Sync + 'static,
         now_ms: impl Fn() -> i64 + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -38,11 +38,13 @@ impl Control {
         }
     }
 
-    pub(crate) fn report(&self, done: u64, total: u64) {
-        (self.progress)(Progress { done, total });
+    /// Reports progress to the caller.
+    pub fn report(&self, done: u64, total: u64) {
+        (self.progress)(ItemProgress { done, total });
     }
 
-    pub(crate) fn now_ms(&self) -> i64 {
+    /// The caller's clock, in milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
         (self.now_ms)()
     }
 }

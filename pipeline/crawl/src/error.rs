@@ -1,67 +1,37 @@
-//! Why a task of this room ends without a result. What befalls one page or one
-//! picture is no error but a reject.
-
-use std::io::ErrorKind;
-use std::path::PathBuf;
+//! Why a crawl task ends without a result. A failure of one page or one picture is a
+//! reject, not an error.
 
 use capstan_plan::FailureKind;
 
-/// Why a crawl or import task ends without a result.
+/// Why a crawl task ends without a result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The caller cancelled the task, or stopped taking pairs.
+    /// The caller cancelled the task, or dropped the receiver of the pairs.
     #[error("the task was cancelled")]
     Cancelled,
-    /// A setting that no request could be made with.
+    /// No request can be made with a setting.
     #[error("crawl setting `{field}`: {problem}")]
     Setting {
         /// The field of the pipeline file or configuration.
         field: &'static str,
-        /// What is wrong and what would be right.
+        /// What is wrong, and the fix.
         problem: String,
     },
     /// The HTTP client could not be built.
-    #[error("the http client could not be built")]
+    #[error("cannot build the http client")]
     Client(#[source] reqwest::Error),
-    /// A file of an import cannot be read.
-    #[error("cannot read {path}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The source of an import is of another form.
-    #[error("{path} is no {expected}: {problem}", path = path.display())]
-    Format {
-        /// The file or folder.
-        path: PathBuf,
-        /// What it should be.
-        expected: &'static str,
-        /// What is wrong, with line or column where there is one.
-        problem: String,
-    },
-    /// A worker thread of this process died.
-    #[error("decoding thread died")]
+    /// A decoding thread of this process panicked.
+    #[error("a decoding thread panicked")]
     Thread(#[source] tokio::task::JoinError),
 }
 
 impl Error {
-    /// What the scheduler makes of it.
+    /// How the scheduler treats the failure.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Cancelled => FailureKind::Transient,
-            Self::Setting { .. } | Self::Format { .. } => FailureKind::BadInput,
-            Self::Read { source, .. }
-                if matches!(
-                    source.kind(),
-                    ErrorKind::NotFound | ErrorKind::NotADirectory
-                ) =>
-            {
-                FailureKind::BadInput
-            }
-            Self::Client(_) | Self::Read { .. } => FailureKind::WorkerFault,
+            Self::Setting { .. } => FailureKind::BadInput,
+            Self::Client(_) => FailureKind::WorkerFault,
             Self::Thread(_) => FailureKind::PoisonShard,
         }
     }

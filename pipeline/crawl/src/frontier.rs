@@ -1,5 +1,5 @@
-//! Which page is fetched in which wave, and which shard fetches what. Pure functions:
-//! equal links give equal plans, whatever their order.
+//! Assigns pages to waves, and pages and pictures to shards. Pure functions: equal links
+//! give equal plans, whatever their order.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,18 +9,18 @@ use capstan_plan::row::{ImageLink, PageLink};
 use capstan_plan::stage::Crawl;
 use url::Url;
 
-use crate::address::{authority, canonical};
+use crate::canonical_url::{authority, canonical};
 
-/// Plans the pages of a wave: the seeds in wave 0, else what the wave before linked to
-/// and no wave has seen.
+/// Plans the pages of a wave: the seeds in wave 0, otherwise the pages that the previous
+/// wave links to and that no wave has seen.
 ///
-/// Links deeper than `max_depth` are left out; of the rest, by the hash of their URLs,
-/// as many stay as `max_pages` leaves over what was seen. Every host (scheme, name,
-/// port) belongs to one of `shards` by hash; shards without pages are left out. An empty
-/// plan ends the crawl.
+/// Links deeper than `max_depth` are dropped. The rest is ordered by the hash of the URL
+/// and cut to the pages that `max_pages` leaves after those already seen. Every host
+/// (scheme, name, port) belongs to one of `shards` by hash. Shards without pages are left
+/// out. An empty plan ends the crawl.
 ///
 /// - `seen`: the pages of all earlier waves.
-/// - `links`: the links of the wave before; may hold doubles.
+/// - `links`: the links of the previous wave; may contain duplicates.
 pub fn plan_pages(
     config: &Crawl,
     wave: u32,
@@ -39,7 +39,7 @@ pub fn plan_pages(
         let url = match canonical(None, reference) {
             Ok(url) => url,
             Err(error) => {
-                tracing::warn!(url = reference, %error, "left out of the frontier");
+                tracing::warn!(url = reference, %error, "link left out of the frontier");
                 continue;
             }
         };
@@ -68,11 +68,13 @@ pub fn plan_pages(
     shards
 }
 
-/// Plans the pictures to fetch: one row per (picture, page), the texts of doubles joined.
+/// Plans the pictures to fetch: one row per (picture, page), with the texts of duplicates
+/// merged.
 ///
-/// Over `max_images`, rows go by the hash of picture and page. A host's pictures stay in
-/// one shard; hosts are dealt out, the largest first, to the shard that has least, so
-/// that shards are about equal. Within a shard a picture's rows stand together.
+/// If there are more than `max_images` rows, those with the smallest hash of picture and
+/// page are kept. The pictures of a host stay in one shard. Hosts are assigned, the
+/// largest first, to the smallest shard, which balances the shards. Within a shard the
+/// rows of a picture are adjacent.
 pub fn plan_images(config: &Crawl, links: Vec<ImageLink>) -> Vec<Vec<ImageLink>> {
     let mut rows = joined(links);
     let budget = usize::try_from(config.max_images).unwrap_or(usize::MAX);
@@ -82,7 +84,7 @@ pub fn plan_images(config: &Crawl, links: Vec<ImageLink>) -> Vec<Vec<ImageLink>>
     }
     let mut hosts: BTreeMap<String, Vec<ImageLink>> = BTreeMap::new();
     for row in rows {
-        // What is no URL has no host; it is refused wherever it goes.
+        // A reference that is not a URL has no host. Any shard rejects it.
         let host = Url::parse(&row.image_url).map(|url| authority(&url));
         hosts.entry(host.unwrap_or_default()).or_default().push(row);
     }
@@ -100,8 +102,9 @@ pub fn plan_images(config: &Crawl, links: Vec<ImageLink>) -> Vec<Vec<ImageLink>>
     shards
 }
 
-/// By hash of the picture's URL, then by page: hosts are mixed, so that none holds up the
-/// others, and the pages of a picture stand together, so that it is fetched once.
+/// Sorts by the hash of the picture's URL, then by page. This interleaves hosts, so that a slow
+/// one does not delay the others, and puts the pages of a picture together, so that it is
+/// fetched once.
 pub(crate) fn in_fetching_order(rows: &mut [ImageLink]) {
     rows.sort_by_cached_key(|row| {
         (
@@ -117,7 +120,7 @@ fn pair_hash(row: &ImageLink) -> Digest {
 }
 
 fn joined(mut links: Vec<ImageLink>) -> Vec<ImageLink> {
-    // Sorted as wholes, so that which double comes first does not matter.
+    // Sorted by all fields, so that the result does not depend on the order of duplicates.
     links.sort_by(|a, b| {
         let key = |link: &ImageLink| (link.image_url.clone(), link.page_url.clone());
         key(a).cmp(&key(b)).then_with(|| {
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
 
     fn config() -> Crawl {
-        crate::images::tests_config(&["http://a.test/#x", "http://a.test/", "mailto:x"])
+        crate::fetch_images::tests_config(&["http://a.test/#x", "http://a.test/", "mailto:x"])
     }
 
     fn page(url: &str, depth: u32) -> PageLink {

@@ -1,9 +1,9 @@
 //! The network as the crawler sees it: a client without proxies, redirects and
 //! cookies, which can only connect to addresses that were checked.
 
-mod address;
 mod fetch;
 mod host;
+mod reach;
 mod resolve;
 
 use std::collections::BTreeMap;
@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use capstan_plan::stage::Crawl;
 
-pub(crate) use fetch::{Answer, Refusal, Session, Want};
+pub(crate) use fetch::{Answer, Fetcher, Want};
 
 use crate::Error;
-use address::Names;
+use reach::Names;
 
 /// Longest time for a connection to stand, TLS included; `timeout_ms` bounds the whole.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -55,6 +55,8 @@ impl Net {
             .no_proxy()
             .referer(false)
             .gzip(true)
+            // The object store's client enables HTTP/2 in the shared library.
+            .http1_only()
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_max_idle_per_host(crawl.concurrency_per_host)
             .dns_resolver(Arc::new(resolve::Guarded(names.clone())))

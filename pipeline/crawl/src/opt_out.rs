@@ -1,40 +1,40 @@
 //! Opt-out signals: `X-Robots-Tag` headers and meta robots tags.
 //!
-//! **Policy, version 1** ([`crate::POLICY_VERSION`]). Of the directives that hold for
-//! everybody or for our user agent:
+//! **Policy, version 1** ([`crate::POLICY_VERSION`]). Of the directives that apply to all
+//! agents or to ours:
 //! - `noai`, `noimageai`, `noindex`, `noimageindex` and `none` are refusals. On a page
-//!   (header or meta tag) they refuse its pictures and their texts; on the answer of a
-//!   picture they refuse that picture. A refused picture is a reject `opt_out`; it is
-//!   never asked for again within the crawl.
+//!   (header or meta tag) they exclude its pictures and their texts; on the response of a
+//!   picture they exclude that picture. An excluded picture is a reject `opt_out`; the
+//!   crawl does not request it again.
 //! - `nofollow` and `none` on a page: its links are not followed.
 //! - Everything else (`noarchive`, `unavailable_after: ...`, and the headers
-//!   `tdm-reservation` and `content-usage`) is kept with the row as a signal, as
-//!   `name=value`, and refuses nothing.
+//!   `tdm-reservation` and `content-usage`) is stored with the row as a signal
+//!   `name=value`, and excludes nothing.
 //!
-//! Both lists of directives and user-agent prefixes are read as Google documents them:
-//! a prefix holds for what follows it in the same header, until another prefix.
+//! Lists of directives and user-agent prefixes follow Google's documentation: a prefix
+//! applies to the directives after it in the same header, up to the next prefix.
 
 use std::collections::BTreeSet;
 
 use reqwest::header::HeaderMap;
 
-/// Directives by which pictures are refused.
+/// Directives that exclude pictures.
 const REFUSALS: [&str; 5] = ["noai", "noimageai", "noindex", "noimageindex", "none"];
-/// Directives whose value follows a colon, so that their name is no user agent.
+/// Directives whose value follows a colon; their name is not a user agent.
 const VALUED: [&str; 4] = [
     "unavailable_after",
     "max-snippet",
     "max-image-preview",
     "max-video-preview",
 ];
-/// Signals of other schemes, kept and not acted upon.
+/// Headers of other schemes; they are stored and have no effect.
 const OTHER_HEADERS: [&str; 2] = ["tdm-reservation", "content-usage"];
-/// Signals kept of one page or picture at most.
+/// Greatest number of signals stored per page or picture.
 const MAX_SIGNALS: usize = 64;
-/// Characters kept of one signal.
+/// Characters stored per signal.
 const MAX_SIGNAL_CHARS: usize = 200;
 
-/// What was signalled, sorted and each once, as `name=value`.
+/// Opt-out signals as `name=value`, sorted, each once.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Signals {
     all: BTreeSet<String>,
@@ -43,8 +43,8 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// What the headers of an answer signal to `user_agent`.
-    pub(crate) fn of_headers(headers: &HeaderMap, user_agent: &str) -> Self {
+    /// Reads the signals of response headers for `user_agent`.
+    pub(crate) fn from_headers(headers: &HeaderMap, user_agent: &str) -> Self {
         let mut signals = Self::default();
         for value in headers.get_all("x-robots-tag") {
             let value = String::from_utf8_lossy(value.as_bytes());
@@ -58,7 +58,7 @@ impl Signals {
         signals
     }
 
-    /// Takes a meta tag, where its name is `robots` or our user agent's.
+    /// Adds a meta tag whose name is `robots` or our user agent.
     pub(crate) fn add_meta(&mut self, name: &str, content: &str, user_agent: &str) {
         let name = name.trim();
         if name.eq_ignore_ascii_case("robots") || name.eq_ignore_ascii_case(user_agent) {
@@ -68,7 +68,7 @@ impl Signals {
         }
     }
 
-    /// The signal by which pictures are refused, if there is one.
+    /// The signal that excludes pictures, if there is one.
     pub(crate) fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }
@@ -102,7 +102,7 @@ impl Signals {
     }
 
     fn add_item(&mut self, source: &str, item: &str) {
-        // Some write spaces where commas belong.
+        // Some sites separate directives by spaces instead of commas.
         for word in item.split_whitespace() {
             if REFUSALS.contains(&word) {
                 let signal = format!("{source}={word}");
@@ -122,8 +122,8 @@ impl Signals {
     }
 }
 
-/// Whether what stands before a colon names a user agent: one word, no directive and no
-/// part of a date or time.
+/// Whether the text before a colon is a user agent: one word, neither a directive nor part of a
+/// date or time.
 fn is_agent(name: &str) -> bool {
     let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
     name == "*"
@@ -145,11 +145,11 @@ mod tests {
         for value in values {
             headers.append("x-robots-tag", HeaderValue::from_str(value).unwrap());
         }
-        Signals::of_headers(&headers, "mybot")
+        Signals::from_headers(&headers, "mybot")
     }
 
     #[test]
-    fn refusals_are_found_wherever_they_hide() {
+    fn refusals_are_found_in_every_form() {
         for (values, refused) in [
             (&["noai"][..], true),
             (&["NoAI"], true),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_followed_unless_told_not_to() {
+    fn nofollow_and_none_exclude_links() {
         for (value, nofollow) in [
             ("nofollow", true),
             ("none", true),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn meta_tags_count_by_their_name() {
+    fn a_meta_tag_applies_by_its_name() {
         for (name, refused) in [
             ("robots", true),
             ("ROBOTS", true),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_refuse_is_kept() {
+    fn other_signals_are_stored() {
         let signals = of(&[
             "noarchive, unavailable_after: 25 Jun 2027 15:00:00 PST",
             "noarchive",

@@ -1,28 +1,29 @@
 //! robots.txt by RFC 9309.
 //!
-//! Beyond the RFC: `Crawl-delay` in seconds (a floor for pacing), and what Google's
-//! parser forgives: a missing colon, spaces before it, a byte order mark, any line end.
+//! Beyond the RFC: `Crawl-delay` in seconds (a lower bound of the pacing interval), and the errors
+//! that Google's parser tolerates: a missing colon, spaces before it, a byte order mark, any line
+//! end.
 
 use std::time::Duration;
 
 use capstan_plan::reject::RejectCode;
 use url::Url;
 
-use crate::net::Refusal;
+use crate::reject::RejectReason;
 
-/// Bytes of a file that are read (RFC 9309, 2.5: at least 500 KiB).
+/// Bytes of the file that are parsed (RFC 9309, 2.5: at least 500 KiB).
 pub(crate) const MAX_ROBOTS_BYTES: usize = 500 << 10;
 
-/// What a host asks of our crawler.
+/// The robots.txt of a host, for our crawler.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Robots {
-    /// The rules that bind us.
+    /// The rules that apply to us.
     Rules(Rules),
-    /// The file could not be had: nothing may be fetched.
-    Unreachable(Refusal),
+    /// The file could not be fetched: nothing may be fetched from the host.
+    Unreachable(RejectReason),
 }
 
-/// The rules of the groups that bind us.
+/// The rules of the groups that apply to us.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
@@ -41,17 +42,17 @@ impl Robots {
         Self::Rules(Rules::default())
     }
 
-    /// A host at an address that we do not go to is refused as such, all else as `robots`.
-    pub(crate) fn unreachable(why: Refusal) -> Self {
+    /// A forbidden address keeps its code; every other reason becomes `robots`.
+    pub(crate) fn unreachable(why: RejectReason) -> Self {
         let code = match why.code {
             RejectCode::Address => RejectCode::Address,
             _ => RejectCode::Robots,
         };
         let detail = format!("robots.txt cannot be had: {}", why.detail);
-        Self::Unreachable(Refusal { code, detail })
+        Self::Unreachable(RejectReason { code, detail })
     }
 
-    /// Reads the rules for `user_agent`, a product token.
+    /// Parses the rules for `user_agent`, a product token.
     pub(crate) fn parse(file: &[u8], user_agent: &str) -> Self {
         Self::Rules(parse(file, user_agent))
     }
@@ -63,13 +64,13 @@ impl Robots {
         }
     }
 
-    /// Whether `url` may be fetched; if not, why.
-    pub(crate) fn check(&self, url: &Url) -> Result<(), Refusal> {
+    /// Fails with the reason where `url` may not be fetched.
+    pub(crate) fn check(&self, url: &Url) -> Result<(), RejectReason> {
         match self {
             Self::Unreachable(why) => Err(why.clone()),
             Self::Rules(rules) => {
                 let checked = rules.check(url);
-                checked.map_err(|why| Refusal::new(RejectCode::Robots, why))
+                checked.map_err(|why| RejectReason::new(RejectCode::Robots, why))
             }
         }
     }
@@ -89,7 +90,7 @@ impl Rules {
             .rules
             .iter()
             .filter(|rule| matches(&rule.pattern, &path));
-        // The longest wins, Allow among equals (2.2.2).
+        // The longest rule applies; among equal lengths, Allow (2.2.2).
         match matching.max_by_key(|rule| (rule.pattern.len(), rule.allow)) {
             Some(rule) if !rule.allow => Err(format!("robots.txt: Disallow: {}", rule.pattern)),
             _ => Ok(()),
@@ -97,7 +98,7 @@ impl Rules {
     }
 }
 
-/// Which of our groups an agent line opened.
+/// The groups that the agent lines so far belong to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Bound {
     ours: bool,
@@ -110,8 +111,8 @@ fn parse(file: &[u8], user_agent: &str) -> Rules {
     let mut is_named = false;
     let mut bound = Bound::default();
     let mut rules_begun = false;
-    // Crawl-delay is no rule of the RFC and ends no group of rules; but agents that
-    // follow one do not share it.
+    // Crawl-delay is not a rule of the RFC and does not end a group of rules. Agent lines after it
+    // do not share it.
     let mut delay_bound = Bound::default();
     let mut delay_begun = false;
     for line in file.split(|byte| matches!(byte, b'\n' | b'\r')) {
@@ -120,7 +121,7 @@ fn parse(file: &[u8], user_agent: &str) -> Rules {
         };
         match key.as_str() {
             "user-agent" | "useragent" | "user agent" => {
-                // Agent lines after a rule begin another group (2.2.1).
+                // An agent line after a rule begins another group (2.2.1).
                 if rules_begun {
                     bound = Bound::default();
                     rules_begun = false;
@@ -154,11 +155,11 @@ fn parse(file: &[u8], user_agent: &str) -> Rules {
                     group.crawl_delay = group.crawl_delay.max(delay);
                 });
             }
-            // Sitemaps and the unknown neither bind nor end a group.
+            // Sitemaps and unknown keys neither belong to a group nor end one.
             _ => {}
         }
     }
-    // `*` only where no group names us (2.2.1).
+    // `*` applies only if no group names us (2.2.1).
     if is_named { ours } else { everyone }
 }
 
@@ -173,13 +174,13 @@ impl Bound {
     }
 }
 
-/// Key in lower case and value of a line, without comment.
+/// The key in lower case and the value of a line, without comment.
 fn split_line(line: &[u8]) -> Option<(String, &[u8])> {
     let line = line.split(|byte| *byte == b'#').next()?.trim_ascii();
     let (key, value) = match line.iter().position(|byte| *byte == b':') {
         Some(colon) => (&line[..colon], &line[colon + 1..]),
         None => {
-            // A forgotten colon: exactly two words.
+            // A missing colon: exactly two words.
             let space = line.iter().position(|byte| byte.is_ascii_whitespace())?;
             let value = line[space..].trim_ascii();
             if value.iter().any(u8::is_ascii_whitespace) {
@@ -192,12 +193,12 @@ fn split_line(line: &[u8]) -> Option<(String, &[u8])> {
     Some((key, value.trim_ascii()))
 }
 
-/// `*`, alone or before something that is no part of a name.
+/// Whether the value is `*`, alone or followed by whitespace.
 fn is_star(value: &[u8]) -> bool {
     value.first() == Some(&b'*') && value.get(1).is_none_or(u8::is_ascii_whitespace)
 }
 
-/// The leading letters, `-` and `_`: `FooBot/1.2` is FooBot.
+/// The leading letters, `-` and `_`: `FooBot` of `FooBot/1.2`.
 fn product_token(value: &[u8]) -> &[u8] {
     let is_token = |byte: &u8| byte.is_ascii_alphabetic() || matches!(byte, b'-' | b'_');
     let end = value.iter().position(|byte| !is_token(byte));
@@ -212,8 +213,8 @@ fn seconds(value: &[u8]) -> Option<Duration> {
     Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }
 
-/// Percent-encodes what is not ASCII, decodes what need not be encoded (unreserved),
-/// and writes the other escapes in capitals, so that equal paths are equal bytes (2.2.2).
+/// Percent-encodes bytes that are not ASCII, decodes escapes of unreserved characters, and writes
+/// the other escapes in capitals, so that equal paths have equal bytes (2.2.2).
 fn normalise(path: &[u8]) -> String {
     let mut out = String::with_capacity(path.len());
     let mut at = 0;
@@ -221,7 +222,7 @@ fn normalise(path: &[u8]) -> String {
         let escaped = path.get(at + 1..at + 3).and_then(hex_byte);
         match path[at] {
             b'%' if escaped.is_some() => {
-                let byte = escaped.expect("just looked");
+                let byte = escaped.expect("checked by the guard");
                 if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
                     out.push(char::from(byte));
                 } else {
@@ -244,9 +245,9 @@ fn hex_byte(digits: &[u8]) -> Option<u8> {
     is_hex.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// Whether `pattern` matches a beginning of `path`: `*` stands for anything, `$` at
-/// the end for the end. The parts between stars are sought from left to right, each
-/// as early as can be, so the time is linear whatever the pattern.
+/// Whether `pattern` matches a prefix of `path`: `*` matches anything, `$` at the end matches the
+/// end of the path. The parts between stars are searched from left to right, each at its first
+/// position, which takes linear time for every pattern.
 fn matches(pattern: &str, path: &str) -> bool {
     let (pattern, to_the_end) = match pattern.strip_suffix('$') {
         Some(pattern) => (pattern, true),

@@ -1,8 +1,12 @@
-//! Servers that are slow, endless, misleading or malicious: each ends as one reject with
-//! its code, and everything else is still had.
+//! Slow, endless, misleading and malicious servers: each is one reject with its code, and the rest
+//! of the task is still fetched.
 
-// What helps a test may panic as a test may.
+// The lint allows `unwrap` in tests, but not in their shared functions.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 mod web;
 
@@ -28,7 +32,7 @@ fn gzip_bomb() -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A PNG header that claims 60,000 x 60,000 pixels, with nothing behind it.
+/// A PNG header that states 60,000 x 60,000 pixels, without data.
 fn png_bomb() -> Vec<u8> {
     let mut bytes = png(1);
     bytes[16..20].copy_from_slice(&60_000u32.to_be_bytes());
@@ -150,7 +154,7 @@ async fn every_bad_picture_is_one_reject() {
         ("http://127.0.0.1:9/x", Some(Address)),
         ("http://[::1]/x", Some(Address)),
         ("not a url", Some(Url)),
-        // Its robots.txt cannot be had.
+        // Its robots.txt cannot be fetched.
         ("http://name.invalid/x", Some(Robots)),
         ("http://c.test/good", None),
         ("http://c.test/moved", None),
@@ -188,7 +192,7 @@ async fn every_bad_picture_is_one_reject() {
             .all(|reject| reject.is_image && reject.detail.chars().count() <= 500)
     );
 
-    // What must not be asked for was not, and robots.txt came first and once.
+    // Forbidden URLs received no request; robots.txt was requested once, before anything else.
     assert!(
         !web.paths("a.test")
             .iter()
@@ -204,7 +208,7 @@ async fn every_bad_picture_is_one_reject() {
         1
     );
     let asked = |path: &str| web.paths("a.test").iter().filter(|p| *p == path).count();
-    // Transient causes are tried as often as `tries` says; opt-outs, 404 and damage once.
+    // Transient failures are tried `tries` times; opt-outs, 404 and damaged pictures once.
     assert_eq!(
         (asked("/broken"), asked("/cut"), asked("/flaky")),
         (2, 2, 2)
@@ -281,7 +285,7 @@ async fn every_bad_page_is_one_reject() {
 }
 
 #[tokio::test]
-async fn loopback_is_only_for_mapped_names() {
+async fn only_mapped_names_may_be_loopback() {
     let web = Web::default();
     web.put("a.test", "/x", picture(1));
     let port = web.serve().await.hosts["a.test"].port();
@@ -335,7 +339,7 @@ async fn a_cancelled_task_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_is_gone_cancels() {
+async fn a_dropped_receiver_cancels_the_task() {
     let web = Web::default();
     web.put("a.test", "/x", picture(1));
     let config = config();

@@ -1,7 +1,7 @@
-//! What the server's log must show: pace, robots.txt, opt-outs; and that neither timing
-//! nor concurrency changes what comes out.
+//! Pace, robots.txt and opt-outs, read from the server's log; and outcomes that depend on neither
+//! timing nor concurrency.
 
-// What helps a test may panic as a test may.
+// The lint allows `unwrap` in tests, but not in their shared functions.
 #![allow(clippy::unwrap_used)]
 
 mod web;
@@ -14,7 +14,8 @@ use capstan_plan::row::{ImageLink, PageLink, Pair, Reject};
 use capstan_plan::stage::Crawl;
 use web::*;
 
-/// Clock and scheduling of a test machine: starts are noted here a little after the crawler's.
+/// Tolerance for clock and scheduling: the server logs a request a little after the crawler
+/// starts it.
 const SLACK: Duration = Duration::from_millis(60);
 
 fn gaps(web: &Web, host: &str) -> Vec<Duration> {
@@ -52,12 +53,12 @@ async fn a_crawl_delay_is_kept_within_and_between_tasks() {
         .collect();
     let fetched = fetch_pages(&config, &net, pages, &control()).await.unwrap();
     assert_eq!(fetched.pages_read, 3);
-    // A new session, as another worker would have it.
+    // A second task, as another worker would run it.
     let images = ["/p.png", "/busy.png"].map(|path| image(&format!("http://slow.test{path}"), "p"));
     let (pairs, _) = pictures(&config, &net, images.to_vec()).await;
     assert_eq!(pairs.len(), 2);
     let gaps = gaps(&web, "slow.test");
-    // Two robots.txt, three pages, a redirect's two hops, one try and the next.
+    // Two robots.txt, three pages, the two hops of a redirect, one attempt and the next.
     assert_eq!(gaps.len(), 8);
     assert!(
         gaps.iter()
@@ -98,7 +99,7 @@ async fn the_interval_is_per_host_and_hosts_run_side_by_side() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn robots_txt_by_its_status() {
+async fn the_status_of_robots_txt_decides() {
     let over_http = |answer: Answer, fetched: bool| async move {
         let web = Web::default();
         web.put("a.test", "/robots.txt", answer)
@@ -144,9 +145,9 @@ async fn robots_txt_by_its_status() {
         (Answer::Then(503, 1, Box::new(status(404))), true),
         (Answer::Cut, false),
         (late, false),
-        // The rules found elsewhere bind here.
+        // Rules behind a redirect apply to the first host.
         (to("http://b.test/rules"), false),
-        // More than five redirects: as if there were none.
+        // More than five redirects: as if there were no file.
         (to("http://b.test/r1"), true),
         (to("http://127.0.0.1/robots.txt"), false),
         (give(200, &[], &long), true),
@@ -255,7 +256,7 @@ async fn a_picture_of_many_pages_is_fetched_once() {
     assert_eq!(web.paths("a.test").len(), 3);
 }
 
-/// Everything that waves of pages and pictures give, but times.
+/// The results of waves of pages and pictures, without times.
 type Crawled = (Vec<Vec<PageLink>>, Vec<Pair>, Vec<Reject>);
 
 async fn crawl(config: &Crawl, net: &Net) -> Crawled {
@@ -337,7 +338,7 @@ fn small_web() -> Web {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn neither_concurrency_nor_timing_changes_what_comes_out() {
+async fn neither_concurrency_nor_timing_changes_the_outcome() {
     let mut outcomes = Vec::new();
     for (concurrency, per_host) in [(1, 1), (3, 2), (32, 8)] {
         let web = small_web();
@@ -351,7 +352,7 @@ async fn neither_concurrency_nor_timing_changes_what_comes_out() {
     }
     let (waves, pairs, rejects) = &outcomes[0];
     assert!(waves.concat().len() > 20 && pairs.len() > 60 && rejects.len() > 20);
-    // One row per picture and page, also for pages that redirects lead to.
+    // One row per picture and page, including pages that a redirect leads to.
     let mut keys: Vec<_> = pairs.iter().map(|pair| pair.pair_id).collect();
     keys.sort_unstable();
     keys.dedup();

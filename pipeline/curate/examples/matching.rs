@@ -1,6 +1,7 @@
 //! Throughput of matching: `cargo run --release -p capstan-curate --example matching`.
 //!
 //! 100,000 queries of one to three made-up words against 200,000 texts of eight.
+#![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use std::time::Instant;
 

@@ -1,21 +1,23 @@
 //! Balancing over all shards of a dataset: exact deduplication, then a cap per query.
 //!
 //! 1. **Deduplication.** Rows whose downloaded bytes (SHA-256) and whose set of kept
-//!    texts are equal are duplicates; the one with the smallest keyed hash of its
-//!    `pair_id` stays, the others go with reason `duplicate`.
-//! 2. **Cap**, over the rows that are left:
+//!    texts are equal are duplicates. The one with the smallest keyed hash of its
+//!    `pair_id` is kept; the others are dropped with reason `duplicate`.
+//! 2. **Cap**, over the remaining rows:
 //!    - `wit`: every query chooses the `cap` pairs with the smallest hash of (seed,
-//!      pair_id, query) among the pairs that match it. A pair stays if at least one of
-//!      its queries chooses it, with the queries that chose it; otherwise it goes with
-//!      reason `cap`. So no query has more than `cap` pairs in the kept `queries`,
-//!      although a kept pair's texts may also name a full query.
+//!      pair_id, query) among the pairs that match it. A pair is kept, with the queries
+//!      that chose it, if at least one query chooses it; otherwise it is dropped with
+//!      reason `cap`. No query then has more than `cap` pairs in the kept `queries`,
+//!      although the texts of a kept pair may also contain a full query.
 //!    - `metaclip` (arXiv 2309.16671): `count[e]` texts match query `e`,
-//!      `p[e] = min(1, cap / count[e])`; a text stays if the uniform draw of (seed,
-//!      pair_id, e) is under `p[e]` for at least one of its queries, so with
-//!      probability `1 - prod(1 - p[e])`. A pair stays with the texts that do.
+//!      `p[e] = min(1, cap / count[e])`. A text is kept if the uniform draw of (seed,
+//!      pair_id, e) is below `p[e]` for at least one of its queries, that is with
+//!      probability `1 - prod(1 - p[e])`. A pair is kept with its kept texts.
 //!
-//! Every draw is a hash of what it is for, so the outcome depends neither on the order
-//! of rows nor on how they are split into shards.
+//! A row without a text matches no query and is dropped with reason `no_text`.
+//!
+//! Every draw is a hash of the item that it decides, so the outcome depends neither on the
+//! order of rows nor on their split into shards.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -27,23 +29,23 @@ use capstan_plan::stage::{self, BalanceMode};
 use crate::filter::Reason;
 use crate::matching::{spaced, text_matches};
 
-/// What balancing reads of a row: no pixels, and of its texts only ids and matches.
+/// The input of balancing for one row: no pixels, and only ids and matches of its texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BalanceRow {
     pair_id: PairId,
-    standing: Standing,
+    state: RowState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Standing {
-    /// An earlier curation dropped it; it stays dropped, for the same reason.
+enum RowState {
+    /// An earlier curation dropped the row; it stays dropped, for the same reason.
     Dropped(Option<String>),
     Kept(Candidate),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
-    /// Of the SHA-256 of the picture and of the set of texts.
+    /// Digest of the SHA-256 of the picture and of the set of texts.
     content: Digest,
     /// Sorted, each once.
     queries: Vec<String>,
@@ -52,11 +54,11 @@ struct Candidate {
 }
 
 impl BalanceRow {
-    /// A row that the curation before kept.
+    /// A row that the previous curation keeps.
     ///
     /// - `sha256`: of the picture as downloaded.
-    /// - `texts`: the texts that were kept.
-    /// - `queries`: those of the curation, which the texts match.
+    /// - `texts`: its kept texts.
+    /// - `queries`: the queries of the curation that these texts match.
     pub fn kept(pair_id: PairId, sha256: [u8; 32], texts: &[Text], queries: &[String]) -> Self {
         let queries: BTreeSet<&String> = queries.iter().collect();
         let queries: Vec<String> = queries.into_iter().cloned().collect();
@@ -73,7 +75,7 @@ impl BalanceRow {
         let texts = texts.collect();
         Self {
             pair_id,
-            standing: Standing::Kept(Candidate {
+            state: RowState::Kept(Candidate {
                 content,
                 queries,
                 texts,
@@ -81,17 +83,17 @@ impl BalanceRow {
         }
     }
 
-    /// A row that the curation before dropped, with its reason.
+    /// A row that the previous curation drops, with its reason.
     pub fn dropped(pair_id: PairId, reason: Option<String>) -> Self {
         Self {
             pair_id,
-            standing: Standing::Dropped(reason),
+            state: RowState::Dropped(reason),
         }
     }
 }
 
-/// Balances a whole dataset: one list out for each shard in, one row out for each row
-/// in, in the same order. Rows that were dropped before stay dropped.
+/// Balances a whole dataset. Returns one list per shard and one row per row of the shard, in the
+/// same order. Rows that were dropped before stay dropped.
 pub fn balance(
     config: &stage::Balance,
     seed: u64,
@@ -115,7 +117,7 @@ pub fn balance(
         .collect()
 }
 
-/// What the cap left of a row: nothing, or some of its texts and queries.
+/// The texts and queries of a row that pass the cap; may be empty.
 #[derive(Debug, Clone, Default)]
 struct Choice {
     texts: Vec<TextId>,
@@ -123,11 +125,14 @@ struct Choice {
 }
 
 fn conclude(row: &BalanceRow, unique: bool, choice: &Choice) -> Curation {
-    let reason = match &row.standing {
-        Standing::Dropped(reason) => Some(reason.clone().unwrap_or_default()),
-        Standing::Kept(_) if !unique => Some(Reason::Duplicate.as_str().to_owned()),
-        Standing::Kept(_) if choice.texts.is_empty() => Some(Reason::Cap.as_str().to_owned()),
-        Standing::Kept(_) => None,
+    let reason = match &row.state {
+        RowState::Dropped(reason) => Some(reason.clone().unwrap_or_default()),
+        RowState::Kept(candidate) if candidate.texts.is_empty() => {
+            Some(Reason::NoText.as_str().to_owned())
+        }
+        RowState::Kept(_) if !unique => Some(Reason::Duplicate.as_str().to_owned()),
+        RowState::Kept(_) if choice.texts.is_empty() => Some(Reason::Cap.as_str().to_owned()),
+        RowState::Kept(_) => None,
     };
     let kept = match &reason {
         None => choice.clone(),
@@ -142,12 +147,12 @@ fn conclude(row: &BalanceRow, unique: bool, choice: &Choice) -> Curation {
     }
 }
 
-/// For each row, whether it is the one of its content that stays.
+/// For each row, whether it is the one kept among the rows of equal content.
 fn deduplicate(seed: u64, rows: &[&BalanceRow]) -> Vec<bool> {
     let draws = Draws::new(seed, "balance.duplicate");
     let mut best: HashMap<Digest, (u64, PairId, usize)> = HashMap::new();
     for (index, row) in rows.iter().enumerate() {
-        let Standing::Kept(candidate) = &row.standing else {
+        let RowState::Kept(candidate) = &row.state else {
             continue;
         };
         let rank = (draws.u64(&row.pair_id.0.0, 0), row.pair_id, index);
@@ -166,13 +171,13 @@ fn candidates<'a>(
     unique: &[bool],
 ) -> impl Iterator<Item = (usize, PairId, &'a Candidate)> {
     let rows = rows.iter().zip(unique).enumerate();
-    rows.filter_map(|(index, (row, unique))| match &row.standing {
-        Standing::Kept(candidate) if *unique => Some((index, row.pair_id, candidate)),
+    rows.filter_map(|(index, (row, unique))| match &row.state {
+        RowState::Kept(candidate) if *unique => Some((index, row.pair_id, candidate)),
         _ => None,
     })
 }
 
-/// `wit`: each query chooses the `cap` pairs of the smallest hashes.
+/// `wit`: each query chooses the `cap` pairs with the smallest hashes.
 fn choose_hard(cap: u64, seed: u64, rows: &[&BalanceRow], unique: &[bool]) -> Vec<Choice> {
     let draws = Draws::new(seed, "balance.cap");
     let mut ranked: BTreeMap<&str, Vec<(u64, PairId, usize)>> = BTreeMap::new();
@@ -192,7 +197,7 @@ fn choose_hard(cap: u64, seed: u64, rows: &[&BalanceRow], unique: &[bool]) -> Ve
             pairs.select_nth_unstable(cap);
             pairs.truncate(cap);
         }
-        // Queries come in order, so each row's list of them is sorted.
+        // `ranked` iterates in the order of queries, so the list of each row is sorted.
         for (_, _, index) in pairs {
             choices[index].queries.push(query.to_owned());
         }
@@ -205,7 +210,7 @@ fn choose_hard(cap: u64, seed: u64, rows: &[&BalanceRow], unique: &[bool]) -> Ve
     choices
 }
 
-/// `metaclip`: a text stays if one of its queries draws it.
+/// `metaclip`: keeps a text if one of its queries draws it.
 fn choose_by_probability(
     cap: u64,
     seed: u64,

@@ -1,4 +1,4 @@
-//! Curates one shard: text filters, aspect, matching.
+//! Curates one shard: text filters, aspect ratio, query matching.
 
 use capstan_plan::id::PairId;
 use capstan_plan::row::{Curation, Origin, Text};
@@ -7,7 +7,7 @@ use capstan_plan::stage;
 use crate::filter::{Reason, fits_aspect, judge_text};
 use crate::{Error, QueryMatcher};
 
-/// What curation reads of a row.
+/// The input of curation for one row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CurateRow {
     /// The row.
@@ -16,11 +16,11 @@ pub struct CurateRow {
     pub width: u32,
     /// Height of the picture in pixels.
     pub height: u32,
-    /// Its texts; synthetic ones are passed over.
+    /// Its texts; synthetic ones are ignored.
     pub texts: Vec<Text>,
 }
 
-/// The rules of one `curate` stage, ready to be asked. Cheap to share, never changed.
+/// The rules of one `curate` stage, compiled. Immutable.
 #[derive(Debug, Clone)]
 pub struct Curator {
     config: stage::Curate,
@@ -31,7 +31,7 @@ impl Curator {
     /// Checks the settings and builds the automaton over the query list.
     ///
     /// # Errors
-    /// Whatever in `config` no text could pass; see [`Error`].
+    /// [`Error`] for a setting that no text or picture can pass.
     pub fn new(config: &stage::Curate) -> Result<Self, Error> {
         let setting = |field, problem: String| Err(Error::Setting { field, problem });
         if config.min_chars > config.max_chars {
@@ -55,16 +55,17 @@ impl Curator {
         })
     }
 
-    /// Curates a shard: one row out for each row in, in the same order.
+    /// Curates a shard. Returns one row per input row, in the same order.
     pub fn shard(&self, rows: &[CurateRow]) -> Vec<Curation> {
         rows.iter().map(|row| self.row(row)).collect()
     }
 
     /// Curates one row.
     ///
-    /// It stays where its picture has the right aspect and at least one of its texts
-    /// passes every rule; the texts that do stay with it. Otherwise the reason is
-    /// that of the text that got furthest in the order of [`Reason`].
+    /// A row is kept if the aspect ratio of its picture fits and at least one of its texts
+    /// passes every rule; these texts are kept with it. A row without a text is dropped as
+    /// `no_text`. Otherwise the reason is that of the text that passes most rules, in the
+    /// order of [`Reason`].
     pub fn row(&self, row: &CurateRow) -> Curation {
         match self.judge(row) {
             Ok((texts, queries)) => Curation {

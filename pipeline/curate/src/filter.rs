@@ -1,13 +1,13 @@
-//! Rules that a single text or picture must pass before it is matched.
+//! Rules that a text or a picture must pass before texts are matched against queries.
 
 use capstan_plan::stage;
 
-/// Why a row was dropped, in the order in which the rules are asked.
+/// Why a row is dropped, in the order in which the rules are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// The row has no text at all.
     NoText,
-    /// The picture is too long for its width, or the other way round.
+    /// The longer side is more than `max_aspect` times the shorter one.
     Aspect,
     /// Fewer characters than `min_chars`.
     TooShort,
@@ -15,13 +15,13 @@ pub enum Reason {
     TooLong,
     /// Fewer words than `min_words`.
     FewWords,
-    /// A control, format-breaking or replacement character.
+    /// A character that is not printable: control, formatting, replacement, private use.
     Unprintable,
-    /// No query of the list stands in the text.
+    /// The text contains no query of the list.
     NoQuery,
     /// Another row has the same picture and the same texts.
     Duplicate,
-    /// Every query of the row is full.
+    /// Every query of the row has reached the cap.
     Cap,
 }
 
@@ -42,7 +42,7 @@ impl Reason {
     }
 }
 
-/// The first rule that `text` fails, in the order of [`Reason`]; matching aside.
+/// Returns the first rule that `text` fails, in the order of [`Reason`]. Does not match queries.
 pub(crate) fn judge_text(config: &stage::Curate, text: &str) -> Result<(), Reason> {
     let chars = text.chars().count();
     if chars < config.min_chars {
@@ -67,9 +67,9 @@ pub(crate) fn fits_aspect(config: &stage::Curate, width: u32, height: u32) -> bo
     f64::from(long) <= f64::from(config.max_aspect) * f64::from(short)
 }
 
-/// Letters, digits, marks, punctuation, symbols and spaces; the joiners that scripts
-/// and emoji need too. Not printable: control characters, the replacement character,
-/// non-characters, private use, and the marks that turn the direction of writing.
+/// Printable: letters, digits, marks, punctuation, symbols, spaces, and the joiners that
+/// scripts and emoji need. Not printable: control characters, the replacement character,
+/// non-characters, private use, and marks that change the writing direction.
 fn is_printable(c: char) -> bool {
     !(c.is_control()
         || matches!(c,

@@ -2,8 +2,8 @@
 //!
 //! What lives here: text filters, the matching of texts against a query list,
 //! and balancing (exact deduplication, then a cap per query). Everything is a
-//! pure function of rows in memory; reading and writing them is the caller's.
-//! This room may call `plan`; it never touches a clock, a file or a socket.
+//! pure function of rows in memory; the caller reads and writes them. This room
+//! may call `plan`; it never uses a clock, a file or a socket.
 //!
 //! ```text
 //! per shard   CurateRow ─► Curator ─► Curation (keep | reason, texts, queries)

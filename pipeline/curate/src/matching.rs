@@ -1,7 +1,7 @@
-//! Substring matching against a query list, as MetaCLIP does it.
+//! Substring matching against a query list by the rules of MetaCLIP.
 //!
-//! A text matches a query where the query stands in it as whole words, case
-//! kept. Source of the rules: MetaCLIP (arXiv 2309.16671), `substr_matching`.
+//! A text matches a query that it contains as whole words, case-sensitively.
+//! Source of the rules: MetaCLIP (arXiv 2309.16671), `substr_matching`.
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
@@ -10,11 +10,12 @@ use crate::Error;
 /// An automaton over a query list.
 ///
 /// A text becomes `" " + text + " "`, with each of `` , . ; : ? ! ` `` wrapped in
-/// spaces and tab, carriage return and line feed as spaces; nothing is lowercased
-/// or collapsed. A query `q` matches where `" " + q + " "` stands in that, and
-/// neighbouring matches may share a space, so the search is overlapping. Queries
-/// are taken as they stand, so one with punctuation inside (`St. Ives`) meets no
-/// text: that is MetaCLIP's rule, kept so that its query lists give its matches.
+/// spaces, and tab, carriage return and line feed replaced by spaces. Nothing is
+/// lowercased or collapsed. A query `q` matches if the result contains
+/// `" " + q + " "`. Neighbouring matches may share a space, so the search is
+/// overlapping. Queries are not transformed, so a query with punctuation inside
+/// (`St. Ives`) matches no text. This is MetaCLIP's rule; keeping it makes
+/// MetaCLIP's query lists give MetaCLIP's matches.
 #[derive(Debug, Clone)]
 pub struct QueryMatcher {
     automaton: AhoCorasick,
@@ -23,7 +24,7 @@ pub struct QueryMatcher {
 }
 
 impl QueryMatcher {
-    /// Builds the automaton. Queries given twice count once.
+    /// Builds the automaton. Duplicate queries are removed.
     ///
     /// # Errors
     /// [`Error::NoQueries`], [`Error::Query`], [`Error::Automaton`].
@@ -50,7 +51,8 @@ impl QueryMatcher {
         Ok(Self { automaton, queries })
     }
 
-    /// The queries that `text` matches, by number (see [`Self::query`]), ascending, each once.
+    /// Returns the numbers of the queries that `text` matches (see [`Self::query`]), ascending,
+    /// each once.
     pub fn matches(&self, text: &str) -> Vec<u32> {
         let mut found: Vec<u32> = self
             .automaton
@@ -62,26 +64,27 @@ impl QueryMatcher {
         found
     }
 
-    /// The query of this number. Numbers ascend as the queries do.
+    /// The query with this number. Queries are numbered in sorted order.
     ///
     /// # Panics
-    /// Where `number` did not come from [`Self::matches`].
+    /// If `number` is not from [`Self::matches`].
     pub fn query(&self, number: u32) -> &str {
         &self.queries[number as usize]
     }
 
-    /// Queries in the automaton.
+    /// Number of queries.
     pub fn len(&self) -> usize {
         self.queries.len()
     }
 
-    /// Never so: an empty list is refused.
+    /// Always `false`: [`Self::new`] refuses an empty list.
     pub fn is_empty(&self) -> bool {
         self.queries.is_empty()
     }
 }
 
-/// Whether `text` matches one `query`, without an automaton: for the few queries of one row.
+/// Whether a text, as [`spaced`] returns it, matches `query`. Needs no automaton: for the few
+/// queries of one row.
 pub(crate) fn text_matches(spaced_text: &str, query: &str) -> bool {
     spaced_text.contains(&pattern(query))
 }
@@ -90,7 +93,8 @@ fn pattern(query: &str) -> String {
     format!(" {query} ")
 }
 
-/// `text` as it is searched: padded, punctuation wrapped in spaces, line breaks as spaces.
+/// The form of `text` that is searched: padded, punctuation wrapped in spaces, line breaks
+/// replaced by spaces.
 pub(crate) fn spaced(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     out.push(' ');
@@ -129,7 +133,7 @@ mod tests {
     fn whole_words_case_kept_punctuation_spaced() {
         for (queries, text, expected) in [
             (&["red", "ball"][..], "red ball", &["ball", "red"][..]),
-            // Neighbours share a space, and a longer query does not hide a shorter one.
+            // Neighbouring matches share a space; a longer match does not hide a shorter one.
             (&["a", "b"], "a b a", &["a", "b"]),
             (
                 &["red ball", "ball", "ball on"],
@@ -145,7 +149,7 @@ mod tests {
             (&["ball"], "(ball)", &[]),
             (&["ball"], "ball-game", &[]),
             (&["a\u{a0}b"], "a b", &[]),
-            // No collapsing: two spaces are two.
+            // Whitespace is not collapsed.
             (&["red ball"], "red  ball", &[]),
             (&["red ball"], "red\tball", &["red ball"]),
             (&["red ball"], "red\r\nball", &[]),
@@ -173,7 +177,7 @@ mod tests {
     }
 
     proptest! {
-        /// The automaton finds what a plain search for every query finds.
+        /// The automaton returns the same queries as a plain search for each query.
         #[test]
         fn agrees_with_plain_search(
             queries in prop::collection::vec("[ab,]( ?[ab.]){0,2}", 1..8),

@@ -4,8 +4,8 @@
 //! checkpoints/<run>/<stage>/<step of 20 digits>/COMMIT          names the folder that counts
 //!                                              /<attempt>.<n>/  files of one writer
 //! ```
-//! A writer that dies leaves files without `COMMIT`; the next one writes into a
-//! folder of its own, so neither meets the other's. Only rank 0 writes.
+//! A writer that dies leaves files without `COMMIT`. The next writer uses a folder of its own, so
+//! their files never mix. Only rank 0 writes.
 
 use std::path::Path;
 
@@ -16,23 +16,23 @@ use crate::error::{Error, Result};
 use crate::folders::{self, Entry};
 use crate::store::{Created, Store, checked};
 
-/// Complete checkpoints that are kept.
+/// Number of complete checkpoints that are kept.
 const KEPT: usize = 2;
-/// Tries to read the newest one: a writer may replace it meanwhile.
+/// Tries to read the newest checkpoint, which a writer may replace concurrently.
 const FETCH_TRIES: u32 = 5;
 
-/// A complete checkpoint, as its `COMMIT` has it.
+/// The content of the `COMMIT` of a complete checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The run.
     pub run: RunId,
     /// The stage.
     pub stage: StageName,
-    /// Steps done.
+    /// Completed steps.
     pub step: u64,
-    /// Who wrote it.
+    /// The attempt that wrote it.
     pub attempt: AttemptId,
-    /// The writer's folder within the step's.
+    /// The folder of the writer within the folder of the step.
     pub folder: String,
     /// Its files, by name.
     pub files: Vec<Entry>,
@@ -50,11 +50,11 @@ fn step_folder(run: &RunId, stage: &StageName, step: u64) -> Result<String> {
     Ok(format!("{}/{step:020}", stage_folder(run, stage)?))
 }
 
-/// Files of a checkpoint that are in the store, without their `COMMIT`.
+/// Files of a checkpoint in the store, without their `COMMIT`.
 #[derive(Debug, Clone)]
 pub struct Staged(Checkpoint);
 
-/// Puts the files of a local folder; nobody sees them before [`commit`].
+/// Puts the files of a local folder; they become visible with [`commit`].
 ///
 /// # Errors
 /// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
@@ -86,11 +86,11 @@ pub async fn stage(
     Ok(Staged(checkpoint))
 }
 
-/// Creates the `COMMIT` of staged files; then deletes all complete checkpoints but the newest
-/// two, and what dead writers left before them.
+/// Creates the `COMMIT` of staged files, then deletes all complete checkpoints but the newest
+/// two, and older files of dead writers.
 ///
-/// Where a checkpoint of this step is complete already, another attempt's or this one's, that one
-/// is given and the staged files go: of one recipe every state after a step is the same.
+/// If this step already has a complete checkpoint, of this or another attempt, that one is
+/// returned and the staged files are deleted: a recipe has only one state after a step.
 ///
 /// # Errors
 /// Those of [`Store::create`].
@@ -99,7 +99,7 @@ pub async fn commit(store: &Store, staged: Staged) -> Result<Checkpoint> {
     let at = step_folder(&checkpoint.run, &checkpoint.stage, checkpoint.step)?;
     let path = format!("{at}/COMMIT");
     let (run, stage) = (checkpoint.run.clone(), checkpoint.stage.clone());
-    let standing = match store.create_json(&path, &checkpoint).await? {
+    let complete = match store.create_json(&path, &checkpoint).await? {
         Created::Created => checkpoint,
         Created::AlreadyExists => {
             delete_under(store, &format!("{at}/{}", checkpoint.folder)).await?;
@@ -110,13 +110,13 @@ pub async fn commit(store: &Store, staged: Staged) -> Result<Checkpoint> {
         }
     };
     prune(store, &run, &stage).await?;
-    Ok(standing)
+    Ok(complete)
 }
 
-/// [`stage`] and [`commit`].
+/// [`stage`], then [`commit`].
 ///
 /// # Errors
-/// Those of the two.
+/// Those of both.
 pub async fn put(
     store: &Store,
     run: &RunId,
@@ -169,11 +169,11 @@ pub async fn at_step(
     read(store, &commit).await
 }
 
-/// [`latest`] and [`fetch`]; looks again where the one it found was replaced by newer ones before
-/// its files were here.
+/// [`latest`], then [`fetch`]. Tries again if newer checkpoints replaced the one it found before
+/// its files were downloaded.
 ///
 /// # Errors
-/// Those of the two.
+/// Those of both.
 pub async fn fetch_latest(
     store: &Store,
     run: &RunId,
@@ -194,8 +194,8 @@ pub async fn fetch_latest(
     }
 }
 
-/// Brings its files to `folder`, verified. The folder appears whole or not at
-/// all; it must be absent or empty.
+/// Downloads its files to `folder` and checks their digests. The folder appears complete or not
+/// at all; it must be absent or empty.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`], [`Error::Local`], [`Error::StoreFull`].
@@ -205,7 +205,7 @@ pub async fn fetch(store: &Store, checkpoint: &Checkpoint, folder: &Path) -> Res
     folders::download(store, &prefix, &checkpoint.files, folder).await
 }
 
-/// Deletes every checkpoint of a stage; once its model is committed, nothing needs them.
+/// Deletes every checkpoint of a stage, once its model is committed.
 ///
 /// # Errors
 /// Those of the store.
@@ -231,7 +231,7 @@ async fn prune(store: &Store, run: &RunId, stage: &StageName) -> Result<()> {
     Ok(())
 }
 
-/// `COMMIT` goes first, so that half a checkpoint is never taken for a whole one.
+/// Deletes `COMMIT` first, so that a partial checkpoint never looks complete.
 async fn delete_step(store: &Store, run: &RunId, stage: &StageName, step: u64) -> Result<()> {
     let at = step_folder(run, stage, step)?;
     store.delete(&format!("{at}/COMMIT")).await?;

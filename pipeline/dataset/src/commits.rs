@@ -1,7 +1,7 @@
-//! Commit records: `runs/<run>/<stage>/<shard>.commit.json`, created once; the first one wins.
+//! Commit records: `runs/<run>/<stage>/<shard>.commit.json`, created once; the first committer wins.
 //!
-//! So zombies and speculative twins are harmless: whoever comes second reads
-//! back what stands there and adopts it.
+//! Late and speculative attempts are therefore harmless: the second committer reads the first
+//! commit back and adopts it.
 
 use capstan_plan::commit::Commit;
 use capstan_plan::id::{RunId, ShardId, StageName};
@@ -10,17 +10,17 @@ use futures::{StreamExt, TryStreamExt};
 use crate::error::{Error, Result};
 use crate::store::{Created, Object, Store, checked};
 
-/// Reads in flight at most while commits are listed.
+/// Most reads in flight while commits are listed.
 pub(crate) const READS: usize = 16;
 
 const SUFFIX: &str = ".commit.json";
 
-/// Whose commit stands.
+/// The attempt whose commit was recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Committed {
     /// This attempt's.
     Mine,
-    /// Another attempt's, to be adopted in place of one's own.
+    /// Another attempt's, which this attempt adopts.
     Others(Box<Commit>),
 }
 
@@ -41,21 +41,21 @@ fn stage_folder(run: &RunId, stage: &StageName) -> Result<String> {
 /// The commit point of a task. Its outputs must be in the store already.
 ///
 /// # Errors
-/// Those of [`Store::create`]: nothing is known then, and the same commit may be tried again.
+/// Those of [`Store::create`]: the outcome is unknown, and the same commit may be tried again.
 pub async fn commit(store: &Store, commit: &Commit) -> Result<Committed> {
     let path = path(&commit.run, &commit.stage, &commit.shard)?;
     if store.create_json(&path, commit).await? == Created::Created {
         return Ok(Committed::Mine);
     }
-    let standing: Commit = store.get_json(&path).await?.ok_or(Error::NotFound {
+    let recorded: Commit = store.get_json(&path).await?.ok_or(Error::NotFound {
         url: store.url().to_owned(),
         path,
     })?;
-    // An earlier call of this very attempt may have got through without an answer.
-    if standing.attempt == commit.attempt && standing.lease_epoch == commit.lease_epoch {
+    // An earlier call of the same attempt may have succeeded and lost its answer.
+    if recorded.attempt == commit.attempt && recorded.lease_epoch == commit.lease_epoch {
         return Ok(Committed::Mine);
     }
-    Ok(Committed::Others(Box::new(standing)))
+    Ok(Committed::Others(Box::new(recorded)))
 }
 
 /// The commit of one task.
@@ -71,7 +71,7 @@ pub async fn read(
     store.get_json(&path(run, stage, shard)?).await
 }
 
-/// Commits of a stage, by shard.
+/// The commits of a stage, by shard.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`].
@@ -79,7 +79,7 @@ pub async fn of_stage(store: &Store, run: &RunId, stage: &StageName) -> Result<V
     read_all(store, store.list(&stage_folder(run, stage)?).await?).await
 }
 
-/// Commits of a run, by stage and shard.
+/// The commits of a run, by stage and shard.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`].

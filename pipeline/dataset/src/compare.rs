@@ -1,4 +1,4 @@
-//! Equality of two versions by all columns but times, never by file names or run ids.
+//! Compares two versions by all columns but times, never by file names or run ids.
 
 use std::collections::BTreeMap;
 
@@ -8,29 +8,29 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::files::{self, Pixels};
-use crate::record::{Record, RowHasher};
+use crate::record::{RowHasher, hash_with_pixels};
 use crate::store::Store;
 use crate::versions;
 use crate::view::{View, ViewRow};
 
-/// Examples that a comparison names at most.
+/// Most examples in a comparison.
 const EXAMPLES: usize = 8;
 
-/// The groups of columns that are compared apart.
+/// The groups of columns that are compared separately.
 const COLUMNS: [&str; 4] = ["pair", "curation", "captions", "verdicts"];
 
-/// How two versions differ.
+/// The differences between two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Comparison {
-    /// Rows of either.
+    /// Rows of each version.
     pub rows: [u64; 2],
-    /// Rows of the first whose pair the second lacks.
+    /// Pairs that only the first has.
     pub only_first: u64,
-    /// Rows of the second whose pair the first lacks.
+    /// Pairs that only the second has.
     pub only_second: u64,
-    /// Rows of both that differ, by group of columns: `pair, curation, captions, verdicts`.
+    /// Pairs of both that differ, by group of columns: `pair, curation, captions, verdicts`.
     pub differing: BTreeMap<&'static str, u64>,
-    /// A few of them, one line each.
+    /// At most eight differences, one line each.
     pub examples: Vec<String>,
 }
 
@@ -47,7 +47,7 @@ impl Comparison {
     }
 }
 
-/// A row as it is compared: its digest in every group of columns.
+/// A row: its pair, and the digest of every group of columns.
 type Row = (PairId, [Digest; 4]);
 
 /// Compares two versions row by row.
@@ -91,12 +91,12 @@ fn merge(a: &[Row], b: &[Row]) -> Comparison {
             (None, None) => return comparison,
             (Some((pair, _)), other) if other.is_none_or(|(second, _)| pair < second) => {
                 comparison.only_first += 1;
-                comparison.example(format!("pair {pair} stands in the first alone"));
+                comparison.example(format!("pair {pair} is only in the first"));
                 a.next();
             }
             (first, Some((pair, _))) if first.is_none_or(|(first, _)| pair < first) => {
                 comparison.only_second += 1;
-                comparison.example(format!("pair {pair} stands in the second alone"));
+                comparison.example(format!("pair {pair} is only in the second"));
                 b.next();
             }
             _ => {
@@ -135,9 +135,11 @@ fn hash_row(row: &ViewRow) -> Row {
         hash(&mut hasher);
         hasher.finish()
     };
-    let pair = group(&|hasher| row.pair.hash(hasher));
+    let pair = group(&|hasher| hash_with_pixels(&row.pair, &row.pair.image, hasher));
     let curation = group(&|hasher| {
-        hasher.number(row.keep.into()).maybe(row.reason.as_deref());
+        hasher
+            .number(row.keep.into())
+            .optional_text(row.reason.as_deref());
         hasher.number(row.kept_texts.len() as u64);
         for text in &row.kept_texts {
             hasher.digest(&text.0);

@@ -1,8 +1,8 @@
-//! What every store must do, run over local disk, memory and MinIO (feature `conformance`).
+//! The conformance suite of a store, run on local disk, memory and MinIO (feature `conformance`).
 //!
-//! A backend that passes is fit to hold Capstan's truth: creates have one winner,
-//! what was written is read back, listings are whole, and the protocols built on
-//! them (commits, versions, recipes, models, checkpoints) hold under races.
+//! A backend that passes can hold the state of Capstan: creates have one winner, reads return what
+//! was written, listings are complete, and the protocols built on them (commits, versions, recipes,
+//! models, checkpoints) hold under races.
 #![allow(
     clippy::unwrap_used,
     reason = "a suite of assertions, compiled for tests only"
@@ -12,14 +12,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use capstan_plan::commit::{Commit, FileKind, Outputs, Part};
+use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part, parts_of};
 use capstan_plan::id::{Digest, LeaseEpoch, RecipeHash};
 use futures::future::join_all;
 use tokio::sync::Barrier;
 
 use crate::commits::{Committed, commit};
 use crate::files::{self, Pairs, Pixels};
-use crate::record::ManifestRow;
+use crate::record::{ManifestRow, TaskRow};
 use crate::store::{Created, Store};
 use crate::versions::NewVersion;
 use crate::{checkpoints, commits, compare, models, recipes, runs, stats, verify, versions};
@@ -34,7 +34,7 @@ const RACES: usize = 50;
 /// Runs the whole suite on an empty store.
 ///
 /// # Panics
-/// Where the store, or this crate, does not keep its promise.
+/// If the store or this crate does not conform.
 pub async fn conformance(store: &Store) {
     creates_and_reads(store).await;
     creates_have_one_winner(store).await;
@@ -76,7 +76,7 @@ async fn creates_and_reads(store: &Store) {
     assert_eq!(store.folders("conformance").await.unwrap(), ["b"]);
 }
 
-/// 50 races of 16 writers: one is told that the object is its own, and it is.
+/// 50 races of 16 writers: exactly one gets `Created`, and the object is its own.
 async fn creates_have_one_winner(store: &Store) {
     for race in 0..RACES {
         let path: Arc<str> = format!("conformance/race/{race}").into();
@@ -89,8 +89,8 @@ async fn creates_have_one_winner(store: &Store) {
                 (writer, created.unwrap())
             })
         });
-        let told = join_all(writers).await.into_iter().map(Result::unwrap);
-        let won: Vec<usize> = told
+        let outcomes = join_all(writers).await.into_iter().map(Result::unwrap);
+        let won: Vec<usize> = outcomes
             .filter(|(_, created)| *created == Created::Created)
             .map(|(writer, _)| writer)
             .collect();
@@ -100,19 +100,20 @@ async fn creates_have_one_winner(store: &Store) {
     }
 }
 
-/// Every kind of file, read as it was written; the digest of rows leaves out times alone.
+/// Every kind of file is read as it was written; the digest of rows leaves out times alone.
 async fn round_trips(store: &Store) {
     let pairs = rows::pairs("trip", 2500);
     let bases = files::write_pairs(store, 1200, pairs.clone())
         .await
         .unwrap();
-    let sizes: Vec<u64> = bases.iter().map(|base| base.rows).collect();
+    let bases = parts_of(&bases).unwrap();
+    let sizes: Vec<u64> = bases.iter().map(|part| part.base.rows).collect();
     assert_eq!(sizes, [1200, 1200, 100]);
     let mut read = Vec::new();
     let mut bare = Vec::new();
-    for base in &bases {
+    for part in &bases {
         for (pixels, into) in [(Pixels::Read, &mut read), (Pixels::Skip, &mut bare)] {
-            let mut reader = Pairs::open(store, base, pixels).await.unwrap();
+            let mut reader = Pairs::open(store, part, pixels).await.unwrap();
             while let Some(group) = reader.next().await.unwrap() {
                 assert!(group.len() <= 1024, "a row group is bounded");
                 into.extend(group);
@@ -125,9 +126,9 @@ async fn round_trips(store: &Store) {
         bare.image.clone_from(&pair.image);
     }
     assert_eq!(bare, pairs);
-    let asked = [1199, 0, 1030, 0];
-    let pictures = files::pictures(store, &bases[0], &asked).await.unwrap();
-    for (picture, row) in pictures.iter().zip(asked) {
+    let requested = [1199, 0, 1030, 0];
+    let pictures = files::pictures(store, &bases[0], &requested).await.unwrap();
+    for (picture, row) in pictures.iter().zip(requested) {
         assert_eq!(picture, &pairs[row as usize].image);
     }
     assert!(files::pictures(store, &bases[0], &[1200]).await.is_err());
@@ -146,6 +147,7 @@ async fn round_trips(store: &Store) {
     let later = files::write_pairs(store, 100, later).await.unwrap();
     assert_ne!(same[0].digest, later[0].digest);
     assert_eq!(same[0].rows_digest, later[0].rows_digest);
+    assert_eq!(same[1].digest, later[1].digest, "pictures hold no times");
 
     let base = &same[0];
     let pairs = &pairs[..100];
@@ -183,12 +185,20 @@ async fn round_trips(store: &Store) {
     file!(PageLinks, rows::page_links(30));
     file!(Images, rows::image_links(30));
     file!(ImageLinks, rows::image_links(30));
-    let manifest = bases.iter().zip(0..);
-    let manifest = manifest.map(|(file, part)| ManifestRow {
-        part,
-        file: file.clone(),
+    let manifest = bases.iter().zip(0..).flat_map(|(part, ordinal)| {
+        let row = move |file: &File| ManifestRow {
+            part: ordinal,
+            file: file.clone(),
+        };
+        part.files().map(row)
     });
-    file!(Manifest, manifest.clone().collect::<Vec<_>>());
+    let manifest: Vec<ManifestRow> = manifest.collect();
+    file!(Manifest, manifest.clone());
+    let recipe = TaskRow::Recipe(RecipeHash(Digest::of(b"recipe")));
+    file!(
+        Tasks,
+        vec![recipe.clone(), TaskRow::Missing("00007".into())]
+    );
     let wrong = files::write(store, FileKind::Base, rows::page_links(1)).await;
     assert!(wrong.is_err(), "links make no base file");
 }
@@ -222,14 +232,16 @@ async fn commits_have_one_winner(store: &Store) {
                 (mine.clone(), commit(&store, &mine).await.unwrap())
             })
         });
-        let told: Vec<_> = join_all(writers).await;
-        let told: Vec<_> = told.into_iter().map(Result::unwrap).collect();
-        let mut mine = told.iter().filter(|(_, told)| *told == Committed::Mine);
+        let outcomes: Vec<_> = join_all(writers).await;
+        let outcomes: Vec<_> = outcomes.into_iter().map(Result::unwrap).collect();
+        let mut mine = outcomes
+            .iter()
+            .filter(|(_, outcome)| *outcome == Committed::Mine);
         let (winner, _) = mine.next().expect("somebody wins");
         assert!(mine.next().is_none(), "two attempts won {shard}");
-        for (attempt, told) in &told {
+        for (attempt, outcome) in &outcomes {
             if attempt != winner {
-                assert_eq!(*told, Committed::Others(Box::new(winner.clone())));
+                assert_eq!(*outcome, Committed::Others(Box::new(winner.clone())));
             }
         }
         // The winner asks again, as after a lost answer.
@@ -275,7 +287,7 @@ fn new_version(dataset: &str, run: &str, parts: Vec<Part>) -> NewVersion {
     }
 }
 
-/// Publishers of different runs get different numbers without a gap; of one run, one number.
+/// Publishers of different runs get different numbers without a gap; those of one run get the same.
 async fn versions_are_numbered_once(store: &Store) {
     let start = Arc::new(Barrier::new(WRITERS));
     let publishers = (0..WRITERS).map(|writer| {
@@ -400,7 +412,7 @@ async fn models_and_checkpoints(store: &Store) {
     assert_eq!(store.list("checkpoints").await.unwrap(), []);
 }
 
-/// Base files and all overlays as one version: verified, counted, compared.
+/// A version of base files and all overlays is verified, counted and compared.
 async fn a_whole_dataset(store: &Store) {
     let version = rows::publish_dataset(store, "web", "whole", 150, 60).await;
     let scope = verify::Scope::Version(version.clone());

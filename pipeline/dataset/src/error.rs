@@ -1,16 +1,16 @@
-//! What can go wrong between us and the store, each in one line.
+//! Errors of stores, files and records. `Display` is one line and never repeats the source.
 
 use capstan_plan::FailureKind;
 use capstan_plan::commit::VersionRef;
 use capstan_plan::id::{DatasetName, Digest, ModelDigest};
 
-/// Short for results of this room.
+/// Result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A boxed cause.
+/// A boxed source.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// What went wrong. Every text is one line and names the store or the object.
+/// A failure of a store or of its content. Every text is one line and names the store or object.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The URL of a store cannot be used.
@@ -20,45 +20,19 @@ pub enum Error {
     Url {
         /// As given.
         url: String,
-        /// Why.
+        /// Why it cannot be used.
         reason: String,
     },
     /// The store does not answer.
-    #[error("store {url} is unreachable: {reason}")]
+    #[error("store {url} is unreachable")]
     Unreachable {
         /// The store.
         url: String,
         /// The innermost cause.
-        reason: String,
-        /// The whole chain.
         #[source]
         source: Cause,
     },
-    /// No room left for what was to be written.
-    #[error("store {url} is full: no space left to write {path}; free some and start again")]
-    StoreFull {
-        /// The store, or the local folder.
-        url: String,
-        /// What was to be written.
-        path: String,
-        /// The cause as the system gave it.
-        #[source]
-        source: Cause,
-    },
-    /// The store refuses us.
-    #[error("store {url} refuses access to {path}: {reason}")]
-    Refused {
-        /// The store.
-        url: String,
-        /// The object.
-        path: String,
-        /// The innermost cause.
-        reason: String,
-        /// The whole chain.
-        #[source]
-        source: Cause,
-    },
-    /// An S3 store for which nothing names credentials.
+    /// No credentials were given, and the machine provides none.
     #[error(
         "store {url} has no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
          aws_access_key_id and aws_secret_access_key in [store.options]"
@@ -67,7 +41,29 @@ pub enum Error {
         /// The store.
         url: String,
     },
-    /// An object is not there.
+    /// No space is left for an object or file.
+    #[error("store {url} is full: no space left to write {path}; free some and start again")]
+    StoreFull {
+        /// The store, or the local folder.
+        url: String,
+        /// The object or file.
+        path: String,
+        /// The innermost cause.
+        #[source]
+        source: Cause,
+    },
+    /// The store denies access.
+    #[error("store {url} refuses access to {path}")]
+    Refused {
+        /// The store.
+        url: String,
+        /// The object.
+        path: String,
+        /// The innermost cause.
+        #[source]
+        source: Cause,
+    },
+    /// An object does not exist.
     #[error("{path} is not in store {url}")]
     NotFound {
         /// The store.
@@ -75,31 +71,29 @@ pub enum Error {
         /// The object.
         path: String,
     },
-    /// The store fails otherwise.
-    #[error("store {url} failed on {path}: {reason}")]
+    /// The store fails in another way.
+    #[error("store {url} failed on {path}")]
     Store {
         /// The store.
         url: String,
         /// The object.
         path: String,
         /// The innermost cause.
-        reason: String,
-        /// The whole chain.
         #[source]
         source: Cause,
     },
-    /// A create met others again and again.
+    /// Every try of a create met another writer.
     #[error("{path} in store {url} stayed contended over {tries} tries")]
     Contended {
         /// The store.
         url: String,
         /// The object.
         path: String,
-        /// How often it was tried.
+        /// Number of tries.
         tries: u32,
     },
-    /// A local file or folder (cache, model folder) fails.
-    #[error("{path}: {source}")]
+    /// A local file or folder (cache, model folder) cannot be read or written.
+    #[error("{path} cannot be read or written")]
     Local {
         /// The file or folder.
         path: String,
@@ -107,7 +101,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// A name that cannot stand in a path of the store.
+    /// A name that cannot be part of a path of the store.
     #[error("`{name}` cannot name a {what}: letters, digits, `-`, `_`, `.` only")]
     Name {
         /// What it should name.
@@ -115,15 +109,15 @@ pub enum Error {
         /// As given.
         name: String,
     },
-    /// An object does not hold what its name or record promises.
+    /// An object does not match its name or record.
     #[error("{path} is damaged: {reason}")]
     Damaged {
         /// The object.
         path: String,
-        /// What is wrong with it.
+        /// The mismatch.
         reason: String,
     },
-    /// Rows that cannot be written as they are.
+    /// Rows that cannot be written.
     #[error("{what} cannot be written: {reason}")]
     Rows {
         /// Which rows.
@@ -131,27 +125,27 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// An overlay does not speak of the rows of its base file.
-    #[error("overlay {overlay} does not match base {base}: {reason}")]
+    /// A pixels file or an overlay is not aligned with its base file.
+    #[error("file {file} does not match base {base}: {reason}")]
     Misaligned {
-        /// The overlay's digest.
-        overlay: Digest,
-        /// The base file's digest.
+        /// Digest of the pixels file or overlay.
+        file: Digest,
+        /// Digest of the base file.
         base: Digest,
-        /// The row and what is wrong with it.
+        /// The row, and how it differs.
         reason: String,
     },
-    /// Texts that a filter kept were asked for, but no filter has spoken.
+    /// Texts that a filter kept were requested of a shard without verdicts.
     #[error(
         "{version} has no verdicts in the shard of base {base}: `kept` texts need a filter stage before"
     )]
     NoVerdicts {
-        /// The version as the task names it.
+        /// The version.
         version: VersionRef,
         /// The base file's digest.
         base: Digest,
     },
-    /// A dataset without versions.
+    /// A dataset has no versions.
     #[error("dataset {dataset} has no version in store {url}")]
     NoDataset {
         /// The dataset.
@@ -159,7 +153,7 @@ pub enum Error {
         /// The store.
         url: String,
     },
-    /// A model that is not in the store.
+    /// A model is not complete in the store.
     #[error("model {model} is not complete in store {url}")]
     NoModel {
         /// The model.
@@ -167,7 +161,7 @@ pub enum Error {
         /// The store.
         url: String,
     },
-    /// A local folder that cannot become a model or a checkpoint.
+    /// A local folder cannot be stored as a model or checkpoint.
     #[error("folder {path} cannot be stored: {reason}")]
     Folder {
         /// The folder, or the file in it.
@@ -175,24 +169,24 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// A folder that cannot be exported to.
+    /// A folder cannot be exported to.
     #[error("cannot export to {path}: {reason}")]
     Target {
         /// The folder.
         path: String,
-        /// What is in the way, and the mend.
+        /// The obstacle and the fix.
         reason: String,
     },
-    /// A sampler without samples, or batches without samples.
+    /// A sampler or its batches have no samples.
     #[error("cannot sample: {reason}")]
     Sampler {
-        /// What is missing.
+        /// The missing part.
         reason: &'static str,
     },
 }
 
 impl Error {
-    /// How a task that met it is to be treated.
+    /// How the scheduler treats a task that fails with this error.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Unreachable { .. } | Self::Store { .. } | Self::Contended { .. } => {
@@ -217,7 +211,7 @@ impl Error {
         }
     }
 
-    /// A local file's failure; a full disk is told apart.
+    /// The failure of a local file; a full disk becomes [`Error::StoreFull`].
     pub(crate) fn local(path: &std::path::Path, source: std::io::Error) -> Self {
         let path = path.display().to_string();
         if is_full(&source) {
@@ -238,7 +232,7 @@ impl Error {
     }
 }
 
-/// Whether the disk, or the quota, is used up.
+/// Whether the disk or the quota is exhausted.
 pub(crate) fn is_full(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
@@ -246,7 +240,62 @@ pub(crate) fn is_full(error: &std::io::Error) -> bool {
     )
 }
 
-/// White space of any kind to single blanks, so that an error stays one line.
+/// Replaces white space by single blanks, so that an error stays one line.
 pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The innermost cause of a failure, as one line. It stands for a chain of sources that repeat
+/// each other, which only [`Debug`](std::fmt::Debug) shows.
+#[derive(Debug, thiserror::Error)]
+#[error("{line}")]
+pub(crate) struct Innermost<E> {
+    pub(crate) line: String,
+    /// The whole chain.
+    #[expect(dead_code, reason = "`Debug` prints it")]
+    pub(crate) error: E,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::io;
+
+    use super::*;
+
+    fn source() -> Cause {
+        Box::new(io::Error::other("the cause"))
+    }
+
+    #[test]
+    fn no_variant_prints_its_source() {
+        let (url, path) = ("s3://bucket".to_owned(), "data/x".to_owned());
+        let errors = [
+            Error::Unreachable {
+                url: url.clone(),
+                source: source(),
+            },
+            Error::StoreFull {
+                url: url.clone(),
+                path: path.clone(),
+                source: source(),
+            },
+            Error::Refused {
+                url: url.clone(),
+                path: path.clone(),
+                source: source(),
+            },
+            Error::Store {
+                url,
+                path,
+                source: source(),
+            },
+            Error::local("x".as_ref(), io::Error::other("the cause")),
+        ];
+        for error in errors {
+            let cause = error.source().expect("it has a source").to_string();
+            assert_eq!(cause, "the cause");
+            assert!(!error.to_string().contains(&cause), "{error}");
+        }
+    }
 }

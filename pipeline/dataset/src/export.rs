@@ -1,12 +1,14 @@
-//! A version as files that other programs read: Parquet, or WebDataset tars.
+//! Exports a version as Parquet, WebDataset tars, or a folder of pictures.
 //!
-//! What goes out is what training would use: pictures that curation keeps, with their texts that
-//! it keeps and that no filter refused. Human texts have no verdict and go out always.
+//! An export holds what training would use: the pictures that curation keeps, with the texts that
+//! curation and the filter keep. Human texts have no verdict and are always exported. A picture
+//! that never had a text is exported with an empty caption, as img2dataset writes it. A picture
+//! whose texts were all dropped or refused is left out.
 //!
 //! ```text
 //! version ─► view, a row group at a time ─► batches ─► .name.<n>.tmp/00000.parquet ... ─► name/
 //! ```
-//! The folder appears whole or not at all. Memory is a row group, and a batch of its rows.
+//! The folder appears complete or not at all. Memory: a row group and a batch of its rows.
 
 use std::path::Path;
 
@@ -23,13 +25,14 @@ use crate::versions;
 use crate::view::{View, ViewRow};
 
 mod columns;
+mod files;
 mod parquet;
 mod tar;
 
-/// The file that says what an export holds; readers of Parquet folders pass over `_` files.
+/// The file that describes an export. Readers of Parquet folders ignore files that begin with `_`.
 pub const ABOUT: &str = "_export.json";
 
-/// What a row of an export is, and in which kind of file.
+/// The rows of an export and the format of its files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
@@ -39,14 +42,16 @@ pub enum Layout {
     Flat,
     /// Tar files, `<key>.jpg`, `<key>.txt` and `<key>.json` per kept (picture, text).
     Webdataset,
+    /// A folder of pictures, `<name>.jpg` and beside it `<name>.txt` with a line per kept text.
+    Files,
 }
 
 /// How a version is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// What a row is.
+    /// The layout.
     pub layout: Layout,
-    /// Rows of a file at most; 0 counts as 1. Keys have a digit for each of its digits.
+    /// Most rows of a file; 0 counts as 1. Keys have as many row digits as its largest row number.
     pub rows_per_file: usize,
 }
 
@@ -59,16 +64,16 @@ impl Default for Options {
     }
 }
 
-/// What went out.
+/// The size of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Exported {
     /// Pictures.
     pub pictures: u64,
-    /// Texts with them.
+    /// Texts.
     pub texts: u64,
-    /// Pictures that stayed: curation drops them, or no text of theirs is kept.
+    /// Pictures left out: curation drops them, or they have texts and none is kept.
     pub left_out: u64,
-    /// Files, `_export.json` not counted.
+    /// Files, without `_export.json`.
     pub files: u64,
     /// Their size.
     pub size_bytes: u64,
@@ -80,19 +85,20 @@ struct Row {
     texts: Vec<Kept>,
 }
 
-/// A text that goes out.
+/// A text of an export.
 struct Kept {
     text: Text,
-    /// What the filter said; none of human texts, nor where no filter has spoken.
+    /// The verdict; `None` for human texts and in shards without verdicts.
     verdict: Option<Verdict>,
     /// The captioner, of a synthetic text.
     writer: Option<ModelDigest>,
 }
 
-/// Where rows go.
+/// The writer of a layout.
 enum Sink {
     Parquet(Box<parquet::Folder>),
     Tar(tar::Folder),
+    Files(files::Folder),
 }
 
 /// `_export.json`.
@@ -104,8 +110,9 @@ struct About<'a> {
     exported: &'a Exported,
 }
 
-/// Writes a version into `folder`, which must be absent or empty; `told` hears of rows of the
-/// version done and in all.
+/// Writes a version into `folder`, which must be absent or empty.
+///
+/// - `progress`: called with the rows of the version read so far, and all of them.
 ///
 /// # Errors
 /// [`Error::Target`] for a folder with something in it; [`Error::Local`], [`Error::StoreFull`];
@@ -115,7 +122,7 @@ pub async fn export(
     version: &VersionRef,
     folder: &Path,
     options: Options,
-    told: &(dyn Fn(u64, u64) + Sync),
+    progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Exported> {
     check_target(folder)?;
     let parts = versions::parts(store, version).await?;
@@ -134,7 +141,7 @@ pub async fn export(
                 Ok(sink)
             })
             .await?;
-            told(done, total);
+            progress(done, total);
         }
     }
     let (files, size_bytes) = blocking("export", move || sink.finish()).await?;
@@ -144,7 +151,7 @@ pub async fn export(
     Ok(exported)
 }
 
-/// What stands in a folder is somebody's.
+/// Refuses a folder that holds anything.
 fn check_target(folder: &Path) -> Result<()> {
     let refuse = |reason: String| Error::Target {
         path: folder.display().to_string(),
@@ -172,7 +179,8 @@ fn kept_rows(rows: Vec<ViewRow>, view: &View, exported: &mut Exported) -> Vec<Ro
     let mut kept = Vec::with_capacity(rows.len());
     for row in rows {
         let texts = kept_texts(&row, view);
-        if texts.is_empty() {
+        let has_texts = !row.pair.texts.is_empty() || !row.synthetic.is_empty();
+        if !row.keep || (texts.is_empty() && has_texts) {
             exported.left_out += 1;
             continue;
         }
@@ -230,6 +238,7 @@ impl Sink {
         let rows = options.rows_per_file.max(1);
         match options.layout {
             Layout::Webdataset => Self::Tar(tar::Folder::new(folder, rows)),
+            Layout::Files => Self::Files(files::Folder::new(folder, rows)),
             layout => Self::Parquet(Box::new(parquet::Folder::new(folder, rows, layout))),
         }
     }
@@ -238,19 +247,28 @@ impl Sink {
         match self {
             Self::Parquet(folder) => folder.write(&rows),
             Self::Tar(folder) => folder.write(&rows),
+            Self::Files(folder) => folder.write(&rows),
         }
     }
 
-    /// Files and their size.
+    /// Number of files and their size.
     fn finish(self) -> Result<(u64, u64)> {
         match self {
             Self::Parquet(folder) => folder.finish(),
             Self::Tar(folder) => folder.finish(),
+            Self::Files(folder) => Ok(folder.finish()),
         }
     }
 }
 
-/// The key of a row as img2dataset makes it: five digits of the file, then those of the row.
+/// Every (picture, text) of a row; the picture alone if it has no text.
+fn pairs(row: &Row) -> impl Iterator<Item = (&Row, Option<&Kept>)> {
+    let alone = row.texts.is_empty().then_some((row, None));
+    let with_text = row.texts.iter().map(move |kept| (row, Some(kept)));
+    alone.into_iter().chain(with_text)
+}
+
+/// The key of a row in the form of img2dataset: five digits of the file, then those of the row.
 fn key(file: u64, row: usize, rows_per_file: usize) -> String {
     let digits = (rows_per_file - 1).max(1).ilog10() as usize + 1;
     format!("{file:05}{row:0digits$}")

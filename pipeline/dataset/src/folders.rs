@@ -1,15 +1,16 @@
-//! Local folders to objects and back: what models and checkpoints are made of.
+//! Uploads local folders as objects and downloads them again: models and checkpoints.
 
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use capstan_plan::id::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::blocking;
-use crate::store::{Store, checked, unique_beside};
+use crate::store::{Created, Store, checked, unique_beside};
 
-/// Files of a folder at most.
+/// Most files in a folder.
 const MAX_FILES: usize = 10_000;
 
 /// A file of a folder.
@@ -17,7 +18,7 @@ const MAX_FILES: usize = 10_000;
 pub struct Entry {
     /// Path within the folder, parts separated by `/`.
     pub name: String,
-    /// blake3 of its bytes.
+    /// blake3 of the bytes.
     pub digest: Digest,
     /// Size.
     pub size_bytes: u64,
@@ -31,13 +32,13 @@ pub(crate) fn digest_of(entries: &[Entry]) -> Digest {
     Digest::of_parts(parts)
 }
 
-/// The files of a local folder, by name. Names that begin with a dot are left out.
+/// The files of a local folder, by name. Names that begin with a dot are skipped.
 pub(crate) async fn scan(folder: &Path) -> Result<Vec<Entry>> {
     scan_some(folder, |_| true).await
 }
 
-/// Those files of a local folder whose name within it is wanted; asked of a folder in it, with a
-/// `/` behind its name, whether it is looked into.
+/// The files of a local folder whose name within it is `wanted`. For a nested folder, `wanted` is
+/// called with its name and a `/`, and decides whether it is entered.
 pub(crate) async fn scan_some(folder: &Path, wanted: fn(&str) -> bool) -> Result<Vec<Entry>> {
     let folder = folder.to_owned();
     blocking("folder", move || {
@@ -46,7 +47,7 @@ pub(crate) async fn scan_some(folder: &Path, wanted: fn(&str) -> bool) -> Result
         if entries.is_empty() {
             return Err(Error::Folder {
                 path: folder.display().to_string(),
-                reason: "there is no file in it".to_owned(),
+                reason: "it holds no file".to_owned(),
             });
         }
         entries.sort();
@@ -102,7 +103,8 @@ fn walk(
     Ok(())
 }
 
-/// Creates the files as objects under `prefix`, one in memory at a time.
+/// Creates the files as objects under `prefix`, one in memory at a time. The prefix or the attempt
+/// determines their content, so that an object with other bytes is damaged and written again.
 pub(crate) async fn upload(
     store: &Store,
     prefix: &str,
@@ -117,18 +119,22 @@ pub(crate) async fn upload(
         if Digest::of(&bytes) != entry.digest {
             return Err(Error::Folder {
                 path: path.display().to_string(),
-                reason: "it changed while it was stored".to_owned(),
+                reason: "it changed while it was being stored".to_owned(),
             });
         }
-        store
-            .create(&format!("{prefix}/{}", entry.name), bytes)
-            .await?;
+        let object = format!("{prefix}/{}", entry.name);
+        let bytes = Bytes::from(bytes);
+        if store.create(&object, bytes.clone()).await? == Created::AlreadyExists
+            && store.digest(&object).await? != Some(entry.digest)
+        {
+            store.replace(&object, bytes).await?;
+        }
     }
     Ok(())
 }
 
-/// Brings the objects under `prefix` to `folder`, verified. The folder appears
-/// whole or not at all; an empty one may be there already.
+/// Downloads the objects under `prefix` to `folder` and checks their digests. The folder appears
+/// complete or not at all; an empty one may exist already.
 pub(crate) async fn download(
     store: &Store,
     prefix: &str,
@@ -147,7 +153,7 @@ pub(crate) async fn download(
         }
         let path = staged.0.join(&entry.name);
         if let Some(parent) = path.parent() {
-            make_folder(parent)?;
+            create_folder(parent)?;
         }
         tokio::fs::write(&path, &bytes)
             .await
@@ -156,21 +162,21 @@ pub(crate) async fn download(
     staged.appear(folder)
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
+fn create_folder(folder: &Path) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|error| Error::local(folder, error))
 }
 
-/// A folder that is removed unless it was renamed.
+/// A staging folder that is removed unless it was renamed.
 pub(crate) struct Staged(PathBuf);
 
 impl Staged {
-    /// Makes an empty folder beside `target`, which nobody else uses.
+    /// Creates an empty folder of a unique name beside `target`.
     pub(crate) fn beside(target: &Path) -> Result<Self> {
         if let Some(parent) = target.parent() {
-            make_folder(parent)?;
+            create_folder(parent)?;
         }
         let staged = Self(unique_beside(target));
-        make_folder(&staged.0)?;
+        create_folder(&staged.0)?;
         Ok(staged)
     }
 
@@ -178,7 +184,7 @@ impl Staged {
         &self.0
     }
 
-    /// Lets it appear as `target`, which must be absent or empty.
+    /// Renames it to `target`, which must be absent or empty.
     pub(crate) fn appear(self, target: &Path) -> Result<()> {
         std::fs::rename(&self.0, target).map_err(|error| Error::local(target, error))
     }

@@ -1,6 +1,6 @@
 //! The index: the view without pixels, as training samples.
 //!
-//! One sample is one kept (picture, text): a picture may give none, one or several.
+//! One sample is one kept (picture, text). A picture has any number of samples.
 
 use bytes::Bytes;
 use capstan_plan::commit::Part;
@@ -40,11 +40,11 @@ pub struct Index {
     pub samples: Vec<Sample>,
 }
 
-/// Builds the index of these versions. No pixel is read.
+/// Builds the index of these versions. Pixels files are not opened.
 ///
 /// # Errors
-/// [`Error::NoVerdicts`] where kept texts are asked for and no filter has
-/// spoken; those of the view.
+/// [`Error::NoVerdicts`] if kept texts are requested of a shard without verdicts; those of the
+/// view.
 pub async fn samples(store: &Store, data: &[Data]) -> Result<Index> {
     let mut index = Index::default();
     for data in data {
@@ -86,17 +86,17 @@ async fn add(
     Ok(())
 }
 
-/// The texts of a row under these uses; `None` where one that needs a verdict has none.
+/// The texts of a row under these uses; `None` if a kept text is requested and the shard has no
+/// verdicts.
 ///
-/// Human texts that curation keeps are always used. A text without a verdict is
-/// asked for in vain only if the shard has no verdicts at all: a filter judges
-/// the view of its time, and speaks of every text in it.
+/// Human texts that curation keeps are always used. A single text may lack a verdict in a shard
+/// that has some: the filter judged the texts of its time. Such a text is not kept.
 fn texts(row: &ViewRow, web: Use, synthetic: Use, has_verdicts: bool) -> Option<Vec<&Text>> {
     let mut texts = Vec::new();
     let found = row.curated_texts().map(|text| (text, web));
     let written = row.synthetic.iter().filter(|_| row.keep);
-    for (text, of) in found.chain(written.map(|text| (text, synthetic))) {
-        let is_used = match of {
+    for (text, usage) in found.chain(written.map(|text| (text, synthetic))) {
+        let is_used = match usage {
             _ if is_human(text.origin) => true,
             Use::All => true,
             Use::None => false,
@@ -110,13 +110,13 @@ fn texts(row: &ViewRow, web: Use, synthetic: Use, has_verdicts: bool) -> Option<
     Some(texts)
 }
 
-/// Encoded pictures of these rows of a shard, in the order asked for; each row
-/// group is read once. Memory is what is asked for and one row group.
+/// Encoded pictures of these rows of a shard, in the order of `rows`. Each row group is read once.
+/// Memory: the pictures returned and one row group.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`].
 pub async fn pictures(store: &Store, part: &Part, rows: &[u32]) -> Result<Vec<Bytes>> {
-    files::pictures(store, &part.base, rows).await
+    files::pictures(store, part, rows).await
 }
 
 #[cfg(test)]

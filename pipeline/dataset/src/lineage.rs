@@ -1,4 +1,4 @@
-//! From a text back to where it came from: page, picture, models, verdicts, versions and commits.
+//! Traces a text to its origin: page, picture, models, verdicts, versions and commits.
 //!
 //! ```text
 //! text ─► row of the view ─► base and overlays ─► commits of (run, stage) of each version it passed
@@ -20,17 +20,17 @@ use crate::versions::{self, Version};
 use crate::view::{View, ViewRow};
 use crate::{commits, stats};
 
-/// What is looked for.
+/// A search for texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
-    /// A text or a pair of this id.
+    /// The text or the pair of this id.
     Id(Digest),
-    /// Texts that hold these words, whatever their case.
+    /// Texts that contain these words, ignoring case.
     Words(String),
 }
 
 impl Query {
-    /// 64 hexadecimal digits are an id, everything else words.
+    /// 64 hexadecimal digits are an id, anything else is words.
     pub fn parse(text: &str) -> Self {
         match Digest::from_hex(text.trim()) {
             Some(id) => Self::Id(id),
@@ -38,7 +38,7 @@ impl Query {
         }
     }
 
-    fn finds(&self, pair: &PairId, text: &Text) -> bool {
+    fn matches(&self, pair: &PairId, text: &Text) -> bool {
         match self {
             Self::Id(id) => text.text_id.0 == *id || pair.0 == *id,
             Self::Words(words) => text.text.to_lowercase().contains(words),
@@ -46,20 +46,20 @@ impl Query {
     }
 }
 
-/// Where a text came from.
+/// The origin of a text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Lineage {
     /// Its id.
     pub text_id: TextId,
     /// The text itself.
     pub text: String,
-    /// Where it was found, or `synthetic`.
+    /// Where the text was found, or `synthetic`.
     pub origin: Origin,
     /// The captioner, of a synthetic text.
     pub written_by: Option<ModelDigest>,
-    /// What the last filter said, where one judged it.
+    /// The verdict of the last filter, if it judged the text.
     pub judged: Option<Judged>,
-    /// Whether curation keeps the picture, and of a found text the text itself.
+    /// Whether curation keeps the picture and, for a found text, the text itself.
     pub curated: bool,
     /// Why curation drops the picture.
     pub reason: Option<String>,
@@ -67,16 +67,16 @@ pub struct Lineage {
     pub queries: Vec<String>,
     /// The picture on its page.
     pub pair_id: PairId,
-    /// Where the picture came from.
+    /// URL or key of the picture.
     pub image_url: String,
-    /// The page, or the file of an import, that named it.
+    /// The page, or the file of an import, that the picture was found on.
     pub page_url: String,
     /// Its key within an archive.
     pub archive_ref: Option<String>,
-    /// SHA-256 of the picture as it came.
+    /// SHA-256 of the picture as downloaded.
     #[serde(serialize_with = "hex")]
     pub sha256: [u8; 32],
-    /// When it came, in milliseconds since 1970.
+    /// When the picture was fetched, in milliseconds since 1970.
     pub fetched_at_ms: i64,
     /// Licence where stated.
     pub licence: Option<String>,
@@ -84,14 +84,13 @@ pub struct Lineage {
     pub attribution: Option<String>,
     /// Row of the base file.
     pub row: u32,
-    /// Versions that the text passed through, from the one asked about to the one that its picture
-    /// came in.
+    /// Versions that hold the text, from the queried one back to the one that its picture came in.
     pub versions: Vec<Passed>,
-    /// Files that speak of it, base first, with the commits that made them.
+    /// Files with data of the text, base first, and the commits that made them.
     pub files: Vec<Made>,
 }
 
-/// What a filter said.
+/// The verdict of a filter.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Judged {
     /// The filter.
@@ -106,7 +105,7 @@ pub struct Judged {
     pub reason: String,
 }
 
-/// A version that a text passed through.
+/// A version that holds a text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Passed {
     /// Its name and number, such as `web@3`.
@@ -117,20 +116,20 @@ pub struct Passed {
     pub stage: StageName,
 }
 
-/// A file, and who made it.
+/// A file and its commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Made {
-    /// `base`, `curation`, `captions` or `verdicts`.
+    /// `base`, `pixels`, `curation`, `captions` or `verdicts`.
     pub kind: &'static str,
     /// The file, `data/<digest>.parquet`.
     pub file: Digest,
-    /// The commit of the run that published it; none where its run is no longer in the store.
+    /// The commit of the run that published it; `None` if the run is no longer in the store.
     pub commit: Option<Committed>,
-    /// The earlier commit of the same recipe that the run adopted.
+    /// The earlier commit of the same recipe that the run adopted, if it did.
     pub adopted_from: Option<Committed>,
 }
 
-/// A commit by everything that names it.
+/// The identifiers of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Committed {
     /// The run.
@@ -139,9 +138,9 @@ pub struct Committed {
     pub stage: StageName,
     /// The shard.
     pub shard: ShardId,
-    /// Who made it.
+    /// The attempt.
     pub attempt: AttemptId,
-    /// Where.
+    /// The worker.
     pub worker: WorkerId,
 }
 
@@ -161,8 +160,8 @@ fn hex<S: Serializer>(sha256: &[u8; 32], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(&Digest(*sha256))
 }
 
-/// Texts of a version that `query` finds, `limit` of them at most, in the order of the version;
-/// none where it finds none. No pixel is read.
+/// Traces the texts of a version that match `query`, at most `limit`, in the order of the version.
+/// Pixels files are not opened.
 ///
 /// # Errors
 /// Those of [`versions::parts`], of the view and of the commits.
@@ -183,9 +182,9 @@ pub async fn of(
         while let Some(rows) = view.next().await? {
             for row in &rows {
                 let texts = row.pair.texts.iter().chain(&row.synthetic);
-                let texts = texts.filter(|text| query.finds(&row.pair.pair_id, text));
+                let texts = texts.filter(|text| query.matches(&row.pair.pair_id, text));
                 let room = limit - found.len();
-                found.extend(texts.take(room).map(|text| told(row, text, &view)));
+                found.extend(texts.take(room).map(|text| describe(row, text, &view)));
             }
         }
         if found.len() > before {
@@ -199,8 +198,8 @@ pub async fn of(
     Ok(found)
 }
 
-/// What the row itself says of a text.
-fn told(row: &ViewRow, text: &Text, view: &View) -> Lineage {
+/// The part of a lineage that the row itself holds.
+fn describe(row: &ViewRow, text: &Text, view: &View) -> Lineage {
     let is_synthetic = text.origin == Origin::Synthetic;
     let judged = row.verdict(&text.text_id).map(|verdict: &Verdict| Judged {
         by: view.filter(),
@@ -267,10 +266,10 @@ impl History {
         Ok(history)
     }
 
-    /// The base and its overlays, each with the commit that made it.
+    /// The files of a shard, each with the commit that made it.
     async fn files(&self, store: &Store, part: &Part) -> Result<Vec<Made>> {
         let mut made = Vec::new();
-        for file in [&part.base].into_iter().chain(&part.overlays) {
+        for file in part.files() {
             let commit = self.commit_of(file);
             let adopted = commit.filter(|commit| commit.adopted);
             let first = match adopted {
@@ -287,13 +286,13 @@ impl History {
         Ok(made)
     }
 
-    /// The commit that names the file; of an overlay the one that names it for this base.
+    /// The commit that outputs the file; for an overlay, the one that outputs it for this base.
     fn commit_of(&self, file: &File) -> Option<&Commit> {
-        let is_it = |named: &File| {
+        let is_same = |named: &File| {
             named.digest == file.digest && (file.kind == FileKind::Base || named.base == file.base)
         };
         let mut commits = self.commits.iter().flatten();
-        commits.find(|commit| commit.outputs.files.iter().any(is_it))
+        commits.find(|commit| commit.outputs.files.iter().any(is_same))
     }
 }
 

@@ -1,8 +1,7 @@
-//! Model folders: `models/<digest>/`, in whatever layout the model room writes, and
-//! a `COMMIT` beside the files that lists them, created last. Tokenizers are such folders too.
+//! Model folders: `models/<digest>/`, in the layout that the model crate writes, and a `COMMIT`
+//! beside the files that lists them, created last. Tokenizers are stored the same way.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use capstan_plan::id::{Digest, ModelDigest};
 use serde::{Deserialize, Serialize};
@@ -15,10 +14,10 @@ mod catalogue;
 
 pub use catalogue::{Listed, MadeBy, catalogue, describe};
 
-/// Models that a cache folder keeps at most; the least recently fetched go first.
+/// Most models in a cache folder; the least recently fetched are dropped first.
 const CACHED_MODELS: usize = 32;
 
-/// `models/<digest>/COMMIT`: the folder is complete.
+/// `models/<digest>/COMMIT`, which makes the folder complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Its files, by name.
@@ -43,7 +42,8 @@ pub async fn digest(folder: &Path) -> Result<ModelDigest> {
     )))
 }
 
-/// Puts a local folder at `models/<digest>/`; one that is complete there is left as it is.
+/// Puts a local folder at `models/<digest>/`. A complete model is left unchanged; damaged or
+/// missing files of one are written again.
 ///
 /// # Errors
 /// [`Error::Folder`], [`Error::Local`], [`Error::Name`]; those of [`Store::create`].
@@ -51,9 +51,8 @@ pub async fn put(store: &Store, folder: &Path) -> Result<ModelDigest> {
     put_files(store, folder, folders::scan(folder).await?).await
 }
 
-/// Puts the files of a Hugging Face folder that a model consists of, and leaves its others (weights
-/// in other formats, cards, samples) where they are. A folder that [`put`] stored has the same
-/// digest here.
+/// Puts the files of a Hugging Face folder that belong to a model, and ignores others (weights in
+/// other formats, cards, samples). A folder that [`put`] stored has the same digest here.
 ///
 /// # Errors
 /// Those of [`put`].
@@ -66,7 +65,7 @@ pub async fn put_given(store: &Store, folder: &Path) -> Result<ModelDigest> {
     .await
 }
 
-/// The digest that [`put_given`] would give a folder.
+/// The digest under which [`put_given`] would store a folder.
 ///
 /// # Errors
 /// Those of [`digest`].
@@ -75,8 +74,8 @@ pub async fn digest_given(folder: &Path) -> Result<ModelDigest> {
     Ok(ModelDigest(folders::digest_of(&files)))
 }
 
-/// Whether a file, by its name within the folder, is one that models are read from. A pre-trained
-/// MED is two such folders in one.
+/// Whether a file, by its name within the folder, belongs to a model. A pre-trained MED consists
+/// of two such folders.
 fn is_of_model(name: &str) -> bool {
     let name = match name.split_once('/') {
         Some(("conditional_generation" | "image_text_retrieval", "")) => return true,
@@ -95,7 +94,7 @@ fn is_of_model(name: &str) -> bool {
 
 async fn put_files(store: &Store, folder: &Path, files: Vec<Entry>) -> Result<ModelDigest> {
     let model = ModelDigest(folders::digest_of(&files));
-    if !exists(store, &model).await? {
+    if !is_whole(store, &model).await? {
         folders::upload(store, &prefix(&model), folder, &files).await?;
         store
             .create_json(&commit_path(&model), &Manifest { files })
@@ -120,8 +119,8 @@ pub async fn manifest(store: &Store, model: &ModelDigest) -> Result<Manifest> {
     }
 }
 
-/// Brings a model to `<cache>/<digest>/`, verified, and gives that folder. It
-/// appears whole or not at all. The cache keeps 32 models.
+/// Downloads a model to `<cache>/<digest>/` and checks its digests. The folder appears complete
+/// or not at all. The cache keeps 32 models.
 ///
 /// # Errors
 /// [`Error::NoModel`], [`Error::Damaged`], [`Error::Local`], [`Error::StoreFull`].
@@ -130,20 +129,20 @@ pub async fn fetch(store: &Store, model: &ModelDigest, cache: &Path) -> Result<P
     if !folder.is_dir() {
         let manifest = manifest(store, model).await?;
         let fetched = folders::download(store, &prefix(model), &manifest.files, &folder).await;
-        // Another process may have been faster; what it brought has the same digests.
+        // Another process may have downloaded it first; its files have the same digests.
         if !folder.is_dir() {
             fetched?;
         }
     }
-    // Times decide which models are dropped, nothing else.
+    // The time only decides which models are dropped.
     if let Ok(opened) = std::fs::File::open(&folder) {
-        let _ = opened.set_modified(SystemTime::now());
+        let _ = opened.set_modified(crate::store::file_time());
     }
     drop_oldest(cache, &folder);
     Ok(folder)
 }
 
-/// A cache that cannot be cleaned is no reason to fail: what is left over is tried again.
+/// Ignores failures: the next call tries again.
 fn drop_oldest(cache: &Path, but: &Path) {
     let Ok(entries) = std::fs::read_dir(cache) else {
         return;
@@ -164,12 +163,31 @@ fn drop_oldest(cache: &Path, but: &Path) {
     }
 }
 
-/// Whether a model is complete in the store.
+/// Whether the `COMMIT` of a model is in the store. See [`is_whole`] for its files.
 ///
 /// # Errors
 /// Those of the store.
 pub async fn exists(store: &Store, model: &ModelDigest) -> Result<bool> {
     Ok(store.size(&commit_path(model)).await?.is_some())
+}
+
+/// Whether a model is complete in the store, and every file has the size that its `COMMIT` records.
+///
+/// # Errors
+/// Those of the store.
+pub(crate) async fn is_whole(store: &Store, model: &ModelDigest) -> Result<bool> {
+    let manifest = match manifest(store, model).await {
+        Ok(manifest) => manifest,
+        Err(Error::NoModel { .. } | Error::Damaged { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for file in &manifest.files {
+        let path = format!("{}/{}", prefix(model), file.name);
+        if store.size(&path).await? != Some(file.size_bytes) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Every complete model, by digest.

@@ -5,10 +5,10 @@ use capstan_plan::id::{RecipeHash, RunId, ShardId, StageName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::store::Store;
+use crate::store::{Created, Store};
 use crate::{commits, files, models};
 
-/// Where the commit stands.
+/// The commit that a recipe led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pointer {
     /// The run.
@@ -23,8 +23,8 @@ fn path(recipe: &RecipeHash) -> String {
     format!("recipes/{recipe}.json")
 }
 
-/// The commit that made this recipe, if it and all its outputs are still there.
-/// The caller commits its outputs anew, for its own task, as `adopted`.
+/// The commit that made this recipe, if it and all of its outputs are in the store, with the sizes
+/// that the commit records. The caller commits the outputs again for its own task, as `adopted`.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`](crate::Error::Damaged).
@@ -44,14 +44,15 @@ pub async fn adopt(store: &Store, recipe: &RecipeHash) -> Result<Option<Commit>>
         }
     }
     if let Some(model) = &commit.outputs.model
-        && !models::exists(store, model).await?
+        && !models::is_whole(store, model).await?
     {
         return Ok(None);
     }
     Ok(Some(commit))
 }
 
-/// Points the recipe of `commit` at it; an earlier pointer stays.
+/// Points the recipe of `commit` at it. An earlier pointer stays, unless its commit or outputs are
+/// gone or short: then no run could adopt the recipe again, and it is replaced.
 ///
 /// # Errors
 /// Those of [`Store::create`].
@@ -61,8 +62,92 @@ pub async fn publish(store: &Store, commit: &Commit) -> Result<()> {
         stage: commit.stage.clone(),
         shard: commit.shard.clone(),
     };
-    store
-        .create_json(&path(&commit.recipe), &pointer)
-        .await
-        .map(|_| ())
+    let path = path(&commit.recipe);
+    if store.create_json(&path, &pointer).await? == Created::AlreadyExists
+        && adopt(store, &commit.recipe).await?.is_none()
+    {
+        store.replace_json(&path, &pointer).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use capstan_plan::commit::{FileKind, Outputs};
+    use capstan_plan::id::{Digest, LeaseEpoch};
+
+    use super::*;
+    use crate::conformance::rows;
+
+    fn commit(run: &str, outputs: Outputs) -> Commit {
+        Commit {
+            run: run.into(),
+            stage: "s".into(),
+            shard: "all".into(),
+            attempt: run.into(),
+            worker: "w".into(),
+            lease_epoch: LeaseEpoch::default(),
+            recipe: RecipeHash(Digest::of(b"recipe")),
+            inputs: Vec::new(),
+            outputs,
+            wall_seconds: 0.0,
+            cpu_seconds: 0.0,
+            adopted: false,
+        }
+    }
+
+    async fn commit_pages(store: &Store, run: &str, count: usize) -> Commit {
+        let pages = files::write(store, FileKind::Pages, rows::page_links(count));
+        let outputs = Outputs {
+            files: vec![pages.await.unwrap()],
+            ..Outputs::default()
+        };
+        let commit = commit(run, outputs);
+        commits::commit(store, &commit).await.unwrap();
+        publish(store, &commit).await.unwrap();
+        commit
+    }
+
+    #[tokio::test]
+    async fn a_pointer_to_short_files_is_replaced_by_the_next_commit() {
+        let store = Store::memory();
+        let first = commit_pages(&store, "first", 30).await;
+        let second = commit_pages(&store, "second", 31).await;
+        let adopted = adopt(&store, &first.recipe).await.unwrap();
+        assert_eq!(adopted, Some(first.clone()), "a sound pointer stays");
+
+        let path = files::path(&first.outputs.files[0].digest);
+        let bytes = store.get(&path).await.unwrap();
+        store.delete(&path).await.unwrap();
+        store.create(&path, bytes.slice(..20)).await.unwrap();
+        assert_eq!(adopt(&store, &first.recipe).await.unwrap(), None);
+        publish(&store, &second).await.unwrap();
+        let adopted = adopt(&store, &first.recipe).await.unwrap();
+        assert_eq!(adopted, Some(second));
+    }
+
+    #[tokio::test]
+    async fn a_model_with_a_damaged_file_is_not_adopted_and_is_written_again() {
+        let store = Store::memory();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("vocab.txt"), "a\nb\n").unwrap();
+        let model = models::put(&store, folder.path()).await.unwrap();
+        let outputs = Outputs {
+            model: Some(model),
+            ..Outputs::default()
+        };
+        let made = commit("first", outputs);
+        commits::commit(&store, &made).await.unwrap();
+        publish(&store, &made).await.unwrap();
+        let found = adopt(&store, &made.recipe).await.unwrap();
+        assert_eq!(found, Some(made.clone()));
+
+        let path = format!("models/{model}/vocab.txt");
+        store.delete(&path).await.unwrap();
+        store.create(&path, &b"a"[..]).await.unwrap();
+        assert_eq!(adopt(&store, &made.recipe).await.unwrap(), None);
+        assert_eq!(models::put(&store, folder.path()).await.unwrap(), model);
+        assert_eq!(store.get(&path).await.unwrap(), &b"a\nb\n"[..]);
+        assert_eq!(adopt(&store, &made.recipe).await.unwrap(), Some(made));
+    }
 }

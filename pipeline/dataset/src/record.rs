@@ -1,13 +1,14 @@
-//! What a row must know to be written as Parquet, and to be told from another.
+//! Rows of `data/` files: their Parquet schemas and their digests.
 //!
-//! Every kind of file has a schema of its own; a file of another schema is
-//! refused, never guessed at.
+//! Every kind of file has a schema and a schema version, which the file states under the key
+//! `schema_version`. A later version only adds optional columns: readers accept older files
+//! without them and ignore columns that they do not know. A change that breaks readers gets a
+//! file kind of its own.
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::id::{Digest, PairId};
 
@@ -16,27 +17,34 @@ mod links;
 mod manifest;
 mod overlays;
 mod pairs;
+mod tasks;
 
 pub(crate) use columns::Columns;
 pub use manifest::ManifestRow;
+pub(crate) use pairs::{Picture, hash_with_pixels};
+pub use tasks::TaskRow;
 
 /// A row of a file of `data/`: [`Pair`](capstan_plan::row::Pair),
 /// [`Curation`](capstan_plan::row::Curation), [`Captions`](capstan_plan::row::Captions),
 /// [`Verdicts`](capstan_plan::row::Verdicts), [`Reject`](capstan_plan::row::Reject),
-/// [`PageLink`](capstan_plan::row::PageLink), [`ImageLink`](capstan_plan::row::ImageLink)
-/// and [`ManifestRow`].
+/// [`PageLink`](capstan_plan::row::PageLink), [`ImageLink`](capstan_plan::row::ImageLink),
+/// [`ManifestRow`] and [`TaskRow`].
 pub trait Record: Sized + Clone + Send + Sync + 'static {
-    /// The kinds of file that hold such rows; the first is written where none is named.
+    /// The kinds of file that hold such rows. The first is the default for writing.
     const KINDS: &'static [FileKind];
 
-    /// Columns of the file.
+    /// Version of [`Record::schema`]. Raise it when a nullable column is added. Files that state
+    /// no version are of version 1.
+    const SCHEMA_VERSION: u32 = 1;
+
+    /// Columns of the file, as this program writes them.
     fn schema() -> SchemaRef;
 
     /// Rows to columns.
     #[doc(hidden)]
     fn encode(rows: &[Self]) -> Result<RecordBatch, ArrowError>;
 
-    /// Columns to rows; columns that were not read give empty values where a reader may skip them.
+    /// Columns to rows; a nullable column that the file lacks gives `None`.
     #[doc(hidden)]
     fn decode(columns: &Columns) -> Result<Vec<Self>, String>;
 
@@ -44,18 +52,18 @@ pub trait Record: Sized + Clone + Send + Sync + 'static {
     #[doc(hidden)]
     fn hash(&self, hasher: &mut RowHasher);
 
-    /// The row of a base file that it speaks of.
+    /// The pair that the row describes, for rows aligned with a base file.
     fn pair_id(&self) -> Option<PairId> {
         None
     }
 
-    /// About how many bytes it takes; bounds row groups.
+    /// Estimated size in bytes; bounds row groups and files.
     fn weight(&self) -> usize {
         256
     }
 }
 
-/// blake3 over the values of rows, each preceded by its length, so that no two
+/// blake3 over the values of rows. Each value is preceded by its length, so that no two
 /// lists of rows share a digest.
 #[derive(Default)]
 pub struct RowHasher(blake3::Hasher);
@@ -81,7 +89,7 @@ impl RowHasher {
         self
     }
 
-    pub(crate) fn maybe(&mut self, text: Option<&str>) -> &mut Self {
+    pub(crate) fn optional_text(&mut self, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.number(1).text(text),
             None => self.number(0),
@@ -106,6 +114,7 @@ pub fn rows_digest<T: Record>(rows: &[T]) -> Digest {
 pub fn kind_name(kind: FileKind) -> &'static str {
     match kind {
         FileKind::Base => "base",
+        FileKind::Pixels => "pixels",
         FileKind::Curation => "curation",
         FileKind::Captions => "captions",
         FileKind::Verdicts => "verdicts",
@@ -115,12 +124,14 @@ pub fn kind_name(kind: FileKind) -> &'static str {
         FileKind::PageLinks => "page_links",
         FileKind::ImageLinks => "image_links",
         FileKind::Manifest => "manifest",
+        FileKind::Tasks => "tasks",
     }
 }
 
-pub(crate) fn kind_of(name: &str) -> Option<FileKind> {
+pub(crate) fn parse_kind(name: &str) -> Option<FileKind> {
     [
         FileKind::Base,
+        FileKind::Pixels,
         FileKind::Curation,
         FileKind::Captions,
         FileKind::Verdicts,
@@ -130,6 +141,7 @@ pub(crate) fn kind_of(name: &str) -> Option<FileKind> {
         FileKind::PageLinks,
         FileKind::ImageLinks,
         FileKind::Manifest,
+        FileKind::Tasks,
     ]
     .into_iter()
     .find(|kind| kind_name(*kind) == name)
@@ -141,7 +153,7 @@ fn schema(fields: Vec<Field>) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn needed(name: &str, kind: DataType) -> Field {
+fn required(name: &str, kind: DataType) -> Field {
     Field::new(name, kind, false)
 }
 
@@ -155,13 +167,13 @@ fn element(kind: DataType) -> Arc<Field> {
 }
 
 fn list_of(name: &str, kind: DataType) -> Field {
-    needed(name, DataType::List(element(kind)))
+    required(name, DataType::List(element(kind)))
 }
 
 fn text_fields() -> Fields {
     Fields::from(vec![
-        needed("text_id", DIGEST),
-        needed("text", DataType::Utf8),
-        needed("origin", DataType::Utf8),
+        required("text_id", DIGEST),
+        required("text", DataType::Utf8),
+        required("origin", DataType::Utf8),
     ])
 }

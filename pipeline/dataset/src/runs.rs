@@ -1,6 +1,6 @@
-//! `runs/<run>/run.json`: what a run was asked to do, created before its first task.
+//! `runs/<run>/run.json`: the submitted pipeline, created before the first task of the run.
 
-use capstan_plan::id::RunId;
+use capstan_plan::id::{DeviceKind, RunId, StageName};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -11,13 +11,13 @@ use crate::store::{Created, Store, checked};
 pub struct RunRecord {
     /// The run.
     pub run: RunId,
-    /// The pipeline, as `plan::Pipeline` serialises.
+    /// The pipeline, as `plan::Pipeline` serialises it.
     pub pipeline: serde_json::Value,
-    /// Its seed.
+    /// The seed of the run.
     pub seed: u64,
     /// When it was submitted, in milliseconds since 1970.
     pub created_at_ms: i64,
-    /// Version of the program that planned it.
+    /// The version of the program that planned it.
     pub program: String,
 }
 
@@ -25,7 +25,7 @@ fn path(run: &RunId) -> Result<String> {
     Ok(format!("runs/{}/run.json", checked("run", run.as_str())?))
 }
 
-/// Creates the record; one that stands already is left as it is.
+/// Creates the record; an existing one is left unchanged.
 ///
 /// # Errors
 /// Those of [`Store::create`].
@@ -41,6 +41,54 @@ pub async fn read(store: &Store, run: &RunId) -> Result<Option<RunRecord>> {
     store.get_json(&path(run)?).await
 }
 
+/// `runs/<run>/<stage>/device.json`: the kind of device that the stage's models compute on, fixed
+/// before its first task. Recipes name it, so a run that continues must find it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct StageDevice {
+    device: DeviceKind,
+}
+
+fn device_path(run: &RunId, stage: &StageName) -> Result<String> {
+    let (run, stage) = (
+        checked("run", run.as_str())?,
+        checked("stage", stage.as_str())?,
+    );
+    Ok(format!("runs/{run}/{stage}/device.json"))
+}
+
+/// The kind of device that a stage computes on, where it was fixed.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn device(store: &Store, run: &RunId, stage: &StageName) -> Result<Option<DeviceKind>> {
+    let found: Option<StageDevice> = store.get_json(&device_path(run, stage)?).await?;
+    Ok(found.map(|found| found.device))
+}
+
+/// Fixes the kind of device that a stage computes on. Returns the one that counts: another
+/// coordinator may have fixed it first.
+///
+/// # Errors
+/// Those of the store; [`Error::Damaged`].
+pub async fn fix_device(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+    device: DeviceKind,
+) -> Result<DeviceKind> {
+    let record = StageDevice { device };
+    match store
+        .create_json(&device_path(run, stage)?, &record)
+        .await?
+    {
+        Created::Created => Ok(record.device),
+        Created::AlreadyExists => {
+            let standing = self::device(store, run, stage).await?;
+            Ok(standing.unwrap_or(record.device))
+        }
+    }
+}
+
 /// Every run, by id.
 ///
 /// # Errors
@@ -53,33 +101,33 @@ pub async fn list(store: &Store) -> Result<Vec<RunRecord>> {
     Ok(runs)
 }
 
-/// `runs/<run>/state-<number>.json`: that a run ended, or went on again. The last one counts; a
-/// run without any goes on. So a database that is made anew does not wake what was cancelled.
+/// `runs/<run>/state-<number>.json`: a run ended or was resumed. The last one applies; a run
+/// without any is running. A rebuilt database therefore does not resume a cancelled run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
-    /// Where the run stands.
+    /// The state.
     pub state: RunState,
-    /// Why, where it failed.
+    /// Why the run failed; empty otherwise.
     pub reason: String,
-    /// Since when, in milliseconds since 1970.
+    /// When the run entered the state, in milliseconds since 1970.
     pub at_ms: i64,
 }
 
-/// Where a run stands, as far as the store is told.
+/// The recorded state of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
-    /// It was tried again.
+    /// It was resumed.
     Running,
     /// Every stage is done.
     Done,
-    /// It cannot go on.
+    /// It cannot continue.
     Failed,
-    /// Somebody cancelled it.
+    /// An operator cancelled it.
     Cancelled,
 }
 
-/// Times that one run ends or goes on at most.
+/// Most state changes of one run.
 const STANDINGS: u32 = 10_000;
 
 fn standing_path(run: &RunId, number: u32) -> Result<String> {
@@ -87,7 +135,7 @@ fn standing_path(run: &RunId, number: u32) -> Result<String> {
     Ok(format!("runs/{run}/state-{number:06}.json"))
 }
 
-/// Where a run stands; `None` where nothing was said of it.
+/// The recorded state of a run; `None` if no change was recorded.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`].
@@ -98,10 +146,10 @@ pub async fn standing(store: &Store, run: &RunId) -> Result<Option<Standing>> {
     }
 }
 
-/// Says where a run stands from now on.
+/// Records a state change of a run.
 ///
 /// # Errors
-/// Those of [`Store::create`]; [`Error::Contended`] after 10,000 of them.
+/// Those of [`Store::create`]; [`Error::Contended`] after 10,000 changes.
 pub async fn stands(store: &Store, run: &RunId, standing: &Standing) -> Result<()> {
     let last = last_standing(store, run).await?;
     for number in last + 1..=STANDINGS {
@@ -117,7 +165,7 @@ pub async fn stands(store: &Store, run: &RunId, standing: &Standing) -> Result<(
     })
 }
 
-/// The number of the last one; 0 where there is none. They are few: asked for one by one.
+/// The number of the last record, 0 if there is none. There are few, so each is looked up in turn.
 async fn last_standing(store: &Store, run: &RunId) -> Result<u32> {
     let mut last = 0;
     while last < STANDINGS && store.size(&standing_path(run, last + 1)?).await?.is_some() {

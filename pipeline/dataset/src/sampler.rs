@@ -1,12 +1,10 @@
-//! The order of samples: a pure function of (samples, seed, step), whatever the world size.
+//! The order of samples: a pure function of (samples, seed, step), independent of the world size.
 //!
-//! Each data epoch permutes the shards and gathers them into windows; within a
-//! window samples stand by hash(seed, data_epoch, text_id). Groups of
-//! `length_bucket` batches are sorted by length and cut into batches, and the
-//! batches of a window are shuffled, so that a batch holds texts of like length
-//! and nothing else betrays the order. Epochs follow each other as one endless
-//! stream that is cut every `global_batch` samples: what an epoch leaves over
-//! begins the next one's first batch.
+//! Each data epoch permutes the shards and groups them into windows. Within a window samples are
+//! sorted by hash(seed, data_epoch, text_id). Groups of `length_bucket` batches are sorted by length
+//! and cut into batches, and the batches of a window are shuffled, so that texts of a batch have
+//! similar lengths and the order is otherwise random. Epochs form one endless stream that is cut
+//! every `global_batch` samples: the remainder of an epoch begins the first batch of the next.
 //!
 //! ```text
 //! epoch 0: [ batch ][ batch ][ batch ][ rest| epoch 1: head ][ batch ] ...
@@ -21,10 +19,10 @@ use capstan_plan::id::TextId;
 
 use crate::error::{Error, Result};
 
-/// Samples at which a window is closed: what a reader keeps at hand.
+/// Samples at which a window is closed; bounds the samples that a reader buffers.
 const WINDOW_SAMPLES: usize = 65_536;
 
-/// What the order depends on.
+/// The properties of a sample that its position depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SampleKey {
     /// The text.
@@ -44,7 +42,7 @@ pub struct Batch {
     pub samples: Vec<usize>,
 }
 
-/// Gives the batch of any step.
+/// Computes the batch of any step.
 #[derive(Debug)]
 pub struct Sampler {
     keys: Vec<SampleKey>,
@@ -52,13 +50,13 @@ pub struct Sampler {
     length_bucket: usize,
     window_samples: usize,
     seed: u64,
-    /// The newest two data epochs that were asked for.
+    /// Orders of the two data epochs requested last.
     orders: Mutex<BTreeMap<u64, Arc<Vec<u32>>>>,
 }
 
 impl Sampler {
     /// - `global_batch`: samples of a step, over all ranks.
-    /// - `length_bucket`: batches that are sorted by length together; 1 sorts nothing.
+    /// - `length_bucket`: batches that are sorted by length together; 1 disables sorting.
     ///
     /// # Errors
     /// [`Error::Sampler`] without samples, or for a size of 0.
@@ -88,7 +86,7 @@ impl Sampler {
         })
     }
 
-    /// Closes windows at this many samples; fewer mean less to keep at hand and a weaker shuffle.
+    /// Closes windows at this many samples. Smaller windows need less memory and shuffle less.
     pub fn with_window(mut self, samples: usize) -> Self {
         self.window_samples = samples.max(1);
         self
@@ -99,13 +97,13 @@ impl Sampler {
         self.keys.len()
     }
 
-    /// Whether there are none; never, since [`Sampler::new`] refuses that.
+    /// Always false: [`Sampler::new`] refuses an empty list.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// The batch of a step, from 0. Cheap for steps near each other: the orders
-    /// of two data epochs are kept.
+    /// The batch of a step, from 0. Cheap for consecutive steps: the orders of two data epochs are
+    /// cached.
     pub fn batch(&self, step: u64) -> Batch {
         let first = step * self.global_batch as u64;
         let len = self.keys.len() as u64;
@@ -127,7 +125,7 @@ impl Sampler {
 
     /// The samples of a data epoch in their order.
     fn order(&self, data_epoch: u64) -> Arc<Vec<u32>> {
-        // An order is inserted whole, so a panic elsewhere leaves nothing half-done.
+        // Orders are inserted complete, so a panic elsewhere leaves the map consistent.
         let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(order) = orders.get(&data_epoch) {
             return order.clone();
@@ -135,7 +133,7 @@ impl Sampler {
         let order = Arc::new(self.draw(data_epoch));
         orders.insert(data_epoch, order.clone());
         while orders.len() > 2 {
-            // Keep what is near: steps go forward, or start anew far away.
+            // Keep the nearest epochs: steps are consecutive, or start from a distant step.
             let far = *orders
                 .keys()
                 .max_by_key(|kept| kept.abs_diff(data_epoch))
@@ -148,7 +146,7 @@ impl Sampler {
     fn draw(&self, data_epoch: u64) -> Vec<u32> {
         let windows = self.windows(data_epoch);
         let mut order: Vec<u32> = windows.iter().flatten().copied().collect();
-        // The samples that complete the batch which the epoch before began.
+        // The samples that complete the last batch of the previous epoch.
         let len = order.len() as u64;
         let over = (data_epoch * len) % self.global_batch as u64;
         let head = (self.global_batch as u64 - over) % self.global_batch as u64;
@@ -190,7 +188,7 @@ impl Sampler {
         }
         let draws = Draws::new(self.seed, "sampler-samples");
         for window in &mut windows {
-            // A text of two versions has one hash: the index tells the two apart.
+            // A text in two versions has one hash: the index breaks the tie.
             window.sort_by_cached_key(|sample| {
                 let text = self.keys[*sample as usize].text_id;
                 (draws.u64(&text.0.0, data_epoch), *sample)
@@ -199,7 +197,7 @@ impl Sampler {
         windows
     }
 
-    /// Shuffles the whole batches of every window; what is less than a batch stays at the end.
+    /// Shuffles the complete batches of every window; an incomplete batch stays at the end.
     /// A batch belongs to the window of its first sample.
     fn shuffle_batches(&self, body: &[u32], ends: Vec<usize>, data_epoch: u64) -> Vec<u32> {
         let batches: Vec<&[u32]> = body.chunks_exact(self.global_batch).collect();
@@ -221,8 +219,8 @@ impl Sampler {
     }
 }
 
-/// The contiguous slice of a global batch that is this rank's: as even as can be,
-/// all slices together are the batch.
+/// The contiguous slice of a global batch of this rank. The slices partition the batch; their
+/// lengths differ by at most one.
 pub fn rank_slice(global_batch: usize, rank: usize, world_size: usize) -> Range<usize> {
     global_batch * rank / world_size..global_batch * (rank + 1) / world_size
 }

@@ -1,4 +1,4 @@
-//! Figures of a dataset version: what stands in it, what was dropped and why.
+//! Statistics of a dataset version: its rows and texts, and what was dropped for which reason.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::view::{View, ViewRow};
 use crate::{commits, versions};
 
-/// Versions that one goes back at most to find where its pairs came from.
+/// Most versions between a version and the one that its pairs came in.
 pub(crate) const MAX_LINEAGE: usize = 1000;
 
 /// Texts of one origin. `found = curated + dropped`; `curated = kept + refused + unjudged`.
@@ -21,7 +21,7 @@ pub(crate) const MAX_LINEAGE: usize = 1000;
 pub struct TextStats {
     /// In base files, or written by a captioner.
     pub found: u64,
-    /// Of these, those that curation keeps (synthetic ones: whose picture it keeps).
+    /// Texts that curation keeps; synthetic ones if it keeps their picture.
     pub curated: u64,
     /// Dropped by curation, or with their picture.
     pub dropped: u64,
@@ -29,11 +29,11 @@ pub struct TextStats {
     pub kept: u64,
     /// Curated and refused by the filter.
     pub refused: u64,
-    /// Curated, without a verdict: human ones, and all where no filter has spoken.
+    /// Curated, without a verdict: human texts, and all texts of a shard without verdicts.
     pub unjudged: u64,
 }
 
-/// Figures of a version. `rows = kept + dropped`.
+/// Statistics of a version. `rows = kept + dropped`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Stats {
     /// Shards.
@@ -48,15 +48,17 @@ pub struct Stats {
     pub dropped_by_reason: BTreeMap<String, u64>,
     /// Texts by origin.
     pub texts: BTreeMap<&'static str, TextStats>,
-    /// Size of base files.
+    /// Size of base files, without pixels files.
     pub base_bytes: u64,
+    /// Size of pixels files; 0 for a store written before pixels had files of their own.
+    pub pixels_bytes: u64,
     /// Size of overlays.
     pub overlay_bytes: u64,
-    /// Pictures and pages refused when the version at the root of this one was made.
+    /// Rejected pictures and pages of the stage that the pairs came from.
     pub rejects: BTreeMap<RejectCode, u64>,
 }
 
-/// Reads a version without its pixels.
+/// Reads a version; pixels files are not opened.
 ///
 /// # Errors
 /// Those of [`versions::parts`] and of the view.
@@ -66,7 +68,7 @@ pub async fn stats(store: &Store, version: &VersionRef) -> Result<Stats> {
     Ok(stats)
 }
 
-/// Figures of these shards; `rejects` stays empty.
+/// Statistics of these shards; `rejects` stays empty.
 ///
 /// # Errors
 /// Those of the view.
@@ -77,6 +79,7 @@ pub async fn of_parts(store: &Store, parts: &[Part]) -> Result<Stats> {
     };
     for part in parts {
         stats.base_bytes += part.base.size_bytes;
+        stats.pixels_bytes += part.pixels.as_ref().map_or(0, |file| file.size_bytes);
         let overlays = part.overlays.iter().map(|file| file.size_bytes);
         stats.overlay_bytes += overlays.sum::<u64>();
         let mut view = View::open(store, part, Pixels::Skip).await?;

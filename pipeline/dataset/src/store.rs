@@ -1,15 +1,16 @@
 //! Object storage under a prefix: create-if-absent, reads, listings; bounded retries.
 //!
-//! Only create-if-absent is portable across stores, so nothing here overwrites.
-//! A create whose acknowledgement was lost is told from a lost race by reading
-//! back, as the commit protocol asks.
+//! Only create-if-absent is portable across stores as a commit point, so records are only ever
+//! created. [`Store::replace`] overwrites, and only restores a damaged object whose content its
+//! name determines. A create whose acknowledgement was lost is distinguished from a lost race by
+//! reading the object back, as the commit protocol requires.
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use capstan_plan::draw::Draws;
@@ -20,44 +21,47 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 
 use crate::error::{Error, Result};
 
 mod cache;
 mod cause;
 mod credentials;
+mod local;
 mod open;
 
 use cache::Cache;
+pub(crate) use cache::file_time;
 
-/// Tries of one operation that a server answers with errors (500, 503 `SlowDown`, a body that
-/// breaks off) before its last error is given: about ten seconds.
+/// Tries of one operation that a server answers with errors (500, 503 `SlowDown`, a truncated
+/// body) before the last error is returned: about ten seconds.
 const TRIES: u32 = 8;
-/// Tries of one operation that nobody answers: about two seconds. Whoever can wait for longer
-/// does, by [`Store::ready`].
+/// Tries of one operation that gets no answer: about two seconds. A caller that can wait longer
+/// uses [`Store::ready`].
 const TRIES_UNANSWERED: u32 = 5;
-/// Wait before the second try; doubles with each further one, jitter of half of it included.
+/// Wait before the second try; doubles with each further one. Up to half of a wait is jitter.
 const FIRST_WAIT: Duration = Duration::from_millis(150);
-/// Wait before a further try at most.
+/// Longest wait before a further try.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// Wait before a store that is not there is asked again; doubles up to the longest.
+/// First wait before an unreachable store is probed again; doubles up to the longest.
 const FIRST_READY_WAIT: Duration = Duration::from_millis(250);
 
-/// Bytes read from stores, of caches none: described in `runtime::metrics`.
+/// Bytes read from stores, without those read from caches; described in `runtime::metrics`.
 pub const READ_BYTES: &str = "capstan_store_read_bytes_total";
-/// Bytes that stores took, described there too.
+/// Bytes written to stores; described in `runtime::metrics`.
 pub const WRITTEN_BYTES: &str = "capstan_store_written_bytes_total";
 
-/// What a create met.
+/// The outcome of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Created {
-    /// The object is ours.
+    /// This call created the object.
     Created,
-    /// Another stands there; it was left as it is.
+    /// The object existed and was left unchanged.
     AlreadyExists,
 }
 
-/// An object as a listing shows it.
+/// An object of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Object {
     /// Path within the store.
@@ -69,40 +73,40 @@ pub struct Object {
 /// Object storage under a prefix. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    /// Where the bytes are.
+    /// The object store client.
     backend: Arc<dyn ObjectStore>,
-    /// Every path of ours lies under it.
+    /// Prefix of every path in the backend.
     prefix: Path,
-    /// The store as people name it; never holds credentials.
+    /// The URL for messages; never holds credentials.
     url: Arc<str>,
-    /// The folder, where the store is one.
+    /// The folder of a local store.
     folder: Option<Arc<FsPath>>,
-    /// Read `data/` objects, kept on local disk.
+    /// Copies of `data/` objects on local disk.
     cache: Option<Arc<Cache>>,
 }
 
 impl Store {
-    /// The store as people name it; no credentials in it.
+    /// The URL for messages, without credentials.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The folder, where the store is a local one.
+    /// The folder of a local store.
     pub fn folder(&self) -> Option<&FsPath> {
         self.folder.as_deref()
     }
 
-    /// Keeps `data/` objects that are read in `folder`, at most `max_bytes` of
-    /// them; the least recently read go first. For stores beyond this machine.
+    /// Caches `data/` objects in `folder`, up to `max_bytes`; the least recently read are dropped
+    /// first. For stores on other machines.
     ///
     /// # Errors
-    /// [`Error::Local`] where the folder cannot be made.
+    /// [`Error::Local`] if the folder cannot be created.
     pub fn with_cache(mut self, folder: &FsPath, max_bytes: u64) -> Result<Self> {
         self.cache = Some(Arc::new(Cache::open(folder, max_bytes)?));
         Ok(self)
     }
 
-    /// One cheap listing: fails in one clear line where the store cannot be used.
+    /// One cheap listing: fails with one clear line if the store cannot be used.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Refused`], [`Error::Url`] (no such bucket).
@@ -113,16 +117,16 @@ impl Store {
             .map(|_| ())
     }
 
-    /// Waits until the store can be used: one that does not answer yet is asked again, for
-    /// `patience`. What no waiting mends (no such bucket, keys that are refused) is said at once.
+    /// Waits up to `patience` until the store answers. An error that waiting cannot fix (no such
+    /// bucket, rejected keys) is returned at once.
     ///
     /// # Errors
     /// Those of [`Store::probe`].
     pub async fn ready(&self, patience: Duration) -> Result<()> {
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let mut wait = FIRST_READY_WAIT;
         loop {
-            match self.look().await {
+            match self.probe_once().await {
                 Err(error) if is_transient(&error) && began.elapsed() < patience => {
                     tracing::info!(%error, "waiting for the store");
                     tokio::time::sleep(wait).await;
@@ -133,16 +137,16 @@ impl Store {
         }
     }
 
-    /// As [`Store::probe`], tried once.
-    async fn look(&self) -> Result<()> {
+    /// As [`Store::probe`], without retries.
+    async fn probe_once(&self) -> Result<()> {
         let prefix = self.location("runs")?;
         match self.backend.list_with_delimiter(Some(&prefix)).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(self.explain("runs", error)),
+            Err(error) => Err(self.explain("runs", error).await),
         }
     }
 
-    /// Digests of the files that lie in the shard cache, the most recently read first.
+    /// Digests of the files in the cache, the most recently read first.
     pub async fn cached(&self, limit: usize) -> Vec<Digest> {
         match &self.cache {
             Some(cache) => cache.recent(limit).await,
@@ -152,16 +156,16 @@ impl Store {
 
     /// Creates an object if there is none.
     ///
-    /// Two writers of *equal* bytes may both be told [`Created::Created`] when an
-    /// acknowledgement was lost; who must be told apart writes an id into the bytes.
+    /// Two writers of *equal* bytes may both get [`Created::Created`] if an acknowledgement was
+    /// lost. Writers that need exactly one winner put an id into the bytes.
     ///
     /// # Errors
     /// [`Error::StoreFull`], [`Error::Unreachable`], [`Error::Refused`];
-    /// [`Error::Contended`] where the store reports a conflict with an object that never appears.
+    /// [`Error::Contended`] if the store reports a conflict with an object that never appears.
     pub async fn create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<Created> {
         let bytes = bytes.into();
         let location = self.location(path)?;
-        // Set once an answer was lost: the object that stands there may be ours.
+        // Set once an answer was lost: an existing object may be the one of this call.
         let mut unsure = false;
         let mut last = None;
         let mut tries = TRIES;
@@ -190,12 +194,12 @@ impl Store {
                     match found {
                         Some(true) => return Ok(Created::Created),
                         Some(false) => return Ok(Created::AlreadyExists),
-                        // A conflict that nobody won (S3 answers 409 to both): again.
+                        // A conflict without a winner (S3 answers 409 to both): try again.
                         None => {}
                     }
                 }
                 Err(error) => {
-                    let error = self.explain(path, error);
+                    let error = cause::explain(&self.url, path, error);
                     if !is_transient(&error) {
                         return Err(error);
                     }
@@ -212,6 +216,41 @@ impl Store {
         }))
     }
 
+    /// Overwrites an object: restores one whose name determines its content, and that is damaged.
+    ///
+    /// # Errors
+    /// [`Error::StoreFull`], [`Error::Unreachable`], [`Error::Refused`].
+    pub(crate) async fn replace(&self, path: &str, bytes: impl Into<Bytes>) -> Result<()> {
+        let bytes = bytes.into();
+        let location = self.location(path)?;
+        let put = || self.backend.put(&location, bytes.clone().into());
+        self.retrying(path, put).await?;
+        counter!(WRITTEN_BYTES).increment(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// blake3 of the bytes of an object in the store, not in the cache. Reads it in chunks.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn digest(&self, path: &str) -> Result<Option<Digest>> {
+        let location = self.location(path)?;
+        let read = self.retrying(path, || async {
+            let mut chunks = self.backend.get(&location).await?.into_stream();
+            let (mut hasher, mut length) = (blake3::Hasher::new(), 0);
+            while let Some(chunk) = chunks.try_next().await? {
+                hasher.update(&chunk);
+                length += chunk.len() as u64;
+            }
+            Ok((Digest(*hasher.finalize().as_bytes()), length))
+        });
+        let Some((digest, length)) = absent(read.await)? else {
+            return Ok(None);
+        };
+        counter!(READ_BYTES).increment(length);
+        Ok(Some(digest))
+    }
+
     /// Reads an object.
     ///
     /// # Errors
@@ -222,19 +261,19 @@ impl Store {
                 Some(bytes) => Ok(bytes),
                 None => self.fill(&cache, digest, path).await,
             },
-            None => self.get_from_store(path).await,
+            None => self.get_uncached(path).await,
         }
     }
 
-    /// Brings an object into the cache; of several that want it at once, one fetches it.
+    /// Copies an object into the cache. Concurrent readers of one object share one fetch.
     async fn fill(&self, cache: &Arc<Cache>, digest: Digest, path: &str) -> Result<Bytes> {
         let turn = cache.turn(digest);
         let _mine = turn.take().await;
         self.fill_in_turn(cache, digest, path).await
     }
 
-    /// [`Store::fill`] for whoever wants a part of the object: `None` where the cache would not
-    /// keep the whole, so that it would be fetched again for the next part.
+    /// [`Store::fill`] for a reader of a range. `None` if the cache would not keep the object, so
+    /// that the next range would fetch it again.
     async fn fill_if_kept(
         &self,
         cache: &Arc<Cache>,
@@ -250,7 +289,7 @@ impl Store {
         }
         let turn = cache.turn(digest);
         let _mine = turn.take().await;
-        // Whoever had it before may have found that the disk is full.
+        // The reader that held the turn before may have found that the disk is full.
         if !cache.may_keep(&digest, Instant::now()) {
             return Ok(None);
         }
@@ -261,12 +300,13 @@ impl Store {
         if let Some(bytes) = cache.get(digest, None).await {
             return Ok(bytes);
         }
-        let bytes = self.get_from_store(path).await?;
+        let bytes = self.get_uncached(path).await?;
         cache.put(digest, &bytes).await;
         Ok(bytes)
     }
 
-    async fn get_from_store(&self, path: &str) -> Result<Bytes> {
+    /// Reads an object from the store, not from the cache.
+    pub(crate) async fn get_uncached(&self, path: &str) -> Result<Bytes> {
         let location = self.location(path)?;
         let read = self.retrying(path, || async {
             self.backend.get(&location).await?.bytes().await
@@ -274,7 +314,7 @@ impl Store {
         counted(read.await)
     }
 
-    /// Reads an object, if it is there.
+    /// Reads an object if it exists.
     ///
     /// # Errors
     /// Those of the store.
@@ -282,11 +322,25 @@ impl Store {
         absent(self.get(path).await)
     }
 
-    /// Reads a range of an object.
+    /// Reads a range of an object: from its copy in the cache, else this range from the store.
     ///
     /// # Errors
     /// [`Error::NotFound`] and those of the store.
     pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
+        if let Some((cache, digest)) = self.in_cache(path)
+            && let Some(bytes) = cache.get(digest, Some(range.clone())).await
+        {
+            return Ok(bytes);
+        }
+        self.get_range_uncached(path, range).await
+    }
+
+    /// Reads a range of an object of which more will be read: the whole object is fetched into
+    /// the cache first, if the cache can keep it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] and those of the store.
+    pub(crate) async fn get_range_cached(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
         if let Some((cache, digest)) = self.in_cache(path) {
             if let Some(bytes) = cache.get(digest, Some(range.clone())).await {
                 return Ok(bytes);
@@ -296,12 +350,16 @@ impl Store {
                 return Ok(bytes.slice((range.start as usize).min(end)..end));
             }
         }
+        self.get_range_uncached(path, range).await
+    }
+
+    async fn get_range_uncached(&self, path: &str, range: Range<u64>) -> Result<Bytes> {
         let location = self.location(path)?;
         let read = self.retrying(path, || self.backend.get_range(&location, range.clone()));
         counted(read.await)
     }
 
-    /// Size of an object, if it is there.
+    /// Size of an object if it exists.
     ///
     /// # Errors
     /// Those of the store.
@@ -311,8 +369,7 @@ impl Store {
         Ok(absent(head.await)?.map(|meta| meta.size))
     }
 
-    /// Every object under a folder, by path. The caller knows that they are few
-    /// (a stage's commits, a model's files) or has room for their names.
+    /// Every object under a folder, by path. The names of all of them are held in memory.
     ///
     /// # Errors
     /// Those of the store.
@@ -349,8 +406,8 @@ impl Store {
         Ok(names)
     }
 
-    /// Deletes an object; one that is not there is no error. Only for what no
-    /// record names: checkpoints that newer ones replace, and purges.
+    /// Deletes an object; a missing one is no error. Only for objects that no record names:
+    /// superseded checkpoints, and purges.
     ///
     /// # Errors
     /// Those of the store.
@@ -361,14 +418,15 @@ impl Store {
 
     /// Creates an object that holds `value` as indented JSON.
     pub(crate) async fn create_json(&self, path: &str, value: &impl Serialize) -> Result<Created> {
-        let json = serde_json::to_vec_pretty(value).map_err(|error| Error::Rows {
-            what: path.to_owned(),
-            reason: error.to_string(),
-        })?;
-        self.create(path, json).await
+        self.create(path, to_json(path, value)?).await
     }
 
-    /// Reads an object of JSON, if it is there.
+    /// As [`Store::replace`], with `value` as indented JSON.
+    pub(crate) async fn replace_json(&self, path: &str, value: &impl Serialize) -> Result<()> {
+        self.replace(path, to_json(path, value)?).await
+    }
+
+    /// Reads an object of JSON if it exists.
     pub(crate) async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>> {
         let Some(bytes) = self.try_get(path).await? else {
             return Ok(None);
@@ -378,7 +436,7 @@ impl Store {
             .map_err(|error| Error::damaged(path, error))
     }
 
-    /// The cache and the digest of an object that may lie in it.
+    /// The cache, and the digest under which it keeps the object of this path.
     fn in_cache(&self, path: &str) -> Option<(Arc<Cache>, Digest)> {
         Some((self.cache.clone()?, cache::digest_of(path)?))
     }
@@ -397,7 +455,7 @@ impl Store {
         Some(parts.join("/"))
     }
 
-    /// Runs an operation that may be repeated, until it gives something other than a transient failure.
+    /// Repeats an idempotent operation while it fails with a transient error.
     async fn retrying<T, F>(&self, path: &str, mut operation: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = object_store::Result<T>>,
@@ -406,7 +464,7 @@ impl Store {
         loop {
             let error = match operation().await {
                 Ok(done) => return Ok(done),
-                Err(error) => self.explain(path, error),
+                Err(error) => cause::explain(&self.url, path, error),
             };
             attempt += 1;
             if attempt >= tries_for(&error) || !is_transient(&error) {
@@ -416,13 +474,16 @@ impl Store {
             wait(path, attempt).await;
         }
     }
-
-    fn explain(&self, path: &str, error: object_store::Error) -> Error {
-        cause::explain(&self.url, path, error)
-    }
 }
 
-/// Tries of an operation that failed like this.
+fn to_json(path: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec_pretty(value).map_err(|error| Error::Rows {
+        what: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+/// How often an operation that fails with this error is tried.
 fn tries_for(error: &Error) -> u32 {
     match error {
         Error::Unreachable { .. } => TRIES_UNANSWERED,
@@ -434,7 +495,7 @@ fn is_transient(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. } | Error::Store { .. })
 }
 
-/// Counts what the store gave.
+/// Counts the bytes read from a store.
 fn counted(read: Result<Bytes>) -> Result<Bytes> {
     if let Ok(bytes) = &read {
         counter!(READ_BYTES).increment(bytes.len() as u64);
@@ -442,7 +503,7 @@ fn counted(read: Result<Bytes>) -> Result<Bytes> {
     read
 }
 
-/// "Not there" as `None`.
+/// Turns [`Error::NotFound`] into `None`.
 fn absent<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -451,8 +512,8 @@ fn absent<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Waits before a try; not before the first one. Jitter keeps writers that
-/// failed together from trying together, so it is drawn per process and wait.
+/// Waits before every try but the first. The jitter is drawn per process and wait, so that
+/// writers that failed together do not retry together.
 async fn wait(path: &str, attempt: u32) {
     static WAITS: AtomicU64 = AtomicU64::new(0);
     if attempt == 0 {
@@ -468,7 +529,7 @@ async fn wait(path: &str, attempt: u32) {
 /// `name` as a part of a path.
 ///
 /// # Errors
-/// [`Error::Name`] for what would leave its folder or mean something to a store.
+/// [`Error::Name`] for a name that could leave its folder or that a store treats specially.
 pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     let good = !name.is_empty() && name.len() <= 200 && name.bytes().all(plain);
@@ -481,9 +542,13 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> 
     })
 }
 
-/// A path that no other call of any process uses, beside `target`. Processes of two containers
-/// may share a folder and have the same id, so it takes more than that to tell them apart.
+/// A path beside `target` that no other call of any process uses. A process id does not suffice:
+/// processes of two containers may share a folder and have the same id.
 pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "two processes must not choose the same name"
+    )]
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let count = UNIQUE.fetch_add(1, Ordering::Relaxed);

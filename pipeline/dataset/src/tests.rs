@@ -1,5 +1,8 @@
 //! The conformance suite on local disk and in memory.
 
+pub(crate) mod counting;
+mod scan;
+
 use crate::conformance::conformance;
 use crate::store::Store;
 

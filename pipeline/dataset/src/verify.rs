@@ -1,17 +1,17 @@
-//! Whether a store holds what it promises.
+//! Verifies the content of a store against its records.
 //!
-//! Every file that a version names is read once, a shard at a time: bytes
-//! against digests, rows against `rows_digest`, overlays against their base row
-//! by row, ids against what they are made of. Then commits, models, and what
-//! lies in `data/` that nobody names.
+//! Every file that a version or a commit names is read from the store, never from a cache: bytes
+//! are checked against digests, rows against `rows_digest`, pixels and overlays against their base
+//! row by row, and ids against their definition. Models and unnamed objects of `data/` follow.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use capstan_plan::commit::{FileKind, VersionRef};
 use capstan_plan::id::{DatasetName, Digest};
+use capstan_plan::row::Reject;
 
 use crate::error::{Error, Result};
-use crate::record::ManifestRow;
+use crate::record::{ManifestRow, TaskRow};
 use crate::store::Store;
 use crate::{commits, files, models, runs, versions};
 
@@ -19,10 +19,10 @@ mod shard;
 
 use shard::{check_digests, check_shard};
 
-/// Problems that a report holds at most; more are counted.
+/// Most problems in a report; further ones are only counted.
 const MAX_PROBLEMS: usize = 1000;
 
-/// What is verified.
+/// The part of a store to verify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
     /// Every dataset, commit, model, and `data/` itself.
@@ -33,7 +33,7 @@ pub enum Scope {
     Version(VersionRef),
 }
 
-/// Something that is not as promised.
+/// An object that does not match its record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Problem {
     /// The object.
@@ -42,14 +42,14 @@ pub struct Problem {
     pub reason: String,
 }
 
-/// What was looked at and what was found.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct VerifyReport {
     /// Versions read.
     pub versions: u64,
-    /// Shards read, each once.
+    /// Distinct shards read.
     pub shards: u64,
-    /// Files of `data/` whose bytes were held against their digest.
+    /// Files of `data/` whose bytes were checked against their digest.
     pub files: u64,
     /// Rows of base files.
     pub rows: u64,
@@ -57,19 +57,19 @@ pub struct VerifyReport {
     pub commits: u64,
     /// Models read.
     pub models: u64,
-    /// What is wrong; at most 1,000.
+    /// Problems; at most 1,000.
     pub problems: Vec<Problem>,
-    /// How many more there were.
+    /// Further problems, not listed.
     pub more_problems: u64,
-    /// Whole files of `data/` that no commit and no version names: of attempts
-    /// that never committed. No error; `gc` may take them.
+    /// Sound files of `data/` that no commit and no version names: outputs of attempts that
+    /// never committed. No problem.
     pub orphans: Vec<String>,
-    /// Staged leftovers of killed writers in a local store; never visible as objects. No error.
+    /// Staging files of killed writers in a local store, never visible as objects. No problem.
     pub staged: Vec<String>,
 }
 
 impl VerifyReport {
-    /// Whether nothing is wrong.
+    /// Whether there are no problems.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty()
     }
@@ -85,7 +85,7 @@ impl VerifyReport {
         });
     }
 
-    /// Keeps what the store holds wrongly; passes on that it cannot be read at all.
+    /// Records an error of the content; returns an error of the store itself.
     fn note<T>(&mut self, path: &str, found: Result<T>) -> Result<Option<T>> {
         match found {
             Ok(found) => Ok(Some(found)),
@@ -103,10 +103,10 @@ impl VerifyReport {
     }
 }
 
-/// Reads what `scope` names and reports what is wrong with it.
+/// Reads everything in `scope` and reports its problems.
 ///
 /// # Errors
-/// Only where the store itself fails; what it holds wrongly is in the report.
+/// Only failures of the store itself; problems of its content are in the report.
 pub async fn verify(store: &Store, scope: &Scope) -> Result<VerifyReport> {
     let mut report = VerifyReport::default();
     let mut seen = Seen::default();
@@ -133,7 +133,7 @@ pub async fn verify(store: &Store, scope: &Scope) -> Result<VerifyReport> {
     Ok(report)
 }
 
-/// Files that were read, and shards by the digests of base and overlays: versions share them.
+/// Files whose digests were checked, and shards by the digests of their files: versions share them.
 #[derive(Default)]
 pub(crate) struct Seen {
     files: BTreeSet<Digest>,
@@ -147,11 +147,11 @@ async fn check_dataset(
     report: &mut VerifyReport,
 ) -> Result<()> {
     let all = versions::list(store, dataset).await?;
-    for (version, wanted) in all.iter().zip(1..) {
-        if version.number != wanted {
+    for (version, expected) in all.iter().zip(1..) {
+        if version.number != expected {
             report.add(
                 format!("datasets/{dataset}"),
-                format!("version {wanted} is missing before {}", version.number),
+                format!("version {expected} is missing before {}", version.number),
             );
             break;
         }
@@ -177,7 +177,12 @@ async fn check_version(
         report.add(&name, format!("its parent is {:?}", version.parent));
     }
     for manifest in &version.manifests {
-        if seen.files.insert(manifest.digest) {
+        if !seen.files.insert(manifest.digest) {
+            continue;
+        }
+        if manifest.kind == FileKind::Tasks {
+            check_digests::<TaskRow>(store, manifest, report).await?;
+        } else {
             check_digests::<ManifestRow>(store, manifest, report).await?;
         }
     }
@@ -185,8 +190,7 @@ async fn check_version(
         return Ok(());
     };
     for part in &parts {
-        let overlays = part.overlays.iter().map(|file| file.digest);
-        let shard: Vec<Digest> = std::iter::once(part.base.digest).chain(overlays).collect();
+        let shard: Vec<Digest> = part.files().map(|file| file.digest).collect();
         seen.files.extend(shard.iter().copied());
         if seen.shards.insert(shard) {
             check_shard(store, part, report).await?;
@@ -195,7 +199,7 @@ async fn check_version(
     Ok(())
 }
 
-/// Outputs are there, and the rejects by code are those of the sidecars.
+/// Checks the outputs of every commit, and its rejects by code against the sidecars.
 async fn check_commits(store: &Store, seen: &mut Seen, report: &mut VerifyReport) -> Result<()> {
     for name in store.folders("runs").await? {
         let run = name.into();
@@ -225,20 +229,26 @@ async fn check_outputs(
     let mut rejects = BTreeMap::new();
     for file in &commit.outputs.files {
         let object = files::path(&file.digest);
-        seen.files.insert(file.digest);
+        let is_new = seen.files.insert(file.digest);
         match store.size(&object).await? {
             Some(size) if size == file.size_bytes => {}
             found => {
-                let wanted = file.size_bytes;
-                report.add(path, format!("{object} has {found:?} bytes, not {wanted}"));
+                let expected = file.size_bytes;
+                report.add(
+                    path,
+                    format!("{object} has {found:?} bytes, not {expected}"),
+                );
                 continue;
             }
         }
         if file.kind == FileKind::Rejects {
-            let rows = files::read::<capstan_plan::row::Reject>(store, file).await;
-            for reject in report.note(&object, rows)?.unwrap_or_default() {
+            let rows = check_digests::<Reject>(store, file, report).await?;
+            for reject in rows.unwrap_or_default() {
                 *rejects.entry(reject.code).or_insert(0u64) += 1;
             }
+        } else if is_new {
+            report.files += 1;
+            check_object(store, &object, file.digest, report).await?;
         }
     }
     let has_sidecar = commit
@@ -262,6 +272,22 @@ async fn check_outputs(
     Ok(())
 }
 
+/// Checks the bytes of an object in the store; whether they are sound.
+async fn check_object(
+    store: &Store,
+    path: &str,
+    digest: Digest,
+    report: &mut VerifyReport,
+) -> Result<bool> {
+    let found = store.digest(path).await?;
+    match found {
+        Some(found) if found == digest => {}
+        Some(_) => report.add(path, "its bytes do not have its digest"),
+        None => report.add(path, "it is missing"),
+    }
+    Ok(found == Some(digest))
+}
+
 async fn check_models(store: &Store, report: &mut VerifyReport) -> Result<()> {
     for model in models::list(store).await? {
         report.models += 1;
@@ -272,17 +298,13 @@ async fn check_models(store: &Store, report: &mut VerifyReport) -> Result<()> {
         };
         for file in manifest.files {
             let path = format!("{folder}/{}", file.name);
-            if let Some(bytes) = report.note(&path, store.get(&path).await)?
-                && Digest::of(&bytes) != file.digest
-            {
-                report.add(path, "its bytes do not have its digest");
-            }
+            check_object(store, &path, file.digest, report).await?;
         }
     }
     Ok(())
 }
 
-/// What lies in `data/` that nobody names, and what can be no file of ours.
+/// Checks the objects of `data/` that no record names.
 async fn check_data(store: &Store, seen: &Seen, report: &mut VerifyReport) -> Result<()> {
     for object in store.list("data").await? {
         let name = object.path.strip_prefix("data/").unwrap_or_default();
@@ -291,13 +313,9 @@ async fn check_data(store: &Store, seen: &Seen, report: &mut VerifyReport) -> Re
             None => report.add(object.path, "its name is no digest"),
             Some(digest) if seen.files.contains(&digest) => {}
             Some(digest) => {
-                let bytes = store.get(&object.path).await;
-                match report.note(&object.path, bytes)? {
-                    Some(bytes) if Digest::of(&bytes) != digest => {
-                        report.add(object.path, "its bytes do not have its digest");
-                    }
-                    Some(_) => report.orphans.push(object.path),
-                    None => {}
+                report.files += 1;
+                if check_object(store, &object.path, digest, report).await? {
+                    report.orphans.push(object.path);
                 }
             }
         }
@@ -308,7 +326,7 @@ async fn check_data(store: &Store, seen: &Seen, report: &mut VerifyReport) -> Re
     Ok(())
 }
 
-/// The local backend stages as `<name>#<n>`, which it never lists.
+/// Staging files `<name>#<n>` of a local store; listings leave them out.
 fn staged(folder: &std::path::Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let data = folder.join("data");

@@ -1,8 +1,16 @@
 //! Dataset versions: `datasets/<name>/versions/<number of 20 digits>.json`, created once, never changed.
 //!
-//! A version is small: it names Parquet manifests, and these list base files and
-//! overlays. Two publishers race by create-if-absent: the loser takes the next
-//! number, unless what stands there is its own (run, stage).
+//! A version has a bounded size. It names Parquet manifests, which list its files, and a Parquet
+//! list of the tasks that made it. Publishers race by create-if-absent; the loser takes the next
+//! number.
+//!
+//! ```text
+//! datasets/<name>/versions/00000000000000000007.json      the version
+//! datasets/<name>/claims/<run>/<stage>/7.json             written before it: `stage` may have made 7
+//! ```
+//! Publishing is idempotent per (run, stage) without reading earlier versions: a publisher claims a
+//! number before it creates the version. A publisher that lists the versions first and the claims of
+//! its stage afterwards sees every claim whose version it has listed, and checks only those.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +22,18 @@ use serde::{Deserialize, Serialize};
 use crate::commits::READS;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::record::ManifestRow;
+use crate::record::{ManifestRow, Record, TaskRow};
 use crate::store::{Created, Store, checked};
 
-/// Files that one manifest lists at most.
+#[cfg(test)]
+mod tests;
+
+/// Most rows of one manifest or task list.
 const MANIFEST_ROWS: usize = 65_536;
-/// Numbers that a publisher tries at most before it gives up for now.
+/// Numbers that a publisher tries before it returns [`Error::Contended`].
 const PUBLISH_TRIES: u32 = 64;
 
-/// What a stage publishes.
+/// The content of a version to publish.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
     /// The dataset.
@@ -33,11 +44,11 @@ pub struct NewVersion {
     pub stage: StageName,
     /// Recipes of the stage's tasks, in shard order.
     pub recipes: Vec<RecipeHash>,
-    /// The version that the stage read, where it added overlays to one.
+    /// The version that the stage added overlays to, if any.
     pub derived_from: Option<VersionRef>,
     /// Counts by name.
     pub statistics: BTreeMap<String, u64>,
-    /// Shards that were quarantined: what is missing.
+    /// Quarantined shards, which the version lacks.
     pub missing: Vec<ShardId>,
     /// Shards, in order.
     pub parts: Vec<Part>,
@@ -50,22 +61,39 @@ pub struct Version {
     pub dataset: DatasetName,
     /// From 1.
     pub number: u64,
-    /// The version before it in this dataset.
+    /// The previous version of this dataset.
     pub parent: Option<u64>,
-    /// The version that the stage read, where it added overlays to one.
+    /// The version that the stage added overlays to, if any.
     pub derived_from: Option<VersionRef>,
     /// The run that made it.
     pub run: RunId,
     /// The stage that made it.
     pub stage: StageName,
-    /// Recipes of the stage's tasks, in shard order.
-    pub recipes: Vec<RecipeHash>,
     /// Counts by name.
     pub statistics: BTreeMap<String, u64>,
-    /// Shards that were quarantined: what is missing.
-    pub missing: Vec<ShardId>,
-    /// Manifests: Parquet files that list base files and overlays.
+    /// Parquet files: manifests of base files, pixels and overlays, then lists of tasks.
     pub manifests: Vec<File>,
+    /// Set in versions written before there were lists of tasks.
+    #[serde(flatten)]
+    inline: InlineTasks,
+}
+
+/// Tasks as older versions hold them, in the JSON itself.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct InlineTasks {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recipes: Vec<RecipeHash>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<ShardId>,
+}
+
+/// The tasks of the stage that made a version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tasks {
+    /// Recipes of the tasks, in shard order.
+    pub recipes: Vec<RecipeHash>,
+    /// Quarantined shards, which the version lacks.
+    pub missing: Vec<ShardId>,
 }
 
 impl Version {
@@ -75,6 +103,11 @@ impl Version {
             dataset: self.dataset.clone(),
             number: self.number,
         }
+    }
+
+    /// Whether this stage of this run made it.
+    fn is_by(&self, run: &RunId, stage: &StageName) -> bool {
+        self.run == *run && self.stage == *stage
     }
 }
 
@@ -88,45 +121,48 @@ fn path(version: &VersionRef) -> Result<String> {
     Ok(format!("{}/{number:020}.json", folder(&version.dataset)?))
 }
 
+fn claims_folder(dataset: &DatasetName, run: &RunId, stage: &StageName) -> Result<String> {
+    let dataset = checked("dataset", dataset.as_str())?;
+    let run = checked("run", run.as_str())?;
+    let stage = checked("stage", stage.as_str())?;
+    Ok(format!("datasets/{dataset}/claims/{run}/{stage}"))
+}
+
 /// Writes the manifests and creates the next version of the dataset. Publishing
-/// the same (run, stage) again gives the version that it made.
+/// the same (run, stage) again returns the version that it made.
 ///
 /// # Errors
-/// Those of [`Store::create`]; [`Error::Contended`] where others took 64 numbers in a row.
+/// Those of [`Store::create`]; [`Error::Contended`] if other publishers took 64 numbers in a row.
 pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
-    let mut known = list(store, &new.dataset).await?;
-    if let Some(made) = made_by(store, &known, &new.run, &new.stage).await? {
-        return Ok(made.reference());
-    }
-    let mut version = Version {
-        number: 0,
-        parent: None,
-        manifests: write_manifests(store, new.parts.clone()).await?,
-        dataset: new.dataset.clone(),
-        derived_from: new.derived_from.clone(),
-        run: new.run.clone(),
-        stage: new.stage.clone(),
-        recipes: new.recipes.clone(),
-        statistics: new.statistics.clone(),
-        missing: new.missing.clone(),
-    };
+    let claims = claims_folder(&new.dataset, &new.run, &new.stage)?;
+    let mut manifests = None;
     for _ in 0..PUBLISH_TRIES {
-        version.parent = known.last().map(|last| last.number);
-        version.number = version.parent.unwrap_or(0) + 1;
+        // In this order: see the head of this module.
+        let parent = latest(store, &new.dataset).await?.map(|last| last.number);
+        if let Some(made) = claimed(store, &new.dataset, &new.run, &new.stage).await? {
+            return Ok(made.reference());
+        }
+        let manifests = match &mut manifests {
+            Some(written) => written,
+            none => none.insert(write_manifests(store, &new).await?),
+        };
+        let version = Version {
+            dataset: new.dataset.clone(),
+            number: parent.unwrap_or(0) + 1,
+            parent,
+            derived_from: new.derived_from.clone(),
+            run: new.run.clone(),
+            stage: new.stage.clone(),
+            statistics: new.statistics.clone(),
+            manifests: manifests.clone(),
+            inline: InlineTasks::default(),
+        };
         let reference = version.reference();
+        let claim = format!("{claims}/{}.json", version.number);
+        store.create_json(&claim, &reference).await?;
         if store.create_json(&path(&reference)?, &version).await? == Created::Created {
             return Ok(reference);
         }
-        let newer = list(store, &new.dataset).await?;
-        let unseen: Vec<_> = newer
-            .iter()
-            .filter(|v| !known.contains(v))
-            .cloned()
-            .collect();
-        if let Some(made) = made_by(store, &unseen, &new.run, &new.stage).await? {
-            return Ok(made.reference());
-        }
-        known = newer;
     }
     Err(Error::Contended {
         url: store.url().to_owned(),
@@ -135,7 +171,29 @@ pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
     })
 }
 
-/// The version of the dataset that this stage of this run published, if it has.
+/// The version that a claim of this stage led to, if any.
+async fn claimed(
+    store: &Store,
+    dataset: &DatasetName,
+    run: &RunId,
+    stage: &StageName,
+) -> Result<Option<Version>> {
+    for claim in store.list(&claims_folder(dataset, run, stage)?).await? {
+        let name = claim.path.rsplit('/').next().unwrap_or_default();
+        let number = name.strip_suffix(".json").and_then(|n| n.parse().ok());
+        let Some(number) = number else { continue };
+        let dataset = dataset.clone();
+        match read(store, &VersionRef { dataset, number }).await {
+            Ok(version) if version.is_by(run, stage) => return Ok(Some(version)),
+            // Another publisher took the number, or the claimant died before it created the version.
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The version of the dataset that this stage of this run published, if any.
 ///
 /// # Errors
 /// Those of the store; [`Error::Damaged`].
@@ -145,39 +203,42 @@ pub async fn published(
     run: &RunId,
     stage: &StageName,
 ) -> Result<Option<Version>> {
+    if let Some(made) = claimed(store, dataset, run, stage).await? {
+        return Ok(Some(made));
+    }
+    // Versions published before there were claims, newest first.
     let known = list(store, dataset).await?;
-    made_by(store, &known, run, stage).await
-}
-
-/// The version among these that (run, stage) made.
-async fn made_by(
-    store: &Store,
-    among: &[VersionRef],
-    run: &RunId,
-    stage: &StageName,
-) -> Result<Option<Version>> {
-    // Newest first: a publisher that comes again comes soon.
-    for newest in among.rchunks(READS) {
+    for newest in known.rchunks(READS) {
         let versions = try_join_all(newest.iter().map(|version| read(store, version))).await?;
-        let is_made = |v: &Version| &v.run == run && &v.stage == stage;
-        if let Some(made) = versions.into_iter().find(is_made) {
+        let mut made = versions.into_iter().filter(|v| v.is_by(run, stage));
+        if let Some(made) = made.next() {
             return Ok(Some(made));
         }
     }
     Ok(None)
 }
 
-async fn write_manifests(store: &Store, parts: Vec<Part>) -> Result<Vec<File>> {
+/// Manifests of the shards, then lists of the tasks.
+async fn write_manifests(store: &Store, new: &NewVersion) -> Result<Vec<File>> {
     let mut rows = Vec::new();
-    for (part, Part { base, overlays }) in (0u32..).zip(parts) {
-        let files = std::iter::once(base).chain(overlays);
+    for (part, shard) in (0u32..).zip(&new.parts) {
+        let files = shard.files().cloned();
         rows.extend(files.map(|file| ManifestRow { part, file }));
     }
-    let mut manifests = Vec::new();
-    for chunk in rows.chunks(MANIFEST_ROWS) {
-        manifests.push(files::write(store, FileKind::Manifest, chunk.to_vec()).await?);
-    }
+    let mut manifests = write_chunks(store, FileKind::Manifest, &rows).await?;
+    let recipes = new.recipes.iter().copied().map(TaskRow::Recipe);
+    let missing = new.missing.iter().cloned().map(TaskRow::Missing);
+    let tasks: Vec<TaskRow> = recipes.chain(missing).collect();
+    manifests.extend(write_chunks(store, FileKind::Tasks, &tasks).await?);
     Ok(manifests)
+}
+
+async fn write_chunks<T: Record>(store: &Store, kind: FileKind, rows: &[T]) -> Result<Vec<File>> {
+    let mut files = Vec::new();
+    for chunk in rows.chunks(MANIFEST_ROWS) {
+        files.push(files::write(store, kind, chunk.to_vec()).await?);
+    }
+    Ok(files)
 }
 
 /// Reads a version.
@@ -200,31 +261,66 @@ pub async fn read(store: &Store, version: &VersionRef) -> Result<Version> {
     }
 }
 
-/// Its shards, in order.
+/// The shards of a version, in order.
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`].
 pub async fn parts(store: &Store, version: &VersionRef) -> Result<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
-    for manifest in read(store, version).await?.manifests {
-        for ManifestRow { part, file } in files::read(store, &manifest).await? {
-            let fail = |reason: &str| Error::damaged(files::path(&manifest.digest), reason);
-            let (part, known) = (part as usize, parts.len());
-            match file.kind {
-                FileKind::Base if part == known => parts.push(Part {
-                    base: file,
-                    overlays: Vec::new(),
-                }),
-                FileKind::Curation | FileKind::Captions | FileKind::Verdicts
-                    if part + 1 == known =>
-                {
-                    parts[part].overlays.push(file);
-                }
-                _ => return Err(fail("a shard is not one base file and then its overlays")),
-            }
+    let manifests = read(store, version).await?.manifests;
+    for manifest in of_kind(&manifests, FileKind::Manifest) {
+        for row in files::read(store, manifest).await? {
+            add_file(&mut parts, row)
+                .map_err(|reason| Error::damaged(files::path(&manifest.digest), reason))?;
         }
     }
     Ok(parts)
+}
+
+fn of_kind(manifests: &[File], kind: FileKind) -> impl Iterator<Item = &File> {
+    manifests.iter().filter(move |file| file.kind == kind)
+}
+
+/// Adds a file to the shard that it belongs to: the last one, or for a base file the next one.
+fn add_file(parts: &mut Vec<Part>, row: ManifestRow) -> Result<(), &'static str> {
+    let ManifestRow { part, file } = row;
+    let known = parts.len();
+    let last = parts.last_mut().filter(|_| part as usize + 1 == known);
+    match (file.kind, last) {
+        (FileKind::Base, _) if part as usize == known => parts.push(Part {
+            base: file,
+            pixels: None,
+            overlays: Vec::new(),
+        }),
+        (FileKind::Pixels, Some(last)) if last.pixels.is_none() && last.overlays.is_empty() => {
+            last.pixels = Some(file);
+        }
+        (FileKind::Curation | FileKind::Captions | FileKind::Verdicts, Some(last)) => {
+            last.overlays.push(file);
+        }
+        _ => return Err("a shard is not one base file, its pixels, then its overlays"),
+    }
+    Ok(())
+}
+
+/// The tasks of the stage that made a version.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Damaged`].
+pub async fn tasks(store: &Store, version: &Version) -> Result<Tasks> {
+    let mut tasks = Tasks {
+        recipes: version.inline.recipes.clone(),
+        missing: version.inline.missing.clone(),
+    };
+    for list in of_kind(&version.manifests, FileKind::Tasks) {
+        for row in files::read(store, list).await? {
+            match row {
+                TaskRow::Recipe(recipe) => tasks.recipes.push(recipe),
+                TaskRow::Missing(shard) => tasks.missing.push(shard),
+            }
+        }
+    }
+    Ok(tasks)
 }
 
 /// The newest version of a dataset.

@@ -1,7 +1,7 @@
 //! The view of a shard: base and overlays joined, row by row.
 //!
-//! Overlays are small and read whole; the base is read a row group at a time,
-//! with or without its pictures.
+//! Overlays are small and read whole. The base is read a row group at a time, with or without
+//! its pictures.
 
 use std::collections::HashSet;
 
@@ -14,21 +14,21 @@ use crate::files::{self, Pairs, Pixels};
 use crate::record::Record;
 use crate::store::Store;
 
-/// A row of a view: one picture as found on one page, and what is said of it.
+/// A row of a view: one picture as found on one page, with the results of later stages.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ViewRow {
-    /// Its place in the base file.
+    /// Its row in the base file.
     pub row: u32,
-    /// The pair; `image` is empty with [`Pixels::Skip`]. `texts` are all that were found.
+    /// The pair; `image` is empty with [`Pixels::Skip`]. `texts` holds all found texts.
     pub pair: Pair,
     /// Whether every curation keeps the picture.
     pub keep: bool,
     /// The reason of the first curation that drops it.
     pub reason: Option<String>,
-    /// Found texts (web and human) that every curation keeps, in the order of
-    /// `pair.texts`; all of them where there is no curation, none of a dropped picture.
+    /// Found texts (web and human) that every curation keeps, in the order of `pair.texts`: all
+    /// without a curation, none of a dropped picture.
     pub kept_texts: Vec<TextId>,
-    /// Queries matched, as the last curation has them.
+    /// Matched queries of the last curation.
     pub queries: Vec<String>,
     /// Synthetic texts, of the last captioner.
     pub synthetic: Vec<Text>,
@@ -48,7 +48,7 @@ impl ViewRow {
         self.pair.texts.iter().filter(is_kept)
     }
 
-    /// What a filter judges: web texts that curation keeps, then synthetic ones.
+    /// Texts that a filter judges: web texts that curation keeps, then synthetic ones.
     pub fn judged_texts(&self) -> impl Iterator<Item = &Text> {
         let web = self.curated_texts().filter(|text| text.origin.is_web());
         web.chain(self.synthetic.iter().filter(|_| self.keep))
@@ -59,7 +59,7 @@ impl ViewRow {
 pub struct View {
     base: File,
     pairs: Pairs,
-    /// Rows given so far.
+    /// Rows returned so far.
     rows: usize,
     curations: Vec<Overlay<Curation>>,
     captions: Option<Overlay<Captions>>,
@@ -80,7 +80,7 @@ impl View {
     pub async fn open(store: &Store, part: &Part, pixels: Pixels) -> Result<Self> {
         let mut view = Self {
             base: part.base.clone(),
-            pairs: Pairs::open(store, &part.base, pixels).await?,
+            pairs: Pairs::open(store, part, pixels).await?,
             rows: 0,
             curations: Vec::new(),
             captions: None,
@@ -100,11 +100,11 @@ impl View {
     }
 
     async fn overlay<T: Record>(&self, store: &Store, file: &File) -> Result<Overlay<T>> {
-        // `file.base` is no measure: an overlay that a later run adopts was written for a base
-        // of equal rows but other times. Pair ids, row by row, are.
+        // `file.base` may differ: an adopted overlay was written for a base of equal rows but
+        // other times. `join` compares the pair ids of every row.
         if file.rows != self.base.rows {
-            let (found, wanted) = (file.rows, self.base.rows);
-            return Err(self.misaligned(file, format!("{found} rows, the base has {wanted}")));
+            let (found, expected) = (file.rows, self.base.rows);
+            return Err(self.misaligned(file, format!("{found} rows, the base has {expected}")));
         }
         Ok(Overlay {
             file: file.clone(),
@@ -112,10 +112,10 @@ impl View {
         })
     }
 
-    /// The next rows (a row group of the base); `None` at the end.
+    /// The next rows (a row group of the base or of its pixels); `None` at the end.
     ///
     /// # Errors
-    /// [`Error::Misaligned`] where a row of an overlay speaks of another pair.
+    /// [`Error::Misaligned`] if a row of the pixels or of an overlay is of another pair.
     pub async fn next(&mut self) -> Result<Option<Vec<ViewRow>>> {
         let Some(pairs) = self.pairs.next().await? else {
             return Ok(None);
@@ -128,7 +128,7 @@ impl View {
             .map(Some)
     }
 
-    /// All rows at once; without pixels, or for shards known to be small.
+    /// All rows at once: for reading without pixels, or for small shards.
     ///
     /// # Errors
     /// As [`View::open`] and [`View::next`].
@@ -141,17 +141,17 @@ impl View {
         Ok(rows)
     }
 
-    /// The captioner of the synthetic texts, where there are any rows of it.
+    /// The captioner of the synthetic texts, if there are any.
     pub fn captioner(&self) -> Option<ModelDigest> {
         Some(self.captions.as_ref()?.rows.first()?.model)
     }
 
-    /// The filter of the verdicts, where there are any rows of it.
+    /// The filter of the verdicts, if there are any.
     pub fn filter(&self) -> Option<ModelDigest> {
         Some(self.verdicts.as_ref()?.rows.first()?.model)
     }
 
-    /// Whether a filter has spoken.
+    /// Whether the shard has verdicts.
     pub fn has_verdicts(&self) -> bool {
         self.verdicts.is_some()
     }
@@ -192,21 +192,21 @@ impl View {
             Some(found) if found.pair_id() == Some(pair.pair_id) => Ok(found),
             _ => Err(self.misaligned(
                 &overlay.file,
-                format!("row {row} does not speak of pair {}", pair.pair_id),
+                format!("row {row} is not of pair {}", pair.pair_id),
             )),
         }
     }
 
     fn misaligned(&self, overlay: &File, reason: String) -> Error {
         Error::Misaligned {
-            overlay: overlay.digest,
+            file: overlay.digest,
             base: self.base.digest,
             reason,
         }
     }
 }
 
-/// A later curation narrows the ones before it.
+/// Applies a further curation: a row and its texts stay only if every curation keeps them.
 fn narrow(row: &mut ViewRow, curation: &Curation) {
     if row.keep && !curation.keep {
         row.keep = false;

@@ -2,6 +2,7 @@
 //! pictures, 24 classes under 8 templates, beam 3, re-ranking of 8) on drawn weights:
 //!
 //! `cargo run --release -p capstan-evaluate --example demo_size -- [THREADS]`
+#![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use std::error::Error;
 use std::io::Cursor;

@@ -1,30 +1,31 @@
-//! BLEU-4 over a corpus (Papineni et al. 2002), with the closest reference length.
+//! BLEU-4 of a corpus (Papineni et al. 2002), with the closest reference length.
 
 use crate::ngrams::{MAX_N, Ngrams};
 
-/// What the reference scorer adds to numerators and denominators, so that a
-/// corpus without a single four-gram in common gives a number.
+/// Added to numerators, as in the reference scorer, so that the logarithm exists for a corpus without
+/// a common four-gram.
 const TINY: f64 = 1e-15;
+/// Added to denominators, as in the reference scorer.
 const SMALL: f64 = 1e-9;
 
 /// BLEU-4 of a corpus, 0 to 1.
 ///
-/// Clipped n-gram matches and lengths are summed over the corpus; the reference
-/// length is that of the closest reference of each caption, the shorter of two
-/// equally close ones. Agrees with `pycocoevalcap.bleu` (option `closest`).
+/// Clipped n-gram matches and lengths are summed over the corpus. The reference length of a caption is
+/// that of its closest reference, and of two equally close ones the shorter. Equal to
+/// `pycocoevalcap.bleu` (option `closest`).
 ///
 /// - `captions`: the words of each caption.
-/// - `references`: the words of each reference of each caption, as many as captions.
+/// - `references`: for each caption, the words of its references.
 pub fn bleu4(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> f64 {
-    let (mut matched, mut guessed) = ([0usize; MAX_N], [0usize; MAX_N]);
+    let (mut matched, mut total) = ([0usize; MAX_N], [0usize; MAX_N]);
     let (mut length, mut reference_length) = (0usize, 0usize);
     for (caption, references) in captions.iter().zip(references) {
         length += caption.len();
         reference_length += closest_length(caption.len(), references);
-        let own = Ngrams::of(caption);
-        let theirs: Vec<Ngrams<'_>> = references.iter().map(|r| Ngrams::of(r)).collect();
+        let own = Ngrams::count(caption);
+        let theirs: Vec<Ngrams<'_>> = references.iter().map(|r| Ngrams::count(r)).collect();
         for n in 0..MAX_N {
-            guessed[n] += caption.len().saturating_sub(n);
+            total[n] += caption.len().saturating_sub(n);
             matched[n] += own.counts[n]
                 .iter()
                 .map(|(gram, &count)| {
@@ -36,8 +37,8 @@ pub fn bleu4(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> f64 {
     }
     let product: f64 = matched
         .iter()
-        .zip(guessed)
-        .map(|(&m, g)| (m as f64 + TINY) / (g as f64 + SMALL))
+        .zip(total)
+        .map(|(&matched, total)| (matched as f64 + TINY) / (total as f64 + SMALL))
         .product();
     let ratio = (length as f64 + TINY) / (reference_length as f64 + SMALL);
     let brevity = if ratio < 1.0 {

@@ -1,13 +1,13 @@
-//! The blind test: what a model scores when no picture is where it belongs.
+//! The blind test: the figures of a model when every picture is replaced by another of its set.
 //!
-//! Whatever figure survives this does not come from looking at pictures.
+//! A figure that stays high does not come from the pictures.
 
 use capstan_plan::draw::Draws;
 
-/// An order of `0..len` in which nothing keeps its place, drawn from `seed`.
-/// `None` for fewer than two, which cannot be permuted so.
+/// A permutation of `0..len` without fixed points, drawn from `seed`. `None` if `len` is below 2,
+/// because no such permutation exists.
 ///
-/// Sattolo's algorithm: a uniformly drawn cycle over all of them.
+/// Sattolo's algorithm: a cycle over all indices, drawn uniformly.
 pub fn derangement(seed: u64, len: usize) -> Option<Vec<usize>> {
     if len < 2 {
         return None;

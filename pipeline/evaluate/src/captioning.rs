@@ -1,4 +1,4 @@
-//! Captioning against references.
+//! Figures of captioning against reference texts.
 
 use capstan_plan::results::CaptioningFigures;
 
@@ -7,7 +7,7 @@ use crate::{bleu, cider, words};
 /// CIDEr-D (times 100) and BLEU-4 (in percent) of captions.
 ///
 /// - `captions`: one per picture.
-/// - `references`: the reference texts of each picture, as many as captions.
+/// - `references`: for each picture, its reference texts.
 pub fn figures<S: AsRef<str>>(captions: &[String], references: &[Vec<S>]) -> CaptioningFigures {
     let captions: Vec<Vec<String>> = captions.iter().map(|text| words::words(text)).collect();
     let references: Vec<Vec<Vec<String>>> = references

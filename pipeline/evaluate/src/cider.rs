@@ -11,7 +11,7 @@ const SIGMA: f64 = 6.0;
 struct Weighted<'a> {
     weights: [BTreeMap<&'a [String], f64>; MAX_N],
     norms: [f64; MAX_N],
-    /// Number of bigrams: what the reference scorer takes for the length.
+    /// Number of bigrams, which the reference scorer uses as the length.
     length: f64,
 }
 
@@ -22,8 +22,8 @@ struct Frequencies<'a> {
 }
 
 impl<'a> Frequencies<'a> {
-    /// Counts, for every n-gram, the pictures that have it in any reference.
-    fn of(references: &'a [Vec<Vec<String>>]) -> Self {
+    /// Counts, for every n-gram, the pictures that have it in at least one reference.
+    fn count(references: &'a [Vec<Vec<String>>]) -> Self {
         let mut documents = BTreeMap::new();
         for set in references {
             let mut seen = BTreeSet::new();
@@ -43,7 +43,7 @@ impl<'a> Frequencies<'a> {
     }
 
     fn weigh<'w>(&self, words: &'w [String]) -> Weighted<'w> {
-        let ngrams = Ngrams::of(words);
+        let ngrams = Ngrams::count(words);
         let weights = ngrams.counts.map(|counts| {
             let weigh = |(gram, count): (&'w [String], usize)| {
                 let seen = self.documents.get(gram).copied().unwrap_or(0.0);
@@ -60,8 +60,8 @@ impl<'a> Frequencies<'a> {
     }
 }
 
-/// Similarity of a caption and one reference, mean over the lengths of n-grams:
-/// the caption's weights are clipped to the reference's.
+/// The similarity of a caption and a reference: the mean over the lengths of n-grams, with the
+/// caption's weights clipped to the reference's.
 fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
     let shift = caption.length - reference.length;
     let penalty = (-shift * shift / (2.0 * SIGMA * SIGMA)).exp();
@@ -83,18 +83,18 @@ fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
 
 /// CIDEr-D of a set, 0 to 10.
 ///
-/// n-grams of length 1 to 4, weighted by TF-IDF with the document frequency over
-/// the references given (so a set of one picture scores 0), clipped counts, a
-/// Gaussian length penalty of sigma 6, times 10; the mean over the references of
-/// a picture and over the pictures. Agrees with `pycocoevalcap.cider`.
+/// n-grams of length 1 to 4 are weighted by TF-IDF, with document frequencies over the given
+/// references (so that a set of one picture scores 0). Counts are clipped, and a Gaussian with sigma 6
+/// penalises a difference in length. The result is 10 times the mean over the references of a picture
+/// and over the pictures. Equal to `pycocoevalcap.cider`.
 ///
 /// - `captions`: the words of each caption.
-/// - `references`: the words of each reference of each caption, as many as captions.
+/// - `references`: for each caption, the words of its references.
 pub fn cider_d(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> f64 {
     if captions.is_empty() {
         return 0.0;
     }
-    let frequencies = Frequencies::of(references);
+    let frequencies = Frequencies::count(references);
     let scores = captions.iter().zip(references).map(|(caption, set)| {
         let caption = frequencies.weigh(caption);
         let sum: f64 = set

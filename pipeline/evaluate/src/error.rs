@@ -1,4 +1,4 @@
-//! Why a model cannot be measured.
+//! Errors of an evaluation.
 
 use std::path::PathBuf;
 
@@ -6,28 +6,28 @@ use capstan_model::{device, folder, generate, preprocess, tokenizer};
 use capstan_plan::FailureKind;
 use capstan_plan::id::PairId;
 
-/// Why a model cannot be measured.
+/// Why a model cannot be evaluated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder holds no model that can be read.
-    #[error("model folder {folder} cannot be measured", folder = folder.display())]
+    /// The folder contains no usable model.
+    #[error("model folder {folder} cannot be evaluated", folder = folder.display())]
     Model {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         #[source]
         source: folder::Error,
     },
-    /// The model has no vocabulary beside it.
+    /// The folder has no usable vocabulary.
     #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
     Tokenizer {
         /// The folder.
         folder: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         #[source]
         source: tokenizer::Error,
     },
-    /// Network and vocabulary do not belong together.
+    /// The vocabulary does not fit the network.
     #[error("model folder {folder}: the vocabulary has {tokens} tokens, the network {rows}", folder = folder.display())]
     Vocabulary {
         /// The folder.
@@ -37,66 +37,71 @@ pub enum Error {
         /// Rows of the embedding table.
         rows: usize,
     },
-    /// The model cannot do what the stage asks for.
-    #[error("the stage asks for {asked}, but the model in {folder} has no {part}", folder = folder.display())]
+    /// The model lacks a part that the stage needs.
+    #[error("the stage evaluates {asked}, but the model in {folder} has no {part}", folder = folder.display())]
     Lacks {
         /// The folder.
         folder: PathBuf,
-        /// What was asked for.
+        /// What the stage evaluates.
         asked: &'static str,
-        /// What that needs.
+        /// The missing part.
         part: &'static str,
     },
-    /// The device cannot be had here.
+    /// The device is not available on this machine.
     #[error(transparent)]
     Device(#[from] device::Error),
     /// The decoding settings do not fit the model.
     #[error("decoding cannot be used with this model")]
     Decoding(#[source] generate::Error),
-    /// A fine-tuned captioner is given, but nothing says how it should write.
-    #[error("the stage names a captioner but has no [captioning] to measure it by")]
+    /// A fine-tuned captioner is given without settings for captioning.
+    #[error("the stage has a captioner but no [captioning]")]
     NoCaptioning,
-    /// A set that is asked for holds no picture.
-    #[error("the {set} set holds no picture")]
+    /// A set that the stage evaluates is empty.
+    #[error("the {set} set contains no picture")]
     EmptySet {
-        /// Which set.
+        /// The set.
         set: &'static str,
     },
-    /// One picture cannot change places.
-    #[error("the {set} set holds one picture; the blind test needs two")]
+    /// The blind test cannot permute one picture.
+    #[error("the {set} set contains one picture; the blind test needs two")]
     Blind {
-        /// Which set.
+        /// The set.
         set: &'static str,
     },
-    /// A picture without a reference text.
-    #[error("pair {pair} of the {set} set has no text to compare with")]
-    NoText {
-        /// Which set.
+    /// No picture of a set that the stage evaluates has a reference text.
+    #[error(
+        "none of the {pictures} pictures of the {set} set has a reference text: give a set with \
+         reference texts"
+    )]
+    NoTexts {
+        /// The set.
         set: &'static str,
-        /// The picture.
-        pair: PairId,
+        /// Number of its pictures.
+        pictures: usize,
     },
-    /// A picture of the zero-shot set without exactly one text.
-    #[error("pair {pair} of the zero-shot set has {texts} texts; its one text names its class")]
+    /// A picture of the zero-shot set has several texts.
+    #[error(
+        "pair {pair} of the zero-shot set has {texts} texts instead of one that names its class"
+    )]
     Class {
         /// The picture.
         pair: PairId,
-        /// Texts found.
+        /// Number of its texts.
         texts: usize,
     },
-    /// Zero-shot classification without a template, or with one that leaves the class out.
-    #[error("zero_shot.templates needs a template, and each must hold `{{}}` for the class")]
+    /// Zero-shot classification has no template, or one without a place for the class.
+    #[error("zero_shot.templates needs a template, and each must contain `{{}}` for the class")]
     Templates,
-    /// A stored picture that cannot be decoded.
+    /// A stored picture cannot be decoded.
     #[error("the stored picture of pair {pair} cannot be decoded")]
     Picture {
         /// The picture.
         pair: PairId,
-        /// What is wrong with it.
+        /// The error.
         #[source]
         source: preprocess::Error,
     },
-    /// The caller asked to stop.
+    /// The caller cancelled the evaluation.
     #[error("the evaluation was cancelled")]
     Cancelled,
 }
@@ -120,7 +125,7 @@ impl Error {
             | Self::NoCaptioning
             | Self::EmptySet { .. }
             | Self::Blind { .. }
-            | Self::NoText { .. }
+            | Self::NoTexts { .. }
             | Self::Class { .. }
             | Self::Templates => FailureKind::BadInput,
         }

@@ -1,8 +1,8 @@
-//! What a model is worth: retrieval, zero-shot classification, captioning.
+//! Evaluation of a model: retrieval, zero-shot classification, captioning.
 //!
-//! What lives here: the metrics as pure functions over numbers and words, and
-//! the runner that gets those numbers out of a model. It calls `plan` and
-//! `model`; sets are handed in, so it reads no store and knows no service.
+//! This crate holds the metrics as pure functions over numbers and words, and the runner that computes
+//! those numbers with a model. It calls `plan` and `model`. Sets are arguments, so it reads no store and
+//! uses no service.
 //!
 //! ```text
 //! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
@@ -10,7 +10,7 @@
 //!                      ├─► classes x templates ─► zero_shot ─► accuracy
 //!                      └─► captions ─► words ─► cider, bleu
 //! ```
-//! The blind test permutes the pictures and asks for all of it again.
+//! The blind test permutes the pictures and computes all figures again.
 
 pub mod bleu;
 pub mod blind;
@@ -18,18 +18,16 @@ pub mod captioning;
 pub mod cider;
 mod error;
 mod measurement;
+mod network;
 mod ngrams;
 mod progress;
 pub mod rerank;
 pub mod retrieval;
 mod runner;
 mod scores;
-mod session;
 pub mod words;
 pub mod zero_shot;
 
-#[cfg(test)]
-mod runner_tests;
 #[cfg(test)]
 mod tests;
 

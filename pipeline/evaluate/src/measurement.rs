@@ -1,5 +1,5 @@
-//! What a model gave, before it is turned into figures: the same numbers are read
-//! twice, with the pictures in their places and with every one moved.
+//! The scores and captions of a model, from which figures are computed twice: with every picture in
+//! its own place, and with the pictures permuted.
 
 use capstan_plan::results::ModelFigures;
 
@@ -14,7 +14,7 @@ pub(crate) struct Measurement {
     pub zero_shot: Option<ZeroShot>,
     /// References of the captioning set, by picture.
     pub references: Vec<Vec<String>>,
-    /// Captions of the model as it is.
+    /// Captions of the model without fine-tuning.
     pub captions: Option<Vec<String>>,
     /// Captions after fine-tuning.
     pub fine_tuned: Option<Vec<String>>,
@@ -32,7 +32,7 @@ pub(crate) struct Retrieval {
 /// Scores of the zero-shot set.
 #[derive(Debug)]
 pub(crate) struct ZeroShot {
-    /// `[pictures]`: the right class.
+    /// `[pictures]`: the class of each picture.
     pub class: Vec<usize>,
     /// `[pictures, classes]`.
     pub scores: Scores,
@@ -41,8 +41,8 @@ pub(crate) struct ZeroShot {
 impl Measurement {
     /// The figures with the picture `order(n)[i]` in the place `i` of a set of n pictures.
     ///
-    /// What a model makes of a picture does not depend on the other pictures of its
-    /// set, so moving its scores and its caption is moving the picture.
+    /// The output of a model for a picture does not depend on the other pictures of its set, so
+    /// permuting scores and captions is equal to permuting pictures.
     pub fn figures(&self, order: &dyn Fn(usize) -> Vec<usize>) -> ModelFigures {
         let moved = |scores: &Scores| scores.with_pictures(&order(scores.pictures()));
         let caption = |captions: &Vec<String>| {

@@ -1,12 +1,12 @@
-//! Counts of n-grams, the common ground of CIDEr-D and BLEU.
+//! Counts of n-grams, for CIDEr-D and BLEU.
 
 use std::collections::BTreeMap;
 
-/// Longest n-gram that either metric counts.
+/// Length of the longest n-grams that are counted.
 pub const MAX_N: usize = 4;
 
-/// How often each n-gram occurs, by its length less one. Ordered, so that sums
-/// over them always run in one order and give the same bits.
+/// The count of each n-gram. The maps are ordered, so that sums over them have the same order and
+/// the same bits in every run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Ngrams<'a> {
     /// `counts[n - 1]`: the n-grams of length n.
@@ -15,7 +15,7 @@ pub struct Ngrams<'a> {
 
 impl<'a> Ngrams<'a> {
     /// Counts the n-grams of length 1 to [`MAX_N`].
-    pub fn of(words: &'a [String]) -> Self {
+    pub fn count(words: &'a [String]) -> Self {
         let mut ngrams = Self::default();
         for (n, counts) in ngrams.counts.iter_mut().enumerate() {
             for gram in words.windows(n + 1) {

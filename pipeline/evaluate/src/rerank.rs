@@ -1,14 +1,13 @@
-//! Re-ranking: the first candidates by cosine, scored again by image-text matching.
+//! Re-ranking: image-text matching scores the best candidates by cosine again.
 //!
-//! As BLIP evaluates retrieval (Li et al. 2022, section 5.1): the k best by
-//! cosine get the ITM logit of a match plus the cosine, everything else stays
-//! below all of them.
+//! As in BLIP's evaluation of retrieval (Li et al. 2022, section 5.1): the score of the k best by
+//! cosine is the ITM logit of a match plus the cosine; all others score below them.
 
 use std::cmp::Ordering;
 
 use crate::scores::Scores;
 
-/// Who is scored again, in both directions.
+/// The candidates that are scored again, in both directions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Candidates {
     /// For every picture, its best texts by cosine, best first.
@@ -17,7 +16,7 @@ pub struct Candidates {
     pub pictures: Vec<Vec<usize>>,
 }
 
-/// The indices of the `k` highest scores, best first; of equals the one that stands first.
+/// The indices of the `k` highest scores, best first. Equal scores keep their order.
 fn best(scores: impl Iterator<Item = f32>, k: usize) -> Vec<usize> {
     let mut order: Vec<(f32, usize)> = scores.zip(0..).collect();
     let above = |a: &(f32, usize), b: &(f32, usize)| -> Ordering {
@@ -45,7 +44,8 @@ pub fn candidates(cosine: &Scores, k: usize) -> Candidates {
 }
 
 impl Candidates {
-    /// Every pair that either direction asks for, once: for every picture, its texts ascending.
+    /// Every pair that is a candidate in either direction: for every picture, its texts in ascending
+    /// order without duplicates.
     pub fn pairs(&self) -> Vec<Vec<usize>> {
         let mut pairs = self.texts.clone();
         for (text, pictures) in self.pictures.iter().enumerate() {
@@ -61,7 +61,7 @@ impl Candidates {
     }
 }
 
-/// The two matrices to rank by.
+/// The scores after re-ranking, in both directions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reranked {
     /// `[pictures, texts]`, for the texts of a picture.
@@ -70,7 +70,7 @@ pub struct Reranked {
     pub of_pictures: Scores,
 }
 
-/// Scores candidates as `logit + cosine`; everything else gets minus infinity.
+/// Scores candidates with `logit + cosine` and all others with minus infinity.
 ///
 /// `logit(picture, text)` is the second ITM logit, that of a match.
 pub fn rerank(

@@ -1,23 +1,22 @@
-//! Retrieval: recall at k among pictures and texts.
+//! Retrieval: recall at k of texts and of pictures.
 
 use capstan_plan::results::RetrievalFigures;
 
 use crate::scores::Scores;
 
-/// How many of `wrong` stand in the way of `own`: those whose score is not below it.
+/// The number of scores in `wrong` that are not below `own`.
 ///
-/// A tie counts against the right one, and so does a score that is no number:
-/// a model that gives the same score to everything retrieves nothing.
-fn ahead(own: f32, wrong: impl Iterator<Item = f32>) -> usize {
+/// A tie counts as wrong, and so does NaN, so that a model with equal scores retrieves nothing.
+fn not_below(own: f32, wrong: impl Iterator<Item = f32>) -> usize {
     wrong
         .filter(|score| score.partial_cmp(&own) != Some(std::cmp::Ordering::Less))
         .count()
 }
 
-/// For every picture, the number of wrong texts that score at least as high as its best own one.
+/// For every picture, the number of wrong texts that score at least as high as its best own text.
 ///
-/// `owner[text]` is the picture that a text belongs to. A picture without texts
-/// has every text in its way.
+/// `owner[text]` is the picture that a text belongs to. The rank of a picture without texts is
+/// `usize::MAX`.
 pub fn text_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
     (0..scores.pictures())
         .map(|picture| {
@@ -27,14 +26,14 @@ pub fn text_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
                 places.filter_map(move |(&s, &o)| ((o == picture) == own).then_some(s))
             };
             match of_owner(true).reduce(f32::max) {
-                Some(best) => ahead(best, of_owner(false)),
+                Some(best) => not_below(best, of_owner(false)),
                 None => usize::MAX,
             }
         })
         .collect()
 }
 
-/// For every text, the number of wrong pictures that score at least as high as its own one.
+/// For every text, the number of wrong pictures that score at least as high as its own picture.
 pub fn picture_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
     owner
         .iter()
@@ -42,12 +41,12 @@ pub fn picture_ranks(scores: &Scores, owner: &[usize]) -> Vec<usize> {
         .map(|(text, &own)| {
             let wrong = scores.column(text).enumerate();
             let wrong = wrong.filter_map(|(picture, s)| (picture != own).then_some(s));
-            ahead(scores.at(own, text), wrong)
+            not_below(scores.at(own, text), wrong)
         })
         .collect()
 }
 
-/// Share of ranks below `k`, in percent; 0 of nothing.
+/// The percentage of ranks below `k`; 0 if there are no ranks.
 fn recall(ranks: &[usize], k: usize) -> f64 {
     if ranks.is_empty() {
         return 0.0;
@@ -56,12 +55,12 @@ fn recall(ranks: &[usize], k: usize) -> f64 {
     100.0 * hits as f64 / ranks.len() as f64
 }
 
-/// R@1 and R@5 in both directions. A tie is a miss: R@k asks for at most `k - 1`
-/// wrong ones with a score that is not below the right one's.
+/// R@1 and R@5 in both directions. A tie is a miss: for R@k, at most `k - 1` wrong candidates may have
+/// a score that is not below that of the right one.
 ///
-/// - `of_texts`: `[pictures, texts]`, ranks the texts of a picture (TR; any of its own counts).
-/// - `of_pictures`: `[pictures, texts]`, ranks the pictures of a text (IR). By cosine the
-///   two are one matrix; re-ranking scores other candidates in each direction.
+/// - `of_texts`: `[pictures, texts]`, ranks the texts of a picture (TR; any of its texts counts).
+/// - `of_pictures`: `[pictures, texts]`, ranks the pictures of a text (IR). Cosine gives the same
+///   matrix for both; re-ranking scores other candidates in each direction.
 /// - `owner`: `[texts]`, the picture of each text.
 pub fn figures(of_texts: &Scores, of_pictures: &Scores, owner: &[usize]) -> RetrievalFigures {
     let texts = text_ranks(of_texts, owner);

@@ -1,5 +1,6 @@
-//! From model folders and sets to figures.
+//! The evaluation of model folders on sets.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use capstan_model::{ComputePool, DeviceSpec};
@@ -10,43 +11,69 @@ use capstan_plan::stage;
 
 use crate::error::Error;
 use crate::measurement::{Measurement, Retrieval, ZeroShot};
-use crate::progress::Progress;
+use crate::network::{LoadedNetwork, Pictures, picture_batches, text_batches};
+use crate::progress::BatchProgress;
 use crate::scores::Scores;
-use crate::session::{Pictures, Session, picture_batches, text_batches};
 use crate::{blind, rerank, zero_shot};
 
-/// Folders of the models.
+/// The folders of the models.
 #[derive(Debug, Clone, Copy)]
 pub struct Models<'a> {
-    /// The model that is measured: a CLIP, or a BLIP that has what is asked for.
+    /// The evaluated model: a CLIP, or a BLIP with the parts that the stage needs.
     pub model: &'a Path,
     /// The same model after LM fine-tuning, for `captioning_fine_tuned`.
     pub captioner: Option<&'a Path>,
 }
 
-/// The pictures that models are measured on, with their reference texts.
+/// The pictures of the evaluation, with their reference texts. Pictures without a text are left
+/// out of every figure.
 #[derive(Debug, Clone, Default)]
 pub struct Sets {
     /// Retrieval: every text belongs to its picture.
     pub retrieval: Vec<Pair>,
-    /// Captioning: texts are references. May hold the same pairs as `retrieval`, whose
-    /// pictures are then not encoded twice.
+    /// Captioning: texts are references. If the pairs are those of `retrieval`, the pictures are
+    /// encoded once.
     pub captioning: Vec<Pair>,
-    /// Zero-shot classification: the one text of a picture is its class.
+    /// Zero-shot classification: the only text of a picture is its class.
     pub zero_shot: Vec<Pair>,
 }
 
-/// Measures a model on everything that `config` asks for.
+/// The pictures of [`Sets`] that have a text. Copies pictures only where some have none.
+struct WithTexts<'a> {
+    retrieval: Cow<'a, [Pair]>,
+    captioning: Cow<'a, [Pair]>,
+    zero_shot: Cow<'a, [Pair]>,
+}
+
+impl<'a> WithTexts<'a> {
+    fn new(sets: &'a Sets) -> Self {
+        Self {
+            retrieval: with_texts(&sets.retrieval),
+            captioning: with_texts(&sets.captioning),
+            zero_shot: with_texts(&sets.zero_shot),
+        }
+    }
+}
+
+fn with_texts(pairs: &[Pair]) -> Cow<'_, [Pair]> {
+    let has_text = |pair: &&Pair| !pair.texts.is_empty();
+    match pairs.iter().all(|pair| has_text(&pair)) {
+        true => Cow::Borrowed(pairs),
+        false => pairs.iter().filter(has_text).cloned().collect(),
+    }
+}
+
+/// Evaluates a model as `config` requests.
 ///
-/// - `seed`: keys the permutation of the blind test, and draws of nucleus decoding.
-/// - `pool`: everything numeric runs on its threads.
-/// - `progress(done, total)`: batches; `false` stops.
+/// - `seed`: keys the permutation of the blind test and the draws of nucleus sampling.
+/// - `pool`: the threads of all numeric work.
+/// - `progress(done, total)`: called with numbers of batches; `false` cancels.
 ///
-/// Memory: the picture tokens of a set are kept until it is done.
+/// Memory: the picture tokens of a set are kept until the set is finished.
 ///
 /// # Errors
-/// [`Error`]: a folder, a set or a setting that cannot be used; all of them but
-/// [`Error::Picture`] and [`Error::Decoding`] come before anything is computed.
+/// [`Error`]: a folder, a set or a setting cannot be used. All errors but [`Error::Picture`] and
+/// [`Error::Decoding`] occur before the first computation.
 pub fn evaluate(
     config: &stage::Evaluate,
     models: Models<'_>,
@@ -56,50 +83,68 @@ pub fn evaluate(
     pool: &ComputePool,
     progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Evaluation, Error> {
+    check_sizes(config, sets)?;
+    let sets = &WithTexts::new(sets);
     check(config, models, sets)?;
-    let session = Session::load(models.model, device, pool)?;
+    let network = LoadedNetwork::load(models.model, device, pool)?;
     let captioner = models
         .captioner
-        .map(|folder| Session::load(folder, device, pool))
+        .map(|folder| LoadedNetwork::load(folder, device, pool))
         .transpose()?;
-    check_parts(config, &session, captioner.as_ref())?;
+    check_parts(config, &network, captioner.as_ref())?;
     let run = Run {
         config,
         sets,
         draws: Draws::new(seed, "evaluate caption"),
-        progress: Progress::new(
-            batches(config, sets, &session, captioner.is_some()),
+        progress: BatchProgress::new(
+            batches(config, sets, &network, captioner.is_some()),
             progress,
         ),
     };
-    let measurement = run.measure(&session, captioner.as_ref())?;
-    let moved = |pictures| {
-        blind::derangement(seed, pictures).expect("sets of one picture are refused beforehand")
-    };
+    let measurement = run.measure(&network, captioner.as_ref())?;
+    let moved =
+        |pictures| blind::derangement(seed, pictures).expect("`check` refuses sets of one picture");
     Ok(Evaluation {
         sighted: measurement.figures(&|pictures| (0..pictures).collect()),
         blind: config.blind.then(|| measurement.figures(&moved)),
     })
 }
 
-/// The sets that are asked for, by name.
-fn asked<'s>(config: &stage::Evaluate, sets: &'s Sets) -> Vec<(&'static str, &'s [Pair])> {
+/// The sets that the stage evaluates, by name.
+fn requested<'s>(
+    config: &stage::Evaluate,
+    sets: [&'s [Pair]; 3],
+) -> Vec<(&'static str, &'s [Pair])> {
+    let [retrieval, captioning, zero_shot] = sets;
     let all = [
-        ("retrieval", config.retrieval.is_some(), &sets.retrieval),
-        ("captioning", config.captioning.is_some(), &sets.captioning),
-        ("zero-shot", config.zero_shot.is_some(), &sets.zero_shot),
+        ("retrieval", config.retrieval.is_some(), retrieval),
+        ("captioning", config.captioning.is_some(), captioning),
+        ("zero-shot", config.zero_shot.is_some(), zero_shot),
     ];
     all.into_iter()
-        .filter(|(_, asked, _)| *asked)
-        .map(|(name, _, set)| (name, &set[..]))
+        .filter(|(_, requested, _)| *requested)
+        .map(|(name, _, set)| (name, set))
         .collect()
 }
 
-fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<(), Error> {
-    for (set, pairs) in asked(config, sets) {
+/// Checks that every set that the stage evaluates has a picture and a text.
+fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
+    let sets = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
+    for (set, pairs) in requested(config, sets) {
         if pairs.is_empty() {
             return Err(Error::EmptySet { set });
         }
+        if pairs.iter().all(|pair| pair.texts.is_empty()) {
+            let pictures = pairs.len();
+            return Err(Error::NoTexts { set, pictures });
+        }
+    }
+    Ok(())
+}
+
+fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> Result<(), Error> {
+    let named = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
+    for (set, pairs) in requested(config, named) {
         if config.blind && pairs.len() < 2 {
             return Err(Error::Blind { set });
         }
@@ -109,12 +154,6 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
                 return Err(Error::Class {
                     pair: pair.pair_id,
                     texts,
-                });
-            }
-            if texts == 0 {
-                return Err(Error::NoText {
-                    set,
-                    pair: pair.pair_id,
                 });
             }
         }
@@ -133,17 +172,17 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &Sets) -> Result<()
 
 fn check_parts(
     config: &stage::Evaluate,
-    session: &Session<'_>,
-    captioner: Option<&Session<'_>>,
+    network: &LoadedNetwork<'_>,
+    captioner: Option<&LoadedNetwork<'_>>,
 ) -> Result<(), Error> {
     if config.retrieval.is_some() {
-        session.needs_encoders("retrieval")?;
+        network.needs_encoders("retrieval")?;
     }
     if config.zero_shot.is_some() {
-        session.needs_encoders("zero-shot classification")?;
+        network.needs_encoders("zero-shot classification")?;
     }
     if config.captioning.is_some() {
-        session.needs_decoder("captioning")?;
+        network.needs_decoder("captioning")?;
     }
     captioner.map_or(Ok(()), |captioner| captioner.needs_decoder("captioning"))
 }
@@ -153,24 +192,24 @@ fn same_pictures(a: &[Pair], b: &[Pair]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.pair_id == b.pair_id)
 }
 
-/// Texts re-scored by ITM; 0 for a model without.
-fn candidates(config: &stage::Evaluate, session: &Session<'_>) -> usize {
-    let asked = config.retrieval.as_ref().map_or(0, |set| set.rerank);
-    if session.matches() { asked } else { 0 }
+/// Number of candidates that ITM scores again; 0 for a model without ITM.
+fn candidates(config: &stage::Evaluate, network: &LoadedNetwork<'_>) -> usize {
+    let requested = config.retrieval.as_ref().map_or(0, |set| set.rerank);
+    if network.has_itm() { requested } else { 0 }
 }
 
-/// How many batches a run will have.
+/// The number of batches of an evaluation.
 fn batches(
     config: &stage::Evaluate,
-    sets: &Sets,
-    session: &Session<'_>,
+    sets: &WithTexts<'_>,
+    network: &LoadedNetwork<'_>,
     fine_tuned: bool,
 ) -> usize {
     let mut total = 0;
     if config.retrieval.is_some() {
         let texts = sets.retrieval.iter().map(|pair| pair.texts.len()).sum();
         total += picture_batches(sets.retrieval.len()) + text_batches(texts);
-        if candidates(config, session) > 0 {
+        if candidates(config, network) > 0 {
             total += picture_batches(sets.retrieval.len());
         }
     }
@@ -197,22 +236,22 @@ fn classes(set: &[Pair]) -> Vec<&str> {
 
 struct Run<'a> {
     config: &'a stage::Evaluate,
-    sets: &'a Sets,
+    sets: &'a WithTexts<'a>,
     draws: Draws,
-    progress: Progress<'a>,
+    progress: BatchProgress<'a>,
 }
 
 impl Run<'_> {
     fn measure(
         &self,
-        session: &Session<'_>,
-        captioner: Option<&Session<'_>>,
+        network: &LoadedNetwork<'_>,
+        captioner: Option<&LoadedNetwork<'_>>,
     ) -> Result<Measurement, Error> {
         let mut measurement = Measurement::default();
         let mut encoded = None;
         if self.config.retrieval.is_some() {
-            let pictures = session.pictures(&self.sets.retrieval, &self.progress)?;
-            measurement.retrieval = Some(self.retrieval(session, &pictures)?);
+            let pictures = network.pictures(&self.sets.retrieval, &self.progress)?;
+            measurement.retrieval = Some(self.retrieval(network, &pictures)?);
             encoded = Some(pictures);
         }
         if let Some(captioning) = &self.config.captioning {
@@ -221,37 +260,41 @@ impl Run<'_> {
             measurement.references = set.iter().map(texts).collect();
             let shared = encoded.filter(|_| same_pictures(&self.sets.retrieval, set));
             let decoding = &captioning.decoding;
-            measurement.captions = Some(self.captions(session, shared, decoding)?);
+            measurement.captions = Some(self.captions(network, shared, decoding)?);
             if let Some(captioner) = captioner {
                 measurement.fine_tuned = Some(self.captions(captioner, None, decoding)?);
             }
         }
         if let Some(config) = &self.config.zero_shot {
-            measurement.zero_shot = Some(self.zero_shot(session, config)?);
+            measurement.zero_shot = Some(self.zero_shot(network, config)?);
         }
         Ok(measurement)
     }
 
-    fn retrieval(&self, session: &Session<'_>, pictures: &Pictures) -> Result<Retrieval, Error> {
+    fn retrieval(
+        &self,
+        network: &LoadedNetwork<'_>,
+        pictures: &Pictures,
+    ) -> Result<Retrieval, Error> {
         let set = &self.sets.retrieval;
         let texts = set.iter().enumerate();
         let (owner, texts): (Vec<usize>, Vec<&str>) = texts
             .flat_map(|(owner, pair)| pair.texts.iter().map(move |text| (owner, &text.text[..])))
             .unzip();
-        let tokens = session.tokens(&texts);
-        let features = session.texts(&tokens, &self.progress)?.concat();
+        let tokens = network.tokens(&texts);
+        let features = network.texts(&tokens, &self.progress)?.concat();
         let width = features.len() / texts.len();
-        let products = session.products(&pictures.features, &features, width);
+        let products = network.products(&pictures.features, &features, width);
         let cosine = Scores::new(set.len(), texts.len(), products);
-        let reranked = match candidates(self.config, session) {
+        let reranked = match candidates(self.config, network) {
             0 => None,
             k => {
                 let candidates = rerank::candidates(&cosine, k);
                 let wanted = candidates.pairs();
-                let logits = session.itm(pictures, &tokens, &wanted, &self.progress)?;
+                let logits = network.itm(pictures, &tokens, &wanted, &self.progress)?;
                 let logit = |picture: usize, text: usize| {
                     let place = wanted[picture].binary_search(&text);
-                    logits[picture][place.expect("every candidate is scored")]
+                    logits[picture][place.expect("every candidate has a logit")]
                 };
                 Some(rerank::rerank(&cosine, &candidates, logit))
             }
@@ -265,25 +308,25 @@ impl Run<'_> {
 
     fn captions(
         &self,
-        session: &Session<'_>,
+        network: &LoadedNetwork<'_>,
         encoded: Option<Pictures>,
         decoding: &stage::Decoding,
     ) -> Result<Vec<String>, Error> {
         let set = &self.sets.captioning;
         let pictures = match encoded {
             Some(pictures) => pictures,
-            None => session.pictures(set, &self.progress)?,
+            None => network.pictures(set, &self.progress)?,
         };
         let draws = self.draws;
         let draw = move |picture: usize, position: usize| {
             draws.unit(&set[picture].pair_id.0.0, position as u64)
         };
-        session.captions(&pictures, decoding, &draw, &self.progress)
+        network.captions(&pictures, decoding, &draw, &self.progress)
     }
 
     fn zero_shot(
         &self,
-        session: &Session<'_>,
+        network: &LoadedNetwork<'_>,
         config: &stage::ZeroShot,
     ) -> Result<ZeroShot, Error> {
         let set = &self.sets.zero_shot;
@@ -293,17 +336,17 @@ impl Run<'_> {
             .iter()
             .flat_map(|class| templates.iter().map(move |t| zero_shot::prompt(t, class)))
             .collect();
-        let prompts = session.texts(&session.tokens(&prompts), &self.progress)?;
+        let prompts = network.texts(&network.tokens(&prompts), &self.progress)?;
         let prototypes: Vec<Vec<f32>> = prompts
             .chunks(templates.len())
             .map(zero_shot::ensemble)
             .collect();
-        let pictures = session.pictures(set, &self.progress)?;
+        let pictures = network.pictures(set, &self.progress)?;
         let width = prototypes[0].len();
-        let products = session.products(&pictures.features, &prototypes.concat(), width);
+        let products = network.products(&pictures.features, &prototypes.concat(), width);
         let class = |pair: &Pair| {
             let place = classes.binary_search(&&pair.texts[0].text[..]);
-            place.expect("classes are those of the set")
+            place.expect("`classes` contains every class of the set")
         };
         Ok(ZeroShot {
             class: set.iter().map(class).collect(),
@@ -311,3 +354,6 @@ impl Run<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! A matrix of similarities between pictures and texts.
+//! A matrix of similarities of pictures and texts.
 
 /// Similarities of pictures (rows) and texts (columns), row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,7 +12,7 @@ impl Scores {
     /// A matrix `[pictures, texts]` from its values, row by row.
     ///
     /// # Panics
-    /// Where `values` holds another number of values than `pictures * texts`.
+    /// If the number of values is not `pictures * texts`.
     pub fn new(pictures: usize, texts: usize, values: Vec<f32>) -> Self {
         assert_eq!(
             values.len(),
@@ -26,7 +26,7 @@ impl Scores {
         }
     }
 
-    /// A matrix with `value` everywhere.
+    /// A matrix in which every score is `value`.
     pub fn filled(pictures: usize, texts: usize, value: f32) -> Self {
         Self::new(pictures, texts, vec![value; pictures * texts])
     }
@@ -61,7 +61,7 @@ impl Scores {
         (0..self.pictures).map(move |picture| self.at(picture, text))
     }
 
-    /// The matrix with the picture `order[i]` in the place `i`.
+    /// The matrix whose row `i` is that of the picture `order[i]`.
     pub fn with_pictures(&self, order: &[usize]) -> Self {
         let rows = order.iter().flat_map(|&picture| self.row(picture));
         Self::new(order.len(), self.texts, rows.copied().collect())

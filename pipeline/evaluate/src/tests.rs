@@ -1,4 +1,4 @@
-//! Metrics against values worked out by hand, and against the reference scorers.
+//! Metrics compared with values calculated by hand and with the reference scorers.
 
 use capstan_plan::draw::Draws;
 use proptest::prelude::*;
@@ -13,7 +13,7 @@ fn tokenised(texts: &[&str]) -> Vec<Vec<String>> {
 
 #[test]
 fn recall_by_hand() {
-    // Two texts a picture; picture 0 is right, picture 1 is beaten once by a wrong text.
+    // Two texts per picture. Picture 0 ranks first; one wrong text scores above those of picture 1.
     let scores = Scores::new(2, 4, vec![0.9, 0.1, 0.2, 0.3, 0.8, 0.0, 0.7, 0.6]);
     let owner = [0, 0, 1, 1];
     assert_eq!(retrieval::text_ranks(&scores, &owner), [0, 1]);
@@ -35,9 +35,9 @@ fn a_tie_is_a_miss() {
             figures.ir_at_1,
             figures.ir_at_5,
         ];
-        assert_eq!(all, [0.0; 4], "a model that says {value} of everything");
+        assert_eq!(all, [0.0; 4], "a model that scores everything {value}");
     }
-    // Four wrong ones level with the right one: within the first five, not the first.
+    // Four wrong candidates tie with the right one: a hit among five, not among one.
     let level = Scores::filled(5, 5, 0.5);
     let figures = retrieval::figures(&level, &level, &[0, 1, 2, 3, 4]);
     assert_eq!((figures.tr_at_1, figures.tr_at_5), (0.0, 100.0));
@@ -50,7 +50,7 @@ fn a_picture_needs_only_its_best_text() {
 }
 
 #[test]
-fn reranking_scores_candidates_alone() {
+fn reranking_scores_only_candidates() {
     let cosine = Scores::new(2, 3, vec![0.9, 0.5, 0.1, 0.3, 0.2, 0.8]);
     let candidates = candidates(&cosine, 2);
     assert_eq!(candidates.texts, [[0, 1], [2, 0]]);
@@ -62,13 +62,13 @@ fn reranking_scores_candidates_alone() {
     assert_eq!(reranked.of_texts.row(0), [0.9, 2.5, f32::NEG_INFINITY]);
     assert_eq!(reranked.of_texts.row(1), [0.3, f32::NEG_INFINITY, 0.8]);
     assert_eq!(reranked.of_pictures.row(0), [0.9, 2.5, 0.1]);
-    // An own text that is no candidate is never found.
+    // A right text that is not a candidate is never found.
     let figures = retrieval::figures(&reranked.of_texts, &reranked.of_pictures, &[1, 0, 0]);
     assert_eq!(figures.tr_at_1, 50.0);
 }
 
 #[test]
-fn of_equal_scores_the_first_is_candidate() {
+fn the_first_of_equal_scores_is_a_candidate() {
     let candidates = candidates(&Scores::filled(3, 4, 1.0), 2);
     assert_eq!(candidates.texts, [[0, 1], [0, 1], [0, 1]]);
     assert_eq!(candidates.pictures[3], [0, 1]);
@@ -80,7 +80,7 @@ fn prompts_are_averaged_at_unit_length() {
         zero_shot::prompt("a photo of a {}", "red ball"),
         "a photo of a red ball"
     );
-    // Lengths do not weigh: (10, 0) and (0, 1) meet in the middle.
+    // Lengths do not matter: the mean of (10, 0) and (0, 1) is halfway between them.
     let mean = zero_shot::ensemble(&[vec![10.0, 0.0], vec![0.0, 1.0]]);
     let half = std::f32::consts::FRAC_1_SQRT_2;
     assert!(
@@ -98,7 +98,7 @@ fn zero_shot_by_hand() {
 }
 
 #[test]
-fn words_are_split_as_the_treebank_does() {
+fn words_are_split_as_in_the_treebank() {
     let split = |text| words(text).join("|");
     assert_eq!(
         split("A Red ball, on the GRASS."),
@@ -118,8 +118,8 @@ fn words_are_split_as_the_treebank_does() {
 
 #[test]
 fn cider_by_hand() {
-    // Two pictures, one reference each, no word in common: every n-gram has weight ln 2
-    // and a caption equal to its reference scores 10 where it has n-grams of all lengths.
+    // Two pictures with one reference each and no common word: every n-gram has weight ln 2, and a
+    // caption that equals its reference scores 10 if it has n-grams of all lengths.
     let references = [vec![words("a b c d")], vec![words("e f g h")]];
     let score = |texts: [&str; 2]| cider::cider_d(&tokenised(&texts), &references);
     assert!((score(["a b c d", "e f g h"]) - 10.0).abs() < 1e-12);
@@ -127,7 +127,7 @@ fn cider_by_hand() {
     // "a b": 2 of 4 unigrams, 1 of 3 bigrams, two bigrams shorter.
     let half = (1.0 / 2f64.sqrt() + 1.0 / 3f64.sqrt()) / 4.0 * (-4.0f64 / 72.0).exp() * 10.0 / 2.0;
     assert!((score(["a b", "x"]) - half).abs() < 1e-12);
-    // Repeating a word gains nothing: its count is clipped, and the length differs.
+    // Repeating a word does not raise the score: its count is clipped, and the length differs.
     assert!(score(["a a a a", "x"]) < score(["a b c d", "x"]) / 4.0);
 }
 
@@ -139,8 +139,8 @@ fn bleu_by_hand() {
     ]];
     let score = |text| bleu::bleu4(&tokenised(&[text]), &references);
     assert!((score("the cat sat on the mat") - 1.0).abs() < 1e-6);
-    // 5 of 5, 4 of 4, 3 of 3, 2 of 2; the closest reference has 4 words (5 is as far
-    // from 6, the shorter counts), so nothing is taken off.
+    // 5 of 5, 4 of 4, 3 of 3, 2 of 2. Of two equally close references the shorter one counts, so
+    // there is no brevity penalty.
     assert!((score("the cat sat on the") - 1.0).abs() < 1e-6);
     // 4 of 5 words, 3 of 4, 2 of 3, 1 of 2.
     let by_hand = (0.8f64 * 0.75 * (2.0 / 3.0) * 0.5).powf(0.25);
@@ -182,14 +182,14 @@ fn scores_agree_with_the_reference_scorers() {
 }
 
 #[test]
-fn blind_needs_two() {
+fn the_blind_test_needs_two_pictures() {
     assert_eq!(blind::derangement(1, 0), None);
     assert_eq!(blind::derangement(1, 1), None);
     assert_eq!(blind::derangement(1, 2), Some(vec![1, 0]));
     assert_ne!(blind::derangement(1, 50), blind::derangement(2, 50));
 }
 
-/// A matrix of a few distinct values, so that ties abound.
+/// A matrix of a few distinct values, which has many ties.
 fn drawn(seed: u64, pictures: usize, texts: usize) -> Scores {
     let draws = Draws::new(seed, "test scores");
     let values = (0..pictures * texts).map(|i| (draws.u64(&[], i as u64) % 7) as f32 / 7.0);
@@ -198,7 +198,7 @@ fn drawn(seed: u64, pictures: usize, texts: usize) -> Scores {
 
 proptest! {
     #[test]
-    fn nothing_keeps_its_place(seed: u64, len in 2usize..200) {
+    fn a_derangement_has_no_fixed_point(seed: u64, len in 2usize..200) {
         let mut order = blind::derangement(seed, len).unwrap();
         prop_assert!(order.iter().enumerate().all(|(place, &picture)| place != picture));
         order.sort_unstable();
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn raising_the_right_one_never_hurts(seed: u64, picture in 0usize..6) {
+    fn raising_the_right_score_never_lowers_recall(seed: u64, picture in 0usize..6) {
         let owner: Vec<usize> = (0..6).collect();
         let mut scores = drawn(seed, 6, 6);
         let before = retrieval::figures(&scores, &scores, &owner);
@@ -229,7 +229,7 @@ proptest! {
     }
 
     #[test]
-    fn with_every_one_a_candidate_reranking_adds_the_logit(seed: u64) {
+    fn reranking_of_all_candidates_adds_the_logit(seed: u64) {
         let cosine = drawn(seed, 5, 10);
         let owner: Vec<usize> = (0..10).map(|text| text / 2).collect();
         let all = candidates(&cosine, 10);
@@ -255,7 +255,7 @@ fn reranking_agrees_with_the_reference() {
     let cosine = Scores::new(pictures, texts, case.sims);
     let of_texts = |picture: usize, text: usize| case.score_i2t[picture * texts + text];
     let of_pictures = |picture: usize, text: usize| case.score_t2i[text * pictures + picture];
-    // The logits that the reference saw: what it gave less the cosine.
+    // The logits of the reference: its scores minus the cosine.
     let logit = |picture, text| {
         let score = of_texts(picture, text).max(of_pictures(picture, text));
         assert!(
@@ -293,7 +293,7 @@ fn reranking_agrees_with_the_reference() {
         if scored.contains(&true) {
             assert_eq!(rank, case.rank_i2t[picture], "picture {picture}");
         } else {
-            // The reference's rank hangs on its sort here; ours says that it was not found.
+            // The rank of the reference depends on its sort here; our rank means "not found".
             assert!(rank >= 3, "picture {picture}");
         }
     }

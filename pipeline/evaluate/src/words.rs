@@ -1,16 +1,15 @@
-//! Words of a caption, for CIDEr-D and BLEU.
+//! The words of a caption, for CIDEr-D and BLEU.
 //!
-//! The reference scorers run the Penn Treebank tokenizer with lower-casing and
-//! drop punctuation. This is the part of it that captions need:
+//! The reference scorers use the Penn Treebank tokenizer with lower-casing and drop punctuation. This
+//! module implements the part of it that captions need:
 //!
 //! - everything is lower-case;
-//! - a word is a run of letters and digits; hyphens, and periods or commas
-//!   between digits, stay inside (`t-shirt`, `3.5`);
-//! - contractions are split as the treebank splits them: `it's` is `it 's`,
-//!   `don't` is `do n't`;
+//! - a word is a run of letters and digits, with hyphens inside words and with periods or commas
+//!   between digits (`t-shirt`, `3.5`);
+//! - contractions are split as in the treebank: `it's` is `it 's`, `don't` is `do n't`;
 //! - all other punctuation is dropped.
 
-/// Suffixes that the treebank splits off.
+/// Suffixes that become words of their own.
 const CLITICS: [&str; 7] = ["n't", "'s", "'re", "'ve", "'ll", "'d", "'m"];
 
 /// The words of `text`, in order.
@@ -32,7 +31,7 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Whether the punctuation at `place` holds a word together.
+/// Whether the punctuation at `place` is inside a word.
 fn joins(chars: &[char], place: usize) -> bool {
     let around = |test: fn(&char) -> bool| {
         place > 0 && test(&chars[place - 1]) && chars.get(place + 1).is_some_and(test)

@@ -4,6 +4,7 @@
 //! ```text
 //! cargo run --release -p capstan-model --example step -- [steps] [batch]
 //! ```
+#![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use capstan_model::config::{BlipConfig, ClipConfig, Sizes, SpecialIds};
 use capstan_model::{

@@ -91,14 +91,37 @@ impl DeviceSpec {
         }
     }
 
-    /// The kind alone, `cpu` or `cuda`, as recipes name it (outputs agree within a kind).
+    /// The kind of device as recipes name it: results are equal within a kind and differ between
+    /// kinds. A CPU is named with the instruction set that the products use (`cpu-avx512`,
+    /// `cpu-avx2`, else the architecture), a GPU with its compute capability (`cuda-sm90`).
     ///
     /// # Errors
     /// As [`DeviceSpec::open`].
-    pub fn kind(self) -> Result<&'static str, Error> {
-        self.resolve()
-            .map(|spec| if spec == Self::Cpu { "cpu" } else { "cuda" })
+    pub fn kind(self) -> Result<String, Error> {
+        match self.resolve()? {
+            Self::Cuda(index) => cuda::kind(index),
+            Self::Cpu | Self::Auto => Ok(cpu_kind()),
+        }
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_kind() -> String {
+    let kind = if std::arch::is_x86_feature_detected!("avx512f") {
+        "cpu-avx512"
+    } else if std::arch::is_x86_feature_detected!("avx2")
+        && std::arch::is_x86_feature_detected!("fma")
+    {
+        "cpu-avx2"
+    } else {
+        "cpu-x86-64"
+    };
+    kind.to_owned()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_kind() -> String {
+    format!("cpu-{}", std::env::consts::ARCH).replace('_', "-")
 }
 
 #[cfg(feature = "cuda")]
@@ -119,6 +142,14 @@ mod cuda {
             _ => Err(Error::Absent(index)),
         }
     }
+
+    /// The compute capability of a GPU that [`open`] found.
+    pub(super) fn kind(index: usize) -> Result<String, Error> {
+        let absent = |_| Error::Absent(index);
+        let context = cudarc::driver::CudaContext::new(index).map_err(absent)?;
+        let (major, minor) = context.compute_capability().map_err(absent)?;
+        Ok(format!("cuda-sm{major}{minor}"))
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -126,6 +157,10 @@ mod cuda {
     use super::{Device, Error};
 
     pub(super) fn open(index: usize) -> Result<Device, Error> {
+        Err(Error::NotCompiled(index))
+    }
+
+    pub(super) fn kind(index: usize) -> Result<String, Error> {
         Err(Error::NotCompiled(index))
     }
 }

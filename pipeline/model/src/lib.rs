@@ -33,7 +33,7 @@ mod tokens;
 pub mod weights;
 
 #[cfg(test)]
-mod error_tests;
+mod tests;
 
 pub use blip::{ImageEmbeds, LmLoss, Med, MedParts, Memory};
 pub use clip::Clip;

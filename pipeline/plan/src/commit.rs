@@ -1,4 +1,4 @@
-//! What a task leaves behind: the commit record, and what a whole stage produced.
+//! What a task writes: the commit record, and the output of a finished stage.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,15 @@ use crate::id::{
 };
 use crate::reject::RejectCode;
 
-/// What a file of `data/` holds; each kind has its own Parquet schema.
+/// The contents of a file of `data/`; each kind has its own Parquet schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
-    /// Pairs with their pictures.
+    /// The metadata of pairs. A file written before base files were split also holds the
+    /// pictures, in a column `image`.
     Base,
+    /// The encoded pictures of a base file, aligned with it row by row.
+    Pixels,
     /// Keep and reason, aligned with a base file.
     Curation,
     /// Synthetic texts, aligned with a base file.
@@ -32,37 +35,174 @@ pub enum FileKind {
     PageLinks,
     /// Pictures found by a wave.
     ImageLinks,
-    /// Base files and overlays of a dataset version.
+    /// Base, pixels and overlay files of a dataset version.
     Manifest,
+    /// Recipes and missing shards of the stage that made a dataset version.
+    Tasks,
 }
 
 /// A file of `data/`, by the digest of its bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct File {
-    /// What it holds.
+    /// Its contents.
     pub kind: FileKind,
     /// blake3 of its bytes: its name, `data/<digest>.parquet`.
     pub digest: Digest,
-    /// blake3 of its rows without times: equal rows, equal digest, whatever the file.
+    /// blake3 of its rows without times. Files of equal rows have equal row digests, even where
+    /// their bytes differ.
     pub rows_digest: Digest,
     /// Rows.
     pub rows: u64,
     /// Size of the file.
     pub size_bytes: u64,
-    /// For an overlay, the base file that it is aligned with.
+    /// For an overlay or a pixels file, the digest of the base file that it is aligned with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Digest>,
 }
 
-/// A base file and its overlays, oldest first: one shard of a dataset version.
+/// One shard of a dataset version: a base file, its pixels and its overlays.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Part {
-    /// The pairs.
+    /// The metadata of the pairs.
     pub base: File,
-    /// What later stages said of them. Of two overlays of one kind the later one
-    /// stands (a second curation narrows the first: a row stays where both keep it).
+    /// The pictures of the pairs, row by row. `None` for a store written before base files were
+    /// split: the base file then holds the pictures as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pixels: Option<File>,
+    /// Results of later stages, oldest first. Of two overlays of one kind the later one
+    /// applies; a second curation narrows the first: a row stays if both keep it.
     #[serde(default)]
     pub overlays: Vec<File>,
+}
+
+impl Part {
+    /// The file that holds the pictures: `pixels`, or `base` in a store written before the split.
+    pub fn pixels_file(&self) -> &File {
+        self.pixels.as_ref().unwrap_or(&self.base)
+    }
+
+    /// The files that a stage reads that never looks at pictures: the base, then its overlays.
+    pub fn metadata_files(&self) -> impl Iterator<Item = &File> {
+        [&self.base].into_iter().chain(&self.overlays)
+    }
+
+    /// Every file: the base, its pixels, then its overlays.
+    pub fn files(&self) -> impl Iterator<Item = &File> {
+        [&self.base]
+            .into_iter()
+            .chain(&self.pixels)
+            .chain(&self.overlays)
+    }
+
+    /// The recipe input of a stage that never reads pictures (curate, balance, tokenizer).
+    ///
+    /// Equal to [`Part::digest_with_pixels`] for a part without a pixels file: the rows of its
+    /// base include the pictures.
+    pub fn digest_of_metadata(&self) -> Digest {
+        rows_digest(self.metadata_files())
+    }
+
+    /// The recipe input of a stage that reads pictures (caption, filter, train, evaluate).
+    pub fn digest_with_pixels(&self) -> Digest {
+        rows_digest(self.files())
+    }
+}
+
+fn rows_digest<'a>(files: impl Iterator<Item = &'a File>) -> Digest {
+    let digests: Vec<Digest> = files.map(|file| file.rows_digest).collect();
+    Digest::of_parts(digests.iter().map(|digest| &digest.0[..]))
+}
+
+/// Base and pixels files of a commit that do not form shards.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PartsError {
+    /// A base file without pixels among base files that have them.
+    #[error("names base {base} without its pixels")]
+    MissingPixels {
+        /// The base file.
+        base: Digest,
+    },
+    /// A pixels file that does not directly follow a base file.
+    #[error("names pixels {pixels}, which do not follow a base")]
+    StrayPixels {
+        /// The pixels file.
+        pixels: Digest,
+    },
+    /// A pixels file that was written for another base file.
+    #[error("names pixels {pixels}, which are aligned with another base than {base}")]
+    OtherBase {
+        /// The pixels file.
+        pixels: Digest,
+        /// The base file that it follows.
+        base: Digest,
+    },
+    /// A pixels file with more or fewer rows than its base file.
+    #[error("names pixels {pixels} of {found} rows for base {base} of {expected} rows")]
+    OtherRows {
+        /// The pixels file.
+        pixels: Digest,
+        /// Its rows.
+        found: u64,
+        /// The base file.
+        base: Digest,
+        /// The rows of the base file.
+        expected: u64,
+    },
+}
+
+/// The shards that the files of a commit form, in their order, without overlays.
+///
+/// A pixels file directly follows its base file. Files of other kinds are skipped. A list
+/// without any pixels file was written before base files were split: its bases hold the pictures.
+///
+/// # Errors
+/// [`PartsError`]: a pixels file is missing or is not aligned with its base.
+pub fn parts_of<'a>(files: impl IntoIterator<Item = &'a File>) -> Result<Vec<Part>, PartsError> {
+    let mut parts: Vec<Part> = Vec::new();
+    let mut follows_base = false;
+    for file in files {
+        match file.kind {
+            FileKind::Base => parts.push(Part {
+                base: file.clone(),
+                pixels: None,
+                overlays: Vec::new(),
+            }),
+            FileKind::Pixels => match parts.last_mut().filter(|_| follows_base) {
+                Some(part) => add_pixels(part, file)?,
+                None => {
+                    let pixels = file.digest;
+                    return Err(PartsError::StrayPixels { pixels });
+                }
+            },
+            _ => {}
+        }
+        follows_base = file.kind == FileKind::Base;
+    }
+    let is_split = parts.iter().any(|part| part.pixels.is_some());
+    match parts.iter().find(|part| part.pixels.is_none()) {
+        Some(part) if is_split => Err(PartsError::MissingPixels {
+            base: part.base.digest,
+        }),
+        _ => Ok(parts),
+    }
+}
+
+fn add_pixels(part: &mut Part, pixels: &File) -> Result<(), PartsError> {
+    let base = part.base.digest;
+    if pixels.base != Some(base) {
+        let pixels = pixels.digest;
+        return Err(PartsError::OtherBase { pixels, base });
+    }
+    if pixels.rows != part.base.rows {
+        return Err(PartsError::OtherRows {
+            pixels: pixels.digest,
+            found: pixels.rows,
+            base,
+            expected: part.base.rows,
+        });
+    }
+    part.pixels = Some(pixels.clone());
+    Ok(())
 }
 
 /// A version of a dataset by name and number.
@@ -80,22 +220,22 @@ impl std::fmt::Display for VersionRef {
     }
 }
 
-/// What one task made.
+/// The outputs of one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 pub struct Outputs {
-    /// Files of `data/`, in the order that counts.
+    /// Files of `data/`, in shard order; a pixels file directly follows its base file.
     #[serde(default)]
     pub files: Vec<File>,
     /// A model folder (trained model, tokenizer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelDigest>,
-    /// Figures (an evaluation).
+    /// The metrics of an evaluation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evaluation: Option<crate::results::Evaluation>,
-    /// The course of a training.
+    /// The loss curve and rates of a training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<crate::results::Training>,
-    /// Refused pictures, pages or records, by code.
+    /// Rejected pictures, pages or records, by code.
     #[serde(default)]
     pub rejects: BTreeMap<RejectCode, u64>,
     /// Counts for statistics, by name (`found`, `fetched`, `pages`, `texts` ...).
@@ -103,7 +243,7 @@ pub struct Outputs {
     pub counts: BTreeMap<String, u64>,
 }
 
-/// `runs/<run>/<stage>/<shard>.commit.json`: created once; the first one wins.
+/// `runs/<run>/<stage>/<shard>.commit.json`: created once; the first committer wins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
     /// The run.
@@ -112,28 +252,28 @@ pub struct Commit {
     pub stage: StageName,
     /// The shard; `all` for a global task.
     pub shard: ShardId,
-    /// Who made it.
+    /// The attempt that committed.
     pub attempt: AttemptId,
-    /// Where.
+    /// The worker that ran the attempt.
     pub worker: WorkerId,
-    /// Under which lease.
+    /// The epoch of the lease that the attempt held.
     pub lease_epoch: LeaseEpoch,
-    /// What it was made of.
+    /// The recipe of the task.
     pub recipe: RecipeHash,
-    /// Files and models read.
+    /// Digests of the files and models that were read.
     pub inputs: Vec<Digest>,
-    /// What was made.
+    /// What the task wrote.
     pub outputs: Outputs,
-    /// Wall time of the work in seconds. A time: no part of any comparison.
+    /// Wall time of the work in seconds. Comparisons leave it out, as every time.
     pub wall_seconds: f64,
-    /// CPU time of the work in seconds. A time: no part of any comparison.
+    /// CPU time of the work in seconds. Comparisons leave it out, as every time.
     pub cpu_seconds: f64,
-    /// Whether an earlier run's commit of the same recipe was adopted instead of working.
+    /// Whether the outputs were adopted from an earlier commit of the same recipe.
     #[serde(default)]
     pub adopted: bool,
 }
 
-/// What a finished stage offers to later ones.
+/// The output of a finished stage, as later stages read it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StageOutput {
@@ -149,7 +289,7 @@ pub enum StageOutput {
         /// Its digest.
         digest: ModelDigest,
     },
-    /// Figures; nothing reads them but reports.
+    /// Metrics; only reports read them.
     Figures,
 }
 
@@ -185,3 +325,6 @@ pub enum OutputRef {
     /// Figures, in the commit record.
     Figures,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,29 +3,23 @@
 //! ```text
 //! expand(stage, inputs, commits so far) ─► Tasks(the current step) ─► committed ─► expand again
 //!                                      └─► Done(what the stage gave)
-//!
-//! per shard   00000, 00001 ...                                      ─► Done
-//! slices      00000, 00001 ... as many as the stage asks for        ─► Done
-//! global      all                                                   ─► Done
-//! gang        all, by every rank together                           ─► Done
-//! waves       frontier-0 ─► pages-0-* ─► frontier-1 ─► pages-1-* ... until a frontier is
-//!             empty or max_depth is reached ─► image-frontier ─► images-* ─► Done
 //! ```
 //!
-//! So a coordinator that starts anew asks again and goes on where the commits end.
+//! A coordinator that restarts calls [`expand`] again and continues where the commits end. This file
+//! and `done.rs` are the machinery that all kinds share; what a kind's tasks are stands in
+//! `stage/<kind>.rs`.
 
 mod done;
-mod recipes;
 #[cfg(test)]
 mod tests;
-mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::commit::{Commit, FileKind, Part, StageOutput, VersionRef};
-use crate::id::{DatasetName, ModelDigest, RecipeHash, RunId, ShardId, StageName};
-use crate::stage::{Import, Kind, Source, Stage};
-use crate::task::{Data, Slice, Task, Work};
+use crate::id::{DatasetName, DeviceKind, ModelDigest, RecipeHash, RunId, ShardId, StageName};
+use crate::recipe::Scope;
+use crate::stage::{Source, Stage, Work};
+use crate::task::{Data, Task};
 
 /// A stage and everything that decides what it does next.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +30,8 @@ pub struct Request<'a> {
     pub run: &'a RunId,
     /// Seed of the run.
     pub seed: u64,
+    /// What the stage's models compute on, where it is known.
+    pub device: Option<&'a DeviceKind>,
     /// What the stages that it reads gave, by name.
     pub inputs: &'a BTreeMap<StageName, StageOutput>,
     /// Commits of the stage so far, in any order.
@@ -127,81 +123,32 @@ pub const ALL: &str = "all";
 /// [`Error`]: an input of the wrong kind, or a commit that does not hold what its task makes.
 pub fn expand(request: Request<'_>) -> Result<Expansion, Error> {
     let step = Step::new(request);
-    match &request.stage.kind {
-        Kind::Crawl(config) => waves::crawl(&step, config, &mut Vec::new()),
-        Kind::Import(config) => step.import(config),
-        Kind::Model(config) => step.global(Work::Model {
-            config: config.clone(),
-        }),
-        Kind::Curate(config) => {
-            step.per_shard(&config.from, FileKind::Curation, |part| Work::Curate {
-                config: config.clone(),
-                part,
-            })
+    request.stage.kind.settings().expand(&step)
+}
+
+impl Given {
+    /// The first version of a dataset.
+    pub(crate) fn new_dataset(dataset: &DatasetName, parts: Vec<Part>) -> Self {
+        Self::Dataset {
+            dataset: dataset.clone(),
+            derived_from: None,
+            parts,
         }
-        Kind::Balance(config) => {
-            let (_, parts) = step.dataset(&config.from)?;
-            step.global(Work::Balance {
-                config: config.clone(),
-                parts: parts.to_vec(),
-            })
-        }
-        Kind::Tokenizer(config) => {
-            let data = step.data(&config.data)?;
-            step.global(Work::Tokenizer {
-                config: config.clone(),
-                data,
-            })
-        }
-        Kind::Train(config) => step.global(Work::Train {
-            config: config.clone(),
-            data: step.data(&config.data)?,
-            tokenizer: step.model(&config.tokenizer)?,
-            init: config
-                .init
-                .as_ref()
-                .map(|init| step.model(init))
-                .transpose()?,
-        }),
-        Kind::Caption(config) => {
-            let model = step.model(&config.model)?;
-            step.per_shard(&config.from, FileKind::Captions, |part| Work::Caption {
-                config: config.clone(),
-                part,
-                model,
-            })
-        }
-        Kind::Filter(config) => {
-            let model = step.model(&config.model)?;
-            step.per_shard(&config.from, FileKind::Verdicts, |part| Work::Filter {
-                config: config.clone(),
-                part,
-                model,
-            })
-        }
-        Kind::Evaluate(config) => {
-            let parts = |from: Option<&StageName>| match from {
-                Some(from) => step.dataset(from).map(|(_, parts)| parts.to_vec()),
-                None => Ok(Vec::new()),
-            };
-            step.global(Work::Evaluate {
-                config: config.clone(),
-                model: step.model(&config.model)?,
-                captioner: config
-                    .captioner
-                    .as_ref()
-                    .map(|c| step.model(c))
-                    .transpose()?,
-                retrieval: parts(config.retrieval.as_ref().map(|set| &set.from))?,
-                captioning: parts(config.captioning.as_ref().map(|set| &set.from))?,
-                zero_shot: parts(config.zero_shot.as_ref().map(|set| &set.from))?,
-            })
+    }
+
+    /// A version with more overlays than the version it is derived from.
+    pub(crate) fn next_version(version: &VersionRef, parts: Vec<Part>) -> Self {
+        Self::Dataset {
+            dataset: version.dataset.clone(),
+            derived_from: Some(version.clone()),
+            parts,
         }
     }
 }
 
 impl Done {
-    fn new(step: &Step<'_>, given: Given, tasks: &[Task]) -> Self {
+    /// - `tasks`: every task of the stage, in order.
+    pub(crate) fn new(step: &Step<'_>, given: Given, tasks: &[Task]) -> Self {
         let commits = tasks.iter().filter_map(|task| step.commit(&task.shard));
         let missing = tasks
             .iter()
@@ -215,20 +162,18 @@ impl Done {
     }
 }
 
-/// Shards of a crawl that later steps were built without, so that they are not made any more.
+/// Shards that later steps of the same stage were built without, so that they are not made any
+/// more.
 ///
 /// # Errors
 /// Those of [`expand`].
 pub fn left_out(request: Request<'_>) -> Result<Vec<ShardId>, Error> {
-    let mut left_out = Vec::new();
-    if let Kind::Crawl(config) = &request.stage.kind {
-        waves::crawl(&Step::new(request), config, &mut left_out)?;
-    }
-    Ok(left_out)
+    request.stage.kind.settings().left_out(&Step::new(request))
 }
 
-/// A request with its commits by shard.
-struct Step<'a> {
+/// A request with its commits by shard: what a kind of stage is expanded from.
+#[derive(Debug)]
+pub struct Step<'a> {
     request: Request<'a>,
     commits: BTreeMap<&'a ShardId, &'a Commit>,
 }
@@ -243,26 +188,39 @@ impl<'a> Step<'a> {
         Self { request, commits }
     }
 
-    fn task(&self, shard: impl Into<ShardId>, work: Work) -> Task {
+    /// A task of the stage with its recipe.
+    pub(crate) fn task(&self, shard: impl Into<ShardId>, work: impl Into<Work>) -> Task {
         let Request {
-            stage, run, seed, ..
+            stage,
+            run,
+            seed,
+            device,
+            ..
         } = self.request;
+        let work = work.into();
+        let scope = Scope { run, seed, device };
         Task {
             run: run.clone(),
             stage: stage.name.clone(),
             shard: shard.into(),
-            recipe: recipes::of(&stage.kind, run, seed, &work),
+            recipe: work.recipe(&scope),
             seed,
             work,
         }
     }
 
-    fn commit(&self, shard: &ShardId) -> Option<&'a Commit> {
+    /// The commit of this shard, where there is one.
+    pub(crate) fn commit(&self, shard: &ShardId) -> Option<&'a Commit> {
         self.commits.get(shard).copied()
     }
 
+    /// The commits of these tasks, in their order; tasks without one are left out.
+    pub(crate) fn commits_of(&self, tasks: &[Task]) -> impl Iterator<Item = &'a Commit> {
+        tasks.iter().filter_map(|task| self.commit(&task.shard))
+    }
+
     /// The commit of a task that everything after it needs.
-    fn needed(&self, shard: &ShardId) -> Result<Option<&'a Commit>, Error> {
+    pub(crate) fn needed(&self, shard: &ShardId) -> Result<Option<&'a Commit>, Error> {
         if self.commit(shard).is_none() && self.request.missing.contains(shard) {
             let stage = self.request.stage.name.clone();
             return Err(Error::Missing {
@@ -274,46 +232,36 @@ impl<'a> Step<'a> {
     }
 
     /// Whether each of these tasks is committed or given up.
-    fn settled(&self, tasks: &[Task]) -> bool {
+    pub(crate) fn settled(&self, tasks: &[Task]) -> bool {
         tasks.iter().all(|task| {
             self.commit(&task.shard).is_some() || self.request.missing.contains(&task.shard)
         })
     }
 
     /// A stage of one task.
-    fn global(&self, work: Work) -> Result<Expansion, Error> {
+    ///
+    /// - `given`: reads from the commit what the stage gave.
+    pub(crate) fn single(
+        &self,
+        work: impl Into<Work>,
+        given: impl FnOnce(&Commit) -> Result<Given, Error>,
+    ) -> Result<Expansion, Error> {
         let task = self.task(ALL, work);
         match self.needed(&task.shard)? {
             None => Ok(Expansion::Tasks(vec![task])),
-            Some(commit) => done::global(self, task, commit).map(Expansion::Done),
+            Some(commit) => {
+                let given = given(commit)?;
+                Ok(Expansion::Done(Done::new(self, given, &[task])))
+            }
         }
     }
 
-    /// A source in slices; one that is not split is a task of its own, `all`.
-    fn import(&self, config: &Import) -> Result<Expansion, Error> {
-        let of = config.shards();
-        let work = |index| Work::Import {
-            config: config.clone(),
-            slice: Slice { index, of },
-        };
-        if of == 1 {
-            return self.global(work(0));
-        }
-        let tasks: Vec<Task> = (0..of)
-            .map(|index| self.task(ordinal_name(index), work(index)))
-            .collect();
-        if !self.settled(&tasks) {
-            return Ok(Expansion::Tasks(tasks));
-        }
-        Ok(Expansion::Done(done::slices(self, config, tasks)))
-    }
-
-    /// A stage of one task a shard, each adding an overlay.
-    fn per_shard(
+    /// A stage of one task per shard, each adding an overlay.
+    pub(crate) fn per_shard<W: Into<Work>>(
         &self,
         from: &StageName,
         overlay: FileKind,
-        work: impl Fn(Part) -> Work,
+        work: impl Fn(Part) -> W,
     ) -> Result<Expansion, Error> {
         let (version, parts) = self.dataset(from)?;
         let tasks: Vec<Task> = parts
@@ -324,24 +272,27 @@ impl<'a> Step<'a> {
         if !self.settled(&tasks) {
             return Ok(Expansion::Tasks(tasks));
         }
-        done::per_shard(self, version, parts, overlay, tasks).map(Expansion::Done)
+        self.overlaid(version, parts, overlay, &tasks)
     }
 
-    fn dataset(&self, input: &StageName) -> Result<(&'a VersionRef, &'a [Part]), Error> {
+    /// The dataset version that this stage gave, with its shards.
+    pub(crate) fn dataset(&self, input: &StageName) -> Result<(&'a VersionRef, &'a [Part]), Error> {
         match self.request.inputs.get(input) {
             Some(StageOutput::Dataset { version, parts }) => Ok((version, parts)),
             _ => Err(self.input(input, "a dataset")),
         }
     }
 
-    fn model(&self, input: &StageName) -> Result<ModelDigest, Error> {
+    /// The model or vocabulary that this stage gave.
+    pub(crate) fn model(&self, input: &StageName) -> Result<ModelDigest, Error> {
         match self.request.inputs.get(input) {
             Some(StageOutput::Model { digest }) => Ok(*digest),
             _ => Err(self.input(input, "a model")),
         }
     }
 
-    fn data(&self, sources: &[Source]) -> Result<Vec<Data>, Error> {
+    /// The dataset versions of these sources, in order.
+    pub(crate) fn data(&self, sources: &[Source]) -> Result<Vec<Data>, Error> {
         let read = |source: &Source| {
             let (version, parts) = self.dataset(&source.from)?;
             Ok(Data {
@@ -363,7 +314,8 @@ impl<'a> Step<'a> {
         }
     }
 
-    fn damaged(&self, shard: &ShardId, reason: impl Into<String>) -> Error {
+    /// The error of a commit that does not hold what its task makes.
+    pub(crate) fn damaged(&self, shard: &ShardId, reason: impl Into<String>) -> Error {
         let stage = self.request.stage.name.clone();
         Error::Commit {
             stage,
@@ -373,7 +325,7 @@ impl<'a> Step<'a> {
     }
 }
 
-/// The shard of a part: its ordinal in the version, in five digits.
-fn ordinal_name(ordinal: usize) -> String {
-    format!("{ordinal:05}")
+/// The shard of a part: its ordinal in the version.
+pub(crate) fn ordinal_name(ordinal: usize) -> String {
+    ShardId::ordinal(ordinal).0
 }

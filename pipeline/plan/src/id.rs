@@ -166,13 +166,33 @@ name_id! {
     /// A part of a stage: `all`, `00007`, `pages-0-00003`. Names a commit file.
     ShardId
 }
+
+impl ShardId {
+    /// The shard of this ordinal. Names sort as the ordinals do, also behind a common prefix.
+    ///
+    /// Ordinals below 100,000 have five digits. A longer one has a letter before its digits
+    /// that stands for their number: `99999`, `a100000`, `a999999`, `b1000000`.
+    pub fn ordinal(ordinal: usize) -> Self {
+        let digits = format!("{ordinal:05}");
+        match digits.len() {
+            5 => Self(digits),
+            // At most 20 digits, so the letter is at most `o`.
+            length => Self(format!("{}{digits}", char::from(b'a' + (length - 6) as u8))),
+        }
+    }
+}
 name_id! {
     /// A dataset by name; its versions are numbered.
     DatasetName
 }
 name_id! {
-    /// One try of one task by one worker, unique for ever. Stands in commits, never in rows.
+    /// One attempt of one task by one worker, never reused. Recorded in commits, never in rows.
     AttemptId
+}
+name_id! {
+    /// What a model computes on, as far as results differ by it: `cpu-avx512`, `cpu-avx2`,
+    /// `cuda-sm90`.
+    DeviceKind
 }
 name_id! {
     /// A worker process as it calls itself when it registers.
@@ -198,3 +218,38 @@ impl fmt::Display for LeaseEpoch {
 
 /// The epoch of a ring of ranks; ordered as [`LeaseEpoch`] is.
 pub type RingEpoch = LeaseEpoch;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(ordinal: usize, prefix: &str) -> String {
+        format!("{prefix}{}", ShardId::ordinal(ordinal))
+    }
+
+    #[test]
+    fn ordinals_below_100_000_have_five_digits() {
+        let names = [0, 7, 99_999, 100_000, 999_999, 1_000_000];
+        let names = names.map(|ordinal| ShardId::ordinal(ordinal).0);
+        let expected = ["00000", "00007", "99999", "a100000", "a999999", "b1000000"];
+        assert_eq!(names, expected);
+        assert_eq!(ShardId::ordinal(usize::MAX).0, "o18446744073709551615");
+    }
+
+    proptest! {
+        /// Digits are drawn first, so that pairs around every change of length are met.
+        #[test]
+        fn names_sort_as_their_ordinals(
+            a in (0u32..20, any::<u64>()),
+            b in (0u32..20, any::<u64>()),
+            prefix in prop_oneof![Just(""), Just("pages-0-"), Just("images-")],
+        ) {
+            let [a, b] = [a, b].map(|(digits, n)| (n % 10u64.saturating_pow(digits)) as usize);
+            for (a, b) in [(a, b), (a, a.saturating_add(1))] {
+                prop_assert_eq!(name(a, prefix).cmp(&name(b, prefix)), a.cmp(&b));
+            }
+        }
+    }
+}

@@ -1,12 +1,29 @@
-//! The pipeline file: reading, checking, ordering.
+//! The pipeline file: named stages, their order, and the id of a run of them.
+//!
+//! ```text
+//! text ─► read (keys, types, lines) ─► named tables put in ─► settings
+//!                                      check (every value) ─► graph (facts between stages)
+//! ```
+//!
+//! Every step collects all of its problems; a file is used only if there is none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cycle;
-use crate::id::{Digest, RunId, StageName};
+use crate::check::{Check, Problem};
+use crate::id::{DeviceKind, Digest, RunId, StageName};
 use crate::stage::{Kind, Stage};
+
+mod cycle;
+mod graph;
+mod named;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use graph::Graph;
 
 /// A pipeline: named stages that read one another's outputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,71 +39,43 @@ pub struct Pipeline {
     pub stages: Vec<Stage>,
 }
 
-/// Why a pipeline file cannot be used. One line each, naming stage and key.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Not TOML.
-    #[error("{file}: {reason}")]
-    Syntax {
-        /// The file.
-        file: String,
-        /// What the parser says, on one line.
-        reason: String,
-    },
-    /// A key is unknown, missing or of the wrong type.
-    #[error("{file}: stage `{stage}`: {reason}")]
-    Stage {
-        /// The file.
-        file: String,
-        /// The stage by name or position.
-        stage: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The stages do not fit together.
-    #[error("{file}: {reason}")]
-    Graph {
-        /// The file.
-        file: String,
-        /// What does not fit.
-        reason: String,
-    },
+/// Why a pipeline cannot be used: everything that is wrong with it, a line each, as
+/// ``demo.toml:12: stage `caption`: `decoding.choose.top_p = 9.0`: must be over 0 and at most 1``.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    /// The file, as the user named it.
+    pub file: String,
+    /// What is wrong, in the order of the file.
+    pub problems: Vec<Problem>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Document {
-    name: String,
-    #[serde(default)]
-    seed: u64,
-    #[serde(default)]
-    max_quarantined: u64,
-    #[serde(default)]
-    stage: Vec<toml::Table>,
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, problem) in self.problems.iter().enumerate() {
+            if place > 0 {
+                f.write_str("\n")?;
+            }
+            match problem.line {
+                Some(line) => write!(f, "{}:{line}: {problem}", self.file)?,
+                None => write!(f, "{}: {problem}", self.file)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Pipeline {
     /// Reads and checks a pipeline file.
     ///
     /// # Errors
-    /// [`Error`], each on one line with the file, the stage and what to mend.
+    /// [`Error`] with every problem of the file.
     pub fn from_toml(text: &str, file: &str) -> Result<Self, Error> {
-        let document: Document = toml::from_str(text).map_err(|error| Error::Syntax {
+        read::read(text).map_err(|problems| Error {
             file: file.to_owned(),
-            reason: one_line(&error.to_string()),
-        })?;
-        let mut stages = Vec::with_capacity(document.stage.len());
-        for (position, table) in document.stage.into_iter().enumerate() {
-            stages.push(read_stage(table, position, file)?);
-        }
-        let pipeline = Self {
-            name: document.name,
-            seed: document.seed,
-            max_quarantined: document.max_quarantined,
-            stages,
-        };
-        pipeline.check(file)?;
-        Ok(pipeline)
+            problems,
+        })
     }
 
     /// The stage of this name.
@@ -100,7 +89,7 @@ impl Pipeline {
     }
 
     /// Stage names in an order in which every stage comes after its inputs; file order
-    /// among those that could go at once.
+    /// among those that could run at once.
     pub fn order(&self) -> Vec<StageName> {
         let mut done = BTreeSet::new();
         let mut order = Vec::new();
@@ -125,128 +114,19 @@ impl Pipeline {
         RunId(format!("{}-{}", name.replace('_', "-"), &digest[..8]))
     }
 
-    fn check(&self, file: &str) -> Result<(), Error> {
-        let graph = |reason: String| Error::Graph {
-            file: file.to_owned(),
-            reason,
-        };
-        if self.name.is_empty() || !is_name(&self.name) {
-            let name = &self.name;
-            return Err(graph(format!(
-                "`name = \"{name}\"` must be of lower-case letters, digits, - and _"
-            )));
+    /// Everything that is wrong with the values and with how the stages fit together.
+    ///
+    /// - `unread`: names of stages whose settings could not be read; a stage that reads one of
+    ///   them is not blamed for it.
+    fn problems(&self, unread: &BTreeSet<String>) -> Vec<Problem> {
+        let mut check = Check::default();
+        check.name("name", &self.name);
+        let mut problems = check.into_problems();
+        if self.stages.is_empty() && unread.is_empty() {
+            problems.push(Problem::new("no [[stage]]: a pipeline needs at least one"));
         }
-        if self.stages.is_empty() {
-            return Err(graph(
-                "no [[stage]]: a pipeline needs at least one".to_owned(),
-            ));
-        }
-        let mut kinds: BTreeMap<&StageName, &Kind> = BTreeMap::new();
-        for stage in &self.stages {
-            if !is_name(stage.name.as_str()) {
-                return Err(graph(format!(
-                    "stage name `{}` must be of lower-case letters, digits, - and _",
-                    stage.name
-                )));
-            }
-            if kinds.insert(&stage.name, &stage.kind).is_some() {
-                return Err(graph(format!("two stages are called `{}`", stage.name)));
-            }
-        }
-        for stage in &self.stages {
-            for input in stage.kind.inputs() {
-                if !kinds.contains_key(&input) {
-                    return Err(graph(format!(
-                        "stage `{}` reads `{input}`, which no stage is called",
-                        stage.name
-                    )));
-                }
-            }
-            self.check_inputs(stage, &kinds)
-                .map_err(|reason| Error::Stage {
-                    file: file.to_owned(),
-                    stage: stage.name.to_string(),
-                    reason,
-                })?;
-        }
-        if let Some(circle) = cycle::find(self) {
-            let told = cycle::told(&circle);
-            return Err(graph(format!("stages wait for one another: {told}")));
-        }
-        Ok(())
-    }
-
-    /// Checks what a stage reads and the settings that serde cannot check.
-    fn check_inputs(
-        &self,
-        stage: &Stage,
-        kinds: &BTreeMap<&StageName, &Kind>,
-    ) -> Result<(), String> {
-        let dataset = |name: &StageName| match gives(kinds[name]) {
-            Gives::Dataset => Ok(()),
-            _ => Err(format!(
-                "`{name}` is read as a dataset, but is a {} stage",
-                kinds[name].name()
-            )),
-        };
-        let model = |name: &StageName| match gives(kinds[name]) {
-            Gives::Model => Ok(()),
-            _ => Err(format!(
-                "`{name}` is read as a model, but is a {} stage",
-                kinds[name].name()
-            )),
-        };
-        match &stage.kind {
-            Kind::Crawl(crawl) if crawl.seeds.is_empty() => Err("`seeds` is empty".to_owned()),
-            Kind::Crawl(_) => Ok(()),
-            Kind::Import(import) => import.check(),
-            Kind::Model(model) => model.check(),
-            Kind::Curate(s) if s.queries.is_empty() => Err("`queries` is empty".to_owned()),
-            Kind::Curate(s) => dataset(&s.from),
-            Kind::Balance(s) => dataset(&s.from),
-            Kind::Tokenizer(s) if s.data.is_empty() => Err("`data` is empty".to_owned()),
-            Kind::Tokenizer(s) => s.data.iter().try_for_each(|source| dataset(&source.from)),
-            Kind::Train(s) => {
-                if s.data.is_empty() {
-                    return Err("`data` is empty".to_owned());
-                }
-                if s.architecture.is_none() == s.init.is_none() {
-                    return Err("give either `architecture` or `init`".to_owned());
-                }
-                if s.objectives.is_empty() {
-                    return Err("`objectives` is empty: any of itc, itm, lm".to_owned());
-                }
-                if s.world_size == 0 || s.global_batch % s.world_size != 0 {
-                    return Err(format!(
-                        "`global_batch` {} is no multiple of `world_size` {}",
-                        s.global_batch, s.world_size
-                    ));
-                }
-                s.data.iter().try_for_each(|source| dataset(&source.from))?;
-                match kinds[&s.tokenizer] {
-                    // A given model has its vocabulary beside it.
-                    Kind::Tokenizer(_) | Kind::Model(_) => Ok(()),
-                    other => Err(format!(
-                        "`tokenizer = \"{}\"` is a {} stage",
-                        s.tokenizer,
-                        other.name()
-                    )),
-                }?;
-                s.init.iter().try_for_each(model)
-            }
-            Kind::Caption(s) => dataset(&s.from).and_then(|()| model(&s.model)),
-            Kind::Filter(s) => dataset(&s.from).and_then(|()| model(&s.model)),
-            Kind::Evaluate(s) => {
-                model(&s.model)?;
-                s.captioner.iter().try_for_each(model)?;
-                let sets = [
-                    s.retrieval.as_ref().map(|set| &set.from),
-                    s.captioning.as_ref().map(|set| &set.from),
-                    s.zero_shot.as_ref().map(|set| &set.from),
-                ];
-                sets.into_iter().flatten().try_for_each(dataset)
-            }
-        }
+        problems.extend(graph::problems(self, unread));
+        problems
     }
 }
 
@@ -258,6 +138,8 @@ impl Serialize for Pipeline {
             // Left out where not given: ids of runs are digests of this text.
             #[serde(skip_serializing_if = "Option::is_none")]
             max_quarantined: Option<u64>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            device: Option<&'a DeviceKind>,
             #[serde(flatten)]
             kind: &'a Kind,
         }
@@ -274,6 +156,7 @@ impl Serialize for Pipeline {
             .map(|s| StageOut {
                 name: &s.name,
                 max_quarantined: s.max_quarantined,
+                device: s.device.as_ref(),
                 kind: &s.kind,
             })
             .collect();
@@ -289,114 +172,56 @@ impl Serialize for Pipeline {
 
 impl<'de> Deserialize<'de> for Pipeline {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let document = Document::deserialize(deserializer)?;
-        let stages = document
-            .stage
-            .into_iter()
-            .enumerate()
-            .map(|(position, table)| read_stage(table, position, "pipeline"))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(serde::de::Error::custom)?;
+        use serde::de::Error as _;
+
+        /// A stage without the keys that are the same for all kinds.
+        #[derive(Deserialize)]
+        struct StageIn {
+            name: StageName,
+            #[serde(default)]
+            max_quarantined: Option<u64>,
+            #[serde(default)]
+            device: Option<DeviceKind>,
+            #[serde(flatten)]
+            kind: serde_json::Map<String, serde_json::Value>,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct In {
+            name: String,
+            #[serde(default)]
+            seed: u64,
+            #[serde(default)]
+            max_quarantined: u64,
+            #[serde(default)]
+            stage: Vec<StageIn>,
+        }
+        let read = |stage: StageIn| {
+            let kind = serde_json::from_value(serde_json::Value::Object(stage.kind));
+            let kind = kind.map_err(|error| {
+                let problem = Problem::new(error.to_string()).of_stage(&stage.name);
+                D::Error::custom(problem)
+            })?;
+            Ok(Stage {
+                name: stage.name,
+                max_quarantined: stage.max_quarantined,
+                device: stage.device,
+                kind,
+            })
+        };
+        let document = In::deserialize(deserializer)?;
+        let stages = document.stage.into_iter().map(read);
         let pipeline = Self {
             name: document.name,
             seed: document.seed,
             max_quarantined: document.max_quarantined,
-            stages,
+            stages: stages.collect::<Result<_, _>>()?,
         };
-        pipeline
-            .check("pipeline")
-            .map_err(serde::de::Error::custom)?;
-        Ok(pipeline)
-    }
-}
-
-/// What a stage offers to later ones.
-enum Gives {
-    Dataset,
-    Model,
-    Other,
-}
-
-fn gives(kind: &Kind) -> Gives {
-    match kind {
-        Kind::Crawl(_)
-        | Kind::Import(_)
-        | Kind::Curate(_)
-        | Kind::Balance(_)
-        | Kind::Caption(_)
-        | Kind::Filter(_) => Gives::Dataset,
-        Kind::Train(_) | Kind::Model(_) => Gives::Model,
-        Kind::Tokenizer(_) | Kind::Evaluate(_) => Gives::Other,
-    }
-}
-
-fn read_stage(mut table: toml::Table, position: usize, file: &str) -> Result<Stage, Error> {
-    let name = match table.remove("name") {
-        Some(toml::Value::String(name)) => name,
-        _ => {
-            return Err(Error::Stage {
-                file: file.to_owned(),
-                stage: format!("#{}", position + 1),
-                reason: "needs `name = \"...\"`".to_owned(),
-            });
+        let problems = pipeline.problems(&BTreeSet::new());
+        if problems.is_empty() {
+            return Ok(pipeline);
         }
-    };
-    let fail = |reason: String| Error::Stage {
-        file: file.to_owned(),
-        stage: name.clone(),
-        reason,
-    };
-    let kind = match table.remove("kind") {
-        Some(toml::Value::String(kind)) => kind,
-        _ => return Err(fail("needs `kind = \"...\"`".to_owned())),
-    };
-    let max_quarantined = match table.remove("max_quarantined") {
-        None => None,
-        Some(toml::Value::Integer(number)) if number >= 0 => Some(number.unsigned_abs()),
-        Some(other) => {
-            let reason = format!("`max_quarantined = {other}` is no number of shards");
-            return Err(fail(reason));
-        }
-    };
-    fn settings<T: serde::de::DeserializeOwned>(table: toml::Table) -> Result<T, String> {
-        toml::Value::Table(table)
-            .try_into()
-            .map_err(|e: toml::de::Error| one_line(&e.to_string()))
+        let file = "pipeline".to_owned();
+        Err(D::Error::custom(Error { file, problems }))
     }
-    let kind = match kind.as_str() {
-        "crawl" => settings(table).map(Kind::Crawl),
-        "import" => settings(table).map(Kind::Import),
-        "model" => settings(table).map(Kind::Model),
-        "curate" => settings(table).map(Kind::Curate),
-        "balance" => settings(table).map(Kind::Balance),
-        "tokenizer" => settings(table).map(Kind::Tokenizer),
-        "train" => settings(table).map(Kind::Train),
-        "caption" => settings(table).map(Kind::Caption),
-        "filter" => settings(table).map(Kind::Filter),
-        "evaluate" => settings(table).map(Kind::Evaluate),
-        other => Err(format!(
-            "unknown kind `{other}`: one of crawl, import, model, curate, balance, tokenizer, \
-             train, caption, filter, evaluate"
-        )),
-    };
-    Ok(Stage {
-        name: StageName(name.clone()),
-        max_quarantined,
-        kind: kind.map_err(fail)?,
-    })
 }
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-#[path = "pipeline_tests.rs"]
-mod tests;

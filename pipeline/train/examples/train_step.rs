@@ -2,6 +2,7 @@
 //! pictures and texts.
 //!
 //! `cargo run --release -p capstan-train --example train_step -- [STEPS] [RANKS]`
+#![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;

@@ -130,7 +130,7 @@ mod tests {
     fn no_variant_prints_its_source() {
         let io = || std::io::Error::other("disk full");
         let no_json = || serde_json::from_str::<u64>("step").expect_err("no number");
-        let no_header = safetensors::SafeTensorError::InvalidHeaderStart;
+        let no_header = safetensors::SafeTensorError::InvalidHeaderLength;
         let errors: [&dyn StdError; 9] = [
             &TrainError::Ring {
                 step: 1,

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use capstan_collective::{Collective, RingError};
+use capstan_collective::{Collective, RingError, deadline_after};
+use capstan_plan::clock::Stopwatch;
 
 /// A ring, the limit of each of its operations, and the time spent in them.
 pub struct Link<'a> {
@@ -57,8 +58,8 @@ impl<'a> Link<'a> {
         &mut self,
         operation: impl FnOnce(&mut dyn Collective, Instant) -> Result<T, RingError>,
     ) -> Result<T, RingError> {
-        let start = Instant::now();
-        let result = operation(self.ring, start + self.limit);
+        let start = Stopwatch::start();
+        let result = operation(self.ring, deadline_after(self.limit));
         self.spent += start.elapsed();
         result
     }

@@ -1,11 +1,12 @@
 //! The step loop.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
 use capstan_model::ImagePreprocess;
 use capstan_plan::FailureKind;
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
@@ -329,7 +330,7 @@ impl<'a> Loop<'a> {
         &mut self,
         before_update: Option<&(dyn Fn(u64) + Sync)>,
     ) -> Result<TrainingStep, TrainError> {
-        let start = Instant::now();
+        let start = Stopwatch::start();
         let batch = self.sampler.batch(self.step);
         let range = rank_slice(
             batch.samples.len(),
@@ -365,7 +366,7 @@ impl<'a> Loop<'a> {
                 .map(|(n, l)| ((*n).to_owned(), *l))
                 .collect(),
             gradient_norm: norm,
-            step_seconds: start.elapsed().as_secs_f64(),
+            step_seconds: start.seconds(),
             all_reduce_seconds: self.link.take_spent().as_secs_f64(),
         })
     }

@@ -14,7 +14,7 @@ pub use dataset::{Dataset, Import, Layout, StoreArgs};
 pub use demo::Demo;
 pub use models::{Caption, Match, Model};
 pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
-pub use runs::{Cancel, Remote, Report, Retry, Run, Runs, State, Watch};
+pub use runs::{Cancel, Check, Remote, Report, Retry, Run, Runs, State, Watch};
 
 use crate::settings::Settings;
 
@@ -57,6 +57,13 @@ pub enum Command {
         It stops at SIGTERM or Ctrl-C and resumes its runs at the next start."
     )]
     Up(Up),
+    /// Check a pipeline file: every value, and how the stages fit together.
+    #[command(
+        after_help = "Example:\n  capstan check pipeline.toml\n\nNeeds no coordinator. Lists every \
+        problem with file, line, stage, key, value and what is allowed;\n`capstan run` checks the same \
+        before it submits. The keys are described in docs/pipeline.md."
+    )]
+    Check(Check),
     /// Submit a pipeline and watch it.
     #[command(after_help = "Examples:\n  capstan run pipeline.toml --seed 2\n  \
         capstan run pipeline.toml --plan        # tasks to do and tasks that are done\n  \
@@ -107,7 +114,7 @@ pub enum Command {
     #[command(
         after_help = "Example:\n  capstan demoweb --listen-from 127.0.0.1:8001 --annotations \
         annotations\n\nPut the first line of its output under [crawl] in the workers' \
-        configuration;\nDIR is their [import] root."
+        configuration;\nDIR is one of their [import] roots."
     )]
     Demoweb(DemoWeb),
     /// The coordinator's database.

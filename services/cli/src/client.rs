@@ -2,13 +2,14 @@
 
 use std::error::Error;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::bearer::Bearer;
 use capstan_runtime::config::Secret;
 use capstan_runtime::tls;
+use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, Streaming};

@@ -42,6 +42,12 @@ impl ExpectedError {
         Self { exit, line }
     }
 
+    /// An error whose text is a list, one item a line, such as the problems of a pipeline file.
+    pub fn lines(exit: Exit, text: impl fmt::Display) -> Self {
+        let line = text.to_string().trim_end().to_owned();
+        Self { exit, line }
+    }
+
     /// The error of a library: its text and those of its sources, each once, joined with `: `.
     pub fn from_error(exit: Exit, error: &dyn Error) -> Self {
         Self::new(exit, failure::chain(error))

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_crawl::NetConfig;
 use capstan_runtime::Config;
+use tokio::time::Instant;
 
 use crate::error::{Exit, ExpectedError};
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_coordinator::Handle;
-use capstan_coordinator::clock::SystemClock;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_model::{DeviceSpec, device};
+use capstan_plan::clock::SystemClock;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
 use capstan_runtime::Config;
@@ -117,7 +117,7 @@ pub fn worker(
             )
         },
         net: net.clone(),
-        import_root: config.import.root.clone(),
+        import_roots: config.import.roots.clone(),
         cache: settings.cache_folder.clone(),
         device,
         threads,
@@ -169,7 +169,11 @@ fn lease(
         worker: member.name,
         roles,
         slots: 1,
-        device: member.device.to_string(),
+        // A device that was opened has a kind; its own name would match no recipe.
+        device: member
+            .device
+            .kind()
+            .unwrap_or_else(|_| member.device.to_string()),
         heartbeat: Duration::from_secs(config.coordinator.heartbeat_seconds),
         poll: Duration::from_secs(config.coordinator.poll_seconds),
         patience: Duration::from_secs(patience_seconds),

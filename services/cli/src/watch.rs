@@ -10,10 +10,11 @@ mod board;
 mod estimate;
 mod stage;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_proto::v1;
 use capstan_proto::v1::event::What;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 

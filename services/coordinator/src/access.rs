@@ -66,19 +66,19 @@ impl Access {
         path: &str,
         authorization: Option<&str>,
         extensions: &Extensions,
-    ) -> Result<(), Refusal> {
-        let rule = Rule::of(path).ok_or(Refusal::Unknown)?;
+    ) -> Result<(), AccessDenied> {
+        let rule = Rule::of(path).ok_or(AccessDenied::Unknown)?;
         if self.tls.is_some() {
-            let role = peer_role(extensions).ok_or(Refusal::NoRole)?;
+            let role = peer_role(extensions).ok_or(AccessDenied::NoRole)?;
             if !rule.roles.contains(&role) {
-                return Err(Refusal::Role { role, rule });
+                return Err(AccessDenied::Role { role, rule });
             }
         }
         match &self.token {
-            Some(token) if rule.needs_token => match authorization.and_then(bearer::shown) {
-                None => Err(Refusal::NoToken),
+            Some(token) if rule.needs_token => match authorization.and_then(bearer::parse) {
+                None => Err(AccessDenied::NoToken),
                 Some(shown) if token.matches(shown) => Ok(()),
-                Some(_) => Err(Refusal::WrongToken),
+                Some(_) => Err(AccessDenied::WrongToken),
             },
             _ => Ok(()),
         }
@@ -103,7 +103,7 @@ pub(crate) fn may_take<'a>(
             _ => Role::Worker,
         };
         if role != wanted {
-            let refusal = Refusal::Task { role, wanted };
+            let refusal = AccessDenied::Task { role, wanted };
             return Err(refusal.status());
         }
     }
@@ -154,7 +154,7 @@ impl Rule {
 
 /// Why a request is refused.
 #[derive(Debug, Clone, Copy)]
-enum Refusal {
+enum AccessDenied {
     Unknown,
     NoRole,
     Role { role: Role, rule: Rule },
@@ -163,7 +163,7 @@ enum Refusal {
     WrongToken,
 }
 
-impl Refusal {
+impl AccessDenied {
     fn status(self) -> Status {
         let status = match self {
             Self::Unknown => Status::unimplemented("this coordinator knows no such method"),

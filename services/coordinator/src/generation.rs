@@ -17,10 +17,10 @@
 
 use capstan_dataset::Store;
 use capstan_dataset::store::Created;
+use capstan_plan::clock::Clock;
 use capstan_runtime::fault;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::state::{Database, Known};
 
@@ -67,7 +67,7 @@ pub(crate) async fn take(
         },
         newest => return Err(behind(newest.map_or(0, |newest| newest.generation))),
     };
-    let start = uuid::Uuid::new_v4().to_string();
+    let start = unique_start();
     let intended = Known {
         intended: start.clone(),
         ..before
@@ -121,4 +121,13 @@ pub(crate) async fn newest(store: &Store) -> Result<Option<Record>, Error> {
 /// Those of the store.
 pub(crate) async fn is_taken(store: &Store, generation: u64) -> Result<bool, Error> {
     Ok(store.size(&path(generation)).await?.is_some())
+}
+
+/// A unique name for this start, so that two coordinators do not both claim a generation.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "two starts must not choose the same name"
+)]
+fn unique_start() -> String {
+    uuid::Uuid::new_v4().to_string()
 }

@@ -13,7 +13,6 @@
 //! ```
 
 mod access;
-pub mod clock;
 mod convert;
 mod error;
 mod generation;
@@ -33,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::Store;
+use capstan_plan::clock::SystemClock;
 use capstan_proto::MAX_MESSAGE_BYTES;
 use capstan_proto::v1::coordinator_server::CoordinatorServer;
 use capstan_proto::v1::ring_server::RingServer;
@@ -85,7 +85,7 @@ pub async fn run(
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let clock = Arc::new(clock::SystemClock::new());
+    let clock = Arc::new(SystemClock::new());
     let handle = Handle::start(settings, store, clock, shutdown.clone()).await?;
     serve(handle, options, listener, shutdown).await
 }

@@ -35,7 +35,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstan_plan::id::{LeaseEpoch, RunId, StageName, WorkerId};
+use capstan_plan::id::{DeviceKind, LeaseEpoch, RunId, StageName, WorkerId};
+use capstan_plan::task::Role;
 
 use self::queues::Queues;
 use self::stages::Stages;
@@ -142,6 +143,16 @@ impl Machine {
     pub fn task(&self, key: &Key) -> Option<&Task> {
         let ordinal = self.by_key.get(key)?;
         self.entries.get(ordinal).map(|entry| &entry.task)
+    }
+
+    /// Live workers of a role, of one kind of device where it matters.
+    pub fn live_workers(&self, role: Role, device: Option<&DeviceKind>, now: Now) -> usize {
+        self.workers.live(role, device, &self.policy, now)
+    }
+
+    /// The most common kind of device among live workers of a role.
+    pub fn common_device(&self, role: Role, now: Now) -> Option<DeviceKind> {
+        self.workers.common_device(role, &self.policy, now)
     }
 
     /// Adds a task that waits for a worker. One that is known already stays as it is.

@@ -113,6 +113,7 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
         run: &run,
         pipeline: &pipeline,
         adopts: false,
+        device_for: &|stage| stage.device.clone(),
     };
     let is_running = view.state == v1::RunState::Running;
     let stages = match survey.stages().await {

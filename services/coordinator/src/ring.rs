@@ -142,6 +142,7 @@ fn tell(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
 }
 
 /// 244 bits of the operating system's randomness in 32 bytes.
+#[expect(clippy::disallowed_methods, reason = "a secret must be random")]
 fn secret() -> [u8; 32] {
     let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     Digest::of_parts([&first.as_bytes()[..], &second.as_bytes()[..]]).0

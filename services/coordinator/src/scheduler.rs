@@ -29,13 +29,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use capstan_dataset::Store;
+use capstan_plan::clock::Clock;
+use capstan_plan::id::DeviceKind;
+use capstan_plan::stage::Stage;
 use capstan_runtime::config;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::core::{Active, Core, Gate};
-use crate::clock::Clock;
 use crate::error::Error;
 use crate::generation;
 use crate::machine::{Machine, Policy, State};
@@ -157,6 +159,20 @@ impl Inner {
         let core = self.lock();
         core.gate.check()?;
         Ok(core)
+    }
+
+    /// What a stage that computes with models would compute on: its setting, else the most common
+    /// kind among the live workers of its role. `None` where no such worker is there.
+    ///
+    /// # Errors
+    /// Those of [`Inner::core`].
+    pub(crate) fn device_for(&self, stage: &Stage) -> Result<Option<DeviceKind>, Error> {
+        if stage.device.is_some() {
+            return Ok(stage.device.clone());
+        }
+        let role = stage.kind.settings().role();
+        let now = self.clock.now();
+        Ok(self.core()?.machine.common_device(role, now))
     }
 
     /// Changes the state. Gives the answer once everything that was changed is in the database.

@@ -22,7 +22,7 @@ use crate::error::Error;
 use crate::machine::{Claim, Offer};
 use crate::scheduler::Handle;
 use crate::trace;
-use crate::view::Progress;
+use crate::view::UnitProgress;
 
 /// Tasks that one worker gets at a time at most.
 const SLOTS: u32 = 64;
@@ -48,6 +48,7 @@ impl Coordinator for Handle {
         let run = (!request.run.is_empty()).then_some(RunId(request.run));
         let submitted = self.submit(pipeline, request.seed, run).await?;
         Ok(Response::new(v1::SubmitRunResponse {
+            warnings: submitted.warnings,
             run: submitted.run.to_string(),
             resumed: submitted.resumed,
         }))
@@ -82,7 +83,7 @@ impl Coordinator for Handle {
         }
         let worker = &request.worker;
         let claims = request.leases.into_iter().map(|lease| {
-            let progress = Progress {
+            let progress = UnitProgress {
                 done: lease.done,
                 total: lease.total,
                 unit: lease.unit,
@@ -90,9 +91,9 @@ impl Coordinator for Handle {
             };
             (convert::claim(worker, lease.lease), progress)
         });
-        let verdicts = self.heartbeat(claims.collect()).await?;
-        let verdicts = verdicts.into_iter().map(|verdict| verdict as i32).collect();
-        Ok(Response::new(v1::HeartbeatResponse { verdicts }))
+        let statuses = self.heartbeat(claims.collect()).await?;
+        let statuses = statuses.into_iter().map(|status| status as i32).collect();
+        Ok(Response::new(v1::HeartbeatResponse { statuses }))
     }
 
     async fn complete(
@@ -118,7 +119,13 @@ impl Coordinator for Handle {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
         let kind = capstan_proto::convert::failure_kind(request.kind);
-        let message = one_line(&request.message);
+        let message = bounded(
+            request
+                .message
+                .split_whitespace()
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
         let claim = claim(&request.worker, request.lease)?;
         let failed = self.fail(claim, kind, &message).instrument(span);
         let state = failed.await?;
@@ -235,7 +242,7 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
         None => Err("the request holds no pipeline".to_owned()),
     };
     read.map_err(|reason| Error::Pipeline {
-        reason: one_line(&reason),
+        reason: bounded(reason),
     })
 }
 
@@ -259,6 +266,7 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
     Ok(Offer {
         worker: request.worker.into(),
         roles,
+        device: request.device.into(),
         slots: request.slots.clamp(1, SLOTS) as usize,
         cached: cached
             .filter_map(|digest| Digest::from_hex(digest))
@@ -272,12 +280,11 @@ fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
     })
 }
 
-/// One line of bounded length, cut between characters.
-fn one_line(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let end = (0..=MESSAGE.min(line.len()))
+/// Text of bounded length, cut between characters; its lines stay, one per problem.
+fn bounded(mut text: String) -> String {
+    let end = (0..=MESSAGE.min(text.len()))
         .rev()
-        .find(|end| line.is_char_boundary(*end));
-    line.truncate(end.unwrap_or(0));
-    line
+        .find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }

@@ -21,11 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sqlx::SqlitePool;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions,
     SqliteSynchronous,
 };
+use sqlx::{SqlSafeStr, SqlitePool};
 
 pub(crate) use fence::Known;
 pub use read::Restored;
@@ -134,7 +135,7 @@ impl Database {
             .connect_with(options)
             .await
             .map_err(|source| open_error(url, source))?;
-        sqlx::migrate!("./migrations")
+        migrator()
             .run(&pool)
             .await
             .map_err(|source| Error::Migrate {
@@ -195,6 +196,19 @@ impl Database {
     fn next_position(&self) -> i64 {
         self.position.fetch_add(1, Ordering::Relaxed) + 1
     }
+}
+
+/// The files of `migrations/`. The `migrate!` macro would list them itself, but its crate compiles
+/// SQLite a second time, for use inside the compiler.
+fn migrator() -> Migrator {
+    let initial = include_str!("../migrations/0001_initial.sql").into_sql_str();
+    Migrator::with_migrations(vec![Migration::new(
+        1,
+        "initial".into(),
+        MigrationType::Simple,
+        initial,
+        false,
+    )])
 }
 
 fn options(url: &str) -> Result<SqliteConnectOptions, Error> {

@@ -1,4 +1,8 @@
 //! The coordinator on a real socket, with workers that commit real files to a real store.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 mod access;
 mod fence;

@@ -52,7 +52,7 @@ pub struct StageView {
     /// Shards given up and what they said.
     pub quarantined: BTreeMap<ShardId, String>,
     /// How far leases are.
-    pub progress: BTreeMap<ShardId, Progress>,
+    pub progress: BTreeMap<ShardId, UnitProgress>,
     /// Milliseconds since 1970; 0 before it has tasks.
     pub started_unix_ms: i64,
     /// Milliseconds since 1970; 0 while it goes on.
@@ -63,7 +63,7 @@ pub struct StageView {
 
 /// How far a lease is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
+pub struct UnitProgress {
     /// Units done.
     pub done: u64,
     /// Units in all; 0 where not known.
@@ -163,7 +163,7 @@ impl StageView {
     }
 }
 
-impl Progress {
+impl UnitProgress {
     /// As a message.
     pub fn to_message(&self, stage: &StageName, shard: &ShardId) -> v1::TaskProgress {
         v1::TaskProgress {

@@ -1,4 +1,4 @@
-//! Draws web pictures of the shipped world on one sheet and prints their texts:
+//! Draws pictures of the shipped world on one sheet and prints their texts:
 //! `cargo run -p capstan-demoweb --example contact_sheet -- SHEET.png [SEED]`.
 
 use capstan_demoweb::{Fate, Site, World, render};

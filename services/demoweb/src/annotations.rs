@@ -1,5 +1,5 @@
-//! The annotated sets, as COCO captions: human, evaluation, zero-shot. None of their pictures
-//! stands on the web.
+//! The annotated sets as COCO captions: human, evaluation, zero-shot. None of their pictures is on
+//! the web.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,18 +15,18 @@ use crate::site::Site;
 use crate::wording::Writer;
 use crate::world::World;
 
-/// An annotated set could not be written.
+/// Why an annotated set cannot be written.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot write {path}: make the folder writable or free some space")]
+#[error("cannot write {path} (make the folder writable or free some space)")]
 pub struct AnnotationError {
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// The error of the system.
     #[source]
     pub source: io::Error,
 }
 
-/// One annotated picture: its scene and texts.
+/// An annotated picture: its scene and texts.
 pub(crate) struct Annotated {
     pub(crate) scene: Scene,
     pub(crate) texts: Vec<String>,
@@ -54,7 +54,7 @@ pub(crate) fn evaluation(world: &World, seed: u64) -> Vec<Annotated> {
     let most_alike = (counts.evaluation as f64 * counts.evaluation_alike_percent / 100.0) as usize;
     let (mut seen, mut alike, mut sets) = (HashSet::new(), 0, Vec::new());
     let mut candidate = 0;
-    // The world's check has found that there are enough keys, so this ends.
+    // The check of the world ensures that there are enough keys, so the loop ends.
     while sets.len() < counts.evaluation {
         let scene = draw_scene(world, &mut Draw::new(seed, "evaluation scene", candidate));
         candidate += 1;
@@ -87,7 +87,7 @@ pub(crate) fn zero_shot(world: &World, seed: u64) -> Vec<Annotated> {
         .collect()
 }
 
-/// A class as people say it: "red ball".
+/// The text of a class: "red ball".
 pub(crate) fn class(world: &World, (colour, object): (crate::Colour, crate::Object)) -> String {
     format!(
         "{} {}",
@@ -95,7 +95,7 @@ pub(crate) fn class(world: &World, (colour, object): (crate::Colour, crate::Obje
     )
 }
 
-/// Lays out `dir/{human,evaluation,zero_shot}`.
+/// Writes `dir/{human,evaluation,zero_shot}`.
 pub(crate) fn write(site: &Site, dir: &Path) -> Result<(), AnnotationError> {
     let (world, seed) = (site.world(), site.seed());
     write_set(world, seed, "human", &human(world, seed), dir)?;
@@ -112,32 +112,32 @@ fn write_set(
 ) -> Result<(), AnnotationError> {
     let folder = dir.join(name);
     let images = folder.join("images");
-    at(&images, fs::create_dir_all(&images))?;
-    // The draws of a set's pictures are its own: no other set and no web picture has them.
+    with_path(&images, fs::create_dir_all(&images))?;
+    // Each set has its own draws, which no other set and no web picture uses.
     let key = Draw::new(seed, name, 0).bits();
     let size_px = world.scenes.size_px;
     for (index, picture) in set.iter().enumerate() {
         let rgb = render(&picture.scene, size_px, key, index as u64);
         let path = images.join(file_name(index));
-        at(&path, fs::write(&path, encode_png(&rgb, size_px)))?;
+        with_path(&path, fs::write(&path, encode_png(&rgb, size_px)))?;
     }
     let path = folder.join("captions.json");
     let captions = captions(name, set, size_px);
-    at(&path, fs::write(&path, captions))
+    with_path(&path, fs::write(&path, captions))
 }
 
 fn file_name(index: usize) -> String {
     format!("{:012}.png", index + 1)
 }
 
-fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, AnnotationError> {
+fn with_path<T>(path: &Path, result: io::Result<T>) -> Result<T, AnnotationError> {
     result.map_err(|source| AnnotationError {
         path: path.to_owned(),
         source,
     })
 }
 
-/// COCO captions: ids count from 1, texts in the order of the pictures.
+/// A file of COCO captions. Ids start at 1; texts have the order of the pictures.
 fn captions(name: &str, set: &[Annotated], size_px: u32) -> String {
     let images: Vec<_> = (0..set.len())
         .map(|index| {

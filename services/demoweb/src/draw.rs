@@ -1,5 +1,5 @@
-//! Keyed random draws: one stream per (seed, purpose, item), so that no draw
-//! depends on the order in which pages and pictures are made.
+//! Keyed random draws: one stream per (seed, purpose, item), so that no draw depends on the order
+//! in which pages and pictures are built.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -43,7 +43,7 @@ impl Draw {
         self.unit() * 100.0 < percent
     }
 
-    /// One of `items`, which the world's check has found not to be empty.
+    /// One of `items`. The check of the world ensures that the list is not empty.
     pub(crate) fn choose<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
@@ -58,7 +58,7 @@ impl Draw {
     }
 }
 
-/// `total` items over `weights`, each share exact up to rounding (largest remainder).
+/// Distributes `total` items over `weights`. Shares are exact up to rounding (largest remainder).
 pub(crate) fn shares(total: usize, weights: &[f64]) -> Vec<usize> {
     let sum: f64 = weights.iter().sum();
     let exact: Vec<f64> = weights.iter().map(|w| total as f64 * w / sum).collect();

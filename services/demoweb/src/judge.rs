@@ -1,16 +1,16 @@
-//! What a text is worth for a picture: good, vague or bad.
+//! The judgement of a text for a picture: good, vague or bad.
 //!
-//! A text is *good* when it names exactly the picture's objects (kind, colour, count) and every
-//! size, relation and background that it states is true; *vague* when it contradicts nothing but
-//! does not name them all; else *bad*, texts that state nothing included.
+//! A text is *good* if it names exactly the picture's objects (kind, colour, count) and every size,
+//! relation and background that it states is true. It is *vague* if it contradicts nothing but does
+//! not name all objects. Otherwise it is *bad*, also if it states nothing.
 //!
 //! ```text
-//! text ─► tokens (lexicon) ─► statements (parse) ─► can the scene's things be dealt out to
-//!                                                   them so that all is true? (this file)
+//! text ─► tokens (lexicon) ─► statements (parse) ─► is there an assignment of the scene's things
+//!                                                   to them that makes all true? (this file)
 //! ```
 //!
-//! A stated count is exact for what it is stated of: "a red ball" is false of a picture with two
-//! red balls, and so is "a ball" of one with a red and a blue ball.
+//! A stated count is exact: "a red ball" is false for a picture with two red balls, and "a ball"
+//! for one with a red and a blue ball.
 
 mod lexicon;
 mod parse;
@@ -26,11 +26,11 @@ use crate::world::World;
 use lexicon::Lexicon;
 use parse::{Claim, Count, Side, Statements};
 
-/// The worth of a text.
+/// The judgement of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgement {
-    /// Names exactly the objects; all else that it states is true.
+    /// Names exactly the objects, and all other statements are true.
     Good,
     /// Contradicts nothing, but does not name all objects.
     Vague,
@@ -38,7 +38,7 @@ pub enum Judgement {
     Bad,
 }
 
-/// Judges texts in the words of one world.
+/// Judges texts in the words of a world.
 #[derive(Debug, Clone)]
 pub struct Judge {
     lexicon: Lexicon,
@@ -58,13 +58,13 @@ impl Judge {
         }
     }
 
-    /// What `text` is worth for `scene`.
+    /// The judgement of `text` for `scene`.
     pub fn judge(&self, scene: &Scene, text: &str) -> Judgement {
-        let said = parse::parse(&self.lexicon.tokens(text));
-        if said.states_nothing() {
+        let statements = parse::parse(&self.lexicon.tokens(text));
+        if statements.states_nothing() {
             return Judgement::Bad;
         }
-        if said
+        if statements
             .backgrounds
             .iter()
             .any(|background| *background != scene.background)
@@ -72,37 +72,46 @@ impl Judge {
             return Judgement::Bad;
         }
         let things = scene.all();
-        if !denials_hold(&said, &things) {
+        if !denials_hold(&statements, &things) {
             return Judgement::Bad;
         }
-        // At most four things and four claims that fit them: every way to deal is tried.
+        // With at most four things and four fitting claims, every assignment is tried.
         let mut best = Judgement::Bad;
-        let mut dealt = vec![Vec::new(); said.claims.len()];
+        let mut dealt = vec![Vec::new(); statements.claims.len()];
         let mut free = vec![true; things.len()];
-        deal(scene, &things, &said, 0, &mut dealt, &mut free, &mut best);
+        assign(
+            scene,
+            &things,
+            &statements,
+            0,
+            &mut dealt,
+            &mut free,
+            &mut best,
+        );
         best
     }
 }
 
-fn denials_hold(said: &Statements, things: &[Thing]) -> bool {
-    !said
+fn denials_hold(statements: &Statements, things: &[Thing]) -> bool {
+    !statements
         .denied
         .iter()
         .any(|claim| things.iter().any(|thing| claim.fits(thing)))
 }
 
-/// Deals things out to `said.claims[at..]` in every way; `best` becomes the best judgement.
-fn deal(
+/// Tries every assignment of things to `statements.claims[at..]`. `best` becomes the best
+/// judgement.
+fn assign(
     scene: &Scene,
     things: &[Thing],
-    said: &Statements,
+    statements: &Statements,
     at: usize,
     dealt: &mut Vec<Vec<usize>>,
     free: &mut Vec<bool>,
     best: &mut Judgement,
 ) {
-    let Some(claim) = said.claims.get(at) else {
-        *best = (*best).min(verdict(scene, things, said, dealt, free));
+    let Some(claim) = statements.claims.get(at) else {
+        *best = (*best).min(judge_assignment(scene, things, statements, dealt, free));
         return;
     };
     let fitting: Vec<usize> = (0..things.len())
@@ -114,7 +123,7 @@ fn deal(
         }
         chosen.iter().for_each(|index| free[*index] = false);
         dealt[at].clone_from(&chosen);
-        deal(scene, things, said, at + 1, dealt, free, best);
+        assign(scene, things, statements, at + 1, dealt, free, best);
         chosen.iter().for_each(|index| free[*index] = true);
     }
 }
@@ -132,29 +141,29 @@ fn subsets(of: &[usize]) -> Vec<Vec<usize>> {
         .collect()
 }
 
-/// The judgement for one way to deal the things out.
-fn verdict(
+/// The judgement for one assignment of things.
+fn judge_assignment(
     scene: &Scene,
     things: &[Thing],
-    said: &Statements,
+    statements: &Statements,
     dealt: &[Vec<usize>],
     free: &[bool],
 ) -> Judgement {
-    // A thing that a counting claim would fit, but that no claim has, makes the count wrong.
+    // An unassigned thing that fits a claim with a count makes the count wrong.
     let left: Vec<usize> = (0..things.len()).filter(|index| free[*index]).collect();
-    let miscounted = said.claims.iter().any(|claim| {
+    let miscounted = statements.claims.iter().any(|claim| {
         claim.count.is_exact() && left.iter().any(|index| claim.names(&things[*index]))
     });
     if miscounted
-        || !loose_hold(said, things)
-        || !said
+        || !loose_hold(statements, things)
+        || !statements
             .relations
             .iter()
             .all(|relation| relation_holds(scene, things, relation, dealt))
     {
         return Judgement::Bad;
     }
-    let complete = left.is_empty() && said.claims.iter().all(Claim::is_complete);
+    let complete = left.is_empty() && statements.claims.iter().all(Claim::is_complete);
     if complete {
         Judgement::Good
     } else {
@@ -162,9 +171,10 @@ fn verdict(
     }
 }
 
-/// "Something red", "a big thing": true of at least one thing.
-fn loose_hold(said: &Statements, things: &[Thing]) -> bool {
-    said.loose
+/// "Something red", "a big thing": true for at least one thing.
+fn loose_hold(statements: &Statements, things: &[Thing]) -> bool {
+    statements
+        .loose
         .iter()
         .all(|claim| things.iter().any(|thing| claim.fits(thing)))
 }
@@ -191,7 +201,7 @@ fn relation_holds(
                     .iter()
                     .all(|one| others.iter().all(|other| holds(*one, *other)))
         }
-        // "A ball to the left of it": of anything else on the picture.
+        // "A ball to the left of it": of any other thing on the picture.
         None => ones
             .iter()
             .all(|one| (0..things.len()).any(|other| holds(*one, other))),
@@ -205,7 +215,7 @@ impl Claim {
             && self.colours.iter().all(|colour| *colour == thing.colour)
     }
 
-    /// Whether the thing has all that is stated.
+    /// Whether the thing has all stated properties.
     fn fits(&self, thing: &Thing) -> bool {
         self.names(thing) && self.sizes.iter().all(|size| *size == thing.size)
     }

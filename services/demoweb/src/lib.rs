@@ -1,9 +1,9 @@
-//! A miniature web to crawl: rendered scenes on pages with honest and dishonest texts.
+//! A miniature web to crawl: rendered scenes on pages with correct and incorrect texts.
 //!
-//! What lives here: the world file, the scenes and their pictures, the texts, the pages of
-//! several hosts with everything that a crawler must refuse or survive, the server, its log, and
-//! the judge that knows what is true. Only the command line and tests know this room: no stage of
-//! a pipeline sees the truth. It calls none of our other rooms.
+//! This crate holds the world file, the scenes and their pictures, the texts, the pages of several
+//! hosts with everything that a crawler must reject or survive, the server, its log, and the judge,
+//! which compares texts with scenes. Only the command line and tests use this crate: no stage of a
+//! pipeline has access to the ground truth. It calls no other crate of the workspace.
 //!
 //! ```text
 //! World (TOML) ──► Site::build(world, seed) ──► serve(site, listeners, shutdown) ──► a crawler

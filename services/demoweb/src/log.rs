@@ -1,33 +1,34 @@
-//! The log of every request, and what it shows of a crawler's manners.
+//! The log of all requests, and the violations of a crawler in it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::site::Site;
 
-/// Requests kept; later ones are counted alone.
-const MOST_ENTRIES: usize = 1_000_000;
+/// Most requests that are kept; later ones are dropped.
+const MAX_ENTRIES: usize = 1_000_000;
 
-/// Two requests may be logged this much closer than they were sent: on a busy machine the first
-/// may wait for a thread while the second does not.
+/// How much closer two requests may be logged than they were sent: on a busy machine the first may
+/// wait for a thread while the second does not.
 const JITTER: Duration = Duration::from_millis(200);
 
-/// One request. Written as one JSON object.
+/// One request, serialised as a JSON object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
-    /// When it came, since the site was built; microseconds where it is written.
+    /// The time of the request since the site was built; serialised in microseconds.
     #[serde(rename = "at_us", with = "microseconds")]
     pub at: Duration,
-    /// The Host header, without a port.
+    /// The Host header without the port.
     pub host: String,
     /// Path and query.
     pub path: String,
     /// The user agent header.
     pub user_agent: String,
-    /// Status of the answer; 0 where none was given.
+    /// Status of the response; 0 if there was none.
     pub status: u16,
 }
 
@@ -45,7 +46,7 @@ mod microseconds {
     }
 }
 
-/// Every request since the start, in the order in which they came.
+/// All requests since the start, in order of arrival.
 #[derive(Debug)]
 pub(crate) struct RequestLog {
     start: Instant,
@@ -61,9 +62,9 @@ impl RequestLog {
     }
 
     pub(crate) fn record(&self, host: &str, path: &str, user_agent: &str, status: u16) {
-        // The lock is taken before the clock is read, so that times never fall.
+        // The lock is taken before the clock is read, so that times never decrease.
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() < MOST_ENTRIES {
+        if entries.len() < MAX_ENTRIES {
             entries.push(LogEntry {
                 at: self.start.elapsed(),
                 host: host.to_owned(),
@@ -80,7 +81,7 @@ impl RequestLog {
     }
 }
 
-/// What a crawler did that it had been asked not to do; see [`Site::violations`].
+/// The violations of a crawler; see [`Site::violations`].
 pub(crate) fn violations(site: &Site, log: &[LogEntry], user_agent: &str) -> Vec<String> {
     let agent = user_agent.to_ascii_lowercase();
     let mut by_host: BTreeMap<&str, Vec<&LogEntry>> = BTreeMap::new();
@@ -91,24 +92,24 @@ pub(crate) fn violations(site: &Site, log: &[LogEntry], user_agent: &str) -> Vec
     }
     let mut found = Vec::new();
     for (host, entries) in by_host {
-        robots_broken(site, host, &entries, &mut found);
-        opt_outs_broken(site, host, &entries, &mut found);
-        delay_broken(site, host, &entries, &mut found);
+        robots_violations(site, host, &entries, &mut found);
+        opt_out_violations(site, host, &entries, &mut found);
+        delay_violations(site, host, &entries, &mut found);
     }
     found
 }
 
-fn robots_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+fn robots_violations(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
     let Some(robots) = site.robots(host) else {
         found.push(format!(
-            "{host}: no host of this web was asked for {}",
+            "{host}: {} was requested from an unknown host",
             entries[0].path
         ));
         return;
     };
     if entries[0].path != "/robots.txt" {
         found.push(format!(
-            "http://{host}{} was asked for before robots.txt",
+            "http://{host}{} was requested before robots.txt",
             entries[0].path
         ));
     }
@@ -122,23 +123,23 @@ fn robots_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec
     }
 }
 
-fn opt_outs_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+fn opt_out_violations(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
     let mut seen = HashSet::new();
     for entry in entries {
         let url = format!("http://{host}{}", entry.path);
         if site.page_opts_out(&url) {
-            found.push(format!("{url} was fetched though its page opts out"));
+            found.push(format!("{url} was fetched although its page opts out"));
         } else if site.picture_opts_out(&url) && !seen.insert(entry.path.as_str()) {
             found.push(format!("{url} was fetched again after it had opted out"));
         }
     }
 }
 
-fn delay_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
+fn delay_violations(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<String>) {
     let Some(delay) = site.robots(host).and_then(|robots| robots.delay) else {
         return;
     };
-    // A crawler cannot know the delay before it has read robots.txt, so that request is free.
+    // The delay does not apply to the request for robots.txt, which states it.
     let paced: Vec<&&LogEntry> = entries
         .iter()
         .filter(|entry| entry.path != "/robots.txt")
@@ -147,7 +148,7 @@ fn delay_broken(site: &Site, host: &str, entries: &[&LogEntry], found: &mut Vec<
         let gap = two[1].at.saturating_sub(two[0].at);
         if gap + JITTER < delay {
             found.push(format!(
-                "http://{host}{} came {} ms after the request before it, Crawl-delay is {} ms",
+                "http://{host}{} was requested {} ms after the previous request, Crawl-delay is {} ms",
                 two[1].path,
                 gap.as_millis(),
                 delay.as_millis()

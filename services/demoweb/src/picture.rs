@@ -1,11 +1,11 @@
-//! Pictures of scenes: drawn at four times the size, reduced, lit and made noisy.
+//! Renders scenes: draws at four times the size, reduces, and adds light and noise.
 
 use tiny_skia::{Color, FillRule, LineCap, Paint, PathBuilder, Pixmap, Rect, Stroke, Transform};
 
 use crate::draw::Draw;
 use crate::scene::{Background, Colour, Object, Relation, Scene, Size, Thing, Things};
 
-/// The drawing is this many times as large as the picture, on each side.
+/// The ratio of the drawing's side to the picture's side.
 const SCALE: u32 = 4;
 
 type Rgb = [f64; 3];
@@ -13,7 +13,7 @@ type Rgb = [f64; 3];
 /// Renders a scene.
 ///
 /// - `size_px`: side of the picture.
-/// - `seed`, `item`: key of its draws; the same key and size give the same bytes.
+/// - `seed`, `item`: the key of its draws. The same key and size give the same bytes.
 ///
 /// Returns `size_px * size_px * 3` bytes, RGB by rows.
 pub fn render(scene: &Scene, size_px: u32, seed: u64, item: u64) -> Vec<u8> {
@@ -32,7 +32,7 @@ pub fn render(scene: &Scene, size_px: u32, seed: u64, item: u64) -> Vec<u8> {
     light(&reduced, size_px as usize, draw)
 }
 
-/// The things with their centres as shares of the side.
+/// The things with their centres as fractions of the side.
 fn placed(scene: &Scene, draw: &mut Draw) -> Vec<(Thing, (f64, f64))> {
     match &scene.things {
         Things::Pair {
@@ -86,7 +86,7 @@ fn ground_colour(background: Background) -> Rgb {
     }
 }
 
-/// Each channel moved by up to `by`.
+/// The colour with each channel changed by up to `by`.
 fn varied(colour: Rgb, by: f64, draw: &mut Draw) -> Rgb {
     colour.map(|channel| (channel + draw.between(-by, by)).clamp(0.0, 255.0))
 }
@@ -98,12 +98,12 @@ fn moved(colour: Rgb, by: f64) -> Rgb {
 fn paint(colour: Rgb) -> Paint<'static> {
     let mut paint = Paint::default();
     paint.set_color_rgba8(colour[0] as u8, colour[1] as u8, colour[2] as u8, 255);
-    // The reduction smooths edges already.
+    // The reduction smooths edges.
     paint.anti_alias = false;
     paint
 }
 
-/// A drawing in the making; coordinates in its own pixels.
+/// A drawing. Coordinates are in its pixels.
 struct Canvas {
     pixmap: Pixmap,
     side: u32,
@@ -120,7 +120,7 @@ impl Canvas {
         canvas
     }
 
-    /// Lengths of the textures are given for a drawing of 256 pixels.
+    /// Draws the background. Lengths are those of a drawing of 256 pixels.
     fn texture(&mut self, background: Background, ground: Rgb, draw: &mut Draw) {
         let unit = f64::from(self.side) / 256.0;
         let dark = moved(ground, -38.0);
@@ -295,7 +295,7 @@ fn line(path: &mut PathBuilder, unit: f64, x1: f64, y1: f64, x2: f64, y2: f64) {
     path.line_to((x2 * unit) as f32, (y2 * unit) as f32);
 }
 
-/// Reduces an RGBA drawing by [`SCALE`] with a triangle filter, as Pillow's bilinear reduction.
+/// Reduces an RGBA drawing by [`SCALE`] with a triangle filter, like Pillow's bilinear reduction.
 fn reduce(rgba: &[u8], side: usize) -> Vec<f32> {
     const TAPS: [f32; 8] = [1.0, 3.0, 5.0, 7.0, 7.0, 5.0, 3.0, 1.0];
     let from = side * SCALE as usize;
@@ -324,7 +324,7 @@ fn reduce(rgba: &[u8], side: usize) -> Vec<f32> {
     out
 }
 
-/// Calls `add(source index, weight)` for the taps around target `at`; weights sum up to 1.
+/// Calls `add(source index, weight)` for the taps around target `at`. The weights sum to 1.
 fn weigh(at: usize, len: usize, taps: &[f32; 8], mut add: impl FnMut(usize, f32)) {
     let start = (at * SCALE as usize) as isize - 2;
     let inside = |tap: usize| (0..len as isize).contains(&(start + tap as isize));
@@ -340,7 +340,7 @@ fn weigh(at: usize, len: usize, taps: &[f32; 8], mut add: impl FnMut(usize, f32)
     }
 }
 
-/// Brightness, a gradient of light in a drawn direction, and noise of 5 levels.
+/// Adds brightness, a gradient of light in a drawn direction, and noise of 5 levels.
 fn light(picture: &[f32], side: usize, draw: &mut Draw) -> Vec<u8> {
     let angle = draw.between(0.0, std::f64::consts::TAU);
     let brightness = draw.between(0.8, 1.12) as f32;
@@ -365,8 +365,8 @@ fn light(picture: &[f32], side: usize, draw: &mut Draw) -> Vec<u8> {
     out
 }
 
-/// Standard normal noise as sums of four bytes: two values of 64 bits, ten times as fast as
-/// exact ones and not to be told apart at 5 levels of 256.
+/// Approximately normal noise: sums of four bytes, two values per 64 bits. It is ten times as fast
+/// as exact noise and indistinguishable from it at 5 levels of 256.
 struct Noise<'d> {
     draw: &'d mut Draw,
     bits: u64,
@@ -384,12 +384,12 @@ impl Noise<'_> {
             .map(|byte| (self.bits >> (8 * byte)) as u32 & 255)
             .sum();
         self.bits >>= 32;
-        // Mean 510; variance of a byte (256^2 - 1) / 12.
+        // The mean is 510, the variance of a byte (256^2 - 1) / 12.
         (sum as f32 - 510.0) / 147.8
     }
 }
 
-/// Encodes RGB bytes of a square picture as PNG, fast.
+/// Encodes RGB bytes of a square picture as PNG with fast compression.
 pub fn encode_png(rgb: &[u8], size_px: u32) -> Vec<u8> {
     use image::codecs::png::{CompressionType, FilterType, PngEncoder};
     let mut out = Vec::with_capacity(rgb.len());
@@ -412,7 +412,7 @@ pub fn encode_jpeg(rgb: &[u8], size_px: u32) -> Vec<u8> {
 fn encode(encoder: impl image::ImageEncoder, rgb: &[u8], size_px: u32) {
     encoder
         .write_image(rgb, size_px, size_px, image::ExtendedColorType::Rgb8)
-        .expect("a picture of its stated size is written to memory");
+        .expect("the buffer has the stated size and memory takes any length");
 }
 
 #[cfg(test)]
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn encoded_pictures_decode_to_what_was_drawn() {
+    fn encoded_pictures_decode_to_the_rendered_pixels() {
         let world = World::shipped();
         let scene = draw_scene(&world, &mut Draw::new(1, "scene", 4));
         let rgb = render(&scene, 64, 1, 4);

@@ -1,5 +1,5 @@
-//! What a host of the demo web asks of crawlers, as text and as the rules that the log is held
-//! against (RFC 9309: longest match, Allow wins ties, `*` and a final `$`).
+//! The robots.txt of a host, as text and as the rules that the log is checked against (RFC 9309:
+//! longest match, Allow wins ties, `*` and a final `$`).
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ pub(crate) struct Robots {
     pub(crate) status: u16,
     /// The file.
     pub(crate) text: String,
-    /// The rules in it that bind the world's crawler: (allow, pattern).
+    /// The rules for the world's crawler: (allow, pattern).
     pub(crate) rules: Vec<(bool, String)>,
-    /// The Crawl-delay that binds it.
+    /// The Crawl-delay for the world's crawler.
     pub(crate) delay: Option<Duration>,
 }
 
 impl Robots {
-    /// A host without a robots.txt: all may be crawled.
+    /// A host without a robots.txt. Everything may be crawled.
     pub(crate) fn missing() -> Self {
         Self {
             status: 404,
@@ -25,7 +25,7 @@ impl Robots {
         }
     }
 
-    /// A host whose robots.txt cannot be had: nothing may be crawled.
+    /// A host whose robots.txt is unavailable. Nothing may be crawled.
     pub(crate) fn unavailable() -> Self {
         Self {
             status: 503,
@@ -34,7 +34,7 @@ impl Robots {
         }
     }
 
-    /// A file whose rules for the world's crawler are these.
+    /// A file with these rules for the world's crawler.
     pub(crate) fn file(text: String, rules: &[(bool, &str)]) -> Self {
         Self {
             status: 200,

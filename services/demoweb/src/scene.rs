@@ -1,4 +1,4 @@
-//! What is on a picture: the truth that stays with the demo web.
+//! The scene of a picture: ground truth that only the demo web has.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,10 @@ macro_rules! names {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            /// Every one that can be drawn.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// The name as the world file writes it.
+            /// The name in the world file.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
@@ -25,8 +25,8 @@ macro_rules! names {
 }
 
 names! {
-    /// A kind of thing. Each has an inner pattern of its own: plain silhouettes are not learned
-    /// in the demo's budget.
+    /// A kind of thing. Each has its own inner pattern, because plain silhouettes are not learned
+    /// within the demo's budget.
     Object {
         /// A disc with a highlight.
         Ball = "ball",
@@ -72,7 +72,7 @@ names! {
 }
 
 names! {
-    /// What lies behind the things.
+    /// The background of a scene.
     Background {
         /// Dots.
         Sand = "sand",
@@ -90,7 +90,7 @@ names! {
 }
 
 names! {
-    /// How the first thing of a pair lies to the second.
+    /// The position of the first thing of a pair relative to the second.
     Relation {
         /// The first is left of the second.
         LeftOf = "left_of",
@@ -111,21 +111,21 @@ pub struct Thing {
 }
 
 impl Thing {
-    /// What a text must name: two things that agree here are alike in a text.
+    /// The colour and kind, which a text must name. Things with equal names are alike in a text.
     pub fn name(&self) -> (Colour, Object) {
         (self.colour, self.object)
     }
 }
 
-/// The things of a scene and how they lie.
+/// The things of a scene and their positions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Things {
-    /// One to four of one kind, all alike, each in a cell of a 2 x 2 grid
-    /// (0, 1 above, 2, 3 below); a single one has no cell.
+    /// One to four equal things, each in a cell of a 2 x 2 grid (0, 1 above, 2, 3 below). A single
+    /// thing has no cell.
     Alike {
-        /// What they are.
+        /// The things.
         thing: Thing,
-        /// Where they are; its length is the count.
+        /// Their cells. The length is the count.
         cells: Vec<u8>,
     },
     /// Two things that differ in kind or colour.
@@ -134,21 +134,21 @@ pub enum Things {
         first: Thing,
         /// The right or lower one.
         second: Thing,
-        /// Which of the two.
+        /// The relation of the first to the second.
         relation: Relation,
     },
 }
 
-/// What is on a picture.
+/// The scene of a picture.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Scene {
     /// The things.
     pub things: Things,
-    /// What is behind them.
+    /// The background.
     pub background: Background,
 }
 
-/// All that a text must say of a scene to name it: kind, colour and count, in no order.
+/// Everything that a text must name of a scene: kind, colour and count, in any order.
 pub type Key = Vec<(Colour, Object)>;
 
 impl Scene {
@@ -160,15 +160,15 @@ impl Scene {
         }
     }
 
-    /// Names and count of all things, sorted: equal for scenes that no text can tell apart
-    /// by its objects.
+    /// Names and counts of all things, sorted. Equal for scenes that a text cannot distinguish by
+    /// their objects.
     pub fn key(&self) -> Key {
         let mut key: Key = self.all().iter().map(Thing::name).collect();
         key.sort_unstable();
         key
     }
 
-    /// Whether thing `left` of [`Scene::all`] is known to lie left of thing `right`.
+    /// Whether thing `left` of [`Scene::all`] is left of thing `right`.
     pub fn is_left_of(&self, left: usize, right: usize) -> bool {
         match &self.things {
             Things::Pair { relation, .. } => {
@@ -178,7 +178,7 @@ impl Scene {
         }
     }
 
-    /// Whether thing `upper` of [`Scene::all`] is known to lie above thing `lower`.
+    /// Whether thing `upper` of [`Scene::all`] is above thing `lower`.
     pub fn is_above(&self, upper: usize, lower: usize) -> bool {
         match &self.things {
             Things::Pair { relation, .. } => {
@@ -189,7 +189,7 @@ impl Scene {
     }
 }
 
-/// Draws a scene of the world, a pair or not as the world's share says.
+/// Draws a scene of the world: a pair with the probability that the world states.
 pub(crate) fn draw_scene(world: &World, draw: &mut Draw) -> Scene {
     let is_pair = draw.percent(world.scenes.pair_percent);
     if is_pair {
@@ -238,7 +238,7 @@ pub(crate) fn draw_alike(
 
 fn draw_pair(world: &World, draw: &mut Draw) -> Scene {
     let first = draw_name(world, draw);
-    // The world's check has found at least two names, so this ends.
+    // The check of the world ensures at least two names, so the loop ends.
     let second = loop {
         let name = draw_name(world, draw);
         if name != first {

@@ -1,4 +1,4 @@
-//! The server: every host of the web on loopback sockets, told apart by the Host header.
+//! The server: all hosts of the web on loopback sockets, selected by the Host header.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,33 +16,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::site::{Answer, Picture, Site};
 
-/// The server ended for another reason than its shutdown.
+/// The server ended before its shutdown.
 #[derive(Debug, thiserror::Error)]
-#[error("the demo web's server ended")]
+#[error("the server of the demo web failed")]
 pub struct ServeError {
-    /// What the system said.
+    /// The error of the system.
     #[source]
     pub source: std::io::Error,
 }
 
-/// Bytes of one piece of an endless picture.
+/// Bytes of one chunk of an endless picture.
 const PIECE_BYTES: usize = 1 << 16;
 
 #[derive(Clone)]
 struct Server {
     site: Arc<Site>,
-    /// URLs that have had their one 503.
+    /// URLs that have answered their first request with 503.
     failed: Arc<Mutex<HashSet<String>>>,
     shutdown: CancellationToken,
 }
 
 /// Serves the site until `shutdown`.
 ///
-/// - `listeners`: bound by the caller, one or many. Each serves every host: the Host header
-///   decides, so names may be spread over them in any way.
+/// - `listeners`: one or several, bound by the caller. Each serves every host by the Host header,
+///   so that names may be assigned to them in any way.
 ///
 /// # Errors
-/// A listener that fails for good.
+/// [`ServeError`] if a listener fails.
 pub async fn serve(
     site: Arc<Site>,
     listeners: Vec<TcpListener>,
@@ -77,8 +77,8 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
         .path_and_query()
         .map_or("/", |path| path.as_str())
         .to_owned();
-    let agent = text_of(request.headers(), header::USER_AGENT);
-    // Logged when it comes in: the order and the gaps are those of the requests.
+    let agent = header_text(request.headers(), header::USER_AGENT);
+    // Requests are logged on arrival, so that order and gaps are those of the requests.
     let planned = server.plan(&host, &path, request.method());
     server
         .site
@@ -88,19 +88,19 @@ async fn answer(State(server): State<Server>, request: Request) -> Response {
 }
 
 fn host_of(request: &Request) -> String {
-    let named = text_of(request.headers(), header::HOST);
+    let named = header_text(request.headers(), header::HOST);
     let name = named
         .split_once(':')
         .map_or(named.as_str(), |(name, _)| name);
     name.to_ascii_lowercase()
 }
 
-fn text_of(headers: &HeaderMap, name: header::HeaderName) -> String {
+fn header_text(headers: &HeaderMap, name: header::HeaderName) -> String {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     value.unwrap_or_default().to_owned()
 }
 
-/// What this request gets.
+/// The response to a request.
 enum Planned {
     Answer(Answer),
     Robots(u16, String),
@@ -165,17 +165,19 @@ impl Server {
                 response
             }
             Planned::Refused(status) => status_alone(status.as_u16()),
-            Planned::Answer(answer) => self.give(answer).await,
+            Planned::Answer(answer) => self.respond_with(answer).await,
         }
     }
 
-    async fn give(&self, answer: Answer) -> Response {
+    async fn respond_with(&self, answer: Answer) -> Response {
         match answer {
-            Answer::Page { html, tags } => tagged(
+            Answer::Page { html, tags } => with_robots_tags(
                 with_type("text/html; charset=utf-8", html.as_bytes().to_vec()),
                 &tags,
             ),
-            Answer::Picture { picture, tags } => tagged(self.picture(picture).await, &tags),
+            Answer::Picture { picture, tags } => {
+                with_robots_tags(self.picture(picture).await, &tags)
+            }
             Answer::Flaky(picture) => self.picture(picture).await,
             Answer::Redirect { status, location } => {
                 let mut response = status_alone(status);
@@ -214,7 +216,7 @@ impl Server {
         with_type(content_type, blocking(move || picture.encode(seed)).await)
     }
 
-    /// Announces the whole picture, sends half of it and breaks the connection.
+    /// Announces the complete picture, sends half of it and breaks the connection.
     async fn cut(&self, picture: Picture) -> Response {
         let seed = self.site.seed();
         let content_type = picture.content_type();
@@ -231,7 +233,8 @@ impl Server {
 
 type Piece = Result<Bytes, std::io::Error>;
 
-/// These bytes, then a failure. The pause lets the bytes out before the connection breaks.
+/// The bytes of `half`, then an error. The pause allows the bytes to be sent before the connection
+/// breaks.
 fn half_and_break(half: Bytes) -> impl futures::Stream<Item = Piece> {
     let mut half = Some(half);
     futures::stream::repeat(()).then(move |()| {
@@ -271,7 +274,7 @@ fn endless(bytes: u64, announced: bool) -> Response {
     response
 }
 
-/// Renders off the threads that serve.
+/// Renders on a thread for blocking work.
 async fn blocking(render: impl FnOnce() -> Vec<u8> + Send + 'static) -> Vec<u8> {
     tokio::task::spawn_blocking(render)
         .await
@@ -294,7 +297,7 @@ fn status_alone(status: u16) -> Response {
     with_status(Response::new(Body::empty()), status)
 }
 
-fn tagged(mut response: Response, tags: &[String]) -> Response {
+fn with_robots_tags(mut response: Response, tags: &[String]) -> Response {
     for tag in tags {
         let value = HeaderValue::from_str(tag).expect("planned tags are ASCII");
         response.headers_mut().append("x-robots-tag", value);

@@ -1,4 +1,4 @@
-//! The site: every page and picture of the web by URL, the truth, and what a crawl must find.
+//! The site: all pages and pictures by URL, the ground truth, and the expected result of a crawl.
 
 mod answer;
 mod markup;
@@ -21,10 +21,10 @@ use crate::scene::Scene;
 use crate::wording::TextKind;
 use crate::world::World;
 
-/// What must become of a picture on a page.
+/// The expected outcome for a picture on a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// A row with these texts, each with how it came about.
+    /// A row with these texts and their kinds.
     Row(Vec<(String, TextKind)>),
     /// A row that repeats the bytes and texts of another.
     Duplicate(Vec<(String, TextKind)>),
@@ -32,45 +32,45 @@ pub enum Fate {
     Reject(&'static str),
 }
 
-/// A picture as it stands on a page.
+/// A picture on a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// URL of the picture: the one that a crawler must choose where there are candidates.
+    /// URL of the picture. If there are several candidates, the one that a crawler must choose.
     pub image_url: String,
     /// URL of the page, after redirects.
     pub page_url: String,
-    /// What must become of it.
+    /// The expected outcome.
     pub fate: Fate,
 }
 
-/// What a correct crawl of the site comes to.
+/// The expected result of a correct crawl of the site.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Expected {
-    /// Pages that can be had.
+    /// Pages that can be fetched.
     pub pages: usize,
-    /// Pages that cannot, by reject code.
+    /// Pages that are rejected, by code.
     pub rejected_pages: BTreeMap<String, usize>,
     /// Distinct (picture, page).
     pub found: usize,
-    /// Of these, rows.
+    /// Rows among them.
     pub fetched: usize,
-    /// Of these, rejects by code.
+    /// Rejects among them, by code.
     pub rejected: BTreeMap<String, usize>,
-    /// Rows that repeat the bytes and texts of another: exact deduplication drops so many.
+    /// Rows that repeat the bytes and texts of another row, which exact deduplication drops.
     pub duplicates: usize,
     /// Rows without any text.
     pub without_text: usize,
     /// Texts of all rows.
     pub texts: usize,
-    /// Texts that are left after deduplication, by kind; caps and filters may drop more.
+    /// Texts after deduplication, by kind. Caps and filters may drop more.
     pub distinct_texts: BTreeMap<TextKind, usize>,
 }
 
-/// The hosts and what they answer.
+/// A host and its answers.
 #[derive(Debug, Default)]
 pub(crate) struct Host {
     robots: Robots,
-    /// By path and query.
+    /// Answers by path and query.
     answers: HashMap<String, Answer>,
 }
 
@@ -92,55 +92,55 @@ pub struct Site {
 }
 
 impl Site {
-    /// Builds the web. Pictures are rendered when they are asked for.
+    /// Builds the web. Pictures are rendered when they are requested.
     pub fn build(world: &World, seed: u64) -> Self {
         pages::build(world, seed)
     }
 
-    /// The world it was built from.
+    /// The world of the site.
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// The seed it was built with.
+    /// The seed of the site.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Every host name, sorted: the names that a crawler's map must lead to the listeners.
+    /// All host names, sorted. A crawler must resolve them to the listeners.
     pub fn hosts(&self) -> Vec<String> {
         self.hosts.keys().cloned().collect()
     }
 
-    /// The pages to begin with; every other page can be reached from them.
+    /// The seed pages of a crawl, from which every other page can be reached.
     pub fn seeds(&self) -> Vec<String> {
         self.seeds.clone()
     }
 
-    /// Every picture as it stands on a page that can be had.
+    /// All pictures on pages that can be fetched.
     pub fn found(&self) -> &[Found] {
         &self.found
     }
 
-    /// What is on the picture behind this URL, be it the one that a page names, another
-    /// candidate, or the end of its redirect.
+    /// The scene of the picture at this URL, which may be the URL on a page, another candidate, or
+    /// the target of its redirect.
     pub fn scene(&self, image_url: &str) -> Option<&Scene> {
         self.scenes.get(image_url).map(Arc::as_ref)
     }
 
-    /// How a web text of the picture behind this URL came about.
+    /// The kind of a web text of the picture at this URL.
     pub fn kind(&self, image_url: &str, text: &str) -> Option<TextKind> {
         self.kinds
             .get(&(image_url.to_owned(), text.to_owned()))
             .copied()
     }
 
-    /// What a text, of the web or synthetic, is worth for a scene, in the words of this world.
+    /// The judgement of a text, from the web or synthetic, for a scene in the words of this world.
     pub fn judge(&self, scene: &Scene, text: &str) -> Judgement {
         self.judge.judge(scene, text)
     }
 
-    /// What a text is worth for the picture behind this URL.
+    /// The judgement of a text for the picture at this URL.
     pub fn judgement(&self, image_url: &str, text: &str) -> Option<Judgement> {
         self.scene(image_url).map(|scene| self.judge(scene, text))
     }
@@ -156,16 +156,16 @@ impl Site {
         classes
     }
 
-    /// Lays out `dir/human`, `dir/evaluation` and `dir/zero_shot`: each a `captions.json` in COCO
-    /// captions form beside a folder `images`. Files that are there are replaced.
+    /// Writes `dir/human`, `dir/evaluation` and `dir/zero_shot`: each a `captions.json` in the
+    /// format of COCO captions beside a folder `images`. Existing files are replaced.
     ///
     /// # Errors
-    /// A folder or file that cannot be written, by name.
+    /// [`AnnotationError`] with the folder or file that cannot be written.
     pub fn write_annotations(&self, dir: &Path) -> Result<(), AnnotationError> {
         annotations::write(self, dir)
     }
 
-    /// What a correct crawl comes to, counted from what was planted.
+    /// The expected result of a correct crawl, counted from the site.
     pub fn expected(&self) -> Expected {
         let pages = self.hosts.values().flat_map(|host| host.answers.values());
         let mut expected = Expected {
@@ -198,21 +198,21 @@ impl Site {
         expected
     }
 
-    /// Every request so far, in the order in which they came; at most a million.
+    /// All requests so far in order of arrival, at most a million.
     pub fn log(&self) -> Vec<LogEntry> {
         self.log_from(0)
     }
 
-    /// The requests of [`Site::log`] from the `first`-th on, for whoever writes them as they come.
+    /// The requests of [`Site::log`] from index `first` on, to write them continuously.
     pub fn log_from(&self, first: usize) -> Vec<LogEntry> {
         self.log.entries_from(first)
     }
 
-    /// What the requests of a crawler broke, one line each: robots.txt (not read first, or not
-    /// heeded), opt-outs (a picture fetched again after it had refused, or fetched though its
-    /// page refuses), a Crawl-delay (two requests closer than that; robots.txt itself is free).
+    /// The violations of a crawler, one line each: of robots.txt (not read first, or not obeyed),
+    /// of opt-outs (a picture fetched again after it opted out, or fetched although its page opts
+    /// out), of a Crawl-delay (two requests closer than the delay, except those for robots.txt).
     ///
-    /// - `user_agent`: requests whose user agent contains it are looked at.
+    /// - `user_agent`: only requests whose user agent contains it are checked.
     pub fn violations(&self, log: &[LogEntry], user_agent: &str) -> Vec<String> {
         violations(self, log, user_agent)
     }

@@ -1,4 +1,4 @@
-//! Texts about scenes: honest, vague, wrong, of another picture, file names, furniture.
+//! Texts about scenes: honest, vague, wrong, of another picture, file names, boilerplate.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +6,7 @@ use crate::draw::Draw;
 use crate::scene::{Relation, Scene, Thing, Things};
 use crate::world::{Style, World};
 
-/// How a web text came about. What it is worth for its picture is the judge's to say.
+/// The kind of a web text. The judge decides how well it describes its picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TextKind {
@@ -14,13 +14,13 @@ pub enum TextKind {
     Honest,
     /// True, but names little or nothing.
     Vague,
-    /// Honest but for a colour or kind.
+    /// Honest except for a colour or kind.
     Wrong,
     /// Honest, but of another picture.
     Other,
     /// A file name.
     File,
-    /// The page's furniture.
+    /// Boilerplate of the page.
     Boilerplate,
 }
 
@@ -35,7 +35,7 @@ impl TextKind {
         Self::Boilerplate,
     ];
 
-    /// The kind as it is written.
+    /// The name of the kind.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Honest => "honest",
@@ -58,7 +58,7 @@ impl<'w> Writer<'w> {
         Self { world }
     }
 
-    /// A web text of this kind; `other` is the scene that a text of another picture is about.
+    /// A web text of this kind. `other` is the scene that a text of another picture describes.
     pub(crate) fn web(
         &self,
         kind: TextKind,
@@ -84,12 +84,12 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// An honest text as the web writes it.
+    /// An honest text in the style of the web.
     pub(crate) fn honest(&self, scene: &Scene, draw: &mut Draw) -> String {
         self.sentence(&self.world.web, scene, draw)
     }
 
-    /// A text as annotators write it.
+    /// A text in the style of annotators.
     pub(crate) fn human(&self, scene: &Scene, draw: &mut Draw) -> String {
         self.sentence(&self.world.human, scene, draw)
     }
@@ -143,8 +143,8 @@ impl<'w> Writer<'w> {
         if !draw.percent(style.relation_percent) {
             return draw.choose(&style.joins).clone();
         }
-        // The left or upper thing is named first, as people mostly do: relations are hardly
-        // learned at this size, and a fixed order leaves that out of the question.
+        // The left or upper thing is always named first, because models of this size hardly learn
+        // relations.
         match relation {
             Relation::LeftOf => draw.choose(&words.left_of).clone(),
             Relation::Above => draw.choose(&words.above).clone(),
@@ -191,7 +191,7 @@ impl<'w> Writer<'w> {
         }
     }
 
-    /// The scene with one or two colours or kinds changed, so that its names differ.
+    /// The scene with one or two changed colours or kinds, so that its names differ.
     fn altered(&self, scene: &Scene, draw: &mut Draw) -> Scene {
         loop {
             let mut altered = scene.clone();
@@ -199,7 +199,7 @@ impl<'w> Writer<'w> {
             for _ in 0..changes {
                 self.alter(&mut altered, draw);
             }
-            // Two changes may undo each other.
+            // The second change may undo the first.
             if altered.key() != scene.key() {
                 return altered;
             }
@@ -226,7 +226,7 @@ impl<'w> Writer<'w> {
     }
 }
 
-/// One to four digits, as cameras and editors count.
+/// A number of one to four digits, as in file names of cameras and editors.
 fn number(draw: &mut Draw) -> String {
     let n = draw.below(10_000);
     match draw.below(4) {

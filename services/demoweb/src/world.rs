@@ -1,4 +1,4 @@
-//! The world file: which things exist, how people speak of them, how noisy the web is.
+//! The world file: the things, the words for them, and the noise of the web.
 
 mod check;
 mod print;
@@ -12,31 +12,32 @@ pub use check::WorldError;
 
 use crate::scene::{Background, Colour, Object, Relation, Size};
 
-/// A demo web as the world file describes it. A key that a file leaves out has the shipped value.
+/// A demo web as described by a world file. Keys that are missing in the file have the shipped
+/// value.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct World {
-    /// What is drawn.
+    /// The scenes.
     pub scenes: Scenes,
-    /// How many pictures there are.
+    /// The numbers of pictures.
     pub counts: Counts,
-    /// The words for it.
+    /// The words for the scenes.
     pub words: Words,
-    /// How annotators write.
+    /// The style of annotators.
     #[serde(deserialize_with = "shipped::read_human")]
     pub human: Style,
-    /// How honest people on the web write.
+    /// The style of honest authors on the web.
     #[serde(deserialize_with = "shipped::read_web")]
     pub web: Style,
-    /// What the rest of the web writes.
+    /// The other texts of the web.
     pub noise: Noise,
-    /// The hosts that serve it.
+    /// The hosts of the web.
     pub hosts: Hosts,
-    /// What a crawler must refuse, merge or survive.
+    /// The pictures that a crawler must reject, merge or survive.
     pub planted: Planted,
 }
 
-/// What is drawn.
+/// The scenes of the world.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scenes {
@@ -50,35 +51,36 @@ pub struct Scenes {
     pub sizes: Vec<Size>,
     /// Backgrounds.
     pub backgrounds: Vec<Background>,
-    /// How two things may lie.
+    /// Relations of two things.
     pub relations: Vec<Relation>,
-    /// Share of scenes with two different things; the others have one kind.
+    /// Percentage of scenes with two different things. The others have things of one kind.
     pub pair_percent: f64,
-    /// How many things a scene of one kind has; a count written twice is drawn twice as often.
+    /// Counts of things in a scene of one kind. A count that is listed twice is drawn twice as
+    /// often.
     pub counts: Vec<usize>,
 }
 
-/// How many pictures there are.
+/// The numbers of pictures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Counts {
     /// Web pictures with at least one text.
     pub pairs: usize,
-    /// Share of them that have a second text.
+    /// Percentage of them with a second text.
     pub second_text_percent: f64,
-    /// Human-annotated pictures, one text each.
+    /// Human-annotated pictures with one text each.
     pub human: usize,
-    /// Evaluation pictures, no two alike in what a text can say.
+    /// Evaluation pictures. No text can describe two of them.
     pub evaluation: usize,
     /// Texts of an evaluation picture.
     pub references: usize,
-    /// Evaluation pictures with one kind of thing, at most.
+    /// Largest percentage of evaluation pictures with one kind of thing.
     pub evaluation_alike_percent: f64,
-    /// Zero-shot pictures: one thing each, the classes in turn.
+    /// Zero-shot pictures with one thing each. The classes alternate.
     pub zero_shot: usize,
 }
 
-/// The words of the world. The first of a list is the one that annotators use.
+/// The words of the world. Annotators use the first word of a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Words {
@@ -88,46 +90,48 @@ pub struct Words {
     pub colours: BTreeMap<Colour, Vec<String>>,
     /// Adjectives.
     pub sizes: BTreeMap<Size, Vec<String>>,
-    /// Phrases that say where the things are.
+    /// Phrases for the background.
     pub places: BTreeMap<Background, Vec<String>>,
-    /// Single words by which the judge knows a background outside of these phrases.
+    /// Single words by which the judge recognises a background outside of these phrases.
     pub backgrounds: BTreeMap<Background, Vec<String>>,
-    /// Phrases for the first lying left of the second.
+    /// Phrases for a first thing left of the second.
     pub left_of: Vec<String>,
-    /// Phrases for the first lying right of the second; understood, never written.
+    /// Phrases for a first thing right of the second. The judge knows them; no text contains them.
     pub right_of: Vec<String>,
-    /// Phrases for the first lying above the second.
+    /// Phrases for a first thing above the second.
     pub above: Vec<String>,
-    /// Phrases for the first lying below the second; understood, never written.
+    /// Phrases for a first thing below the second. The judge knows them; no text contains them.
     pub below: Vec<String>,
     /// Number words, from zero.
     pub numbers: Vec<String>,
 }
 
-/// How a group of people writes about a scene. Two groups, two sets of shipped values.
+/// The style in which a group of authors describes scenes. Each of the two groups has its own
+/// shipped values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Style {
-    /// Sentences about things of one kind; `{things}`, `{be}` (is or are) and `{place}` stand for words.
+    /// Sentences about things of one kind, with placeholders `{things}`, `{be}` (is or are) and
+    /// `{place}`.
     pub frames_alike: Vec<String>,
     /// Sentences about two things.
     pub frames_pair: Vec<String>,
-    /// Words between two things where the sentence does not state how they lie.
+    /// Words between two things if the sentence states no relation.
     pub joins: Vec<String>,
-    /// Sentences that state the background.
+    /// Percentage of sentences that state the background.
     pub place_percent: f64,
-    /// Sentences about two things that state how they lie.
+    /// Percentage of sentences about two things that state their relation.
     pub relation_percent: f64,
-    /// Things whose size is stated.
+    /// Percentage of things whose size is stated.
     pub size_percent: f64,
-    /// Whether other words than the first of a list are used.
+    /// Whether all words of a list are used, or only the first.
     pub synonyms: bool,
-    /// Put before the sentence; an empty one stands for none.
+    /// Prefixes of the sentence. An empty one means no prefix.
     pub prefixes: Vec<String>,
-    /// Put after the sentence.
+    /// Suffixes of the sentence.
     pub suffixes: Vec<String>,
 }
 
-/// What the rest of the web writes. The shares add up to 100.
+/// The kinds of web texts. The shares add up to 100.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Noise {
@@ -141,19 +145,19 @@ pub struct Noise {
     pub other_percent: f64,
     /// A file name.
     pub file_percent: f64,
-    /// Text of the page's furniture.
+    /// Boilerplate of the page.
     pub boilerplate_percent: f64,
-    /// Vague beginnings, followed by a place.
+    /// Starts of vague texts that are followed by a place.
     pub vague_places: Vec<String>,
-    /// Vague beginnings, followed by "in" and a colour of the picture.
+    /// Starts of vague texts that are followed by "in" and a colour of the picture.
     pub vague_colours: Vec<String>,
     /// Vague texts that state nothing.
     pub vague_plain: Vec<String>,
-    /// File names; `{n}` stands for a number of one to four digits.
+    /// File names, with the placeholder `{n}` for a number of one to four digits.
     pub files: Vec<String>,
-    /// Furniture.
+    /// Boilerplate texts.
     pub boilerplate: Vec<String>,
-    /// Words that sometimes follow furniture.
+    /// Words that sometimes follow boilerplate.
     pub boilerplate_ends: Vec<String>,
 }
 
@@ -161,44 +165,44 @@ pub struct Noise {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Hosts {
-    /// Every host is a name under this domain.
+    /// The domain of all hosts.
     pub domain: String,
     /// Hosts with pages and pictures.
     pub pages: Vec<String>,
-    /// Host with pictures alone: as many as each of the others.
+    /// Host with pictures only, as many as on each of the others.
     pub pictures: String,
     /// Pictures on a listing page.
     pub pictures_per_page: usize,
     /// Listing pages of a section.
     pub pages_per_section: usize,
-    /// Product token of the crawler that robots rules and tags speak to.
+    /// Product token of the crawler that robots rules and tags address.
     pub crawler: String,
 }
 
-/// What a crawler must refuse, merge or survive: numbers of pictures, unless the key says pages
-/// or bytes.
+/// What a crawler must reject, merge or survive: numbers of pictures, unless the key names pages or
+/// bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Planted {
-    /// Disallowed by robots.txt, or on a host whose robots.txt cannot be had.
+    /// Disallowed by robots.txt, or on a host whose robots.txt is unavailable.
     pub robots: usize,
-    /// Opted out of by their own answer or by their page.
+    /// Opted out by their own header or by their page.
     pub opt_out: usize,
     /// 404, 410, 403, 500.
     pub http_status: usize,
-    /// Redirected in a loop, too often, or to nowhere.
+    /// Redirected in a loop, too often, or without a target.
     pub redirects: usize,
     /// At private, link-local and loopback addresses.
     pub address: usize,
-    /// Never answered. Each costs a crawler its time limit, times its tries.
+    /// Never answered. Each costs a crawler its time limit for every attempt.
     pub timeout: usize,
-    /// Cut off in the middle of an answer.
+    /// The connection breaks during the response.
     pub network: usize,
     /// Longer than `too_many_bytes`.
     pub bytes: usize,
-    /// Something else behind a picture's name.
+    /// Other content under the name of a picture.
     pub not_image: usize,
-    /// Corrupt or cut short.
+    /// Corrupt or truncated.
     pub decode: usize,
     /// A header that claims 900 million pixels.
     pub pixels: usize,
@@ -208,23 +212,23 @@ pub struct Planted {
     pub text_bytes: usize,
     /// At a URL of more than 2,000 characters.
     pub url: usize,
-    /// Bytes of a picture that is too long.
+    /// Bytes of a picture that is too large.
     pub too_many_bytes: u64,
     /// Bytes of a text that is too long.
     pub long_text_bytes: usize,
     /// Bytes of the longest text.
     pub longest_text_bytes: usize,
-    /// Pages that are not there, disallowed, or redirected in a loop: so many of each.
+    /// Number of missing pages, of disallowed pages, and of pages redirected in a loop.
     pub bad_pages: usize,
     /// The same bytes and text on another page, half of them under another URL.
     pub duplicates: usize,
     /// Pictures without any text.
     pub without_text: usize,
-    /// Pairs that lie behind a redirect.
+    /// Pairs behind a redirect.
     pub redirected: usize,
     /// Pairs whose first request is answered 503.
     pub flaky: usize,
-    /// Pairs with a tag that does not refuse anything.
+    /// Pairs with a tag that does not opt out.
     pub harmless_tags: usize,
     /// Pairs on the host with a Crawl-delay.
     pub quiet: usize,
@@ -252,10 +256,10 @@ impl World {
 
     /// Reads a world file.
     ///
-    /// - `file_name`: for the error alone.
+    /// - `file_name`: for error messages.
     ///
     /// # Errors
-    /// One line that names the file, the key and the mend.
+    /// [`WorldError`]: one line with the file, the key and the fix.
     pub fn from_toml(text: &str, file_name: &str) -> Result<Self, WorldError> {
         check::read(text, file_name)
     }
@@ -265,7 +269,7 @@ impl World {
         print::print(self)
     }
 
-    /// Every (colour, object) of the world: what a zero-shot class names.
+    /// Every (colour, object) of the world, which are the zero-shot classes.
     pub fn names(&self) -> Vec<(Colour, Object)> {
         let mut names = Vec::new();
         for object in &self.scenes.objects {

@@ -1,6 +1,6 @@
-//! The server on real sockets, spoken to in plain HTTP, and the log of what a client did.
+//! The server on real sockets with plain HTTP, and its log of a client's requests.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails here says so")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ impl Web {
         );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();
-        // A connection that breaks leaves what came before.
+        // If the connection breaks, the bytes received before remain.
         let _ = stream.read_to_end(&mut bytes).await;
         Got::parse(&bytes)
     }
@@ -95,7 +95,7 @@ impl Got {
     }
 }
 
-/// Follows redirects on the site as far as a crawler would.
+/// Follows redirects on the site like a crawler.
 async fn follow(web: &Web, url: &str) -> Option<Got> {
     let mut url = url.to_owned();
     for _ in 0..=5 {
@@ -178,7 +178,7 @@ async fn every_picture_on_a_page_answers_as_planned() {
     web.stop().await;
 }
 
-/// Every link and picture of every page, found without any parser of the site's own.
+/// Every link and picture of every page, found without the site's own parser.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_url_on_a_page_leads_to_a_planned_answer() {
     let web = Web::start().await;
@@ -227,7 +227,7 @@ async fn every_url_on_a_page_leads_to_a_planned_answer() {
             }
         }
     }
-    // The old addresses of last pages lead to pages that are reached by their own, too.
+    // The old addresses redirect to pages that are also linked by their own address.
     let expected = site.expected().pages;
     assert!(pages >= expected, "{pages} of {expected} pages");
     for found in site
@@ -240,7 +240,7 @@ async fn every_url_on_a_page_leads_to_a_planned_answer() {
     web.stop().await;
 }
 
-/// Enough of the WHATWG rules for the forms that the site writes.
+/// The WHATWG rules that the references of the site need.
 fn resolve(base: &str, target: &str) -> String {
     if target.starts_with("http") {
         return target.to_owned();
@@ -265,7 +265,7 @@ fn resolve(base: &str, target: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_are_told_apart_and_strangers_refused() {
+async fn hosts_are_distinguished_and_unknown_ones_refused() {
     let web = Web::start().await;
     assert!(
         web.get("http://gallery.demo.test/robots.txt")
@@ -314,12 +314,12 @@ async fn a_hanging_answer_ends_with_the_server() {
         .unwrap();
     let mut byte = [0];
     let waited = tokio::time::timeout(Duration::from_millis(300), reader.read(&mut byte)).await;
-    assert!(waited.is_err(), "an answer came");
+    assert!(waited.is_err(), "the server answered");
     web.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_polite_client_breaks_nothing_and_a_rude_one_is_shown() {
+async fn a_polite_client_has_no_violations_and_a_rude_one_has() {
     let web = Web::start().await;
     let site = web.site.clone();
     let own = |path: &str| {

@@ -1,6 +1,6 @@
-//! The shipped web and a small one: determinism, shares, truth, and that every URL is planned.
+//! The shipped web and a small one: determinism, shares, ground truth, and planned URLs.
 
-#![allow(clippy::unwrap_used, reason = "a test that fails here says so")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -53,7 +53,7 @@ fn kinds_of_text_have_their_shares_after_deduplication() {
 }
 
 #[test]
-fn at_least_five_are_planted_of_every_code() {
+fn at_least_five_pictures_are_planted_for_every_code() {
     let expected = Site::build(&World::shipped(), 2).expected();
     for code in [
         "robots",
@@ -82,7 +82,7 @@ fn at_least_five_are_planted_of_every_code() {
 }
 
 #[test]
-fn a_picture_stands_once_on_a_page_and_rows_have_their_truth() {
+fn a_picture_is_once_on_a_page_and_rows_have_their_ground_truth() {
     let site = Site::build(&World::shipped(), 5);
     let mut seen = BTreeSet::new();
     let mut worth: BTreeMap<(TextKind, Judgement), usize> = BTreeMap::new();

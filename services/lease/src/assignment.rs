@@ -1,4 +1,4 @@
-//! One try of one task, as the executor sees it.
+//! One attempt at a task, from the executor's side.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -16,36 +16,36 @@ use tokio_util::sync::CancellationToken;
 
 use crate::count;
 
-/// What the coordinator assigned.
+/// A task that the coordinator assigned to this worker.
 #[derive(Debug, Clone)]
 pub struct Assignment {
     /// The task.
     pub task: Task,
-    /// The lease by everything that names it; goes back in every answer.
+    /// The lease with every id that names it. Every report about the attempt carries it.
     pub lease: v1::LeaseRef,
-    /// Ranks that hold this task together; 1 for all but training.
+    /// Number of ranks that share the task; 1 for every task but training.
     pub world_size: usize,
-    /// Which try this is, from 1.
+    /// Number of this attempt, from 1.
     pub attempt_number: u32,
-    /// The trace that the coordinator began for the attempt; goes back with every call about it.
+    /// The trace that the coordinator started for the attempt. Every call about it carries it.
     pub trace: Context,
 }
 
 impl Assignment {
-    /// The rank within the gang; 0 for all but training.
+    /// The rank within the gang; 0 for every task but training.
     pub fn rank(&self) -> usize {
         self.lease.rank as usize
     }
 
-    /// The epoch of the lease.
+    /// The lease epoch.
     pub fn lease_epoch(&self) -> LeaseEpoch {
         self.lease.lease_epoch.unwrap_or_default().into()
     }
 }
 
-/// How far a task is; read by the heartbeat, and counted as it goes on.
+/// The progress of a task. Heartbeats read it; every step increments a metric.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<ProgressState>);
+pub struct ProgressCounter(Arc<ProgressState>);
 
 #[derive(Debug, Default)]
 struct ProgressState {
@@ -56,7 +56,7 @@ struct ProgressState {
     waiting: AtomicBool,
 }
 
-/// What is counted, and the counter behind it.
+/// The unit that is counted, and its metric.
 #[derive(Default)]
 struct Unit {
     name: String,
@@ -69,16 +69,16 @@ impl std::fmt::Debug for Unit {
     }
 }
 
-impl Progress {
-    /// Of a task of this stage.
-    pub(crate) fn of(stage: &str) -> Self {
+impl ProgressCounter {
+    /// The progress of a task of `stage`, at zero.
+    pub(crate) fn new(stage: &str) -> Self {
         Self(Arc::new(ProgressState {
             stage: stage.to_owned(),
             ..ProgressState::default()
         }))
     }
 
-    /// Says what is counted and how many there are; begins at none done.
+    /// Sets the unit and the total, and resets the number of finished units to 0.
     pub fn begin(&self, unit: &str, total: u64) {
         self.0.done.store(0, Ordering::Relaxed);
         self.0.total.store(total, Ordering::Relaxed);
@@ -89,12 +89,12 @@ impl Progress {
         }
     }
 
-    /// Says how many an earlier attempt has done: they stand, but are not counted as work.
+    /// Sets the number of units that an earlier attempt finished. They do not increment the metric.
     pub fn resume_at(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
     }
 
-    /// Says how many are done.
+    /// Sets the number of finished units.
     pub fn set(&self, done: u64) {
         let before = self.0.done.swap(done, Ordering::Relaxed);
         if let Some(counter) = &self.unit().counter {
@@ -125,7 +125,7 @@ impl Progress {
     }
 }
 
-/// A task that waits; see [`Progress::wait`].
+/// A task that waits; see [`ProgressCounter::wait`].
 #[derive(Debug)]
 pub struct Waiting(Arc<ProgressState>);
 
@@ -135,23 +135,23 @@ impl Drop for Waiting {
     }
 }
 
-/// What an executor is given beside its assignment.
+/// Progress and cancellation of an attempt, which an executor gets beside its assignment.
 #[derive(Debug, Clone, Default)]
 pub struct Control {
-    /// To say how far it is.
-    pub progress: Progress,
-    /// Cancelled when the computation must end at once: the lease is lost, the run is cancelled,
-    /// or the worker stops and its grace period is over.
+    /// The progress that the executor reports.
+    pub progress: ProgressCounter,
+    /// Cancelled when the computation must end immediately: the lease is lost, the run is
+    /// cancelled, or the grace period of a stopping worker is over.
     pub cancel: CancellationToken,
-    /// Cancelled when the worker is asked to stop. What can be finished soon is finished, what
-    /// can be saved is saved; `cancel` follows when the grace period is over.
+    /// Cancelled when the worker is asked to stop. The executor finishes what takes little time
+    /// and saves the rest; `cancel` follows when the grace period is over.
     pub stop: CancellationToken,
-    /// Set where the coordinator said that the lease is no longer this worker's.
+    /// Set when the coordinator reports that this worker no longer holds the lease.
     lost: Arc<AtomicBool>,
 }
 
 impl Control {
-    /// A lease of a worker that is asked to stop by `stop` and may compute until `cancel`.
+    /// A control whose executor should stop at `stop` and must stop at `cancel`.
     pub(crate) fn new(stop: CancellationToken, cancel: CancellationToken) -> Self {
         Self {
             cancel,
@@ -160,15 +160,15 @@ impl Control {
         }
     }
 
-    /// The same lease, its progress counted under this stage.
-    pub(crate) fn of_stage(self, stage: &str) -> Self {
+    /// The same control, with its progress counted under `stage`.
+    pub(crate) fn with_stage(self, stage: &str) -> Self {
         Self {
-            progress: Progress::of(stage),
+            progress: ProgressCounter::new(stage),
             ..self
         }
     }
 
-    /// Returns once the worker is asked to stop, or the computation must end at once.
+    /// Returns when the worker is asked to stop or the computation must end immediately.
     pub async fn stopped(&self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
@@ -176,38 +176,38 @@ impl Control {
         }
     }
 
-    /// The coordinator took the lease away: nobody waits for an answer.
+    /// Marks the lease as lost and cancels the computation. No report follows.
     pub(crate) fn lose(&self) {
         self.lost.store(true, Ordering::Relaxed);
         self.cancel.cancel();
     }
 
-    /// Whether the coordinator took it away.
+    /// Whether the lease is lost.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 }
 
-/// What an attempt made.
+/// The result of an attempt.
 #[derive(Debug, Clone, Default)]
 pub struct Done {
-    /// Goes into the commit record.
+    /// The outputs, for the commit record.
     pub outputs: Outputs,
-    /// Digests of what was read.
+    /// Digests of the inputs that were read.
     pub inputs: Vec<Digest>,
-    /// CPU time of the work, over all of its threads and ranks.
+    /// CPU time of the work, summed over its threads and ranks.
     pub cpu_seconds: f64,
-    /// Wall time of the work, waiting for other ranks or for a turn left out.
+    /// Wall time of the work, without the time spent waiting for other ranks or for a turn.
     pub wall_seconds: f64,
 }
 
-/// Why an attempt failed: its kind, and one line for people.
+/// Why an attempt failed: the kind, and one line for people.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// How the scheduler must treat it.
     pub kind: FailureKind,
-    /// What happened.
+    /// The text of the error and of its sources.
     pub message: String,
 }
 
@@ -221,16 +221,17 @@ impl Failure {
     }
 }
 
-/// Does the work of a task.
+/// Executes tasks.
 #[async_trait::async_trait]
 pub trait Executor: Send + Sync + 'static {
-    /// Does it. `None` where there is nothing to commit (a rank other than 0).
+    /// Executes one task. Returns `None` if there is nothing to commit (a rank other than 0).
     ///
-    /// It ends soon after `control.cancel`: five seconds later it is dropped.
+    /// The future must end soon after `control.cancel`; five seconds later it is dropped.
     ///
     /// # Errors
-    /// [`Failure`]; an executor that was cancelled returns any failure, it is not reported. One
-    /// that gives up because of `control.stop` returns a transient one: the lease goes back.
+    /// [`Failure`]. After `control.cancel` its kind does not matter, because it is not reported.
+    /// An executor that stops because of `control.stop` returns a transient one, so that the
+    /// lease is released.
     async fn execute(
         &self,
         assignment: Assignment,

@@ -1,4 +1,4 @@
-//! What a worker counts. Names and help stand in `runtime::metrics`.
+//! Metrics of a worker. `runtime::metrics` holds their names and help texts.
 
 use capstan_plan::commit::Outputs;
 use capstan_runtime::metrics::{
@@ -6,9 +6,9 @@ use capstan_runtime::metrics::{
 };
 use metrics::{Counter, counter, histogram};
 
-use crate::answer::Answer;
+use crate::report::Outcome;
 
-/// Counts of an output, by the name that they have in commit records.
+/// Counts of an output: the name in commit records, and the metric.
 const COUNTED: [(&str, &str); 4] = [
     ("pages", PAGES),
     ("fetched", IMAGES),
@@ -16,24 +16,25 @@ const COUNTED: [(&str, &str); 4] = [
     ("judged", VERDICTS),
 ];
 
-/// Units of work as they are done.
+/// Counts finished units of work.
 pub(crate) fn units(stage: &str, unit: &str) -> Counter {
     counter!(WORK_UNITS, "stage" => stage.to_owned(), "unit" => unit.to_owned())
 }
 
-/// An attempt that ended.
-pub(crate) fn ended(stage: &str, answer: &Answer) {
+/// Counts an attempt that ended.
+pub(crate) fn ended(stage: &str, answer: &Outcome) {
     let outcome = match answer {
-        Answer::Complete { mine: true } => "committed",
-        Answer::Complete { mine: false } => "adopted",
-        Answer::Fail(_) => "failed",
-        Answer::Release => "released",
-        Answer::Nothing => "lost",
+        Outcome::Complete { mine: true } => "committed",
+        Outcome::Complete { mine: false } => "adopted",
+        Outcome::Fail(_) => "failed",
+        Outcome::Release => "released",
+        Outcome::Lost => "lost",
     };
     counter!(ATTEMPTS, "stage" => stage.to_owned(), "outcome" => outcome).increment(1);
 }
 
-/// What an attempt of this worker committed. What another's record holds, the other counts.
+/// Counts the output of an attempt whose commit record is this worker's. Another worker counts
+/// the output of its own record.
 pub(crate) fn committed(stage: &str, outputs: &Outputs, wall_seconds: f64) {
     histogram!(ATTEMPT_SECONDS, "stage" => stage.to_owned()).record(wall_seconds);
     for (name, metric) in COUNTED {

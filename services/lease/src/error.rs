@@ -1,21 +1,21 @@
-//! Why a worker cannot go on asking for work.
+//! Errors that end a worker.
 
 use std::time::Duration;
 
-/// Ends the whole worker, not one task.
+/// An error that ends the worker, not only one task.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The coordinator did not answer for as long as the worker may wait.
+    /// The coordinator did not answer within the worker's patience.
     #[error("coordinator at {address} did not answer for {} s: {reason}", waited.as_secs())]
     Unreachable {
-        /// Where it was looked for.
+        /// The address of the coordinator.
         address: String,
-        /// For how long.
+        /// How long the worker waited.
         waited: Duration,
-        /// What the last try said.
+        /// The message of the last attempt.
         reason: String,
     },
-    /// The address is none.
+    /// The address is not a URL.
     #[error("coordinator address `{address}` is not a URL such as http://127.0.0.1:7070")]
     Address {
         /// As configured.
@@ -24,25 +24,25 @@ pub enum Error {
         #[source]
         source: tonic::transport::Error,
     },
-    /// This worker and the coordinator do not trust one another's certificates.
+    /// The worker or the coordinator rejected the other's certificate.
     #[error("coordinator at {address}: {reason}")]
     Certificate {
-        /// Where it was looked for.
+        /// The address of the coordinator.
         address: String,
-        /// Whose certificate was refused, and why.
+        /// Whose certificate was rejected, and why.
         reason: String,
     },
-    /// The coordinator refuses this worker.
-    #[error("coordinator refused the worker: {0}")]
+    /// The coordinator rejected this worker.
+    #[error("coordinator rejected the worker: {0}")]
     Refused(String),
-    /// The program broke outside of any task; those fail for themselves.
-    #[error("the worker broke: {0}")]
+    /// The program panicked outside of a task. A panic in a task fails that task only.
+    #[error("the worker panicked: {0}")]
     Panicked(String),
-    /// The store cannot be used, or did not answer for as long as the worker may wait.
+    /// The store cannot be used, or did not answer within the worker's patience.
     #[error(transparent)]
     Store(#[from] capstan_dataset::Error),
     /// The heartbeat thread could not be started.
-    #[error("heartbeat thread could not be started")]
+    #[error("cannot start the heartbeat thread")]
     Thread(#[source] std::io::Error),
 }
 

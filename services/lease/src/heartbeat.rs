@@ -1,4 +1,4 @@
-//! Heartbeats from a thread and runtime of their own.
+//! Heartbeats, sent from a thread with a runtime of its own.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,10 +16,10 @@ use tracing::{debug, warn};
 use crate::assignment::Control;
 use crate::error::Error;
 
-/// What is held: lease and control by attempt and rank.
+/// The leases that are held, with their controls, by attempt and rank.
 type Held = HashMap<(String, u32), (v1::LeaseRef, Control)>;
 
-/// Renews leases until it is dropped.
+/// Renews the leases that are held until it is dropped.
 pub(crate) struct Heartbeat {
     held: Arc<Mutex<Held>>,
     stop: CancellationToken,
@@ -61,13 +61,13 @@ impl Heartbeat {
         })
     }
 
-    /// Renews this lease from now on.
+    /// Adds a lease to those that are renewed.
     pub(crate) fn hold(&self, lease: &v1::LeaseRef, control: &Control) {
         self.lock()
             .insert(key(lease), (lease.clone(), control.clone()));
     }
 
-    /// Renews it no more.
+    /// Removes a lease from those that are renewed.
     pub(crate) fn release(&self, lease: &v1::LeaseRef) {
         self.lock().remove(&key(lease));
     }
@@ -90,7 +90,7 @@ fn key(lease: &v1::LeaseRef) -> (String, u32) {
     (lease.attempt.clone(), lease.rank)
 }
 
-/// Sends a heartbeat each period while anything is held.
+/// Sends a heartbeat every `period` while at least one lease is held.
 async fn beat(
     endpoint: Endpoint,
     worker: WorkerId,
@@ -127,16 +127,16 @@ async fn beat(
         match tokio::time::timeout(period, client.heartbeat(request)).await {
             Ok(Ok(response)) => {
                 readiness.mark();
-                for (verdict, (lease, control)) in response.into_inner().verdicts().zip(&now) {
-                    if matches!(verdict, v1::Verdict::Cancelled | v1::Verdict::Stale) {
-                        debug!(attempt = lease.attempt, ?verdict, "lease is gone");
+                for (status, (lease, control)) in response.into_inner().statuses().zip(&now) {
+                    if matches!(status, v1::LeaseStatus::Cancelled | v1::LeaseStatus::Stale) {
+                        debug!(attempt = lease.attempt, ?status, "lease is lost");
                         control.lose();
                     }
                 }
             }
-            // The coordinator may be restarting; its leases get one full period then.
-            Ok(Err(status)) => warn!(%worker, error = status.message(), "heartbeat was refused"),
-            Err(_) => warn!(%worker, "heartbeat was not answered in time"),
+            // The coordinator may be restarting. It then extends every lease by a full period.
+            Ok(Err(status)) => warn!(%worker, error = status.message(), "heartbeat was rejected"),
+            Err(_) => warn!(%worker, "heartbeat timed out"),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the status of an answer means.
+//! The classes of gRPC statuses.
 
-/// Whether the same question may be answered later.
+/// Whether the same call may succeed later.
 pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     use tonic::Code::{Aborted, Cancelled, DeadlineExceeded, Unavailable, Unknown};
     matches!(
@@ -9,8 +9,8 @@ pub(crate) fn is_transient(status: &tonic::Status) -> bool {
     )
 }
 
-/// Whether the coordinator will never answer this worker otherwise.
-pub(crate) fn is_lasting(status: &tonic::Status) -> bool {
+/// Whether the coordinator will reject this call of this worker every time.
+pub(crate) fn is_permanent(status: &tonic::Status) -> bool {
     use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated, Unimplemented};
     matches!(
         status.code(),

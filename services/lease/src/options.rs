@@ -1,4 +1,4 @@
-//! How a worker presents itself, and how long it waits for others.
+//! The identity of a worker, and how long it waits for other processes.
 
 use std::time::Duration;
 
@@ -12,43 +12,44 @@ use crate::error::Error;
 
 /// Limit for setting up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two signs of life on a connection, and the limit for an answer to one: a peer that
-/// fell off the network without a word is noticed within their sum, not when the kernel gives up.
+/// The interval between two HTTP/2 pings, and the limit for the answer to one. A peer that left
+/// the network without closing its connections is detected within their sum, not when the kernel
+/// gives up.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// How a worker presents itself.
+/// The identity and the limits of a worker.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// URL of the coordinator.
     pub coordinator: String,
     /// Name of the worker, unique among live ones.
     pub worker: WorkerId,
-    /// What it takes.
+    /// Roles of the tasks that it leases.
     pub roles: Vec<Role>,
-    /// Tasks at a time.
+    /// Tasks that it executes at the same time.
     pub slots: usize,
-    /// What it computes on.
+    /// The kind of device that it computes on, as recipes name it: `cpu-avx512`.
     pub device: String,
     /// Time between two heartbeats.
     pub heartbeat: Duration,
-    /// Longest that one question for work waits.
+    /// The longest time that one lease request waits for a task.
     pub poll: Duration,
-    /// How long the coordinator or the store may stay away before the worker gives up.
+    /// How long the coordinator or the store may be unavailable before the worker exits.
     pub patience: Duration,
-    /// How long the worker may finish or save what it holds when it is asked to stop.
+    /// How long a worker that is stopping may finish or save its tasks.
     pub grace: Duration,
-    /// Who it is, where the coordinator demands certificates; a trainer shows it to other ranks
-    /// too.
+    /// Its certificate and key, if the coordinator requires certificates. A trainer presents it
+    /// to other ranks too.
     pub identity: Option<Identity>,
-    /// Marked whenever the coordinator answers.
+    /// Marked at every answer of the coordinator.
     pub readiness: Readiness,
 }
 
 impl Options {
-    /// Where the coordinator is reached; nothing is contacted.
+    /// The endpoint of the coordinator. This call opens no connection.
     ///
     /// # Errors
-    /// [`Error::Address`].
+    /// [`Error::Address`] if the address is not a URL or TLS cannot be configured.
     pub fn endpoint(&self) -> Result<Endpoint, Error> {
         let wrong = |source| Error::Address {
             address: self.coordinator.clone(),
@@ -66,7 +67,7 @@ impl Options {
             .keep_alive_while_idle(true))
     }
 
-    /// Whether it is a rank of training gangs.
+    /// Whether the worker is a trainer, that is, a rank of training gangs.
     pub(crate) fn is_trainer(&self) -> bool {
         self.roles == [Role::Train]
     }

@@ -1,7 +1,7 @@
-//! The loop of a worker: lease, execute, commit, answer.
+//! The loop of a worker: lease, execute, commit, report.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
@@ -9,6 +9,7 @@ use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::tls::refusal;
 use capstan_runtime::trace::Context;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::info;
@@ -18,26 +19,27 @@ use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::message;
 use crate::options::Options;
-use crate::work::{Worked, panic_text};
+use crate::work::{StoreState, panic_text};
 
-/// Cached base files that a question for work names at most.
-const CACHED: usize = 1_000;
-/// How much longer than the coordinator's own wait a question for work may take.
+/// Most cached base files that a lease request names.
+const MAX_CACHED: usize = 1_000;
+/// How much longer than the coordinator's wait a lease request may take.
 const SLACK: Duration = Duration::from_secs(10);
-/// Before the second question to a coordinator that did not answer; doubled for each further one.
+/// Delay before the first retry of a call that the coordinator did not answer. It doubles with
+/// each further retry.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(50);
-/// Between two such questions at most.
+/// Longest delay between two retries.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-/// Works until `shutdown`: asks, executes, commits, answers.
+/// Leases, executes, commits and reports until `shutdown`.
 ///
-/// A store or a coordinator that is not there yet is waited for, `patience` long. On shutdown it
-/// leases no more, has `grace` to finish or save what it holds, and gives back what it could not
-/// finish; all in all it is gone a few seconds after `grace`.
+/// It waits up to `patience` for a store or a coordinator that is not available yet. On shutdown
+/// it leases no further tasks, has `grace` to finish or save those that it holds, and releases the
+/// rest. It returns a few seconds after `grace` at the latest.
 ///
 /// # Errors
-/// [`Error`] where the store or the coordinator stays away for longer than `patience`, or refuses
-/// the worker, or where the program breaks.
+/// [`Error`] if the store or the coordinator is unavailable for longer than `patience` or rejects
+/// the worker, or if the program panics.
 pub async fn serve(
     options: Options,
     store: Store,
@@ -56,7 +58,7 @@ pub async fn serve(
         options.is_trainer(),
         options.readiness.clone(),
     )?;
-    let session = Arc::new(Session {
+    let context = Arc::new(SlotContext {
         client: CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
@@ -67,19 +69,19 @@ pub async fn serve(
         overdue: CancellationToken::new(),
     });
     let mut slots = JoinSet::new();
-    for _ in 0..session.options.slots.max(1) {
-        slots.spawn(session.clone().slot());
+    for _ in 0..context.options.slots.max(1) {
+        slots.spawn(context.clone().slot());
     }
-    let grace = tokio::spawn(session.clone().count_grace());
-    let outcome = ended(slots, &session.shutdown).await;
+    let grace = tokio::spawn(context.clone().enforce_grace());
+    let outcome = join_slots(slots, &context.shutdown).await;
     grace.abort();
-    // With it goes the last hold on the heartbeat.
+    // The grace task holds the last reference to the heartbeat.
     let _ = grace.await;
     outcome
 }
 
-/// Waits for every slot; one that fails stops the others.
-async fn ended(
+/// Waits for every slot. A slot that fails stops the others.
+async fn join_slots(
     mut slots: JoinSet<Result<(), Error>>,
     shutdown: &CancellationToken,
 ) -> Result<(), Error> {
@@ -94,8 +96,8 @@ async fn ended(
     outcome
 }
 
-/// What the slots of a worker share.
-pub(crate) struct Session {
+/// The state that the slots of a worker share.
+pub(crate) struct SlotContext {
     pub(crate) options: Options,
     pub(crate) store: Store,
     pub(crate) executor: Arc<dyn Executor>,
@@ -107,24 +109,25 @@ pub(crate) struct Session {
     pub(crate) overdue: CancellationToken,
 }
 
-impl Session {
-    /// Ends what goes on longer than the grace period of a stop.
-    async fn count_grace(self: Arc<Self>) {
+impl SlotContext {
+    /// Cancels the tasks that are still running when the grace period of a stop is over.
+    async fn enforce_grace(self: Arc<Self>) {
         self.shutdown.cancelled().await;
         let grace_ms = self.options.grace.as_millis() as u64;
-        info!(worker = %self.options.worker, grace_ms, "stopping: no more work is taken");
+        info!(worker = %self.options.worker, grace_ms, "stopping: no further tasks are leased");
         tokio::time::sleep(self.options.grace).await;
         self.overdue.cancel();
     }
 
-    /// One slot: one task at a time.
+    /// The loop of one slot, which executes one task at a time.
     async fn slot(self: Arc<Self>) -> Result<(), Error> {
         let mut last_answer = Instant::now();
         let mut delay = FIRST_DELAY;
-        // The first question waits for no work: its answer says that the coordinator is there.
+        // The first request does not wait for a task: its answer shows that the coordinator is up.
         let mut wait = Duration::ZERO;
         while !self.shutdown.is_cancelled() {
-            // An answer that is here already is taken, or its leases would wait to expire.
+            // An answer that has arrived is used, because its leases would otherwise have to
+            // expire.
             let leased = tokio::select! {
                 biased;
                 leased = self.lease(wait) => leased,
@@ -135,8 +138,8 @@ impl Session {
                     self.options.readiness.mark();
                     wait = self.options.poll;
                     for (assignment, trace) in assignments {
-                        if self.work(assignment, trace).await == Worked::StoreAway {
-                            self.await_store().await?;
+                        if self.work(assignment, trace).await == StoreState::Unavailable {
+                            self.wait_for_store().await?;
                         }
                     }
                     (last_answer, delay) = (Instant::now(), FIRST_DELAY);
@@ -147,7 +150,7 @@ impl Session {
                         reason: refusal(&status).unwrap_or_default(),
                     });
                 }
-                Err(status) if message::is_lasting(&status) => {
+                Err(status) if message::is_permanent(&status) => {
                     return Err(Error::Refused(status.message().to_owned()));
                 }
                 Err(status) => {
@@ -163,14 +166,14 @@ impl Session {
         Ok(())
     }
 
-    /// One question for work, which the coordinator answers within `wait`. Each assignment comes
-    /// with the trace that its attempt has.
+    /// One lease request, which the coordinator answers within `wait`. Each assignment comes with
+    /// the trace of its attempt.
     async fn lease(
         &self,
         wait: Duration,
     ) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
         let roles = self.options.roles.iter();
-        let cached = self.store.cached(CACHED).await;
+        let cached = self.store.cached(MAX_CACHED).await;
         let request = v1::LeaseRequest {
             worker: self.options.worker.to_string(),
             roles: roles.map(|role| v1::Role::from(*role) as i32).collect(),
@@ -188,13 +191,11 @@ impl Session {
                 let traces = traces.chain(std::iter::repeat(None));
                 Ok(answer.assignments.into_iter().zip(traces).collect())
             }
-            Err(_) => Err(tonic::Status::unavailable(
-                "no answer to a question for work",
-            )),
+            Err(_) => Err(tonic::Status::unavailable("no answer to a lease request")),
         }
     }
 
-    /// Gives up on a coordinator that has not answered for too long.
+    /// Fails if the coordinator has not answered for longer than the patience.
     fn check_patience(&self, last_answer: Instant, status: &tonic::Status) -> Result<(), Error> {
         let waited = last_answer.elapsed();
         if waited <= self.options.patience {
@@ -207,8 +208,8 @@ impl Session {
         })
     }
 
-    /// Takes no work while the store is away: every task would fail on it.
-    async fn await_store(&self) -> Result<(), Error> {
+    /// Waits until the store is available: until then every task would fail.
+    async fn wait_for_store(&self) -> Result<(), Error> {
         tokio::select! {
             () = self.shutdown.cancelled() => Ok(()),
             ready = self.store.ready(self.options.patience) => Ok(ready?),
@@ -220,21 +221,21 @@ impl Session {
 mod tests {
     use super::*;
 
-    async fn broken() -> Result<(), Error> {
+    async fn panicking() -> Result<(), Error> {
         panic!("no such index")
     }
 
     #[tokio::test]
-    async fn a_slot_that_panics_stops_the_others_and_is_no_refusal() {
+    async fn a_slot_that_panics_stops_the_others_and_is_not_a_rejection() {
         let shutdown = CancellationToken::new();
         let mut slots = JoinSet::new();
-        slots.spawn(broken());
+        slots.spawn(panicking());
         let stopped = shutdown.clone();
         slots.spawn(async move {
             stopped.cancelled().await;
             Ok(())
         });
-        let error = ended(slots, &shutdown).await.unwrap_err();
+        let error = join_slots(slots, &shutdown).await.unwrap_err();
         assert!(matches!(error, Error::Panicked(_)), "{error}");
         assert!(error.to_string().contains("no such index"), "{error}");
     }

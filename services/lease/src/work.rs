@@ -1,4 +1,4 @@
-//! One assignment, from its lease to its commit.
+//! The execution of one assignment, from its lease to its commit.
 
 use std::time::Duration;
 
@@ -12,31 +12,35 @@ use capstan_runtime::fault;
 use capstan_runtime::trace::{Attempt, Context};
 use tracing::{Instrument, info, warn};
 
-use crate::answer::Answer;
 use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
-use crate::serve::Session;
+use crate::report::Outcome;
+use crate::serve::SlotContext;
 
-/// How long a computation that must end at once may take to do so; then it is dropped.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long a cancelled computation may take to end; after that it is dropped.
+const CANCEL_LIMIT: Duration = Duration::from_secs(5);
 
-/// What an assignment told about the worker itself.
+/// What an assignment showed about the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Worked {
-    /// Nothing.
-    Well,
+pub(crate) enum StoreState {
+    /// The store is available, or was not probed.
+    Available,
     /// The store does not answer.
-    StoreAway,
+    Unavailable,
 }
 
-impl Session {
-    /// Executes one assignment and answers for it, in the span of its attempt.
+impl SlotContext {
+    /// Executes one assignment and reports its outcome, in the span of its attempt.
     ///
-    /// - `trace`: what the coordinator sent with it.
-    pub(crate) async fn work(&self, assignment: v1::Assignment, trace: Option<Context>) -> Worked {
+    /// - `trace`: the trace that the coordinator sent with the assignment.
+    pub(crate) async fn work(
+        &self,
+        assignment: v1::Assignment,
+        trace: Option<Context>,
+    ) -> StoreState {
         let Some(lease) = assignment.lease.clone() else {
-            warn!("an assignment without a lease is ignored");
-            return Worked::Well;
+            warn!("ignored an assignment without a lease");
+            return StoreState::Available;
         };
         let attempt = Attempt {
             run: &lease.run,
@@ -57,15 +61,15 @@ impl Session {
         assignment: v1::Assignment,
         lease: &v1::LeaseRef,
         trace: Context,
-    ) -> Worked {
+    ) -> StoreState {
         if !self.options.is_trainer() {
             fault::point("worker.after_lease");
         }
         let (stop, cancel) = (self.shutdown.child_token(), self.overdue.child_token());
-        let control = Control::new(stop, cancel).of_stage(&lease.stage);
+        let control = Control::new(stop, cancel).with_stage(&lease.stage);
         self.heartbeat.hold(lease, &control);
-        let outcome = match serde_json::from_str(&assignment.task_json) {
-            // It came in the moment of the stop.
+        let result = match serde_json::from_str(&assignment.task_json) {
+            // The assignment arrived while the worker was asked to stop.
             Ok(_) if self.shutdown.is_cancelled() => Err(stopped()),
             Ok(task) => {
                 let assignment = Assignment {
@@ -79,29 +83,30 @@ impl Session {
             }
             Err(error) => Err(Failure::new(FailureKind::Fatal, &error)),
         };
-        let worked = self.blame_store(&outcome, &control).await;
-        let answer = match worked {
-            Worked::StoreAway => Answer::Release,
-            Worked::Well => Answer::of(outcome, &control),
+        let store = self.probe_store(&result, &control).await;
+        let outcome = match store {
+            StoreState::Unavailable => Outcome::Release,
+            StoreState::Available => Outcome::new(result, &control),
         };
-        count::ended(&lease.stage, &answer);
-        self.answer(lease, answer, trace).await;
+        count::ended(&lease.stage, &outcome);
+        self.report(lease, outcome, trace).await;
         self.heartbeat.release(lease);
-        worked
+        store
     }
 
-    /// Executes in a task of its own, so that a panic fails the attempt and not the worker.
+    /// Executes the task in a tokio task of its own, so that a panic fails the attempt and not
+    /// the worker.
     async fn execute_and_commit(
         &self,
         assignment: Assignment,
         control: &Control,
     ) -> Result<bool, Failure> {
-        let (executor, given, told) = (self.executor.clone(), assignment.clone(), control.clone());
-        let work = async move { executor.execute(given, told).await };
+        let (executor, given, held) = (self.executor.clone(), assignment.clone(), control.clone());
+        let work = async move { executor.execute(given, held).await };
         let mut executed = tokio::spawn(work.in_current_span());
         let joined = tokio::select! {
             joined = &mut executed => joined,
-            () = overdue(control) => {
+            () = cancelled_too_long(control) => {
                 executed.abort();
                 return Err(stopped());
             }
@@ -109,7 +114,7 @@ impl Session {
         let done = joined.unwrap_or_else(|panic| {
             Err(Failure {
                 kind: FailureKind::PoisonShard,
-                message: format!("the program broke on this shard: {}", panic_text(panic)),
+                message: format!("the program panicked on this shard: {}", panic_text(panic)),
             })
         })?;
         if control.is_lost() {
@@ -121,7 +126,7 @@ impl Session {
         }
     }
 
-    /// Creates the commit record; true where it is this attempt's own.
+    /// Creates the commit record. Returns whether this attempt wrote it.
     async fn commit(&self, assignment: &Assignment, done: Done) -> Result<bool, Failure> {
         let task = &assignment.task;
         let commit = Commit {
@@ -157,40 +162,40 @@ impl Session {
         Ok(mine)
     }
 
-    /// Whether the store is away: then the attempt says nothing about its task.
-    async fn blame_store(&self, outcome: &Result<bool, Failure>, control: &Control) -> Worked {
-        let may_be = matches!(outcome, Err(failure) if failure.kind == FailureKind::Transient);
+    /// Whether the store caused a failure. If it is unavailable, the failure is not the task's.
+    async fn probe_store(&self, result: &Result<bool, Failure>, control: &Control) -> StoreState {
+        let may_be = matches!(result, Err(failure) if failure.kind == FailureKind::Transient);
         if !may_be || control.stop.is_cancelled() || control.cancel.is_cancelled() {
-            return Worked::Well;
+            return StoreState::Available;
         }
         match self.store.probe().await {
             Err(error) if error.kind() == FailureKind::Transient => {
                 warn!(
                     error = failure::chain(&error),
-                    "the store is away: the lease goes back"
+                    "the store is unavailable: the lease is released"
                 );
-                Worked::StoreAway
+                StoreState::Unavailable
             }
-            _ => Worked::Well,
+            _ => StoreState::Available,
         }
     }
 }
 
-/// Returns when a computation that should have ended has not.
-async fn overdue(control: &Control) {
+/// Returns when a cancelled computation has not ended within its limit.
+async fn cancelled_too_long(control: &Control) {
     control.cancel.cancelled().await;
-    tokio::time::sleep(LAST_WORDS).await;
+    tokio::time::sleep(CANCEL_LIMIT).await;
 }
 
-/// The failure of what was not done to its end; nobody is told of it.
+/// The failure of an attempt that was stopped. It is not reported.
 fn stopped() -> Failure {
     Failure {
         kind: FailureKind::Transient,
-        message: "stopped before its end".to_owned(),
+        message: "stopped before it finished".to_owned(),
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn panic_text(panic: tokio::task::JoinError) -> String {
     if !panic.is_panic() {
         return "the task was aborted".to_owned();

@@ -1,8 +1,8 @@
 //! A development CA: certificates for every role and a bearer token, in one folder.
 //!
-//! `ca.key` signs and stays with whoever made the folder; a host gets `ca.pem` and its own role's
-//! two files, the command line of an operator the token as well. A cluster with a CA of its own
-//! needs none of this: it names the role in the certificate, as [`crate::tls`] says.
+//! `ca.key` signs and stays with the operator who created the folder. A host gets `ca.pem` and the
+//! two files of its role; an operator's command line also gets the token. A cluster with its own CA
+//! does not need this module: its certificates name the role as [`crate::tls`] describes.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -18,57 +18,59 @@ use rustls::pki_types::UnixTime;
 
 use crate::tls::{Identity, Paths, Pem, Role, provider};
 
-/// Days that a certificate may be valid; the CA is valid for as long as the most.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Most days that a certificate may be valid. The CA is valid for this long.
 const MAX_DAYS: u32 = 3_650;
-/// How far the clocks of two hosts may differ: a certificate is valid so long before it was made.
+/// How far the clocks of two hosts may differ. Certificates are valid from this long before their
+/// creation.
 const SKEW: Duration = Duration::from_secs(3_600);
-/// Bytes of randomness in a token; it is written in hexadecimal.
+/// Random bytes of a token, which is written in hexadecimal.
 const TOKEN_BYTES: usize = 32;
-/// Mode of private keys and the token.
+/// File mode of private keys and of the token.
 const PRIVATE: u32 = 0o600;
-/// Mode of certificates.
+/// File mode of certificates.
 const PUBLIC: u32 = 0o644;
 
-/// Why certificates cannot be made.
+/// Why certificates cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of that name is there.
+    /// A file with this name exists.
     #[error(
-        "{}: is there already, and nothing is overwritten: give another folder, or issue one role \
-         again with `capstan certs --role`",
+        "{}: exists already and is not overwritten: give another folder, or issue one role again \
+         with `capstan certs --role`",
         path.display()
     )]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// There is no CA to issue from.
+    /// The CA that should issue cannot be read.
     #[error("{}: cannot be read (without --role, `capstan certs` creates a CA)", path.display())]
     NoAuthority {
         /// The CA's file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The CA's key cannot sign for its certificate.
-    #[error("{}: is not the key of the CA beside it, or that CA is not of `capstan certs`", path.display())]
+    /// The CA's key does not belong to its certificate.
+    #[error("{}: is not the key of `ca.pem`, or that CA was not created by `capstan certs`", path.display())]
     Authority {
         /// The CA's key.
         path: PathBuf,
     },
-    /// A name that no certificate can carry.
-    #[error("`{name}` cannot stand in a certificate: {reason}")]
+    /// A name that a certificate cannot contain.
+    #[error("`{name}` cannot be a name in a certificate: {reason}")]
     Name {
-        /// As it was given.
+        /// The name.
         name: String,
-        /// What would do.
+        /// Which names are allowed.
         reason: &'static str,
     },
-    /// Too short or too long.
+    /// The validity is too short or too long.
     #[error("{days} days: a certificate is valid for 1 to {MAX_DAYS} days")]
     Days {
-        /// As it was given.
+        /// The number of days.
         days: u32,
     },
     /// A file cannot be written.
@@ -76,65 +78,72 @@ pub enum Error {
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// The library cannot make one.
+    /// The library cannot create a certificate.
     #[error("cannot create a certificate")]
     Make(#[from] rcgen::Error),
-    /// The system gives no randomness.
-    #[error("the system gives no random bytes")]
+    /// The system's random number generator failed.
+    #[error("the system's random number generator failed")]
     Random,
 }
 
-/// From when until when a certificate is valid.
+/// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// The first moment.
+    /// Its start.
     pub from: SystemTime,
-    /// The last one.
+    /// Its end, inclusive.
     pub until: SystemTime,
 }
 
 impl Validity {
-    /// From an hour ago (clocks differ) for `days` from now.
+    /// From one hour before `now`, because the clocks of hosts differ, to `days` after it.
     ///
     /// # Errors
-    /// [`Error::Days`] for none or too many.
-    pub fn days(days: u32) -> Result<Self, Error> {
+    /// [`Error::Days`] if `days` is 0 or over the limit.
+    pub fn days(days: u32, now: SystemTime) -> Result<Self, Error> {
         if days == 0 || days > MAX_DAYS {
             return Err(Error::Days { days });
         }
-        let now = SystemTime::now();
         Ok(Self {
             from: now - SKEW,
-            until: now + Duration::from_secs(u64::from(days) * 86_400),
+            until: now + DAY * days,
         })
+    }
+
+    /// The validity of a CA that issues certificates of this validity: from the same moment, for
+    /// as long as any certificate may be valid.
+    fn authority_validity(self) -> Self {
+        Self {
+            from: self.from,
+            until: self.until.max(self.from + SKEW + DAY * MAX_DAYS),
+        }
     }
 }
 
-/// Makes a CA, a certificate for every role and a token: `ca.pem`, `ca.key`, `<role>.pem`,
-/// `<role>.key`, `token`. Keys and token can be read by their owner alone (mode 0600).
+/// Creates a CA, a certificate for every role and a token: `ca.pem`, `ca.key`, `<role>.pem`,
+/// `<role>.key`, `token`. Only the owner can read the keys and the token (mode 0600).
 ///
-/// - `names`: host names and addresses that certificates of coordinator and trainer carry beside
-///   their role's name. Processes of ours need none.
+/// - `names`: host names and addresses that the certificates of coordinator and trainer contain
+///   beside their role's name. Capstan's own processes do not need them.
 ///
-/// Gives the files that were written.
+/// Returns the paths of the files.
 ///
 /// # Errors
-/// [`Error::Exists`] where any of them is there; nothing is written then, nor after any other
-/// error.
+/// [`Error::Exists`] if any of the files exists. No file is left behind after an error.
 pub fn create(folder: &Path, names: &[String], validity: Validity) -> Result<Vec<PathBuf>, Error> {
     let mut files = vec![];
     let key = KeyPair::generate()?;
-    let authority = authority_params(Validity::days(MAX_DAYS)?).self_signed(&key)?;
+    let authority = authority_params(validity.authority_validity()).self_signed(&key)?;
     let authority_pem = authority.pem();
     files.push(File::public(folder.join("ca.pem"), authority_pem.clone()));
     files.push(File::private(folder.join("ca.key"), key.serialize_pem()));
     let issuer = Issuer::new(authority_params(validity), key);
     for role in Role::ALL {
-        files.extend(of_role(
+        files.extend(issue_role(
             folder,
             &authority_pem,
             &issuer,
@@ -156,11 +165,12 @@ pub fn create(folder: &Path, names: &[String], validity: Validity) -> Result<Vec
     write_all(&files)
 }
 
-/// Issues one role's certificate again, with a new key, from the CA in the folder; the role's two
-/// files are replaced. Processes take them when they start next.
+/// Issues the certificate of one role again, with a new key, from the CA in the folder. It replaces
+/// the role's two files; processes read them at their next start.
 ///
 /// # Errors
-/// [`Error::NoAuthority`], [`Error::Authority`]: there is no CA of ours. Nothing is replaced then.
+/// [`Error::NoAuthority`], [`Error::Authority`]: the folder has no CA of `capstan certs`. Nothing
+/// is replaced after an error.
 pub fn issue(
     folder: &Path,
     role: Role,
@@ -175,14 +185,15 @@ pub fn issue(
     };
     let key = KeyPair::from_pem(&read(&key_path)?).map_err(|_| wrong_key())?;
     let issuer = Issuer::new(authority_params(validity), key);
-    let files = of_role(folder, &authority_pem, &issuer, role, names, validity)?;
+    let files = issue_role(folder, &authority_pem, &issuer, role, names, validity)?;
     for file in &files {
         file.replace()?;
     }
     Ok(files.into_iter().map(|file| file.path).collect())
 }
 
-/// What the CA says of itself. The same for every CA of ours: issuing needs the name alone.
+/// The contents of a CA certificate. They are the same for every CA of `capstan certs`, because
+/// only the name is needed to issue from one.
 fn authority_params(validity: Validity) -> CertificateParams {
     let mut params = base_params("Capstan development CA", validity);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -199,7 +210,7 @@ fn base_params(name: &str, validity: Validity) -> CertificateParams {
         let since = time
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        // Certificates know whole seconds.
+        // The times in certificates are whole seconds.
         rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs())
     };
     params.not_before = moment(validity.from);
@@ -207,8 +218,8 @@ fn base_params(name: &str, validity: Validity) -> CertificateParams {
     params
 }
 
-/// A role's certificate and key, checked against the CA that they are to lie beside.
-fn of_role(
+/// Creates a role's certificate and key, and checks them against the CA.
+fn issue_role(
     folder: &Path,
     authority_pem: &str,
     issuer: &Issuer<'_, KeyPair>,
@@ -223,13 +234,13 @@ fn of_role(
     params.extended_key_usages = match role {
         Role::Coordinator => vec![ServerAuth],
         Role::Worker | Role::Operator => vec![ClientAuth],
-        // Ranks dial one another.
+        // Ranks dial each other.
         Role::Trainer => vec![ServerAuth, ClientAuth],
     };
     params.subject_alt_names = vec![SanType::DnsName(role.dns_name().try_into()?)];
     if matches!(role, Role::Coordinator | Role::Trainer) {
         for name in names {
-            params.subject_alt_names.push(alternative(name)?);
+            params.subject_alt_names.push(alternative_name(name)?);
         }
     }
     let key = KeyPair::generate()?;
@@ -244,7 +255,7 @@ fn of_role(
     let since = within
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    Identity::of(&paths, role, pem, UnixTime::since_unix_epoch(since)).map_err(|_| {
+    Identity::from_pem(&paths, role, pem, UnixTime::since_unix_epoch(since)).map_err(|_| {
         Error::Authority {
             path: folder.join("ca.key"),
         }
@@ -255,8 +266,8 @@ fn of_role(
     ])
 }
 
-/// A further name or address of a host.
-fn alternative(name: &str) -> Result<SanType, Error> {
+/// The alternative name for a host name or address.
+fn alternative_name(name: &str) -> Result<SanType, Error> {
     let wrong = |reason| Error::Name {
         name: name.to_owned(),
         reason,
@@ -265,7 +276,7 @@ fn alternative(name: &str) -> Result<SanType, Error> {
         return Ok(SanType::IpAddress(address));
     }
     if name == "capstan" || name.ends_with(".capstan") {
-        return Err(wrong("names under capstan are roles"));
+        return Err(wrong("names under capstan are reserved for roles"));
     }
     let label = |label: &str| {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
@@ -294,7 +305,7 @@ fn read(path: &Path) -> Result<String, Error> {
     })
 }
 
-/// A file that is made, but not written.
+/// A file that is to be written.
 struct File {
     path: PathBuf,
     text: String,
@@ -318,7 +329,7 @@ impl File {
         }
     }
 
-    /// Writes it where there is none, with its mode from the first byte on.
+    /// Creates the file at `path` with its mode. Fails if the path exists.
     fn create(&self, path: &Path) -> Result<(), Error> {
         let write = || {
             let mut file = std::fs::OpenOptions::new()
@@ -340,7 +351,7 @@ impl File {
         })
     }
 
-    /// Takes the place of what is there, whole or not at all.
+    /// Replaces the file atomically.
     fn replace(&self) -> Result<(), Error> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let beside = self
@@ -357,14 +368,14 @@ impl File {
     }
 }
 
-/// Writes them all, or leaves none behind.
+/// Creates all files, or removes those that it created.
 fn write_all(files: &[File]) -> Result<Vec<PathBuf>, Error> {
     for (index, file) in files.iter().enumerate() {
         if let Err(error) = file.create(&file.path) {
             for written in &files[..index] {
                 let _ = std::fs::remove_file(&written.path);
             }
-            // What was cut off in the middle, but not what somebody else made meanwhile.
+            // Remove the incomplete file, but not one that another process created meanwhile.
             if matches!(error, Error::Write { .. }) {
                 let _ = std::fs::remove_file(&file.path);
             }

@@ -1,59 +1,59 @@
-//! Fault points: named places at which a process kills itself, so that tests can show that nothing
-//! is lost or doubled whatever it was doing.
+//! Fault points: named places at which a process kills itself, so that tests can show that no work
+//! is lost or duplicated.
 //!
-//! `CAPSTAN_FAULT_POINT=worker.before_commit` kills with SIGKILL at the first pass of that point,
-//! `worker.before_commit:3` at the third. Nothing runs after it: no destructor, no answer, no
-//! flush, as when the kernel or a power cut does it. Builds without `debug_assertions` (releases)
-//! hold no fault point at all.
+//! `CAPSTAN_FAULT_POINT=worker.before_commit` kills the process with SIGKILL when it passes that
+//! point for the first time, `worker.before_commit:3` for the third time. As after a kill by the
+//! kernel or a power failure, no destructor runs, no answer is sent and no buffer is flushed.
+//! Builds without `debug_assertions` (releases) have no fault points.
 
-/// The variable that arms a point: its name, and optionally `:n` for the n-th pass.
+/// The environment variable that arms a point: its name, optionally with `:n` for the n-th pass.
 pub const VARIABLE: &str = "CAPSTAN_FAULT_POINT";
 
-/// Every fault point, five for each role, and what is true when it is passed.
+/// Every fault point, five for each role, with the state when it is passed.
 pub const POINTS: [(&str, &str); 15] = [
     (
         "coordinator.after_generation",
-        "its generation is created in the store, its database does not know it",
+        "the generation is created in the store, the database does not contain it",
     ),
     (
         "coordinator.after_lease",
-        "leases are noted, the worker has no answer",
+        "leases are in the database, the worker has no answer",
     ),
     (
         "coordinator.before_complete",
-        "a worker's commit stands, the completion is not noted",
+        "a worker's commit record exists, the completion is not in the database",
     ),
     (
         "coordinator.before_publish",
-        "every commit of a stage stands, its version does not",
+        "every commit record of a stage exists, its version does not",
     ),
     (
         "coordinator.after_publish",
-        "a version is published, its stage is not noted as done",
+        "a version is published, the database does not show its stage as done",
     ),
     (
         "worker.after_lease",
-        "a task is leased, nothing of it is done",
+        "a task is leased, none of its work is done",
     ),
     (
         "worker.mid_shard",
-        "a unit of the shard is done, others are not",
+        "one unit of the shard is done, others are not",
     ),
     (
         "worker.before_commit",
-        "the outputs are in the store, no commit names them",
+        "the outputs are in the store, no commit record names them",
     ),
     (
         "worker.after_commit",
-        "the commit stands, the coordinator was not told",
+        "the commit record exists, the coordinator has no report",
     ),
     (
         "worker.in_heartbeat",
-        "leases are held, a heartbeat is due and not sent",
+        "leases are held, a due heartbeat is not sent",
     ),
     (
         "trainer.after_join",
-        "the coordinator told the ranks their places, no ring is formed",
+        "the ranks have their plan, no ring is formed",
     ),
     (
         "trainer.mid_step",
@@ -69,23 +69,23 @@ pub const POINTS: [(&str, &str); 15] = [
     ),
     (
         "trainer.after_commit",
-        "the commit stands, the coordinator was not told",
+        "the commit record exists, the coordinator has no report",
     ),
 ];
 
-/// Kills this process with SIGKILL if this is the pass that [`VARIABLE`] asks for.
+/// Kills this process with SIGKILL if this is the pass that [`VARIABLE`] names.
 ///
 /// - `name`: one of [`POINTS`].
 ///
 /// # Panics
-/// In builds with `debug_assertions` alone, on a name that is not in the table, given here or in
-/// the environment: a test that kills nobody would pass.
+/// Only in builds with `debug_assertions`: if the name, given here or in the environment, is not in
+/// the table. Otherwise a test that kills no process would pass.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
     armed::pass(name);
 }
 
-/// Nothing: builds without `debug_assertions` have no fault points.
+/// Does nothing: builds without `debug_assertions` have no fault points.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_name: &str) {}
@@ -112,7 +112,7 @@ mod armed {
         let from_environment = || {
             let text = std::env::var(VARIABLE).ok()?;
             let (name, at_pass) = super::parse(&text)
-                .unwrap_or_else(|| panic!("{VARIABLE}={text} names no fault point"));
+                .unwrap_or_else(|| panic!("{VARIABLE}={text} is not a fault point"));
             Some(Armed {
                 name: name.to_owned(),
                 at_pass,
@@ -133,7 +133,7 @@ mod armed {
         if armed.passes.fetch_add(1, Ordering::Relaxed) + 1 == armed.at_pass {
             eprintln!("fault point {name}: killed at pass {}", armed.at_pass);
             kill(Pid::this(), Signal::SIGKILL).expect("a process may kill itself");
-            // The signal comes to whichever thread the kernel picks; this one goes no further.
+            // The kernel may deliver the signal to another thread; this thread must not continue.
             loop {
                 std::thread::park();
             }
@@ -141,7 +141,7 @@ mod armed {
     }
 }
 
-/// Name and pass of `name[:n]`; `None` where the name is not in the table or `n` is no pass.
+/// The name and pass of `name[:n]`; `None` if the name is not in the table or `n` is not positive.
 #[cfg(any(debug_assertions, test))]
 fn parse(text: &str) -> Option<(&str, u64)> {
     let (name, pass) = text.split_once(':').unwrap_or((text, "1"));
@@ -158,7 +158,7 @@ mod tests {
 
     use super::*;
 
-    /// Set in the child alone.
+    /// Set in the child process only.
     const CHILD: &str = "CAPSTAN_FAULT_CHILD";
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         }
     }
 
-    /// In the child: passes two points five times each, and says so.
+    /// In the child process: passes two points five times each and prints each pass.
     #[test]
     fn passes() {
         if std::env::var_os(CHILD).is_none() {
@@ -193,7 +193,7 @@ mod tests {
         for pass in 1..=5 {
             point("worker.after_commit");
             point("worker.before_commit");
-            println!("gone through {pass}");
+            println!("passed {pass}");
         }
     }
 
@@ -211,12 +211,15 @@ mod tests {
             };
             let output = command.output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
-            (output.status, text.matches("gone through").count())
+            (output.status, text.matches("passed").count())
         };
         let (status, _) = child(None);
         assert!(status.success());
         let (status, passed) = child(Some("trainer.mid_step"));
-        assert!(status.success(), "a point that is not passed kills nobody");
+        assert!(
+            status.success(),
+            "a point that is not passed kills no process"
+        );
         assert_eq!(passed, 5);
         for (armed, before) in [("worker.before_commit", 0), ("worker.before_commit:3", 2)] {
             let (status, passed) = child(Some(armed));

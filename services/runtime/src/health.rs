@@ -1,14 +1,14 @@
-//! The health port: plain HTTP for probes and Prometheus, apart from every port that does work.
+//! The health port: plain HTTP for probes and Prometheus, separate from the ports of the roles.
 //!
 //! ```text
 //! /healthz  200 while the process lives
-//! /readyz   200 while every role of the process can do its work, else 503 and which cannot
+//! /readyz   200 while every role of the process is ready, else 503 with the roles that are not
 //! /metrics  Prometheus' text format
 //! ```
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -19,23 +19,24 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{self, Recorded};
 
-/// A worker that has not heard of the coordinator for so long is not ready.
+/// A worker is not ready if the coordinator has not answered for this long.
 pub const CONTACT: Duration = Duration::from_secs(60);
-/// Connections at a time; further ones are closed at once.
+/// Most open connections. Further connections are closed immediately.
 const CONNECTIONS: usize = 64;
-/// Limit for one connection, from its first byte to the last of its one answer.
+/// Limit for one connection, from its first byte to the last byte of its only response.
 const CONNECTION: Duration = Duration::from_secs(10);
-/// Between two rounds of upkeep of the metrics.
+/// The interval of the metrics' upkeep.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Wait after the system could not accept a connection.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Delay after a failed `accept`.
+const ACCEPT_DELAY: Duration = Duration::from_millis(100);
 
-/// Whether a role can do its work now. Cheap to clone; not ready when it is made.
+/// Whether a role is ready. Cheap to clone; not ready when it is created.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     marked: Arc<Mutex<Option<Instant>>>,
@@ -43,7 +44,7 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Ready from [`Readiness::mark`] to [`Readiness::unmark`]: a coordinator that serves.
+    /// Ready from [`Readiness::mark`] to [`Readiness::unmark`], for a coordinator that serves.
     pub fn lasting() -> Self {
         Self {
             marked: Arc::default(),
@@ -51,7 +52,7 @@ impl Readiness {
         }
     }
 
-    /// Ready for `lasts` after each [`Readiness::mark`]: a worker that hears of its coordinator.
+    /// Ready for `lasts` after each [`Readiness::mark`], for a worker whose coordinator answers.
     pub fn within(lasts: Duration) -> Self {
         Self {
             marked: Arc::default(),
@@ -59,17 +60,17 @@ impl Readiness {
         }
     }
 
-    /// It can do its work now.
+    /// Marks the role as ready.
     pub fn mark(&self) {
         *self.lock() = Some(Instant::now());
     }
 
-    /// It cannot any more.
+    /// Marks the role as not ready.
     pub fn unmark(&self) {
         *self.lock() = None;
     }
 
-    /// Whether it can.
+    /// Whether the role is ready.
     pub fn is_ready(&self) -> bool {
         match (*self.lock(), self.lasts) {
             (Some(at), Some(lasts)) => at.elapsed() <= lasts,
@@ -79,7 +80,7 @@ impl Readiness {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        // A plain value is never half changed.
+        // The value is replaced in one assignment, so a panic cannot leave it inconsistent.
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +89,7 @@ impl Readiness {
 ///
 /// - `roles`: the roles of this process by name, each with its readiness.
 ///
-/// The recorder of the process is installed, if it is not yet.
+/// Installs the metrics recorder of the process, if it is not installed yet.
 pub async fn serve(
     listener: TcpListener,
     roles: Vec<(&'static str, Readiness)>,
@@ -110,18 +111,20 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
         };
         match (accepted, free.clone().try_acquire_owned()) {
-            (Ok((stream, _)), Ok(place)) => {
+            (Ok((stream, _)), Ok(permit)) => {
                 let answer = server.clone().connection(stream);
                 connections.spawn(async move {
-                    // A probe that went away, or was too slow, is no event.
+                    // A client that disconnects or is too slow is not logged.
                     let _ = tokio::time::timeout(CONNECTION, answer).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
-            (Ok(_), Err(_)) => tracing::debug!("too many connections to the health port"),
+            (Ok(_), Err(_)) => {
+                tracing::debug!("closed a connection to the health port: too many are open")
+            }
             (Err(error), _) => {
-                tracing::warn!(%error, "health port cannot accept a connection");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
+                tracing::warn!(%error, "cannot accept a connection to the health port");
+                tokio::time::sleep(ACCEPT_DELAY).await;
             }
         }
     }
@@ -135,7 +138,7 @@ struct Server {
 }
 
 impl Server {
-    /// One request, one answer.
+    /// Serves one request.
     async fn connection(self: Arc<Self>, stream: TcpStream) -> Result<(), hyper::Error> {
         let service = service_fn(move |request: Request<Incoming>| {
             let answer = self.answer(request.method(), request.uri().path());
@@ -164,7 +167,7 @@ impl Server {
             }
             _ => text(
                 StatusCode::NOT_FOUND,
-                "here are /healthz, /readyz and /metrics\n".to_owned(),
+                "this port serves /healthz, /readyz and /metrics\n".to_owned(),
             ),
         }
     }
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silent_connections_keep_nobody_out() {
+    async fn silent_connections_do_not_block_others() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -252,7 +255,7 @@ mod tests {
         for _ in 0..CONNECTIONS {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        // All places are taken: a further connection is closed, not kept waiting.
+        // All permits are taken: a further connection is closed and does not wait.
         let mut further = TcpStream::connect(address).await.unwrap();
         assert_eq!(further.read(&mut [0; 1]).await.unwrap_or(0), 0);
         drop(silent);
@@ -273,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn contact_wears_off() {
+    fn readiness_expires() {
         let readiness = Readiness::within(Duration::ZERO);
         assert!(!readiness.is_ready());
         readiness.mark();

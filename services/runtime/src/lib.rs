@@ -1,12 +1,12 @@
-//! What every process of Capstan needs before it does its work, and nothing else: configuration;
-//! who it is and whom it lets in (TLS, certificates, the bearer token); telemetry (logs, traces,
-//! metrics, the health port); shutdown; and the points at which tests kill it. A module each. It
-//! calls `plan` alone, for the names of roles.
+//! What every process of Capstan needs before it starts its role: configuration; identity and
+//! access (TLS, certificates, the bearer token); telemetry (logs, traces, metrics, the health
+//! port); shutdown; and the fault points at which tests kill it. Each is a module. Of the crates of
+//! the workspace it calls `plan` alone, for the names of roles.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
 //! ca.pem, <role>.pem, <role>.key ─► Identity (checked) ─► gRPC and ring, both ways
-//! SIGTERM, SIGINT ─► CancellationToken ─► every loop; a second signal exits at once
+//! SIGTERM, SIGINT ─► CancellationToken ─► every loop; a second signal exits immediately
 //! /healthz, /readyz, /metrics ◄─ probes, Prometheus
 //! ```
 
@@ -22,6 +22,6 @@ pub mod tls;
 pub mod trace;
 
 #[cfg(test)]
-mod error_tests;
+mod tests;
 
 pub use config::{Config, ConfigError, Overrides};

@@ -1,108 +1,112 @@
-//! Every metric that a process gives, by name, and the recorder behind `/metrics`.
+//! Every metric of a process by name, and the recorder behind `/metrics`.
 //!
-//! Names and their help text stand here and nowhere else (the store's two beside it, since
-//! `dataset` may not call this room; a test holds them against these). Dashboards and alerts are
-//! written against this file. Naming: prometheus.io, "Metric and label naming".
+//! Names and help texts are defined here only. The two names of the store are repeated in
+//! `dataset`, which may not call this crate; a test compares them. Dashboards and alerts use these
+//! names. Naming: prometheus.io, "Metric and label naming".
 
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Only grows; its name ends in `_total`.
+    /// Only increases; its name ends in `_total`.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
-    /// Counts by size: `_bucket`, `_sum` and `_count` in the output.
+    /// Counts values by size: `_bucket`, `_sum` and `_count` in the output.
     Histogram,
 }
 
 /// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
-    /// As Prometheus has it.
+    /// The name in Prometheus.
     pub name: &'static str,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
-    /// What it says, with its labels.
+    /// The help text, which names its labels.
     pub help: &'static str,
 }
 
-/// Runs that go on.
+/// Running runs.
 pub const RUNS: &str = "capstan_runs";
 /// Tasks of running runs, label `state`: waiting, leased, committed, quarantined.
 pub const TASKS: &str = "capstan_tasks";
-/// Workers that wait for work.
+/// Workers that wait for a task.
 pub const WORKERS_WAITING: &str = "capstan_workers_waiting";
-/// Leases handed out, label `stage`; those of a gang's ranks count as one.
+/// Leases granted, label `stage`; the leases of a gang's ranks count as one.
 pub const LEASES_GRANTED: &str = "capstan_leases_granted_total";
-/// Leases that no heartbeat renewed.
+/// Leases that expired without a heartbeat.
 pub const LEASES_EXPIRED: &str = "capstan_leases_expired_total";
-/// Tasks that go back to be tried again after an attempt failed, label `stage`.
+/// Tasks that are retried after a failed attempt, label `stage`.
 pub const RETRIES: &str = "capstan_task_retries_total";
-/// Tasks given up, label `stage`.
+/// Tasks that were quarantined, label `stage`.
 pub const QUARANTINES: &str = "capstan_task_quarantines_total";
-/// Workers that were ejected: they fail shards that others do.
+/// Workers that were ejected because they failed shards that other workers completed.
 pub const EJECTIONS: &str = "capstan_worker_ejections_total";
 /// Workers that are ejected now.
 pub const WORKERS_EJECTED: &str = "capstan_workers_ejected";
-/// Tasks that were leased a second time since they took far longer than their like.
+/// Tasks that were leased a second time because they took far longer than others of their stage.
 pub const TWINS: &str = "capstan_twin_leases_total";
-/// Requests that the coordinator refused for want of a certificate, role or token, label `code`.
+/// Requests that the coordinator rejected because a certificate, role or token was missing or
+/// wrong, label `code`.
 pub const REFUSALS: &str = "capstan_requests_refused_total";
-/// Attempts that ended at this worker, labels `stage` and `outcome`: committed, adopted (another's
-/// record stood), failed, released (the worker stops), lost (the lease is another's).
+/// Attempts that ended at this worker, labels `stage` and `outcome`: committed, adopted (another
+/// attempt's record existed), failed, released (the worker stops), lost (the lease was lost).
 pub const ATTEMPTS: &str = "capstan_attempts_total";
-/// How long the work of an attempt took, label `stage`.
+/// Wall time of an attempt's work, label `stage`.
 pub const ATTEMPT_SECONDS: &str = "capstan_attempt_seconds";
-/// Units of work as they are done, labels `stage` and `unit`: pages, pictures, texts, steps ...
-/// Pictures per second: `rate()` of those.
+/// Finished units of work, labels `stage` and `unit`: pages, pictures, texts, steps ... Their
+/// `rate()` is the throughput, for example pictures per second.
 pub const WORK_UNITS: &str = "capstan_work_units_total";
-/// Bytes read from the store, of caches none.
+/// Bytes read from the store, without reads from caches.
 pub const STORE_READ_BYTES: &str = "capstan_store_read_bytes_total";
-/// Bytes that the store took.
+/// Bytes written to the store.
 pub const STORE_WRITTEN_BYTES: &str = "capstan_store_written_bytes_total";
-/// Pages that were asked for.
+/// Pages that were requested.
 pub const PAGES: &str = "capstan_pages_total";
 /// Pictures that were fetched or imported, and kept.
 pub const IMAGES: &str = "capstan_images_total";
 /// Pages and pictures that were rejected, label `code`.
 pub const REJECTS: &str = "capstan_rejects_total";
-/// Captions that were made.
+/// Captions that were generated.
 pub const CAPTIONS: &str = "capstan_captions_total";
-/// Texts that were judged.
+/// Texts that a filter scored.
 pub const VERDICTS: &str = "capstan_verdicts_total";
 /// Loss of the last step, labels `stage` and `part`: `loss` for the sum, `itc`, `itm`, `lm`.
 pub const LOSS: &str = "capstan_training_loss";
-/// Steps done, label `stage`.
+/// Finished training steps, label `stage`.
 pub const STEPS: &str = "capstan_training_steps_total";
-/// Samples that this rank has seen, label `stage`.
+/// Samples that this rank trained on, label `stage`.
 pub const SAMPLES: &str = "capstan_training_samples_total";
 /// Wall time of a step, label `stage`.
 pub const STEP_SECONDS: &str = "capstan_training_step_seconds";
-/// Wall time of a step that went into the ring, label `stage`.
+/// Wall time that a step spent in the ring, label `stage`.
 pub const ALL_REDUCE_SECONDS: &str = "capstan_training_all_reduce_seconds";
 
-/// All of them.
+/// All metrics.
 pub const ALL: &[Metric] = &[
-    gauge(RUNS, "Runs that go on"),
+    gauge(RUNS, "Running runs"),
     gauge(TASKS, "Tasks of running runs by state"),
-    gauge(WORKERS_WAITING, "Workers that wait for work"),
-    counter(LEASES_GRANTED, "Leases handed out by stage"),
-    counter(LEASES_EXPIRED, "Leases that no heartbeat renewed"),
-    counter(RETRIES, "Tasks that are tried again, by stage"),
-    counter(QUARANTINES, "Tasks given up, by stage"),
+    gauge(WORKERS_WAITING, "Workers that wait for a task"),
+    counter(LEASES_GRANTED, "Leases granted by stage"),
+    counter(LEASES_EXPIRED, "Leases that expired without a heartbeat"),
+    counter(
+        RETRIES,
+        "Tasks that are retried after a failed attempt, by stage",
+    ),
+    counter(QUARANTINES, "Tasks that were quarantined, by stage"),
     counter(
         EJECTIONS,
-        "Workers that were ejected: they fail shards that others do",
+        "Workers that were ejected because they failed shards that others completed",
     ),
     gauge(WORKERS_EJECTED, "Workers that are ejected now"),
     counter(TWINS, "Tasks that were leased a second time as stragglers"),
     counter(
         REFUSALS,
-        "Requests refused for want of a certificate, role or token",
+        "Requests rejected for a missing or wrong certificate, role or token",
     ),
     counter(
         ATTEMPTS,
@@ -110,33 +114,30 @@ pub const ALL: &[Metric] = &[
     ),
     histogram(
         ATTEMPT_SECONDS,
-        "Seconds that the work of an attempt took, by stage",
+        "Wall time of an attempt's work in seconds, by stage",
     ),
-    counter(
-        WORK_UNITS,
-        "Units of work as they are done, by stage and unit",
-    ),
+    counter(WORK_UNITS, "Finished units of work by stage and unit"),
     counter(STORE_READ_BYTES, "Bytes read from the store"),
     counter(STORE_WRITTEN_BYTES, "Bytes written to the store"),
-    counter(PAGES, "Pages that were asked for"),
+    counter(PAGES, "Pages that were requested"),
     counter(IMAGES, "Pictures that were fetched or imported"),
     counter(REJECTS, "Pages and pictures that were rejected, by code"),
-    counter(CAPTIONS, "Captions that were made"),
-    counter(VERDICTS, "Texts that were judged"),
+    counter(CAPTIONS, "Captions that were generated"),
+    counter(VERDICTS, "Texts that a filter scored"),
     gauge(LOSS, "Loss of the last training step by stage and part"),
-    counter(STEPS, "Training steps done by stage"),
-    counter(
-        SAMPLES,
-        "Training samples that this rank has seen, by stage",
+    counter(STEPS, "Finished training steps by stage"),
+    counter(SAMPLES, "Samples that this rank trained on, by stage"),
+    histogram(
+        STEP_SECONDS,
+        "Wall time of a training step in seconds, by stage",
     ),
-    histogram(STEP_SECONDS, "Seconds of a training step by stage"),
     histogram(
         ALL_REDUCE_SECONDS,
-        "Seconds of a training step in the ring, by stage",
+        "Wall time that a training step spent in the ring in seconds, by stage",
     ),
 ];
 
-/// Upper ends of the buckets of every histogram, in seconds: 1 ms to 1 h.
+/// Upper bounds of the buckets of every histogram in seconds: 1 ms to 1 h.
 const BUCKETS: [f64; 14] = [
     0.001, 0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0, 1_200.0, 3_600.0,
 ];
@@ -156,36 +157,36 @@ const fn histogram(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind, help }
 }
 
-/// What was recorded, for whoever serves it. Cheap to clone.
+/// The recorded metrics of this process. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorded(PrometheusHandle);
 
 impl Recorded {
-    /// All of it in Prometheus' text format.
+    /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.render()
     }
 
-    /// Makes room: what histograms were given is counted into their buckets. To be called every
-    /// few seconds, or what nobody asks for grows.
+    /// Counts the recorded values of histograms into their buckets. Call it every few seconds:
+    /// otherwise the memory of metrics that are not scraped grows.
     pub fn upkeep(&self) {
         self.0.run_upkeep();
     }
 }
 
-/// Installs the recorder of this process; later calls give the same one. Until it is called,
-/// recording costs next to nothing and keeps nothing.
+/// Installs the recorder of this process. Later calls return the same recorder. Before the first
+/// call, recording keeps nothing and costs almost nothing.
 pub fn install() -> Recorded {
     static RECORDED: OnceLock<Recorded> = OnceLock::new();
     RECORDED
         .get_or_init(|| {
             let recorder = PrometheusBuilder::new()
                 .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
-                .expect("there are buckets")
+                .expect("the list of buckets is not empty")
                 .build_recorder();
             let recorded = Recorded(recorder.handle());
             if metrics::set_global_recorder(recorder).is_err() {
-                tracing::error!("another recorder is installed: /metrics stays empty");
+                tracing::error!("another metrics recorder is installed: /metrics stays empty");
             }
             describe();
             recorded
@@ -210,9 +211,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_as_prometheus_wants_them() {
+    fn names_follow_the_rules_of_prometheus() {
         let names: BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
-        assert_eq!(names.len(), ALL.len(), "a name stands twice");
+        assert_eq!(names.len(), ALL.len(), "a name is used twice");
         for Metric { name, kind, help } in ALL {
             let plain = |b: u8| b.is_ascii_lowercase() || b == b'_';
             assert!(
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_rendered_with_its_help() {
+    fn recorded_metrics_are_rendered_with_their_help() {
         let recorded = install();
         metrics::counter!(LEASES_GRANTED, "stage" => "captions").increment(3);
         metrics::gauge!(LOSS, "stage" => "blip", "part" => "itc").set(1.5);
@@ -238,7 +239,7 @@ mod tests {
         install().upkeep();
         let text = recorded.render();
         for line in [
-            "# HELP capstan_leases_granted_total Leases handed out by stage",
+            "# HELP capstan_leases_granted_total Leases granted by stage",
             "# TYPE capstan_leases_granted_total counter",
             "capstan_leases_granted_total{stage=\"captions\"} 3",
             "capstan_training_loss{stage=\"blip\",part=\"itc\"} 1.5",

@@ -1,5 +1,5 @@
-//! Shutdown: the first SIGTERM or SIGINT cancels a token that every loop watches, a second one
-//! exits at once.
+//! Shutdown: the first SIGTERM or SIGINT cancels a token that every loop watches; a second signal
+//! exits the process immediately.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that a second signal ended: 128 + SIGINT.
+/// Exit code of a process that a second signal ends: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// A token that the first SIGTERM or SIGINT cancels; the second one ends the process.
+/// Returns a token that the first SIGTERM or SIGINT cancels. The second signal exits the process.
 ///
 /// # Errors
-/// Those of the system where a handler cannot be installed.
+/// The error of the system if a signal handler cannot be installed.
 pub fn on_signals() -> std::io::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -21,7 +21,7 @@ pub fn on_signals() -> std::io::Result<CancellationToken> {
     let cancelled = token.clone();
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
-        tracing::info!("shutting down; a second signal exits at once");
+        tracing::info!("shutting down; a second signal exits immediately");
         cancelled.cancel();
         either(&mut terminate, &mut interrupt).await;
         std::process::exit(INTERRUPTED);
@@ -36,9 +36,10 @@ async fn either(first: &mut Signal, second: &mut Signal) {
     }
 }
 
-/// Runs `work` to its end; once `token` is cancelled it has `grace` left, then it is dropped.
+/// Runs `work` to completion. After `token` is cancelled, the work may continue for `grace`; then
+/// it is dropped.
 ///
-/// Gives what the work gave, or `None` where it was cut short.
+/// Returns the result of the work, or `None` if it was dropped.
 pub async fn with_grace<T>(
     token: &CancellationToken,
     grace: Duration,
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_within_the_grace_period_ends_well() {
+    async fn work_within_the_grace_period_completes() {
         let token = CancellationToken::new();
         let work = async {
             token.cancel();

@@ -1,4 +1,4 @@
-//! Logs through `tracing`, to stderr: text on a terminal, JSON otherwise.
+//! Logging through `tracing` to stderr: text on a terminal, JSON otherwise.
 
 use std::io::IsTerminal;
 
@@ -9,21 +9,21 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Telemetry};
 
-/// Why logging could not be set up.
+/// Why logging could not be initialised.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The filter cannot be read.
+    /// The filter cannot be parsed.
     #[error("[telemetry] filter cannot be parsed")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// The process logs already.
-    #[error("logging is set up already")]
+    /// Logging is already initialised.
+    #[error("logging is already initialised")]
     AlreadySet(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Sets up logging for this process, once.
+/// Initialises logging for this process.
 ///
 /// # Errors
-/// [`Error`]: a filter that cannot be read, or a process that logs already.
+/// [`Error`]: the filter cannot be parsed, or logging is already initialised.
 pub fn init(settings: &Telemetry) -> Result<(), Error> {
     let filter = EnvFilter::try_new(&settings.filter)?;
     let is_terminal = std::io::stderr().is_terminal();
@@ -40,8 +40,8 @@ pub fn init(settings: &Telemetry) -> Result<(), Error> {
     done.map_err(|error| Error::AlreadySet(Box::new(error)))
 }
 
-/// Logs as JSON, an object a line: the event's fields at the top, those of its spans (`run, stage,
-/// shard, attempt, trace_id`) under `span` and `spans`.
+/// A subscriber that writes one JSON object per line: the fields of the event at the top level,
+/// those of its spans (`run, stage, shard, attempt, trace_id`) under `span` and `spans`.
 pub fn json<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_terminal_gets_json_unless_told_otherwise() {
+    fn logs_are_json_if_stderr_is_no_terminal_or_the_format_says_so() {
         assert!(is_json(LogFormat::Auto, false));
         assert!(!is_json(LogFormat::Auto, true));
         assert!(!is_json(LogFormat::Text, false));

@@ -1,8 +1,8 @@
-//! One trace per attempt, across processes: W3C trace context in gRPC metadata, its id in the logs.
+//! One trace per attempt across processes: W3C trace context in gRPC metadata, with its id in logs.
 //!
-//! The coordinator begins the trace of an attempt when it hands the lease out and sends it with the
-//! answer; the worker logs under it and sends it back with whatever it says of the attempt. Both
-//! sides' log lines then carry one `trace_id` beside `run, stage, shard, attempt`.
+//! The coordinator starts the trace of an attempt when it grants the lease, and sends it with the
+//! answer. The worker logs under this trace and sends it with every call about the attempt. The log
+//! lines of both sides carry the same `trace_id` beside `run, stage, shard, attempt`.
 //!
 //! ```text
 //!  coordinator ── Lease answer, traceparent ──► worker: span attempt{run, stage, shard, attempt}
@@ -23,7 +23,7 @@ use tracing::Span;
 /// The key in gRPC metadata.
 const KEY: &str = "traceparent";
 
-/// Which trace, and which part of it, a call belongs to.
+/// The trace, and the span in it, that a call belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
     trace_id: u128,
@@ -31,10 +31,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// The trace of a thing that these parts name: the same parts give the same trace in this
-    /// process, and another one in every other process. So whoever speaks of an attempt finds its
-    /// trace without keeping it.
-    pub fn of(parts: &[&str]) -> Self {
+    /// The trace of the thing that `parts` name. The same parts give the same trace in this process
+    /// and another trace in every other process, so that this process does not have to store the
+    /// traces of attempts.
+    pub fn from_parts(parts: &[&str]) -> Self {
         let (high, low) = (hash(&(0u8, parts)), hash(&(1u8, parts)));
         Self {
             trace_id: (u128::from(high) << 64 | u128::from(low)).max(1),
@@ -42,7 +42,7 @@ impl Context {
         }
     }
 
-    /// Another part of the same trace.
+    /// A new span in the same trace.
     #[must_use]
     pub fn child(self) -> Self {
         Self {
@@ -51,17 +51,17 @@ impl Context {
         }
     }
 
-    /// 32 hexadecimal digits.
+    /// The trace id: 32 hexadecimal digits.
     pub fn trace_id(self) -> String {
         format!("{:032x}", self.trace_id)
     }
 
-    /// What a message carries, if it carries any that can be read.
+    /// The context that a message carries, if there is one and it is valid.
     pub fn from_metadata(metadata: &MetadataMap) -> Option<Self> {
         Self::parse(metadata.get(KEY)?.to_str().ok()?)
     }
 
-    /// What a message about several things carries, one for each in their order.
+    /// The contexts that a message about several things carries, one for each in their order.
     pub fn all_from_metadata(metadata: &MetadataMap) -> Vec<Option<Self>> {
         let values = metadata.get_all(KEY).iter();
         values
@@ -69,7 +69,7 @@ impl Context {
             .collect()
     }
 
-    /// Puts it into a message, after those that are there.
+    /// Appends the context to the metadata of a message.
     pub fn append_to(self, metadata: &mut MetadataMap) {
         let value: MetadataValue<Ascii> = self
             .to_string()
@@ -78,7 +78,7 @@ impl Context {
         metadata.append(KEY, value);
     }
 
-    /// Reads a `traceparent`; what is malformed is none, as the recommendation asks.
+    /// Parses a `traceparent`. A malformed one is ignored, as the recommendation requires.
     fn parse(text: &str) -> Option<Self> {
         let lower_hex = |part: &str| {
             let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -92,7 +92,7 @@ impl Context {
         if !sized || !all.into_iter().all(lower_hex) || version == "ff" {
             return None;
         }
-        // Only later versions may say more.
+        // Only later versions may have further parts.
         if version == "00" && parts.next().is_some() {
             return None;
         }
@@ -104,7 +104,7 @@ impl Context {
     }
 }
 
-/// As a `traceparent`, sampled.
+/// Formats the context as a `traceparent` with the flag `sampled`.
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "00-{:032x}-{:016x}-01", self.trace_id, self.span_id)
@@ -122,17 +122,17 @@ pub struct Attempt<'a> {
     pub shard: &'a str,
     /// The attempt, shared by the ranks of a gang.
     pub attempt: &'a str,
-    /// The rank within the gang; 0 for all but training.
+    /// The rank within the gang; 0 for every task but training.
     pub rank: u32,
 }
 
 impl Attempt<'_> {
-    /// The trace that this process gives the attempt.
+    /// The trace of the attempt in this process.
     pub fn context(&self) -> Context {
-        Context::of(&[self.run, self.stage, self.shard, self.attempt])
+        Context::from_parts(&[self.run, self.stage, self.shard, self.attempt])
     }
 
-    /// The span of the attempt. Whatever is logged in it carries all of these fields.
+    /// The span of the attempt. Log lines within it carry all of these fields.
     pub fn span(&self, context: Context) -> Span {
         tracing::info_span!(
             "attempt",
@@ -146,7 +146,11 @@ impl Attempt<'_> {
     }
 }
 
-/// Keyed anew in every process, so that no two processes give one id.
+/// A hash with a key of this process, so that no two processes create the same id.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "two processes must not create the same id; no result depends on it"
+)]
 fn hash(value: &impl std::hash::Hash) -> u64 {
     static KEYS: OnceLock<RandomState> = OnceLock::new();
     KEYS.get_or_init(RandomState::new).hash_one(value)
@@ -164,7 +168,7 @@ mod tests {
     const EXAMPLE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn the_recommendations_example_is_read_and_written() {
+    fn the_example_of_the_recommendation_is_read_and_written() {
         let context = Context::parse(EXAMPLE).unwrap();
         assert_eq!(context.trace_id(), "0af7651916cd43dd8448eb211c80319c");
         assert_eq!(context.to_string(), EXAMPLE);
@@ -173,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_none() {
+    fn malformed_contexts_are_ignored() {
         for wrong in [
             "",
             "00",
@@ -190,27 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn a_thing_has_one_trace_and_every_part_its_own_span() {
-        let attempt = Context::of(&["run", "stage", "shard", "1.7"]);
-        let again = Context::of(&["run", "stage", "shard", "1.7"]);
+    fn equal_parts_have_one_trace_and_every_context_its_own_span() {
+        let attempt = Context::from_parts(&["run", "stage", "shard", "1.7"]);
+        let again = Context::from_parts(&["run", "stage", "shard", "1.7"]);
         assert_eq!(attempt.trace_id(), again.trace_id());
         assert_ne!(attempt.span_id, again.span_id);
         assert_ne!(
             attempt.trace_id(),
-            Context::of(&["run", "stage", "shard", "1.8"]).trace_id()
+            Context::from_parts(&["run", "stage", "shard", "1.8"]).trace_id()
         );
-        // The border between parts counts.
+        // The boundary between two parts matters.
         assert_ne!(
-            Context::of(&["a", "bc"]).trace_id(),
-            Context::of(&["ab", "c"]).trace_id()
+            Context::from_parts(&["a", "bc"]).trace_id(),
+            Context::from_parts(&["ab", "c"]).trace_id()
         );
         assert_eq!(attempt.child().trace_id(), attempt.trace_id());
         assert_ne!(attempt.child(), attempt);
     }
 
     #[test]
-    fn metadata_carries_one_for_each_thing() {
-        let (first, second) = (Context::of(&["a"]), Context::of(&["b"]));
+    fn metadata_carries_one_context_for_each_thing() {
+        let (first, second) = (Context::from_parts(&["a"]), Context::from_parts(&["b"]));
         let mut metadata = MetadataMap::new();
         assert_eq!(Context::from_metadata(&metadata), None);
         first.append_to(&mut metadata);

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 
 use crate::error::Error;
 
-/// Writes the checkpoints of one attempt. Only rank 0 has one.
+/// Writes the checkpoints of one attempt. Only rank 0 has a writer.
 pub(crate) struct Writer {
     pub(crate) store: Store,
     pub(crate) handle: Handle,
@@ -35,11 +35,11 @@ impl Writer {
         let folder = self.scratch.join(format!("checkpoint-{}", state.step));
         std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
         state.write(&folder)?;
-        let standing = self.handle.block_on(self.put(state.step, &folder))?;
+        let committed = self.handle.block_on(self.put(state.step, &folder))?;
         std::fs::remove_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
         tracing::info!(
             run = %self.run, stage = %self.stage, step = state.step,
-            mine = standing.attempt == self.attempt, "checkpoint"
+            mine = committed.attempt == self.attempt, "checkpoint committed"
         );
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Writer {
     }
 }
 
-/// The state of the newest complete checkpoint, if there is one.
+/// The state of the newest complete checkpoint, if one exists.
 pub(crate) async fn latest(
     store: &Store,
     run: &RunId,
@@ -67,11 +67,11 @@ pub(crate) async fn latest(
     }
 }
 
-/// The state after so many steps, which another rank found; none for 0.
+/// The state of the checkpoint after `step` steps, which another rank found; `None` for 0.
 ///
 /// # Errors
-/// [`Error::Rendezvous`] where that checkpoint is gone: newer ones stand in its place.
-pub(crate) async fn of_step(
+/// [`Error::Rendezvous`] if newer checkpoints have replaced that one.
+pub(crate) async fn at_step(
     store: &Store,
     run: &RunId,
     stage: &StageName,
@@ -91,7 +91,7 @@ pub(crate) async fn of_step(
     read(&folder).map(Some)
 }
 
-/// Reads a checkpoint's files and removes them.
+/// Reads the files of a checkpoint and removes them.
 fn read(folder: &Path) -> Result<State, Error> {
     let state = State::read(folder)?;
     std::fs::remove_dir_all(folder).map_err(|error| Error::local(folder, error))?;

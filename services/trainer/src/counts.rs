@@ -1,11 +1,11 @@
-//! What a rank counts of its steps. Names and help stand in `runtime::metrics`.
+//! Metrics of a rank's steps. `runtime::metrics` holds their names and help texts.
 
 use capstan_plan::id::StageName;
 use capstan_plan::results::TrainingStep;
 use capstan_runtime::metrics::{ALL_REDUCE_SECONDS, LOSS, SAMPLES, STEP_SECONDS, STEPS};
 use metrics::{Counter, Histogram, counter, gauge, histogram};
 
-/// The counters of one stage.
+/// The metrics of one stage.
 pub(crate) struct Counts {
     stage: String,
     samples_per_step: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Counts {
 
 impl Counts {
     /// - `samples_per_step`: this rank's share of a global batch.
-    pub(crate) fn of(stage: &StageName, samples_per_step: u64) -> Self {
+    pub(crate) fn new(stage: &StageName, samples_per_step: u64) -> Self {
         let stage = stage.to_string();
         Self {
             samples_per_step,
@@ -29,7 +29,7 @@ impl Counts {
         }
     }
 
-    /// A step is done.
+    /// Counts a finished step.
     pub(crate) fn step(&self, step: &TrainingStep) {
         self.steps.increment(1);
         self.samples.increment(self.samples_per_step);

@@ -1,38 +1,38 @@
-//! Why a rank's attempt failed.
+//! Errors of a rank's attempt.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use capstan_plan::FailureKind;
 
-/// Why a rank's attempt failed. The message of a wrapped error is its own.
+/// Why a rank's attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store, or a file in it.
+    /// The store, or an object in it, cannot be used.
     #[error(transparent)]
     Dataset(#[from] capstan_dataset::Error),
-    /// The training itself.
+    /// The training failed.
     #[error(transparent)]
     Train(#[from] capstan_train::TrainError),
-    /// The ring could not be formed, or broke outside of a step.
+    /// The ring could not be formed, or an operation outside of a step failed.
     #[error(transparent)]
     Ring(#[from] capstan_collective::RingError),
-    /// A checkpoint that cannot be read.
+    /// A checkpoint cannot be read.
     #[error(transparent)]
     State(#[from] capstan_train::StateError),
-    /// The vocabulary.
+    /// The vocabulary cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] capstan_model::tokenizer::Error),
-    /// A model folder.
+    /// A model folder cannot be read or written.
     #[error(transparent)]
     Model(#[from] capstan_model::folder::Error),
-    /// The device.
+    /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] capstan_model::device::Error),
-    /// The coordinator could not bring the ranks together.
-    #[error("the ranks did not meet: {0}")]
+    /// The rendezvous through the coordinator failed.
+    #[error("the rendezvous of the ranks failed: {0}")]
     Rendezvous(String),
-    /// Somebody's certificate was refused: whose, by whom and why.
+    /// A certificate was rejected. The text says whose, by which side and why.
     #[error("{0}")]
     Certificate(String),
     /// The ring's listener cannot be bound.
@@ -40,33 +40,33 @@ pub enum Error {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A file of this machine.
+    /// A local file or folder cannot be read or written.
     #[error("cannot access {path}", path = path.display())]
     Local {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// There is nothing to train on.
-    #[error("no samples: every text of the data was dropped, or the data is empty")]
+    /// The data contains no samples.
+    #[error("no samples: the data is empty, or every text in it was dropped")]
     NoSamples,
-    /// The stage gives neither sizes nor a model to go on from.
-    #[error("the stage gives neither `architecture` nor `init`")]
+    /// The stage has neither sizes nor an initial model.
+    #[error("the stage has neither `architecture` nor `init`")]
     NoModel,
-    /// The computing thread broke.
-    #[error("the computation broke: {0}")]
-    Broken(String),
+    /// The computing thread panicked.
+    #[error("the computation panicked: {0}")]
+    Panicked(String),
     /// The attempt was cancelled.
     #[error("the attempt was cancelled")]
     Cancelled,
-    /// A task for another role.
-    #[error("a trainer does nothing but train")]
+    /// The task is for another role.
+    #[error("a trainer only executes training tasks")]
     Role,
 }
 
@@ -86,18 +86,18 @@ impl Error {
             Self::Device(_) | Self::Listen { .. } | Self::Local { .. } | Self::Certificate(_) => {
                 FailureKind::WorkerFault
             }
-            Self::Broken(_) => FailureKind::PoisonShard,
+            Self::Panicked(_) => FailureKind::PoisonShard,
             Self::Role => FailureKind::Fatal,
         }
     }
 
-    /// Whether the ring broke: then another rank knows why, and this one only noticed.
-    pub(crate) fn is_of_ring(&self) -> bool {
+    /// Whether the ring failed. Then another rank knows the cause.
+    pub(crate) fn is_ring_failure(&self) -> bool {
         use capstan_train::TrainError;
         matches!(self, Self::Ring(_) | Self::Train(TrainError::Ring { .. }))
     }
 
-    /// A file of this machine that cannot be used.
+    /// The error of a local file or folder.
     pub(crate) fn local(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Local {
             path: path.into(),

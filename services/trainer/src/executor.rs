@@ -1,19 +1,21 @@
-//! One attempt of one rank, from its lease to its end.
+//! The attempt of one rank, from its lease to its result.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capstan_collective::{Breaker, Collective, Ring, RingPlan};
+use capstan_collective::{Breaker, Collective, Ring, RingPlan, deadline_after};
 use capstan_dataset::{Store, models};
 use capstan_lease::{Assignment, Control, Done, Executor, Failure};
 use capstan_model::folder::Assets;
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::commit::Outputs;
 use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
 use capstan_plan::results::TrainingStep;
+use capstan_plan::stage::TrainWork;
 use capstan_plan::task::Work;
 use capstan_runtime::fault;
 use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
@@ -25,24 +27,24 @@ use crate::Options;
 use crate::counts::Counts;
 use crate::error::Error;
 use crate::inputs::{Inputs, Training};
-use crate::join::Meeting;
+use crate::join::Rendezvous;
 use crate::scratch::Scratch;
 use crate::{checkpoint, join, pictures};
 
-/// How long a rank whose ring broke leaves the word to the rank that knows why (it stops, it
-/// failed): the scheduler then treats the gang by the cause and not by its echo.
-const CAUSE_FIRST: Duration = Duration::from_secs(1);
+/// How long a rank whose ring failed delays its report. The rank that caused the failure (it stops
+/// or it failed) reports first, so that the scheduler treats the gang by the cause.
+const REPORT_DELAY: Duration = Duration::from_secs(1);
 
 /// Executes training tasks.
 pub(crate) struct Trainer {
     options: Options,
     store: Store,
-    /// One per slot. A computation that outlives its lease keeps its place until it has ended, so
-    /// that its checkpoint is in the store before the next attempt looks for one.
-    places: Arc<Semaphore>,
+    /// One permit per slot. A computation that outlives its lease keeps its permit until it has
+    /// ended, so that its checkpoint is in the store before the next attempt looks for one.
+    slots: Arc<Semaphore>,
 }
 
-/// What the computing thread takes with it.
+/// Everything that the computing thread owns.
 struct Attempt {
     options: Options,
     store: Store,
@@ -52,30 +54,30 @@ struct Attempt {
     inputs: Inputs,
     plan: RingPlan,
     listener: TcpListener,
-    /// The same on every rank.
+    /// The state to resume from, the same on every rank.
     resume: Option<State>,
     scratch: Scratch,
-    /// Its place and its turn at the processor.
+    /// The permits of its slot and of its threads.
     _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
-/// What the computing thread gives back.
+/// The result of the computing thread.
 struct Finished {
     trained: Trained,
     cpu_seconds: f64,
     wall_seconds: f64,
     folder: PathBuf,
-    /// Holds the folder.
+    /// Keeps the folder until the model is in the store.
     _scratch: Scratch,
 }
 
 impl Trainer {
     pub(crate) fn new(options: Options, store: Store) -> Self {
-        let places = Arc::new(Semaphore::new(options.lease.slots.max(1)));
+        let slots = Arc::new(Semaphore::new(options.lease.slots.max(1)));
         Self {
             options,
             store,
-            places,
+            slots,
         }
     }
 
@@ -84,7 +86,7 @@ impl Trainer {
         assignment: Assignment,
         control: Control,
     ) -> Result<Option<Done>, Error> {
-        // Nothing is lost before the first step: all of it is done anew.
+        // Before the first step there is nothing to save.
         let prepared = tokio::select! {
             () = control.stopped() => return Err(Error::Cancelled),
             prepared = self.prepare(assignment, control.clone()) => prepared?,
@@ -96,25 +98,25 @@ impl Trainer {
             tokio::task::spawn_blocking(move || span.in_scope(|| prepared.compute(handle)));
         let finished = computed
             .await
-            .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))?;
+            .unwrap_or_else(|panic| Err(Error::Panicked(panic.to_string())))?;
         match rank {
-            0 => self.done(finished, digests).await.map(Some),
+            0 => self.store_model(finished, digests).await.map(Some),
             _ => Ok(None),
         }
     }
 
-    /// Everything up to the ring: place, inputs, turn, checkpoint, and the other ranks.
+    /// Everything before the ring: slot, inputs, permits, checkpoint and rendezvous.
     async fn prepare(&self, assignment: Assignment, control: Control) -> Result<Attempt, Error> {
         let task = assignment.task.clone();
-        let Work::Train {
+        let Work::Train(work) = task.work else {
+            return Err(Error::Role);
+        };
+        let TrainWork {
             config,
             data,
             tokenizer,
             init,
-        } = task.work
-        else {
-            return Err(Error::Role);
-        };
+        } = work;
         control.progress.begin("steps", config.steps);
         let training = Training {
             config,
@@ -122,26 +124,26 @@ impl Trainer {
             tokenizer,
             init,
         };
-        let place = self.places.clone().acquire_owned();
-        let place = place.await.map_err(|_| Error::Cancelled)?;
+        let slot = self.slots.clone().acquire_owned();
+        let slot = slot.await.map_err(|_| Error::Cancelled)?;
         let scratch = Scratch::new(&self.options.cache, &assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
         let turns = self.options.turns.clone();
         let threads = training.config.threads_per_rank;
-        let asked = threads.min(self.options.most_turns);
+        let permits = threads.min(self.options.most_turns);
         let waiting = control.progress.wait();
-        let turn = turns.acquire_many_owned(u32::try_from(asked).unwrap_or(u32::MAX));
+        let turn = turns.acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX));
         let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
         let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
         let (listener, bound) = join::bind(self.options.listen)?;
-        let has_done = found.as_ref().map_or(0, |state| state.step);
-        let Meeting { plan, step } = self.meet(&assignment, bound, has_done).await?;
+        let applied = found.as_ref().map_or(0, |state| state.step);
+        let Rendezvous { plan, step } = self.rendezvous(&assignment, bound, applied).await?;
         drop(waiting);
-        let resume = if step == has_done {
+        let resume = if step == applied {
             found
         } else {
-            checkpoint::of_step(store, run, stage, step, scratch.path()).await?
+            checkpoint::at_step(store, run, stage, step, scratch.path()).await?
         };
         Ok(Attempt {
             options: self.options.clone(),
@@ -154,19 +156,20 @@ impl Trainer {
             listener,
             resume,
             scratch,
-            _held: (place, turn),
+            _held: (slot, turn),
         })
     }
 
-    /// Meets the other ranks.
+    /// Finds the other ranks through the coordinator.
     ///
-    /// - `bound`: where this rank listens for its neighbour.
-    async fn meet(
+    /// - `bound`: the address of this rank's ring listener.
+    /// - `applied`: steps that this rank's checkpoint contains.
+    async fn rendezvous(
         &self,
         assignment: &Assignment,
         bound: SocketAddr,
-        has_done: u64,
-    ) -> Result<Meeting, Error> {
+        applied: u64,
+    ) -> Result<Rendezvous, Error> {
         let advertised = self.options.advertise.map_or(bound, |mut address| {
             if address.port() == 0 {
                 address.set_port(bound.port());
@@ -177,11 +180,11 @@ impl Trainer {
         let endpoint = endpoint.map_err(|error| Error::Rendezvous(failure::chain(&error)))?;
         let worker = self.options.lease.worker.as_str();
         let (channel, limit) = (endpoint.connect_lazy(), self.options.ring_timeout);
-        join::rendezvous(channel, worker, assignment, advertised, has_done, limit).await
+        join::rendezvous(channel, worker, assignment, advertised, applied, limit).await
     }
 
-    /// Puts the model folder into the store.
-    async fn done(
+    /// Uploads the model folder to the store.
+    async fn store_model(
         &self,
         finished: Finished,
         inputs: Vec<capstan_plan::id::Digest>,
@@ -210,17 +213,17 @@ impl Executor for Trainer {
         control: Control,
     ) -> Result<Option<Done>, Failure> {
         let done = self.attempt(assignment, control.clone()).await;
-        if matches!(&done, Err(error) if error.is_of_ring()) {
-            let _ = tokio::time::timeout(CAUSE_FIRST, control.stopped()).await;
+        if matches!(&done, Err(error) if error.is_ring_failure()) {
+            let _ = tokio::time::timeout(REPORT_DELAY, control.stopped()).await;
         }
         done.map_err(|error| Failure::new(error.kind(), &error))
     }
 }
 
 impl Attempt {
-    /// Forms the ring and trains; blocks until the last step of the slowest rank.
+    /// Forms the ring and trains. Blocks until the last step of the slowest rank.
     fn compute(mut self, handle: Handle) -> Result<Finished, Error> {
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let first = self.resume.as_ref().map_or(0, |state| state.step);
         let limit = self.options.ring_timeout;
         let identity = self.options.lease.identity.as_ref();
@@ -229,17 +232,18 @@ impl Attempt {
         let watching = self.watch_stop(&handle, &cancel, &breaker);
         let (plan, listener) = (&self.plan, &self.listener);
         let mut ring = join::connect(plan, listener, first, limit, identity, &cancel)?;
-        // Nobody else sets it. An attempt that was over before ends by the flag.
+        // Only this thread sets the breaker. If the attempt was cancelled earlier, the `cancel`
+        // flag stops it.
         let _ = breaker.set(ring.breaker()?);
         let device = self.options.device.open()?.autodiff();
         let seed = self.assignment.task.seed;
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
         let mut pictures = self.pictures(&preprocess, &handle);
         let mut metrics = self.metrics(ring.rank(), first)?;
-        let mut broken_metrics = None;
+        let mut metrics_error = None;
         let progress = self.control.progress.clone();
         progress.resume_at(first);
-        let counts = Counts::of(
+        let counts = Counts::new(
             &self.assignment.task.stage,
             self.samples_per_step(ring.world_size()),
         );
@@ -249,7 +253,7 @@ impl Attempt {
             if let Some(metrics) = &mut metrics
                 && let Err(error) = metrics.write(step)
             {
-                broken_metrics.get_or_insert(error);
+                metrics_error.get_or_insert(error);
             }
         };
         let mut writer = (ring.rank() == 0).then(|| self.checkpoint_writer(&handle));
@@ -274,7 +278,7 @@ impl Attempt {
         let trained = trained?;
         if let Some(metrics) = &mut metrics {
             let flushed = metrics.flush();
-            let result = broken_metrics.map_or(flushed, Err);
+            let result = metrics_error.map_or(flushed, Err);
             result.map_err(|error| Error::local(self.metrics_path(), error))?;
         }
         let cpu_seconds = self.cpu_of_all_ranks(&mut ring, &trained);
@@ -293,7 +297,7 @@ impl Attempt {
         Ok(Finished {
             trained,
             cpu_seconds,
-            wall_seconds: began.elapsed().as_secs_f64(),
+            wall_seconds: began.seconds(),
             folder,
             _scratch: self.scratch,
         })
@@ -309,10 +313,12 @@ impl Attempt {
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 
-    /// Stops the joining, or the loop before its next step, once the trainer stops or the lease is
-    /// lost. A rank that waits for another in a step sees no flag: half of the grace period later,
-    /// or at once where the lease is lost, its ring is ended, so that rank 0 still has time to save
-    /// what was done.
+    /// Sets `flag` when the trainer stops or the lease is lost. The flag stops the joining, or the
+    /// loop before its next step.
+    ///
+    /// A rank that waits for another rank within a step does not check the flag. Its ring is ended
+    /// half of the grace period later, or immediately if the lease is lost, so that rank 0 has time
+    /// to save its last applied step.
     fn watch_stop(
         &self,
         handle: &Handle,
@@ -342,13 +348,16 @@ impl Attempt {
             .join(format!("{}.jsonl", task.stage))
     }
 
-    /// The metrics file; rank 0's alone.
+    /// The metrics file, which only rank 0 writes.
     fn metrics(&self, rank: usize, step: u64) -> Result<Option<Metrics>, Error> {
         if rank != 0 {
             return Ok(None);
         }
         let path = self.metrics_path();
-        let folder = path.parent().expect("it was joined").to_owned();
+        let folder = path
+            .parent()
+            .expect("the path has a folder and a file name")
+            .to_owned();
         std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
         Ok(Some(
             Metrics::open(&path, step).map_err(|error| Error::local(&path, error))?,
@@ -367,15 +376,18 @@ impl Attempt {
         }
     }
 
-    /// CPU seconds over all ranks, summed where it is committed. A rank that is gone by now has
-    /// done its part: what is not known of its time is no reason to train again.
+    /// CPU seconds summed over all ranks, for the commit record. If a rank has left the ring by
+    /// now, only this rank's time is known; the model is complete all the same.
     fn cpu_of_all_ranks(&self, ring: &mut Ring, trained: &Trained) -> f64 {
         let own = trained.cpu.as_secs_f32();
-        let deadline = Instant::now() + self.options.ring_timeout;
+        let deadline = deadline_after(self.options.ring_timeout);
         match ring.all_gather(&[own], deadline) {
             Ok(all) => all.iter().flatten().map(|s| f64::from(*s)).sum(),
             Err(error) => {
-                tracing::warn!(%error, "only this rank's CPU time is known");
+                tracing::warn!(
+                    error = failure::chain(&error),
+                    "cannot sum the CPU time of all ranks"
+                );
                 f64::from(own)
             }
         }

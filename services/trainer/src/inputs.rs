@@ -1,4 +1,4 @@
-//! What a training reads before its first step.
+//! The inputs that a training reads before its first step.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use capstan_train::{Network, PictureRow, Sample, network, tokenised};
 
 use crate::error::Error;
 
-/// A training task, taken apart.
+/// The fields of a training task.
 pub(crate) struct Training {
     pub(crate) config: stage::Train,
     pub(crate) data: Vec<Data>,
@@ -20,7 +20,7 @@ pub(crate) struct Training {
     pub(crate) init: Option<ModelDigest>,
 }
 
-/// Samples, pictures and vocabulary, ready to train on.
+/// The samples, pictures and vocabulary of a training.
 pub(crate) struct Inputs {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) init: Option<PathBuf>,
@@ -30,7 +30,7 @@ pub(crate) struct Inputs {
 }
 
 impl Training {
-    /// Reads the index, the vocabulary and the model to go on from.
+    /// Reads the index, the vocabulary and the model that training starts from.
     pub(crate) async fn read(&self, store: &Store, cache: &Path) -> Result<Inputs, Error> {
         let folder = models::fetch(store, &self.tokenizer, cache).await?;
         let tokenizer = Tokenizer::load(&folder)?;
@@ -53,7 +53,7 @@ impl Training {
         })
     }
 
-    /// The longest text that the model takes: of the sizes given, or of the model gone on from.
+    /// The longest text that the model takes, by the given sizes or by the initial model.
     fn max_text_tokens(&self, init: Option<&Path>) -> Result<usize, Error> {
         match (&self.config.architecture, init) {
             (Some(architecture), _) => Ok(architecture.max_text_tokens),
@@ -65,7 +65,7 @@ impl Training {
         }
     }
 
-    /// The network with its first weights: drawn, or those of the model gone on from.
+    /// The network with its initial weights: drawn, or those of the initial model.
     pub(crate) fn network(
         &self,
         inputs: &Inputs,
@@ -87,10 +87,10 @@ impl Training {
         }
     }
 
-    /// Digests of everything that was read, for the commit record.
+    /// Digests of all inputs, for the commit record.
     pub(crate) fn digests(&self) -> Vec<Digest> {
         let parts = self.data.iter().flat_map(|data| &data.parts);
-        let files = parts.flat_map(|part| [&part.base].into_iter().chain(&part.overlays));
+        let files = parts.flat_map(|part| part.files());
         files
             .map(|file| file.digest)
             .chain([self.tokenizer.0])

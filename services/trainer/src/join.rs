@@ -1,10 +1,12 @@
-//! From a lease to a ring: the rendezvous through the coordinator.
+//! The rendezvous of a gang through the coordinator, and the connection of its ring.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use capstan_collective::{Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls};
+use capstan_collective::{
+    Joining, Ring, RingEpoch, RingError, RingPlan, Secret, Tls, deadline_after,
+};
 use capstan_lease::Assignment;
 use capstan_proto::v1;
 use capstan_proto::v1::ring_client::RingClient;
@@ -14,7 +16,7 @@ use tonic::transport::Channel;
 
 use crate::error::Error;
 
-/// Binds the ring's listener before anybody is told its address.
+/// Binds the ring's listener. This precedes the rendezvous, which announces its address.
 pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
     let listen = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).map_err(listen)?;
@@ -22,18 +24,18 @@ pub(crate) fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Err
     Ok((listener, bound))
 }
 
-/// A rank's place, and where the ring begins.
-pub(crate) struct Meeting {
+/// A rank's place in the ring, and the step at which the ring starts.
+pub(crate) struct Rendezvous {
     pub(crate) plan: RingPlan,
-    /// Steps that the most advanced rank has applied, by the checkpoint that it found: all begin
-    /// there. Ranks look for checkpoints one after the other, and one may be written meanwhile.
+    /// Steps that the most advanced rank has applied, by the checkpoint that it found. All ranks
+    /// start there, because a checkpoint may be written between the lookups of two ranks.
     pub(crate) step: u64,
 }
 
-/// Asks the coordinator for this rank's place; answers when all ranks have joined.
+/// Requests this rank's place from the coordinator. Returns when all ranks have joined.
 ///
-/// - `advertised`: where the other ranks reach this one's listener.
-/// - `step`: steps applied so far (by the checkpoint).
+/// - `advertised`: the address at which the other ranks reach this rank's listener.
+/// - `step`: steps that this rank's checkpoint contains.
 pub(crate) async fn rendezvous(
     channel: Channel,
     worker: &str,
@@ -41,7 +43,7 @@ pub(crate) async fn rendezvous(
     advertised: SocketAddr,
     step: u64,
     limit: Duration,
-) -> Result<Meeting, Error> {
+) -> Result<Rendezvous, Error> {
     let request = v1::JoinRingRequest {
         worker: worker.to_owned(),
         lease: Some(assignment.lease.clone()),
@@ -54,25 +56,25 @@ pub(crate) async fn rendezvous(
     let mut client = RingClient::new(channel);
     let plan = tokio::time::timeout(limit, client.join_ring(request))
         .await
-        .map_err(|_| Error::Rendezvous("not all ranks came in time".to_owned()))?
+        .map_err(|_| Error::Rendezvous("not all ranks joined in time".to_owned()))?
         .map_err(|status| match refusal(&status) {
             Some(reason) => Error::Certificate(reason),
             None => Error::Rendezvous(status.message().to_owned()),
         })?
         .into_inner();
     let step = plan.last_applied_step.map_or(0, |applied| applied + 1);
-    let plan = plan_of(plan, assignment)?;
+    let plan = ring_plan(plan, assignment)?;
     fault::point("trainer.after_join");
-    Ok(Meeting { plan, step })
+    Ok(Rendezvous { plan, step })
 }
 
-fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Error> {
+fn ring_plan(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Error> {
     let wrong = |what: &str| Error::Rendezvous(format!("the coordinator's plan has {what}"));
-    let epoch = plan.ring_epoch.ok_or_else(|| wrong("no epoch"))?;
+    let epoch = plan.ring_epoch.ok_or_else(|| wrong("no ring epoch"))?;
     let peers = plan.peers.iter().map(|peer| peer.parse::<SocketAddr>());
     let peers = peers
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| wrong("an address that is none"))?;
+        .map_err(|_| wrong("an invalid address"))?;
     let secret: [u8; 32] = plan
         .secret
         .as_slice()
@@ -91,7 +93,7 @@ fn plan_of(plan: v1::RingPlan, assignment: &Assignment) -> Result<RingPlan, Erro
     })
 }
 
-/// What a trainer shows to other ranks, and demands of them.
+/// The TLS settings of a trainer towards other ranks.
 pub(crate) fn tls(identity: &Identity) -> Tls {
     Tls {
         client: identity.ring_client(),
@@ -100,9 +102,9 @@ pub(crate) fn tls(identity: &Identity) -> Tls {
     }
 }
 
-/// Forms the ring. Blocks, so it runs where computation does.
+/// Forms the ring. It blocks, so it runs on a thread for computation.
 ///
-/// - `given_up`: set where this rank's attempt is over.
+/// - `given_up`: set when this rank's attempt has ended.
 pub(crate) fn connect(
     plan: &RingPlan,
     listener: &TcpListener,
@@ -114,12 +116,12 @@ pub(crate) fn connect(
     let tls = identity.map(tls);
     let joining = Joining {
         step,
-        deadline: Instant::now() + limit,
+        deadline: deadline_after(limit),
         tls: tls.as_ref(),
         given_up,
     };
     let ring = Ring::connect_with(plan, listener, &joining);
-    // A rank that did not come stays that, whatever strangers were refused meanwhile.
+    // Report the missing rank as the cause, even if other connections were refused while waiting.
     ring.map_err(|error| match (&error, refusal(&error)) {
         (RingError::GivenUp { .. }, _) => Error::Cancelled,
         (RingError::Untrusted { rank, .. }, Some(reason)) => {

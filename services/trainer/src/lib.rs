@@ -1,8 +1,8 @@
 //! A trainer: one rank of a training gang.
 //!
-//! Leases its part of a gang through `lease`, meets the other ranks through the coordinator, and
-//! runs `train` over the samples that `dataset` indexes. Rank 0 writes checkpoints and the model
-//! folder and hands the commit over; the others only compute.
+//! It leases its part of a gang through `lease`, finds the other ranks through the coordinator, and
+//! runs `train` over the samples that `dataset` indexes. Rank 0 writes the checkpoints and the
+//! model folder and returns the output to be committed; the other ranks only compute.
 //!
 //! ```text
 //! lease ─► samples, vocabulary, checkpoint ─► turn ─► JoinRing ─► Ring ─► train ─► model folder
@@ -24,47 +24,49 @@ use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_model::DeviceSpec;
+use capstan_plan::clock::{Clock, SystemClock};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
 
-/// Everything that a trainer must be told.
+/// Settings of a trainer.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How it presents itself to the coordinator; its one role is training.
+    /// Settings of its leases. Its only role is training.
     pub lease: capstan_lease::Options,
-    /// Where its rank listens for the ring; port 0 takes a free one.
+    /// The address that its ring listener binds; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where other ranks reach it, where that differs from the bound address.
+    /// The address at which other ranks reach the listener, if it differs from the bound one.
     pub advertise: Option<SocketAddr>,
-    /// Limit for meeting the other ranks, and for one exchange between them.
+    /// Limit for the rendezvous with the other ranks, and for one collective operation.
     pub ring_timeout: Duration,
-    /// Folder for local copies of models, checkpoints and models under way.
+    /// Folder for local copies of models, for checkpoints and for unfinished models.
     pub cache: PathBuf,
-    /// Folder for `<run>/<stage>.jsonl`, a line per step.
+    /// Folder for `<run>/<stage>.jsonl`, with one line per step.
     pub metrics: PathBuf,
-    /// Bytes of decoded pictures that the rank keeps.
+    /// Most bytes of decoded pictures that the rank keeps in memory.
     pub picture_bytes: u64,
-    /// What it computes on.
+    /// The device that it computes on.
     pub device: DeviceSpec,
-    /// Turns at the processor, shared with other roles of this process; one per thread.
+    /// Permits to compute, one per thread, shared with the other roles of this process.
     pub turns: Arc<Semaphore>,
-    /// Turns that a rank asks for at most: fewer than its threads where all would wait for ever.
+    /// Most permits that a rank acquires. It is smaller than the number of its threads where that
+    /// many permits do not exist.
     pub most_turns: usize,
 }
 
-/// Works until `shutdown`; then rank 0 of a gang writes a checkpoint of its last applied step, and
-/// every rank gives its lease back.
+/// Executes training tasks until `shutdown`. Then rank 0 of a gang writes a checkpoint of its last
+/// applied step, and every rank releases its lease.
 ///
 /// # Errors
-/// [`capstan_lease::Error`] where the coordinator stays away or refuses this trainer.
+/// [`capstan_lease::Error`] if the coordinator is unavailable or rejects this trainer.
 pub async fn run(
     options: Options,
     store: Store,
     shutdown: CancellationToken,
 ) -> Result<(), capstan_lease::Error> {
-    scratch::sweep(&options.cache);
+    scratch::sweep(&options.cache, SystemClock::new().wall());
     let lease = options.lease.clone();
     let trainer = Arc::new(executor::Trainer::new(options, store.clone()));
     capstan_lease::serve(lease, store, trainer, shutdown).await

@@ -1,4 +1,4 @@
-//! Pictures of a training from the store: a part's rows in one read, kept encoded.
+//! Encoded pictures from the store. One read loads all rows of a part that the training uses.
 
 use bytes::Bytes;
 use capstan_dataset::{Store, index};
@@ -6,8 +6,8 @@ use capstan_plan::commit::Part;
 use capstan_train::{PictureRow, SourceError};
 use tokio::runtime::Handle;
 
-/// Encoded bytes that are kept at most; beyond them a picture is read whenever it is asked for.
-const KEPT_BYTES: u64 = 1 << 30;
+/// Most encoded bytes that are kept in memory. Pictures beyond that are read at every request.
+const MAX_KEPT_BYTES: u64 = 1 << 30;
 
 /// Fetches encoded pictures by their index.
 pub(crate) struct Fetch {
@@ -20,7 +20,7 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// - `rows`: where each picture lies, by its index.
+    /// - `rows`: the shard and row of each picture, by its index.
     pub(crate) fn new(
         store: Store,
         handle: Handle,
@@ -34,21 +34,24 @@ impl Fetch {
             parts,
             rows,
             kept,
-            left_bytes: KEPT_BYTES,
+            left_bytes: MAX_KEPT_BYTES,
         }
     }
 
-    /// The encoded pictures of these indices, in the order asked for.
+    /// The encoded pictures of these indices, in the order of `wanted`.
     pub(crate) fn fetch(&mut self, wanted: &[usize]) -> Result<Vec<Bytes>, SourceError> {
-        wanted.iter().map(|picture| self.one(*picture)).collect()
+        wanted
+            .iter()
+            .map(|picture| self.fetch_picture(*picture))
+            .collect()
     }
 
-    fn one(&mut self, picture: usize) -> Result<Bytes, SourceError> {
+    fn fetch_picture(&mut self, picture: usize) -> Result<Bytes, SourceError> {
         if let Some(bytes) = &self.kept[picture] {
             return Ok(bytes.clone());
         }
         let shard = self.rows[picture].shard;
-        let size = self.parts[shard as usize].base.size_bytes;
+        let size = self.parts[shard as usize].pixels_file().size_bytes;
         if size > self.left_bytes {
             let mut read = self.read(shard, &[picture])?;
             return Ok(read.remove(0));
@@ -61,7 +64,9 @@ impl Fetch {
             self.left_bytes = self.left_bytes.saturating_sub(bytes.len() as u64);
             self.kept[*index] = Some(bytes);
         }
-        Ok(self.kept[picture].clone().expect("it is of this shard"))
+        Ok(self.kept[picture]
+            .clone()
+            .expect("the picture is in the shard that was read"))
     }
 
     fn read(&self, shard: u32, pictures: &[usize]) -> Result<Vec<Bytes>, SourceError> {

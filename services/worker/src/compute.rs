@@ -1,9 +1,10 @@
 //! Computation away from the async runtime: on a blocking thread, in a pool of stated size, with
 //! a turn at the processor.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_model::ComputePool;
+use capstan_plan::clock::Stopwatch;
 use cpu_time::ThreadTime;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -28,7 +29,7 @@ pub(crate) async fn compute<T: Send + 'static>(
     let joined = tokio::task::spawn_blocking(move || {
         let _entered = span.enter();
         let _turn = turn;
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let own = ThreadTime::now();
         let pool = ComputePool::new(threads)?;
         let before = cpu_of_threads(&pool);
@@ -36,7 +37,7 @@ pub(crate) async fn compute<T: Send + 'static>(
         let cpu = cpu_of_threads(&pool).saturating_sub(before) + own.elapsed();
         Ok(Computed {
             value,
-            wall_seconds: began.elapsed().as_secs_f64(),
+            wall_seconds: began.seconds(),
             cpu_seconds: cpu.as_secs_f64(),
         })
     });

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
+use capstan_import::Roots;
 use capstan_model::device::DeviceSpec;
 use capstan_runtime::fault;
 use tokio::sync::Semaphore;
 
-/// Turns at the processor, for roles that share a machine: whoever computes for long takes one per
-/// thread first, so that a training gang and a worker do not slow one another down.
+/// Turns at the processor, for roles that share a machine. A long computation takes one turn per
+/// thread first, so that a training gang and a worker do not slow each other down.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Semaphore>);
 
@@ -20,7 +21,7 @@ impl Turns {
         Self(Arc::new(Semaphore::new(threads.max(1))))
     }
 
-    /// As many as anybody may want: for a process that has the machine to itself.
+    /// No limit, for a process that has the machine to itself.
     pub fn unbounded() -> Self {
         Self(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
     }
@@ -31,15 +32,15 @@ impl Turns {
     }
 }
 
-/// Everything that a worker must be told.
+/// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How it presents itself to the coordinator.
     pub lease: capstan_lease::Options,
     /// Names that the crawler resolves itself, and names that may be private.
     pub net: NetConfig,
-    /// Folder under which relative sources of imports lie.
-    pub import_root: PathBuf,
+    /// Folders that imports and given models may be read from.
+    pub import_roots: Vec<PathBuf>,
     /// Folder for local copies of models.
     pub cache: PathBuf,
     /// What models compute on.
@@ -50,12 +51,12 @@ pub struct Options {
     pub turns: Turns,
 }
 
-/// What a stage of a worker is given.
+/// What a task may use while it runs.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) net: NetConfig,
-    pub(crate) import_root: PathBuf,
+    pub(crate) import_roots: Roots,
     pub(crate) cache: PathBuf,
     pub(crate) device: DeviceSpec,
     pub(crate) threads: usize,
@@ -67,8 +68,9 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// To be told after every batch how many units are done; gives whether to go on.
-    pub(crate) fn told(&self) -> impl Fn(u64) -> bool + Send + Sync + use<> {
+    /// A function to call after every batch with the number of finished units; it returns whether to
+    /// continue.
+    pub(crate) fn report_progress(&self) -> impl Fn(u64) -> bool + Send + Sync + use<> {
         let control = self.control.clone();
         move |done| {
             control.progress.set(done);

@@ -11,15 +11,18 @@ pub enum Error {
     /// The store, or a file in it.
     #[error(transparent)]
     Dataset(#[from] capstan_dataset::Error),
-    /// The web, or an import.
+    /// A crawl.
     #[error(transparent)]
     Crawl(#[from] capstan_crawl::Error),
+    /// An import.
+    #[error(transparent)]
+    Import(#[from] capstan_import::Error),
     /// Curation.
     #[error(transparent)]
     Curate(#[from] capstan_curate::Error),
     /// Captions and verdicts.
     #[error(transparent)]
-    Bootstrap(#[from] capstan_bootstrap::Error),
+    CapFilt(#[from] capstan_capfilt::Error),
     /// Figures.
     #[error(transparent)]
     Evaluate(#[from] capstan_evaluate::Error),
@@ -74,8 +77,9 @@ impl Error {
         match self {
             Self::Dataset(error) => error.kind(),
             Self::Crawl(error) => error.kind(),
+            Self::Import(error) => error.kind(),
             Self::Curate(error) => error.kind(),
-            Self::Bootstrap(error) => error.kind(),
+            Self::CapFilt(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),
             Self::Tokenizer(_) | Self::Given(_) | Self::OtherModel { .. } => FailureKind::BadInput,
             Self::Device(_) | Self::Local { .. } | Self::Runtime(_) => FailureKind::WorkerFault,

@@ -5,20 +5,19 @@
 //! Nothing here knows how a picture is fetched or a text judged.
 //!
 //! ```text
-//! lease ─► Worker::execute ─► crawl | curate | tokenizer | caption | filter | evaluate
+//! lease ─► Worker::execute ─► stage::run ─► stage/<kind>.rs
 //!                                 │ rows                 ▲ files, models
 //!                                 └────── dataset ───────┘
 //! ```
 
 mod compute;
 mod context;
-mod crawl;
-mod curate;
 mod error;
 mod executor;
+mod fetched;
 mod measured;
-mod models;
-mod score;
+mod overlays;
+mod stage;
 
 use std::sync::Arc;
 

@@ -76,7 +76,7 @@ async fn blocking<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use capstan_plan::clock::Stopwatch;
 
     use super::*;
 
@@ -96,7 +96,7 @@ mod tests {
             Ok(())
         });
         assert!(one.await.unwrap().cpu_seconds >= 0.06);
-        let began = Instant::now();
+        let began = Stopwatch::start();
         let several = on_own_threads(async move {
             let decoding = (0..3).map(|_| tokio::task::spawn_blocking(move || burn(cpu)));
             let decoding: Vec<_> = decoding.collect();
@@ -110,7 +110,7 @@ mod tests {
         let several = several.await.unwrap();
         assert_eq!(several.value, 7);
         let cores = std::thread::available_parallelism().unwrap().get() as f64;
-        let most = began.elapsed().as_secs_f64() * cores.min(4.0) + 0.05;
+        let most = began.seconds() * cores.min(4.0) + 0.05;
         let spent = several.cpu_seconds;
         assert!(
             spent >= 0.24 && spent <= most,

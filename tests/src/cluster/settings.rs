@@ -1,4 +1,4 @@
-//! What a cluster is made of: store, certificates, places, and the one TOML that all read.
+//! Settings of a test cluster: store, certificates, places, and the TOML file of all roles.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -10,34 +10,34 @@ use serde_json::Value;
 use crate::harness::{capstan, small_world, succeed};
 use crate::place::Place;
 
-/// Ports below those that the system gives to whoever connects: no worker that calls a
-/// coordinator which is being restarted can be given that very port for its own end.
+/// Ports below the range of ephemeral ports. A worker that connects while the coordinator restarts
+/// cannot get the coordinator's port as its own local port.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 
-/// What a cluster is made of.
+/// Settings of a test cluster.
 pub struct Setup {
-    /// Where logs, databases and caches lie.
+    /// Folder of logs, databases and caches.
     pub folder: PathBuf,
     /// URL of the store.
     pub store: String,
-    /// What opens it.
+    /// Environment variables that open the store.
     pub variables: Vec<(String, String)>,
-    /// Whether certificates and a token are asked for.
+    /// Whether roles use certificates and a token.
     pub secure: bool,
-    /// What the demo web shows.
+    /// World file of the demo web.
     pub world: PathBuf,
-    /// Longest that its runs may take on a busy machine.
+    /// Limit for a run on a busy machine.
     pub limit: Duration,
-    /// How long a lease lives without a heartbeat; heartbeats are sent every second.
+    /// Lease period without a heartbeat; heartbeats are sent every second.
     pub lease_seconds: u64,
-    /// How long workers and trainers may finish what they hold when they are stopped.
+    /// Time in which stopped workers and trainers may finish their tasks.
     pub grace_seconds: u64,
-    /// Where a role of this name runs.
+    /// Place of the role with this name.
     pub places: Box<dyn Fn(&str) -> Place>,
 }
 
 impl Setup {
-    /// On loopback over a folder, without certificates.
+    /// A cluster on loopback over a folder, without certificates.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -56,7 +56,7 @@ impl Setup {
         (self.places)(name)
     }
 
-    /// The root of imports, where the demo web lays its annotated sets.
+    /// The import root, in which the demo web writes its annotated sets.
     pub(super) fn annotations(&self) -> PathBuf {
         self.folder.join("annotations")
     }
@@ -69,7 +69,7 @@ impl Setup {
         self.folder.join("authority")
     }
 
-    /// Makes certificates and hands each role its own, as `capstan certs` says.
+    /// Creates certificates and copies each role's files to the role's own folder.
     pub(super) fn lay_out_certificates(&self) {
         if !self.secure {
             return;
@@ -85,8 +85,8 @@ impl Setup {
         }
     }
 
-    /// What a process of this role is given to show, and to demand.
-    pub(super) fn shown_by(&self, role: &str) -> Vec<(String, String)> {
+    /// Environment variables with the certificates and the token of a role.
+    pub(super) fn credentials(&self, role: &str) -> Vec<(String, String)> {
         if !self.secure {
             return Vec::new();
         }
@@ -101,9 +101,9 @@ impl Setup {
         shown
     }
 
-    /// Writes the TOML.
+    /// Writes the TOML file.
     ///
-    /// - `hosts`: of the demo web, by name.
+    /// - `hosts`: addresses of the demo web's hosts by name.
     pub(super) fn write_config(&self, port: u16, hosts: &Value) -> PathBuf {
         let scheme = if self.secure { "https" } else { "http" };
         let address = self.place("coordinator").address;
@@ -127,7 +127,7 @@ database = "sqlite:{folder}/state.db"
 lease_seconds = {lease}
 heartbeat_seconds = 1
 poll_seconds = 2
-# Tests kill one process over and over, and one task may be hit every time.
+# Tests kill one process many times, and the same task may be affected each time.
 max_attempts = 12
 backoff_ms = 100
 max_backoff_ms = 400
@@ -137,7 +137,7 @@ threads = 1
 grace_seconds = {grace}
 patience_seconds = 120
 [trainer]
-# How long a rank waits for one that died before the ring was formed.
+# How long a rank waits for a rank that died before the ring was formed.
 ring_timeout_seconds = 10
 grace_seconds = {grace}
 patience_seconds = 120
@@ -148,7 +148,7 @@ spec = "cpu"
 hosts = {{ {hosts} }}
 allow_private = [{names}]
 [import]
-root = "{annotations}"
+roots = ["{annotations}"]
 [telemetry]
 health_listen = "127.0.0.1:0"
 "#,
@@ -160,11 +160,11 @@ health_listen = "127.0.0.1:0"
     }
 }
 
-/// A port that is free and stays so while nobody listens on it for a moment.
+/// A port that is free, and stays free while its coordinator restarts.
 pub(super) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let length = PORTS.len() as u16;
-    // Targets that run side by side begin elsewhere.
+    // Test processes that run at the same time start at different ports.
     let begin = (std::process::id() % u32::from(length)) as u16;
     let tried = std::iter::from_fn(|| Some(NEXT.fetch_add(1, Ordering::Relaxed)));
     let mut ports = tried

@@ -1,26 +1,26 @@
-//! HTTP/1.1 messages as bytes: where one ends and the next begins, and nothing else.
+//! HTTP/1.1 messages as bytes: only their boundaries are interpreted.
 
 use anyhow::{Context, Result, bail, ensure};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-/// Bytes of a head at most.
+/// Limit for the bytes of a head.
 const MAX_HEAD: usize = 64 << 10;
 const END_OF_HEAD: &[u8] = b"\r\n\r\n";
 
-/// A request or an answer, as it came.
+/// A request or an answer, unchanged.
 pub(super) struct Message {
     head: Vec<u8>,
     body: Vec<u8>,
 }
 
 impl Message {
-    /// All of it.
+    /// Head and body.
     pub(super) fn bytes(&self) -> Vec<u8> {
         [self.head.as_slice(), &self.body].concat()
     }
 
-    /// Where to cut: in the middle of its body, or of its head where it has none.
+    /// Where to cut: in the middle of the body, or of the head if there is no body.
     pub(super) fn half(&self) -> usize {
         match self.body.len() {
             0 => self.head.len() / 2,
@@ -41,7 +41,7 @@ impl Message {
         )
     }
 
-    /// Whether a header is there; `name` in small letters.
+    /// Whether it has a header; `name` in lower case.
     pub(super) fn has(&self, name: &str) -> bool {
         self.header(name).is_some()
     }
@@ -77,12 +77,12 @@ impl Message {
     }
 }
 
-/// What was read of a connection and not used yet.
+/// Bytes that were read from a connection and not consumed yet.
 #[derive(Default)]
 pub(super) struct Reading(Vec<u8>);
 
 impl Reading {
-    /// The next request; `None` where the client is done.
+    /// The next request; `None` if the client closed the connection.
     pub(super) async fn request(&mut self, stream: &mut TcpStream) -> Result<Option<Message>> {
         let Some(head) = self.head(stream).await? else {
             return Ok(None);
@@ -104,7 +104,10 @@ impl Reading {
         stream: &mut TcpStream,
         request: &Message,
     ) -> Result<Message> {
-        let head = self.head(stream).await?.context("the server hung up")?;
+        let head = self
+            .head(stream)
+            .await?
+            .context("the server closed the connection")?;
         let mut message = Message {
             head,
             body: Vec::new(),
@@ -112,7 +115,7 @@ impl Reading {
         let status = message.status()?;
         ensure!(
             status >= 200,
-            "the server answers {status}, which is not understood"
+            "the server answered {status}, which is not supported"
         );
         let is_bare = request.method_and_path().starts_with("HEAD ");
         if is_bare || status == 204 || status == 304 {
@@ -126,7 +129,7 @@ impl Reading {
         Ok(message)
     }
 
-    /// Up to the empty line; `None` where the peer closed before a message began.
+    /// The bytes up to the empty line; `None` if the peer closed the connection before a message.
     async fn head(&mut self, stream: &mut TcpStream) -> Result<Option<Vec<u8>>> {
         loop {
             if let Some(at) = find(&self.0, END_OF_HEAD) {
@@ -134,7 +137,10 @@ impl Reading {
             }
             ensure!(self.0.len() < MAX_HEAD, "a head without an end");
             if !self.more(stream).await? {
-                ensure!(self.0.is_empty(), "the peer hung up within a head");
+                ensure!(
+                    self.0.is_empty(),
+                    "the peer closed the connection within a head"
+                );
                 return Ok(None);
             }
         }
@@ -142,12 +148,15 @@ impl Reading {
 
     async fn take(&mut self, stream: &mut TcpStream, length: usize) -> Result<Vec<u8>> {
         while self.0.len() < length {
-            ensure!(self.more(stream).await?, "the peer hung up within a body");
+            ensure!(
+                self.more(stream).await?,
+                "the peer closed the connection within a body"
+            );
         }
         Ok(self.0.drain(..length).collect())
     }
 
-    /// Chunks with their sizes, as they came, the last empty one included.
+    /// The chunks with their sizes, including the last, empty one.
     async fn chunks(&mut self, stream: &mut TcpStream) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
@@ -155,7 +164,10 @@ impl Reading {
                 if let Some(at) = find(&self.0, b"\r\n") {
                     break self.0.drain(..at + 2).collect::<Vec<u8>>();
                 }
-                ensure!(self.more(stream).await?, "the peer hung up within a chunk");
+                ensure!(
+                    self.more(stream).await?,
+                    "the peer closed the connection within a chunk"
+                );
             };
             let text = String::from_utf8_lossy(&line);
             let size = text.trim().split(';').next().unwrap_or_default();

@@ -19,7 +19,8 @@ use url::Url;
 use super::host::{Authority, Host};
 use super::resolve::AddressRefused;
 use crate::Net;
-use crate::address::{authority, canonical};
+use crate::canonical_url::{authority, canonical};
+use crate::reject::RejectReason;
 use crate::robots::{MAX_ROBOTS_BYTES, Robots};
 
 /// First wait before another try; doubled each time.
@@ -49,20 +50,6 @@ impl Want {
     }
 }
 
-/// Why a page or picture was not had.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) code: RejectCode,
-    pub(crate) detail: String,
-}
-
-impl Refusal {
-    pub(crate) fn new(code: RejectCode, detail: impl Into<String>) -> Self {
-        let detail = detail.into();
-        Self { code, detail }
-    }
-}
-
 /// What came back.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -79,7 +66,7 @@ pub(crate) enum Answer {
 
 /// The requests of one task.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct Fetcher {
     net: Net,
     config: Crawl,
     hosts: Mutex<HashMap<Authority, Arc<Host>>>,
@@ -94,13 +81,13 @@ enum Hop {
 
 /// One hop's failure: whether to try again, and after how long the host asks for it.
 struct Failure {
-    refusal: Refusal,
+    refusal: RejectReason,
     retry: bool,
     status: Option<StatusCode>,
 }
 
 impl Failure {
-    fn last(refusal: Refusal) -> Self {
+    fn last(refusal: RejectReason) -> Self {
         Self {
             refusal,
             retry: false,
@@ -109,7 +96,7 @@ impl Failure {
     }
 }
 
-impl Session {
+impl Fetcher {
     pub(crate) fn new(net: &Net, config: &Crawl) -> Self {
         Self {
             net: net.clone(),
@@ -120,7 +107,7 @@ impl Session {
     }
 
     /// Fetches `url` with its redirects, as often as `tries` allows.
-    pub(crate) async fn get(&self, url: &Url, want: Want) -> Result<Answer, Refusal> {
+    pub(crate) async fn get(&self, url: &Url, want: Want) -> Result<Answer, RejectReason> {
         let mut attempt = 1;
         loop {
             let failure = match self.follow(url, want).await {
@@ -168,14 +155,17 @@ impl Session {
             let Some(next) = next else {
                 let to = location.unwrap_or_default();
                 let detail = format!("{url} redirects to `{to}`, which is no http(s) url");
-                return Err(Failure::last(Refusal::new(
+                return Err(Failure::last(RejectReason::new(
                     redirect_code(&url, &to),
                     detail,
                 )));
             };
             if !met.insert(next.clone()) {
                 let detail = format!("redirects come back to {next}");
-                return Err(Failure::last(Refusal::new(RejectCode::Redirects, detail)));
+                return Err(Failure::last(RejectReason::new(
+                    RejectCode::Redirects,
+                    detail,
+                )));
             }
             if want == Want::Page && authority(&next) != authority(start) {
                 self.check_address(&next)?;
@@ -184,7 +174,10 @@ impl Session {
             url = next;
         }
         let detail = format!("more than {} redirects", self.config.max_redirects);
-        Err(Failure::last(Refusal::new(RejectCode::Redirects, detail)))
+        Err(Failure::last(RejectReason::new(
+            RejectCode::Redirects,
+            detail,
+        )))
     }
 
     /// One request for page or picture; `left` is what is left of its time.
@@ -220,7 +213,10 @@ impl Session {
         outcome.unwrap_or_else(|_| {
             let limit_ms = self.config.timeout_ms;
             let detail = format!("no full answer within {limit_ms} ms");
-            Err(Failure::last(Refusal::new(RejectCode::Timeout, detail)))
+            Err(Failure::last(RejectReason::new(
+                RejectCode::Timeout,
+                detail,
+            )))
         })
     }
 
@@ -236,7 +232,7 @@ impl Session {
             host.pause(after);
         }
         Failure {
-            refusal: Refusal::new(
+            refusal: RejectReason::new(
                 RejectCode::HttpStatus,
                 format!("status {}", status.as_u16()),
             ),
@@ -245,7 +241,7 @@ impl Session {
         }
     }
 
-    async fn obey_robots(&self, url: &Url) -> Result<(), Refusal> {
+    async fn obey_robots(&self, url: &Url) -> Result<(), RejectReason> {
         let host = self.host(url);
         let robots = host
             .robots
@@ -262,7 +258,7 @@ impl Session {
             .is_some_and(|delay| delay > MAX_CRAWL_DELAY)
         {
             let limit = MAX_CRAWL_DELAY.as_secs();
-            return Err(Refusal::new(
+            return Err(RejectReason::new(
                 RejectCode::Robots,
                 format!("Crawl-delay over {limit} s"),
             ));
@@ -343,14 +339,14 @@ impl Session {
         let outcome = tokio::time::timeout(*left, exchange).await;
         *left = left.saturating_sub(begun.elapsed());
         outcome.unwrap_or_else(|_| {
-            let refusal = Refusal::new(RejectCode::Timeout, "no robots.txt in time");
+            let refusal = RejectReason::new(RejectCode::Timeout, "no robots.txt in time");
             Err(Failure::last(refusal))
         })
     }
 
     fn check_address(&self, url: &Url) -> Result<(), Failure> {
         let checked = self.net.names.check(url);
-        checked.map_err(|problem| Failure::last(Refusal::new(RejectCode::Address, problem)))
+        checked.map_err(|problem| Failure::last(RejectReason::new(RejectCode::Address, problem)))
     }
 
     fn host(&self, url: &Url) -> Arc<Host> {
@@ -375,7 +371,7 @@ fn redirect_code(from: &Url, to: &str) -> RejectCode {
     }
 }
 
-fn expect_html(headers: &HeaderMap) -> Result<(), Refusal> {
+fn expect_html(headers: &HeaderMap) -> Result<(), RejectReason> {
     let Some(kind) = headers.get(CONTENT_TYPE) else {
         return Ok(());
     };
@@ -384,7 +380,7 @@ fn expect_html(headers: &HeaderMap) -> Result<(), Refusal> {
     if matches!(essence, "text/html" | "application/xhtml+xml") {
         return Ok(());
     }
-    Err(Refusal::new(
+    Err(RejectReason::new(
         RejectCode::NotHtml,
         format!("content type `{essence}`"),
     ))
@@ -394,7 +390,7 @@ fn expect_html(headers: &HeaderMap) -> Result<(), Refusal> {
 async fn read(response: Response, cap: u64) -> Result<Vec<u8>, Failure> {
     let too_long = |how| {
         let detail = format!("{how} more than {cap} bytes");
-        Failure::last(Refusal::new(RejectCode::Bytes, detail))
+        Failure::last(RejectReason::new(RejectCode::Bytes, detail))
     };
     if response.content_length().is_some_and(|length| length > cap) {
         return Err(too_long("announces"));
@@ -431,17 +427,17 @@ fn broken(error: reqwest::Error) -> Failure {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(&error);
     while let Some(error) = cause {
         if let Some(refused) = error.downcast_ref::<AddressRefused>() {
-            return Failure::last(Refusal::new(RejectCode::Address, refused.to_string()));
+            return Failure::last(RejectReason::new(RejectCode::Address, refused.to_string()));
         }
         causes.push(error.to_string());
         cause = error.source();
     }
     let detail = causes.pop().unwrap_or_default();
     if error.is_timeout() {
-        return Failure::last(Refusal::new(RejectCode::Timeout, detail));
+        return Failure::last(RejectReason::new(RejectCode::Timeout, detail));
     }
     Failure {
-        refusal: Refusal::new(RejectCode::Network, detail),
+        refusal: RejectReason::new(RejectCode::Network, detail),
         retry: true,
         status: None,
     }

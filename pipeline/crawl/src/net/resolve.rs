@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::address::Names;
+use super::reach::Names;
 
 /// A name stands at no address that a crawler may contact.
 #[derive(Debug, thiserror::Error)]

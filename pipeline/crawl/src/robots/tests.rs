@@ -1,4 +1,4 @@
-//! What RFC 9309 and Google's published expectations ask of a parser, as tables.
+//! The cases of RFC 9309 and of Google's published tests, as tables.
 
 use super::*;
 
@@ -94,7 +94,7 @@ fn groups_merge_and_the_star_is_a_fallback() {
             "User-agent: FooBot\nUser-agent: BarBot\nDisallow: /x\n",
             &[("/x", false)],
         ),
-        // What is unknown does not end a group (RFC 9309, 2.2.4).
+        // Unknown keys do not end a group (RFC 9309, 2.2.4).
         (
             "User-agent: BarBot\nSitemap: https://foo.bar/s\nUser-agent: *\nDisallow: /\n",
             &[("/x", false)],
@@ -107,7 +107,7 @@ fn groups_merge_and_the_star_is_a_fallback() {
             "User-agent: FooBot\nCrawl-delay: 1\nUser-agent: BarBot\nDisallow: /\n",
             &[("/x", false)],
         ),
-        // A group of ours without rules leaves us free.
+        // A group that names us and has no rules allows everything.
         (
             "User-agent: FooBot\nDisallow:\nUser-agent: *\nDisallow: /\n",
             &[("/x", true)],
@@ -193,10 +193,10 @@ fn percent_encoding_makes_no_difference() {
         ("/foo/bar/ツ", "/foo/bar/%E3%83%84", true),
         ("/foo/bar/%E3%83%84", "/foo/bar/ツ", true),
         ("/foo/bar/%e3%83%84", "/foo/bar/%E3%83%84", true),
-        // RFC 9309, 2.2.2: what is unreserved is compared unencoded.
+        // RFC 9309, 2.2.2: unreserved characters are compared unencoded.
         ("/foo/bar/%62%61%7A", "/foo/bar/baz", true),
         ("/foo/bar/baz", "/foo/bar/%62%61%7A", true),
-        // Reserved characters stay what they are.
+        // Reserved characters are not changed.
         ("/a%2Fb", "/a/b", false),
         ("/a%2fb", "/a%2Fb", true),
         (
@@ -255,7 +255,7 @@ fn a_file_that_cannot_be_had_forbids_everything() {
         (RejectCode::Network, RejectCode::Robots),
         (RejectCode::Address, RejectCode::Address),
     ] {
-        let robots = Robots::unreachable(Refusal::new(cause, "status 503"));
+        let robots = Robots::unreachable(RejectReason::new(cause, "status 503"));
         let why = robots.check(&url).unwrap_err();
         assert!(why.code == code && why.detail.contains("503"));
     }
@@ -275,7 +275,7 @@ fn hostile_patterns_take_linear_time() {
 }
 
 proptest::proptest! {
-    /// The search from left to right agrees with trying every place for every star.
+    /// The search from left to right agrees with trying every position for every star.
     #[test]
     fn matching_agrees_with_trying_everything(pattern in "/[ab*]{0,8}\\$?", path in "/[ab]{0,8}") {
         fn tried(pattern: &[u8], path: &[u8]) -> bool {

@@ -1,9 +1,13 @@
-//! A small web on real sockets: hosts by name, answers by path, a log of requests.
+//! A small web on real sockets: hosts by name, responses by path, a log of requests.
 
-// Each test file uses its own part of this.
+// Each test file uses a part of this module.
 #![allow(dead_code)]
-// Of a test, though clippy does not see it.
+// The lint allows `unwrap` in tests, but not in their shared modules.
 #![allow(clippy::unwrap_used)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test of real sockets waits in real time"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
@@ -20,24 +24,24 @@ use capstan_plan::row::{ImageLink, PageLink, Pair, Reject};
 use capstan_plan::stage::Crawl;
 use tokio_util::sync::CancellationToken;
 
-/// What the server does for a path.
+/// The response to a path.
 #[derive(Clone)]
 pub enum Answer {
     /// Status, headers, body.
     Give(u16, Vec<(String, String)>, Vec<u8>),
     /// Status `1` this many times, then the other answer.
     Then(u16, usize, Box<Answer>),
-    /// Headers, then a byte now and then, without end.
+    /// Headers, then single bytes at intervals, without end.
     Drip,
     /// Zeros without end, without a length.
     Endless,
     /// Waits, then answers.
     Late(Duration, Box<Answer>),
-    /// Ten of a hundred announced bytes, then the connection is gone.
+    /// Ten of a hundred announced bytes, then a closed connection.
     Cut,
 }
 
-/// A request as it came in.
+/// A request as received.
 #[derive(Debug, Clone)]
 pub struct Logged {
     pub at: Instant,
@@ -53,7 +57,7 @@ struct Shared {
     log: Vec<Logged>,
 }
 
-/// The web in the making, then its server.
+/// The responses of the web, and its server once it runs.
 #[derive(Clone, Default)]
 pub struct Web(Arc<Mutex<Shared>>);
 
@@ -80,7 +84,7 @@ pub fn to(location: &str) -> Answer {
     give(302, &[("location", location)], b"")
 }
 
-/// A picture of its own for every number.
+/// A different picture for every number.
 pub fn png(number: u32) -> Vec<u8> {
     let shade = |x: u32, k: u32| ((x * (3 + number % 5) + number * k) % 256) as u8;
     let picture = image::RgbImage::from_fn(40, 40, |x, y| {
@@ -113,7 +117,7 @@ impl Web {
         log.map(|logged| logged.path).collect()
     }
 
-    /// Serves all hosts on one port and gives the crawler's view of it.
+    /// Serves all hosts on one port and returns the crawler's configuration for them.
     pub async fn serve(&self) -> NetConfig {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at: SocketAddr = listener.local_addr().unwrap();
@@ -258,7 +262,7 @@ pub fn image(url: &str, page: &str) -> ImageLink {
     }
 }
 
-/// Fetches pictures and gathers the pairs.
+/// Fetches pictures and collects the pairs.
 pub async fn pictures(
     config: &Crawl,
     net: &Net,

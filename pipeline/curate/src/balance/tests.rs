@@ -15,7 +15,7 @@ fn config(mode: BalanceMode, cap: u64) -> stage::Balance {
     }
 }
 
-/// A row of picture `picture` at `n`, whose one text is its queries, spaced.
+/// Row `n` with the picture `picture`, whose one text is its queries joined by spaces.
 fn row(n: u32, picture: u8, queries: &[&str]) -> BalanceRow {
     let pair_id = PairId::new(&format!("http://a.test/{n}"), "http://a.test/");
     let text = Text::new(&pair_id, Origin::Alt, queries.join(" "));
@@ -87,6 +87,20 @@ fn earlier_drops_stay_and_take_no_place() {
 }
 
 #[test]
+fn a_row_without_a_text_is_dropped_as_no_text() {
+    for mode in [BalanceMode::Wit, BalanceMode::Metaclip] {
+        let textless = |n: u32| {
+            let pair_id = PairId::new(&n.to_string(), "p");
+            BalanceRow::kept(pair_id, [9; 32], &[], &[])
+        };
+        let rows = vec![textless(100), textless(101), row(1, 1, &["ball"])];
+        let out = balance(&config(mode, 5), 1, &[rows]);
+        let reasons: Vec<_> = out[0].iter().map(|c| c.reason.as_deref()).collect();
+        assert_eq!(reasons, [Some("no_text"), Some("no_text"), None]);
+    }
+}
+
+#[test]
 fn metaclip_keeps_texts_with_the_stated_probability() {
     // 2,000 texts of `ball` against t = 500, half of them with the rarer `red` (1,000).
     let rows: Vec<BalanceRow> = (0..2000u32)
@@ -139,7 +153,7 @@ fn metaclip_judges_each_text_of_a_pair() {
 }
 
 proptest! {
-    /// Shuffled and split otherwise, every row has the same fate; and no query is over its cap.
+    /// Another order and another split give every row the same outcome; no query exceeds its cap.
     #[test]
     fn order_and_sharding_do_not_matter(
         rows in prop::collection::vec((0u8..12, prop::collection::btree_set("[abcd]", 1..4)), 1..60),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{Part, VersionRef};
+use capstan_plan::commit::{Part, VersionRef, parts_of};
 use capstan_plan::id::{Digest, ModelDigest, PairId, RecipeHash};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{
@@ -18,7 +18,7 @@ use crate::files;
 use crate::store::Store;
 use crate::versions::{self, NewVersion};
 
-/// Pair `n` of `site`: found on the web, or by a person where `n` is a multiple of 7.
+/// Pair `n` of `site`, found on the web; one with a human text if `n` is a multiple of 7.
 pub fn pair(site: &str, n: usize) -> Pair {
     let image_url = format!("http://{site}.test/{n}.jpg");
     let page_url = format!("http://{site}.test/page{}", n / 3);
@@ -166,18 +166,18 @@ pub fn image_links(count: usize) -> Vec<ImageLink> {
 /// Shards of `rows_per_file` pairs with curation, captions and verdicts.
 ///
 /// # Panics
-/// Where the store fails.
+/// If the store fails.
 pub async fn parts(store: &Store, pairs: Vec<Pair>, rows_per_file: usize) -> Vec<Part> {
     let bases = files::write_pairs(store, rows_per_file, pairs.clone())
         .await
         .unwrap();
-    let mut parts = Vec::new();
-    for (base, pairs) in bases.into_iter().zip(pairs.chunks(rows_per_file)) {
-        let curation = files::write_overlay(store, &base, curations(pairs)).await;
-        let captions = files::write_overlay(store, &base, captions(pairs)).await;
-        let verdicts = files::write_overlay(store, &base, verdicts(pairs)).await;
-        let overlays = vec![curation.unwrap(), captions.unwrap(), verdicts.unwrap()];
-        parts.push(Part { base, overlays });
+    let mut parts = parts_of(&bases).unwrap();
+    for (part, pairs) in parts.iter_mut().zip(pairs.chunks(rows_per_file)) {
+        let base = &part.base;
+        let curation = files::write_overlay(store, base, curations(pairs)).await;
+        let captions = files::write_overlay(store, base, captions(pairs)).await;
+        let verdicts = files::write_overlay(store, base, verdicts(pairs)).await;
+        part.overlays = vec![curation.unwrap(), captions.unwrap(), verdicts.unwrap()];
     }
     parts
 }
@@ -185,7 +185,7 @@ pub async fn parts(store: &Store, pairs: Vec<Pair>, rows_per_file: usize) -> Vec
 /// A version of `dataset` with `count` pairs and every overlay. The times differ from run to run.
 ///
 /// # Panics
-/// Where the store fails.
+/// If the store fails.
 pub async fn publish_dataset(
     store: &Store,
     dataset: &str,

@@ -1,23 +1,22 @@
-//! Rows of an export as Arrow columns.
+//! Encodes the rows of an export as Arrow columns.
 
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::{
     ArrayRef, BinaryArray, Float32Array, Int32Array, RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, Field, Fields, Schema, SchemaRef};
 use capstan_plan::id::Digest;
 use capstan_plan::row::Pair;
 
 use super::{Kept, Layout, Row};
 
-/// Columns of a layout of Parquet.
+/// The columns of a Parquet layout.
 pub(super) fn schema(layout: Layout) -> SchemaRef {
     let mut fields = match layout {
         Layout::Pictures => vec![text("url"), text("page_url"), text("pair_id")],
-        Layout::Flat | Layout::Webdataset => vec![
+        Layout::Flat | Layout::Webdataset | Layout::Files => vec![
             text("url"),
             text("caption"),
             text("key"),
@@ -34,9 +33,12 @@ pub(super) fn schema(layout: Layout) -> SchemaRef {
             let element = Arc::new(Field::new("element", element, false));
             fields.push(Field::new("texts", DataType::List(element), false));
         }
-        Layout::Flat | Layout::Webdataset => {
+        Layout::Flat | Layout::Webdataset | Layout::Files => {
             fields.extend([text("page_url"), text("pair_id")]);
-            fields.extend(text_fields().iter().skip(1).map(|field| (**field).clone()));
+            // Null for a picture without a text.
+            let fields_of_text = text_fields();
+            let fields_of_text = fields_of_text.iter().skip(1);
+            fields.extend(fields_of_text.map(|field| (**field).clone().with_nullable(true)));
         }
     }
     fields.extend(["licence", "attribution"].map(|name| maybe(name, DataType::Utf8)));
@@ -52,7 +54,7 @@ fn maybe(name: &str, kind: DataType) -> Field {
     Field::new(name, kind, true)
 }
 
-/// A text with what is said of it.
+/// A text with its scores and its captioner.
 fn text_fields() -> Fields {
     Fields::from(vec![
         text("text"),
@@ -64,11 +66,11 @@ fn text_fields() -> Fields {
     ])
 }
 
-/// A row per picture.
+/// One row per picture.
 pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
     let pairs: Vec<&Pair> = rows.iter().map(|row| &row.pair).collect();
-    let kept: Vec<&Kept> = rows.iter().flat_map(|row| &row.texts).collect();
-    let mut texts = vec![strings(kept.iter().map(|kept| kept.text.text.clone()))];
+    let kept: Vec<Option<&Kept>> = rows.iter().flat_map(|row| &row.texts).map(Some).collect();
+    let mut texts = vec![captions(&kept)];
     texts.extend(text_columns(&kept));
     let values = StructArray::try_new(text_fields(), texts, None)?;
     let element = Arc::new(Field::new(
@@ -77,7 +79,7 @@ pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
         false,
     ));
     let lengths = OffsetBuffer::from_lengths(rows.iter().map(|row| row.texts.len()));
-    let lists = arrow::array::ListArray::try_new(element, lengths, Arc::new(values), None)?;
+    let lists = arrow_array::ListArray::try_new(element, lengths, Arc::new(values), None)?;
     let mut columns = vec![
         strings(pairs.iter().map(|pair| pair.image_url.clone())),
         strings(pairs.iter().map(|pair| pair.page_url.clone())),
@@ -89,13 +91,16 @@ pub(super) fn pictures(rows: &[&Row]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(schema(Layout::Pictures), columns)
 }
 
-/// A row per (picture, text), under these keys.
-pub(super) fn flat(rows: &[(&Row, &Kept)], keys: Vec<String>) -> Result<RecordBatch, ArrowError> {
+/// One row per (picture, text), under these keys; a picture without a text has the empty caption.
+pub(super) fn flat(
+    rows: &[(&Row, Option<&Kept>)],
+    keys: Vec<String>,
+) -> Result<RecordBatch, ArrowError> {
     let pairs: Vec<&Pair> = rows.iter().map(|(row, _)| &row.pair).collect();
-    let kept: Vec<&Kept> = rows.iter().map(|(_, kept)| *kept).collect();
+    let kept: Vec<Option<&Kept>> = rows.iter().map(|(_, kept)| *kept).collect();
     let mut columns = vec![
         strings(pairs.iter().map(|pair| pair.image_url.clone())),
-        strings(kept.iter().map(|kept| kept.text.text.clone())),
+        captions(&kept),
         strings(keys.into_iter()),
         strings(rows.iter().map(|_| "success".to_owned())),
         maybe_strings(rows.iter().map(|_| None)),
@@ -108,7 +113,7 @@ pub(super) fn flat(rows: &[(&Row, &Kept)], keys: Vec<String>) -> Result<RecordBa
     RecordBatch::try_new(schema(Layout::Flat), columns)
 }
 
-/// Sides and SHA-256.
+/// Sizes and SHA-256.
 fn facts(pairs: &[&Pair]) -> Vec<ArrayRef> {
     let sides: [fn(&Pair) -> u32; 4] = [
         |pair| pair.width,
@@ -118,7 +123,7 @@ fn facts(pairs: &[&Pair]) -> Vec<ArrayRef> {
     ];
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(5);
     for side in sides {
-        // A side of a decoded picture is far below the limit.
+        // A side of a decoded picture is far below the limit of an i32.
         let values = pairs
             .iter()
             .map(|pair| i32::try_from(side(pair)).unwrap_or(i32::MAX));
@@ -130,21 +135,28 @@ fn facts(pairs: &[&Pair]) -> Vec<ArrayRef> {
 }
 
 /// Everything of [`text_fields`] but the text.
-fn text_columns(kept: &[&Kept]) -> Vec<ArrayRef> {
+fn text_columns(kept: &[Option<&Kept>]) -> Vec<ArrayRef> {
     let scores = |score: fn(&capstan_plan::row::Verdict) -> f32| -> ArrayRef {
-        let of = |kept: &&Kept| kept.verdict.as_ref().map(score);
+        let of = |kept: &Option<&Kept>| kept.and_then(|kept| kept.verdict.as_ref()).map(score);
         Arc::new(Float32Array::from_iter(kept.iter().map(of)))
     };
+    let texts = |of: fn(&Kept) -> Option<String>| -> ArrayRef {
+        maybe_strings(kept.iter().map(|kept| kept.and_then(of)))
+    };
     vec![
-        strings(kept.iter().map(|kept| kept.text.text_id.to_string())),
-        strings(kept.iter().map(|kept| kept.text.origin.as_str().to_owned())),
+        texts(|kept| Some(kept.text.text_id.to_string())),
+        texts(|kept| Some(kept.text.origin.as_str().to_owned())),
         scores(|verdict| verdict.itc),
         scores(|verdict| verdict.itm),
-        maybe_strings(
-            kept.iter()
-                .map(|kept| kept.writer.map(|model| model.to_string())),
-        ),
+        texts(|kept| kept.writer.map(|model| model.to_string())),
     ]
+}
+
+fn captions(kept: &[Option<&Kept>]) -> ArrayRef {
+    strings(
+        kept.iter()
+            .map(|kept| kept.map_or_else(String::new, |kept| kept.text.text.clone())),
+    )
 }
 
 fn rights_and_picture(pairs: &[&Pair]) -> Vec<ArrayRef> {

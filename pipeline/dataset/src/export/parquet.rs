@@ -1,4 +1,4 @@
-//! Parquet files `00000.parquet ...` of at most so many rows.
+//! Parquet files `00000.parquet ...` with a bounded number of rows.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
-use super::{Kept, Layout, Row, columns, key};
+use super::{Kept, Layout, Row, columns, key, pairs};
 use crate::error::{Error, Result, one_line};
 
-/// Rows of a batch, which becomes a row group, at most: a picture stands in it once for each text.
+/// Most rows of a batch, which becomes a row group. It holds a picture once per text.
 const BATCH_ROWS: usize = 256;
 
-/// The files under way.
+/// The files being written.
 pub(super) struct Folder {
     folder: PathBuf,
     rows_per_file: usize,
     layout: Layout,
-    /// The file that is being written, with the rows in it.
+    /// The open file and its rows so far.
     open: Option<(ArrowWriter<File>, usize)>,
-    /// Files begun, and the size of those that are complete.
+    /// Number of files begun, and the size of the complete ones.
     files: u64,
     size_bytes: u64,
 }
@@ -43,16 +43,15 @@ impl Folder {
             let all: Vec<&Row> = rows.iter().collect();
             return self.write_all(&all, |rows, _| columns::pictures(rows));
         }
-        let each = |row| -> Vec<(&Row, &Kept)> { pairs(row).collect() };
-        let all: Vec<(&Row, &Kept)> = rows.iter().flat_map(each).collect();
+        let all: Vec<(&Row, Option<&Kept>)> = rows.iter().flat_map(pairs).collect();
         self.write_all(&all, columns::flat)
     }
 
-    /// Writes items in batches that neither pass the end of a file nor grow too large.
+    /// Writes items in batches that stay within a file and within the bound of a batch.
     fn write_all<T>(
         &mut self,
         mut items: &[T],
-        batch: impl Fn(&[T], Vec<String>) -> Result<arrow::array::RecordBatch, arrow::error::ArrowError>,
+        batch: impl Fn(&[T], Vec<String>) -> Result<arrow_array::RecordBatch, arrow_schema::ArrowError>,
     ) -> Result<()> {
         while !items.is_empty() {
             let file = self.files.saturating_sub(u64::from(self.open.is_some()));
@@ -105,8 +104,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Files and their size. An export without rows is one file without rows, so that its columns
-    /// can be read.
+    /// Number of files and their size. An export without rows has one file without rows, so that
+    /// readers find its columns.
     pub(super) fn finish(mut self) -> Result<(u64, u64)> {
         if self.files == 0 {
             let path = self.path(0);
@@ -118,14 +117,9 @@ impl Folder {
     }
 }
 
-/// Every (picture, text) of a row.
-pub(super) fn pairs(row: &Row) -> impl Iterator<Item = (&Row, &Kept)> {
-    row.texts.iter().map(move |kept| (row, kept))
-}
-
 fn create(path: &Path, layout: Layout) -> Result<ArrowWriter<File>> {
     let file = File::create_new(path).map_err(|error| Error::local(path, error))?;
-    // As in base files: pictures are compressed already.
+    // As in pixels files, pictures are compressed already.
     let image = ColumnPath::from("jpg");
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))

@@ -1,4 +1,4 @@
-//! WebDataset: tar files `00000.tar ...`, the members of a sample one after another under its key.
+//! WebDataset: tar files `00000.tar ...`; the members of a sample follow each other under its key.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -8,17 +8,16 @@ use capstan_plan::id::Digest;
 use serde_json::json;
 use tar::{Builder, Header};
 
-use super::parquet::pairs;
-use super::{Kept, Row, key};
+use super::{Kept, Row, key, pairs};
 use crate::error::{Error, Result};
 
-/// The files under way.
+/// The files being written.
 pub(super) struct Folder {
     folder: PathBuf,
     rows_per_file: usize,
-    /// The file that is being written, with the samples in it.
+    /// The open file and its samples so far.
     open: Option<(Builder<BufWriter<File>>, usize)>,
-    /// Files begun, and the size of those that are complete.
+    /// Number of files begun, and the size of the complete ones.
     files: u64,
     size_bytes: u64,
 }
@@ -81,7 +80,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Files and their size.
+    /// Number of files and their size.
     pub(super) fn finish(mut self) -> Result<(u64, u64)> {
         if self.files == 0 {
             self.begin()?;
@@ -95,12 +94,14 @@ fn add_sample(
     builder: &mut Builder<BufWriter<File>>,
     key: &str,
     Row { pair, .. }: &Row,
-    kept: &Kept,
+    kept: Option<&Kept>,
 ) -> std::io::Result<()> {
+    let caption = kept.map_or("", |kept| &kept.text.text);
+    let verdict = kept.and_then(|kept| kept.verdict.as_ref());
     let about = json!({
         "key": key,
         "url": pair.image_url,
-        "caption": kept.text.text,
+        "caption": caption,
         "status": "success",
         "width": pair.width,
         "height": pair.height,
@@ -109,21 +110,21 @@ fn add_sample(
         "sha256": Digest(pair.sha256),
         "page_url": pair.page_url,
         "pair_id": pair.pair_id,
-        "text_id": kept.text.text_id,
-        "origin": kept.text.origin,
-        "itc": kept.verdict.as_ref().map(|verdict| verdict.itc),
-        "itm": kept.verdict.as_ref().map(|verdict| verdict.itm),
-        "captioner": kept.writer,
+        "text_id": kept.map(|kept| kept.text.text_id),
+        "origin": kept.map(|kept| kept.text.origin),
+        "itc": verdict.map(|verdict| verdict.itc),
+        "itm": verdict.map(|verdict| verdict.itm),
+        "captioner": kept.and_then(|kept| kept.writer),
         "licence": pair.licence,
         "attribution": pair.attribution,
     });
     let about = serde_json::to_vec(&about)?;
     add(builder, &format!("{key}.jpg"), &pair.image)?;
-    add(builder, &format!("{key}.txt"), kept.text.text.as_bytes())?;
+    add(builder, &format!("{key}.txt"), caption.as_bytes())?;
     add(builder, &format!("{key}.json"), &about)
 }
 
-/// Owner and time are left out, so that equal versions give equal files.
+/// Adds a member without owner and time, so that equal versions give equal files.
 fn add(builder: &mut Builder<BufWriter<File>>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_size(bytes.len() as u64);

@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::Read;
 
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{Float32Type, Int32Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Int32Type};
+use arrow_array::{Array, RecordBatch};
 
 use super::*;
 use crate::conformance::rows;
@@ -57,9 +58,9 @@ async fn export_as(layout: Layout, rows_per_file: usize) -> (tempfile::TempDir, 
         rows_per_file,
     };
     let last = std::sync::Mutex::new((0, 0));
-    let told = |done, total| *last.lock().unwrap() = (done, total);
+    let progress = |done, total| *last.lock().unwrap() = (done, total);
     let folder = temp.path().join("out");
-    let exported = export(&store, &version, &folder, options, &told)
+    let exported = export(&store, &version, &folder, options, &progress)
         .await
         .unwrap();
     assert_eq!(*last.lock().unwrap(), (COUNT as u64, COUNT as u64));
@@ -198,10 +199,9 @@ async fn a_tar_holds_the_members_of_every_sample_together() {
 async fn a_version_without_a_filter_goes_out_as_curation_left_it() {
     let store = Store::memory();
     let pairs = rows::pairs("site", 12);
-    let base = crate::files::write_pairs(&store, 100, pairs.clone())
+    let files = crate::files::write_pairs(&store, 100, pairs.clone())
         .await
-        .unwrap()
-        .remove(0);
+        .unwrap();
     let new = versions::NewVersion {
         dataset: "d".into(),
         run: "r".into(),
@@ -210,10 +210,7 @@ async fn a_version_without_a_filter_goes_out_as_curation_left_it() {
         derived_from: None,
         statistics: BTreeMap::new(),
         missing: Vec::new(),
-        parts: vec![capstan_plan::commit::Part {
-            base,
-            overlays: Vec::new(),
-        }],
+        parts: capstan_plan::commit::parts_of(&files).unwrap(),
     };
     let version = versions::publish(&store, new).await.unwrap();
     let temp = tempfile::tempdir().unwrap();
@@ -277,4 +274,172 @@ fn keys_have_a_digit_for_each_of_a_files_rows() {
     assert_eq!(key(3, 42, 10_000), "000030042");
     assert_eq!(key(3, 42, 1_000), "00003042");
     assert_eq!(key(0, 0, 1), "000000");
+}
+
+/// A version without a curation or a filter over these pairs.
+async fn publish_pairs(store: &Store, pairs: Vec<Pair>) -> VersionRef {
+    let mut parts = rows::parts(store, pairs, 100).await;
+    parts.iter_mut().for_each(|part| part.overlays.clear());
+    let new = versions::NewVersion {
+        dataset: "d".into(),
+        run: "r".into(),
+        stage: "s".into(),
+        recipes: Vec::new(),
+        derived_from: None,
+        statistics: BTreeMap::new(),
+        missing: Vec::new(),
+        parts,
+    };
+    versions::publish(store, new).await.unwrap()
+}
+
+/// Pairs as a `folder` import makes them: each with its path and its texts.
+fn imported(pictures: &[(&str, &[&str])]) -> Vec<Pair> {
+    let pair = |(n, (path, texts)): (usize, &(&str, &[&str]))| {
+        let mut pair = rows::pair("folder", n);
+        pair.image_url = format!("file:d/{path}");
+        pair.archive_ref = Some((*path).to_owned());
+        let texts = texts.iter();
+        pair.texts = texts
+            .map(|text| Text::new(&pair.pair_id, Origin::Caption, *text))
+            .collect();
+        pair
+    };
+    pictures.iter().enumerate().map(pair).collect()
+}
+
+async fn export_pairs(pairs: Vec<Pair>, layout: Layout) -> (tempfile::TempDir, Exported) {
+    let store = Store::memory();
+    let version = publish_pairs(&store, pairs).await;
+    let temp = tempfile::tempdir().unwrap();
+    let options = Options {
+        layout,
+        rows_per_file: 2,
+    };
+    let exported = export(&store, &version, temp.path(), options, &|_, _| ())
+        .await
+        .unwrap();
+    (temp, exported)
+}
+
+const ONE_WITHOUT_A_TEXT: [(&str, &[&str]); 2] = [("a.png", &["a ball"]), ("b.png", &[])];
+
+#[tokio::test]
+async fn a_picture_without_a_text_goes_out_with_an_empty_caption() {
+    let pairs = imported(&ONE_WITHOUT_A_TEXT);
+    let (temp, exported) = export_pairs(pairs.clone(), Layout::Flat).await;
+    assert_eq!((exported.pictures, exported.texts), (2, 1));
+    let batch = &read(temp.path(), 1)[0][0];
+    assert_eq!(strings(batch, "caption"), ["a ball", ""]);
+    let ids = batch.column_by_name("text_id").unwrap();
+    assert_eq!((ids.is_null(0), ids.is_null(1)), (false, true));
+
+    let (temp, exported) = export_pairs(pairs.clone(), Layout::Pictures).await;
+    assert_eq!((exported.pictures, exported.texts), (2, 1));
+    let batch = &read(temp.path(), 1)[0][0];
+    let lists = batch.column_by_name("texts").unwrap().as_list::<i32>();
+    assert_eq!((lists.value(0).len(), lists.value(1).len()), (1, 0));
+
+    let (temp, _) = export_pairs(pairs, Layout::Webdataset).await;
+    let mut archive = ::tar::Archive::new(File::open(temp.path().join("00000.tar")).unwrap());
+    let mut members = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let name = entry.path().unwrap().display().to_string();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        members.insert(name, bytes);
+    }
+    assert_eq!(members.len(), 6);
+    assert_eq!(members["000000.txt"], b"a ball");
+    assert_eq!(members["000001.txt"], b"");
+    let about: serde_json::Value = serde_json::from_slice(&members["000001.json"]).unwrap();
+    assert_eq!(about["caption"], "");
+    assert!(about["text_id"].is_null() && about["origin"].is_null());
+}
+
+/// Every file below a folder but `_export.json`, with its bytes.
+fn files_below(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let (mut files, mut folders) = (BTreeMap::new(), vec![folder.to_owned()]);
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            files.insert(name, std::fs::read(&path).unwrap());
+        }
+    }
+    files.remove(ABOUT).unwrap();
+    files
+}
+
+#[tokio::test]
+async fn a_folder_of_pictures_has_the_texts_beside_them_under_the_imported_names() {
+    let mut pairs = imported(&[
+        ("a.png", &["a ball", "a red ball"]),
+        ("deep/er/b.JPEG", &[]),
+        // The stem of the first again, also where case makes no difference.
+        ("A.webp", &["a ring"]),
+        ("v1.2/c", &["a crate"]),
+        // Paths that lead out, hide, or take the export's own name.
+        ("../out.png", &["x"]),
+        (".hidden.png", &["x"]),
+        ("_export.png", &["x"]),
+    ]);
+    // Of the web, and of a row of a Parquet file: the key says nothing to a person.
+    pairs.push(rows::pair("site", 1));
+    let mut row = rows::pair("site", 2);
+    row.image_url = "file:d/00000.parquet/000000007".to_owned();
+    row.archive_ref = Some("000000007".to_owned());
+    pairs.push(row);
+    let (temp, exported) = export_pairs(pairs.clone(), Layout::Files).await;
+    let files = files_below(temp.path());
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    let stems = [
+        "00000/000000",
+        "00000/000001",
+        "00001/000010",
+        "00001/000011",
+        "00002/000020",
+        "A.webp",
+        "a",
+        "deep/er/b",
+        "v1.2/c",
+    ];
+    let expected = stems.map(|stem| [format!("{stem}.jpg"), format!("{stem}.txt")]);
+    let mut expected: Vec<String> = expected.concat();
+    expected.sort();
+    assert_eq!(names, expected);
+    assert_eq!(files["a.txt"], b"a ball\na red ball\n");
+    assert_eq!(files["deep/er/b.txt"], b"");
+    assert_eq!(files["A.webp.txt"], b"a ring\n");
+    assert_eq!(files["a.jpg"], pairs[0].image);
+    assert_eq!(files["00001/000011.jpg"], pairs[7].image);
+    let size: usize = files.values().map(Vec::len).sum();
+    assert_eq!((exported.files, exported.size_bytes), (2 * 9, size as u64));
+}
+
+#[tokio::test]
+async fn a_folder_of_pictures_leaves_out_what_the_filter_refused() {
+    let (temp, exported) = export_as(Layout::Files, 1_000).await;
+    let expected = expected();
+    let files = files_below(&temp.path().join("out"));
+    assert_eq!(exported.pictures, expected.len() as u64);
+    assert_eq!(files.len(), 2 * expected.len());
+    let mut found: Vec<Vec<u8>> = files
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".txt"))
+        .map(|(_, lines)| lines)
+        .collect();
+    let lines = |texts: Vec<Sent>| -> Vec<u8> {
+        let lines = texts.into_iter().map(|(text, ..)| text + "\n");
+        lines.collect::<String>().into_bytes()
+    };
+    let mut wanted: Vec<Vec<u8>> = expected.into_values().map(lines).collect();
+    found.sort();
+    wanted.sort();
+    assert_eq!(found, wanted);
 }

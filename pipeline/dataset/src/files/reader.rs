@@ -1,17 +1,13 @@
-//! Parquet bytes to rows: a row group at a time, and only the columns wanted.
+//! Decodes rows from Parquet: a row group at a time, and only the columns wanted.
 //!
-//! What is fetched is awaited; what is decoded runs on a blocking thread.
+//! Fetching is async; decoding runs on a blocking thread.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow::array::{Array, BinaryArray, RecordBatch};
-use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
 use bytes::{Buf, Bytes};
-use capstan_plan::commit::{File, FileKind};
+use capstan_plan::commit::File;
 use capstan_plan::id::Digest;
-use capstan_plan::row::Pair;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
@@ -20,19 +16,29 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::reader::{ChunkReader, Length};
 
+use super::writer::SCHEMA_VERSION;
 use super::{blocking, path};
 use crate::error::{Error, Result};
-use crate::record::{Columns, Record, RowHasher};
+use crate::record::{Columns, Record};
 use crate::store::Store;
 
-/// A file up to this size is fetched whole and held against its digest.
+/// A file up to this size is fetched whole and checked against its digest.
 const WHOLE_BYTES: u64 = 4 << 20;
-/// Guess of a footer's size; one fetch where it is right.
+/// Bytes that are fetched from the end of a file first. A larger footer takes a second request.
 const TAIL_BYTES: u64 = 64 << 10;
-/// A footer beyond this is not ours.
+/// Largest footer that is read. Files of this program stay far below it.
 const FOOTER_BYTES: u64 = 64 << 20;
-/// The last eight bytes: length of the footer, magic.
+/// The last eight bytes: length of the footer and magic number.
 const TRAILER_BYTES: u64 = 8;
+
+/// How a file beyond [`WHOLE_BYTES`] is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fetch {
+    /// The footer and the column chunks that are wanted. A copy in the cache is used if there is one.
+    Ranges,
+    /// As a whole into the cache, if it has one that can keep the file; then from there.
+    Cached,
+}
 
 /// Reads the rows of a file, group by group.
 pub(crate) struct Reader<T> {
@@ -42,15 +48,34 @@ pub(crate) struct Reader<T> {
     metadata: ArrowReaderMetadata,
     /// Columns to read.
     mask: ProjectionMask,
-    /// The file, where it is small.
+    /// The whole file, if it is small.
     whole: Option<Bytes>,
+    fetch: Fetch,
     next: usize,
     rows: PhantomData<T>,
 }
 
 impl<T: Record> Reader<T> {
-    /// Reads the footer of `file` and holds its schema and rows against what the record says.
-    pub(crate) async fn open(store: &Store, file: &File, without: &[&str]) -> Result<Self> {
+    /// Reads the footer of `file` and checks its schema and rows against the record.
+    ///
+    /// The columns of `T` are fetched, as ranges. If they are most of the file, it is fetched
+    /// whole, for the next reader as well.
+    pub(crate) async fn open(store: &Store, file: &File) -> Result<Self> {
+        let mut reader = Self::open_footer(store, file).await?;
+        if 2 * reader.wanted_bytes() >= file.size_bytes {
+            reader.fetch = Fetch::Cached;
+        }
+        Ok(reader)
+    }
+
+    /// As [`Reader::open`], for a file that will be read again: it is fetched into the cache.
+    pub(crate) async fn open_cached(store: &Store, file: &File) -> Result<Self> {
+        let mut reader = Self::open_footer(store, file).await?;
+        reader.fetch = Fetch::Cached;
+        Ok(reader)
+    }
+
+    async fn open_footer(store: &Store, file: &File) -> Result<Self> {
         let path = path(&file.digest);
         if !T::KINDS.contains(&file.kind) {
             return Err(Error::damaged(
@@ -67,14 +92,14 @@ impl<T: Record> Reader<T> {
             false => (None, read_footer(store, file, &path).await?),
         };
         let metadata = metadata.map_err(|error| Error::damaged(&path, error))?;
-        Self::new(store, file, metadata, whole, without)
+        Self::new(store, file, metadata, whole)
     }
 
-    /// Reads bytes of a file that the caller has already, all columns.
+    /// Reads bytes of a file that the caller has already.
     pub(crate) fn over(store: &Store, file: &File, bytes: Bytes) -> Result<Self> {
         let metadata = ArrowReaderMetadata::load(&bytes, ArrowReaderOptions::new())
             .map_err(|error| Error::damaged(path(&file.digest), error))?;
-        Self::new(store, file, metadata, Some(bytes), &[])
+        Self::new(store, file, metadata, Some(bytes))
     }
 
     fn new(
@@ -82,28 +107,17 @@ impl<T: Record> Reader<T> {
         file: &File,
         metadata: ArrowReaderMetadata,
         whole: Option<Bytes>,
-        without: &[&str],
     ) -> Result<Self> {
         let path = path(&file.digest);
-        if metadata.schema().fields() != T::schema().fields() {
-            return Err(Error::damaged(
-                &path,
-                "its columns are not those of its kind",
-            ));
-        }
+        let columns = columns::<T>(&metadata).map_err(|reason| Error::damaged(&path, reason))?;
         let rows = metadata.metadata().file_metadata().num_rows() as u64;
         if rows != file.rows {
-            let wanted = file.rows;
+            let expected = file.rows;
             return Err(Error::damaged(
                 &path,
-                format!("it has {rows} rows, not {wanted}"),
+                format!("it has {rows} rows, not {expected}"),
             ));
         }
-        let fields = metadata.schema().fields().iter().enumerate();
-        let columns: Vec<usize> = fields
-            .filter(|(_, field)| !without.contains(&field.name().as_str()))
-            .map(|(at, _)| at)
-            .collect();
         Ok(Self {
             store: store.clone(),
             file: file.clone(),
@@ -111,9 +125,24 @@ impl<T: Record> Reader<T> {
             mask: ProjectionMask::roots(metadata.parquet_schema(), columns),
             metadata,
             whole,
+            fetch: Fetch::Ranges,
             next: 0,
             rows: PhantomData,
         })
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Size of the wanted columns.
+    fn wanted_bytes(&self) -> u64 {
+        let groups = self.metadata.metadata().row_groups().iter();
+        let columns = groups.flat_map(|group| group.columns().iter().enumerate());
+        columns
+            .filter(|(at, _)| self.mask.leaf_included(*at))
+            .map(|(_, column)| column.byte_range().1)
+            .sum()
     }
 
     pub(crate) fn groups(&self) -> usize {
@@ -145,7 +174,7 @@ impl<T: Record> Reader<T> {
         .await
     }
 
-    /// The bytes of the wanted columns of a group; neighbours come in one fetch.
+    /// Fetches the wanted columns of a group; adjacent columns in one request.
     async fn fetch(&self, group: usize) -> Result<Chunks> {
         let size = self.file.size_bytes;
         if let Some(whole) = &self.whole {
@@ -174,9 +203,56 @@ impl<T: Record> Reader<T> {
         }
         let mut chunks = Vec::with_capacity(ranges.len());
         for (start, end) in ranges {
-            chunks.push((start, self.store.get_range(&self.path, start..end).await?));
+            let bytes = match self.fetch {
+                Fetch::Ranges => self.store.get_range(&self.path, start..end).await?,
+                Fetch::Cached => self.store.get_range_cached(&self.path, start..end).await?,
+            };
+            chunks.push((start, bytes));
         }
         Ok(Chunks { size, chunks })
+    }
+}
+
+/// Indices of the columns of `T` in the file.
+///
+/// A nullable column that a file of an older schema version lacks is left out, and columns that
+/// `T` does not know are ignored.
+fn columns<T: Record>(metadata: &ArrowReaderMetadata) -> Result<Vec<usize>, String> {
+    let is_older = schema_version(metadata)? < T::SCHEMA_VERSION;
+    let found = metadata.schema();
+    let mut columns = Vec::new();
+    for field in T::schema().fields() {
+        let name = field.name();
+        let Some((at, column)) = found.column_with_name(name) else {
+            if is_older && field.is_nullable() {
+                continue;
+            }
+            return Err(format!("column `{name}` is missing"));
+        };
+        if column.data_type() != field.data_type() {
+            let (found, expected) = (column.data_type(), field.data_type());
+            return Err(format!(
+                "column `{name}` is of type {found}, not {expected}"
+            ));
+        }
+        if column.is_nullable() && !field.is_nullable() {
+            return Err(format!("column `{name}` may hold nulls"));
+        }
+        columns.push(at);
+    }
+    Ok(columns)
+}
+
+/// The schema version that a file states; 1 if it states none.
+fn schema_version(metadata: &ArrowReaderMetadata) -> Result<u32, String> {
+    let metadata = metadata.metadata().file_metadata();
+    let mut entries = metadata.key_value_metadata().into_iter().flatten();
+    let version = entries.find(|entry| entry.key == SCHEMA_VERSION);
+    match version.and_then(|entry| entry.value.as_deref()) {
+        None => Ok(1),
+        Some(version) => version
+            .parse()
+            .map_err(|_| format!("its schema version `{version}` is no number")),
     }
 }
 
@@ -289,54 +365,5 @@ impl ChunkReader for Chunks {
             true => Ok(bytes.slice(..length)),
             false => Err(ParquetError::EOF(format!("{length} bytes at {start}"))),
         }
-    }
-}
-
-/// A base file's picture alone; for reading only.
-#[derive(Clone)]
-pub(super) struct Picture(pub(super) Bytes);
-
-/// Every column of a base file but the picture.
-pub(super) const BUT_IMAGE: &[&str] = &[
-    "pair_id",
-    "width",
-    "height",
-    "original_width",
-    "original_height",
-    "sha256",
-    "phash",
-    "image_url",
-    "page_url",
-    "archive_ref",
-    "fetched_at_ms",
-    "opt_out",
-    "policy_version",
-    "licence",
-    "attribution",
-    "texts",
-];
-
-impl Record for Picture {
-    const KINDS: &'static [FileKind] = &[FileKind::Base];
-
-    fn schema() -> SchemaRef {
-        Pair::schema()
-    }
-
-    fn encode(_: &[Self]) -> Result<RecordBatch, ArrowError> {
-        Err(ArrowError::NotYetImplemented(
-            "pictures alone are only read".to_owned(),
-        ))
-    }
-
-    fn decode(columns: &Columns) -> Result<Vec<Self>, String> {
-        let images: &BinaryArray = columns.get("image")?;
-        Ok((0..images.len())
-            .map(|row| Self(Bytes::copy_from_slice(images.value(row))))
-            .collect())
-    }
-
-    fn hash(&self, hasher: &mut RowHasher) {
-        hasher.bytes(&self.0);
     }
 }

@@ -1,10 +1,11 @@
-//! Rows to Parquet bytes.
+//! Encodes rows as Parquet.
 
 use bytes::Bytes;
 use capstan_plan::commit::{File, FileKind};
 use capstan_plan::id::Digest;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
@@ -13,22 +14,24 @@ use crate::record::{Record, RowHasher, kind_name};
 
 /// Rows of a row group at most.
 pub(crate) const GROUP_ROWS: usize = 1024;
-/// Weight of a row group at which it is closed.
+/// Estimated bytes at which a row group is closed.
 const GROUP_BYTES: usize = 8 << 20;
+/// Key of the schema version in the metadata of a file.
+pub(super) const SCHEMA_VERSION: &str = "schema_version";
 
-/// A file before it is put.
+/// An encoded file that is not in a store yet.
 #[derive(Debug, Clone)]
 pub struct Encoded {
-    /// Its bytes.
+    /// The bytes.
     pub bytes: Bytes,
-    /// Its record.
+    /// The record of the file.
     pub file: File,
 }
 
 /// Encodes rows as a file of `kind`. Equal rows give equal bytes.
 ///
 /// # Errors
-/// [`Error::Rows`] where Parquet refuses them.
+/// [`Error::Rows`] if the Parquet writer rejects them.
 pub fn encode<T: Record>(kind: FileKind, rows: &[T]) -> Result<Encoded> {
     let mut builder = Builder::new(kind);
     for row in rows {
@@ -39,13 +42,14 @@ pub fn encode<T: Record>(kind: FileKind, rows: &[T]) -> Result<Encoded> {
     builder.finish()
 }
 
-/// A file that grows by row groups.
+/// A file under construction, a row group at a time.
 pub(super) struct Builder<T: Record> {
     kind: FileKind,
-    /// Made with the first group.
+    /// Created with the first group.
     writer: Option<ArrowWriter<Vec<u8>>>,
-    /// Rows of the group to come, and their weight.
+    /// Rows of the next group.
     pending: Vec<T>,
+    /// Their estimated bytes.
     pending_bytes: usize,
     written_rows: usize,
     hasher: RowHasher,
@@ -63,7 +67,11 @@ impl<T: Record> Builder<T> {
         }
     }
 
-    /// Takes a row; whether a group is full now and should be written.
+    pub(super) fn kind(&self) -> FileKind {
+        self.kind
+    }
+
+    /// Adds a row. Returns whether a group is full and should be written.
     pub(super) fn push(&mut self, row: T) -> bool {
         self.pending_bytes += row.weight();
         self.pending.push(row);
@@ -72,11 +80,6 @@ impl<T: Record> Builder<T> {
 
     pub(super) fn rows(&self) -> usize {
         self.written_rows + self.pending.len()
-    }
-
-    pub(super) fn size_bytes(&self) -> usize {
-        let written = self.writer.as_ref().map_or(0, ArrowWriter::bytes_written);
-        written + self.pending_bytes
     }
 
     pub(super) fn write_group(&mut self) -> Result<()> {
@@ -92,7 +95,7 @@ impl<T: Record> Builder<T> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             none => none.insert(
-                ArrowWriter::try_new(Vec::new(), T::schema(), Some(properties()))
+                ArrowWriter::try_new(Vec::new(), T::schema(), Some(properties::<T>()))
                     .map_err(|error| fail(&error))?,
             ),
         };
@@ -110,7 +113,7 @@ impl<T: Record> Builder<T> {
         if !self.pending.is_empty() || self.writer.is_none() {
             self.write_group()?;
         }
-        let writer = self.writer.take().expect("made with the first group");
+        let writer = self.writer.take().expect("created with the first group");
         let bytes: Bytes = writer
             .into_inner()
             .map_err(|error| Error::Rows {
@@ -132,10 +135,14 @@ impl<T: Record> Builder<T> {
     }
 }
 
-/// Pictures are compressed already: no zstd, no dictionary and no bounds for them.
-fn properties() -> WriterProperties {
+/// Encoded pictures do not compress further and have no useful order: no zstd, no dictionary and
+/// no statistics for them.
+fn properties<T: Record>() -> WriterProperties {
     let image = ColumnPath::from("image");
+    let version = T::SCHEMA_VERSION.to_string();
+    let version = KeyValue::new(SCHEMA_VERSION.to_owned(), version);
     WriterProperties::builder()
+        .set_key_value_metadata(Some(vec![version]))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_column_compression(image.clone(), Compression::UNCOMPRESSED)

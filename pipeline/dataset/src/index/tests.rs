@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use capstan_plan::commit::VersionRef;
+use capstan_plan::commit::{VersionRef, parts_of};
 use capstan_plan::row::Origin;
 use proptest::prelude::*;
 
@@ -98,7 +98,7 @@ async fn kept_texts_need_a_filter() {
     assert!(!index.samples.is_empty());
 }
 
-/// Two versions in one index: shards are told apart, pictures are found by row.
+/// Two versions in one index: their shards have different ordinals, pictures are found by row.
 #[tokio::test]
 async fn versions_follow_each_other() {
     let store = Store::memory();
@@ -106,10 +106,7 @@ async fn versions_follow_each_other() {
     let bare = crate::files::write_pairs(&store, 50, rows::pairs("human", 14))
         .await
         .unwrap();
-    let human = Part {
-        base: bare[0].clone(),
-        overlays: Vec::new(),
-    };
+    let human = parts_of(&bare).unwrap().remove(0);
     let all = [
         data(web, Use::All, Use::All),
         data(vec![human], Use::None, Use::None),

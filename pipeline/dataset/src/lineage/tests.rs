@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::Outputs;
+use capstan_plan::commit::{Outputs, parts_of};
 use capstan_plan::id::{LeaseEpoch, RecipeHash};
 use capstan_plan::row::Pair;
 
@@ -50,10 +50,7 @@ async fn three_versions(store: &Store, pairs: &[Pair]) -> VersionRef {
     let base = files::write_pairs(store, 100, pairs.to_vec())
         .await
         .unwrap();
-    let mut part = Part {
-        base: base[0].clone(),
-        overlays: Vec::new(),
-    };
+    let mut part = parts_of(&base).unwrap().remove(0);
     let crawl = commit("now", "crawl", base, false);
     commits::commit(store, &crawl).await.unwrap();
     let mut version = publish(store, "crawl", None, part.clone()).await;
@@ -126,6 +123,7 @@ async fn a_synthetic_text_leads_to_page_models_verdict_versions_and_commits() {
         .collect();
     let expected = [
         ("base", "now-crawl", None),
+        ("pixels", "now-crawl", None),
         ("captions", "now-caption", Some("early-caption")),
         ("verdicts", "now-filter", None),
     ];

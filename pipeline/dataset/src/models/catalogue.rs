@@ -1,4 +1,4 @@
-//! What models a store holds, told from the headers of their files, and who made them.
+//! Lists the models of a store: family and size from the headers of their files, and their origin.
 
 use std::collections::HashMap;
 
@@ -11,34 +11,34 @@ use crate::error::{Error, Result};
 use crate::store::Store;
 use crate::{commits, runs};
 
-/// Longest header of a safetensors file that is read: names and shapes, never values.
+/// Longest header of a safetensors file that is read.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// A model as a listing shows it.
+/// A model of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// Its digest.
     pub model: ModelDigest,
-    /// The class that `config.json` names (`CLIPModel`, `BlipForConditionalGeneration` ...); both
-    /// of a pre-trained MED, `+` between them; `tokenizer` for a vocabulary alone.
+    /// The class that `config.json` names (`CLIPModel`, `BlipForConditionalGeneration` ...). For a
+    /// pre-trained MED both classes, joined by `+`; for a vocabulary alone `tokenizer`.
     pub family: String,
-    /// Numbers in its weights; the tensors that a pre-trained MED shares count once.
+    /// Number of parameters; tensors shared within a pre-trained MED count once.
     pub parameters: u64,
-    /// Size of all of its files.
+    /// Size of all files.
     pub size_bytes: u64,
-    /// The first commit that gave it, by run and stage; none where it was put by hand, or its run
-    /// is no longer in the store.
+    /// The first commit that output it. `None` if it was put without a run, or if its run is no
+    /// longer in the store.
     pub made_by: Option<MadeBy>,
 }
 
-/// The commit that gave a model.
+/// The commit that output a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MadeBy {
     /// The run.
     pub run: RunId,
     /// The stage.
     pub stage: StageName,
-    /// Whether that run took over an earlier one's.
+    /// Whether that run adopted the commit of an earlier run.
     pub adopted: bool,
     /// When the run was submitted, in milliseconds since 1970.
     pub created_at_ms: i64,
@@ -73,7 +73,7 @@ pub async fn catalogue(store: &Store) -> Result<Vec<Listed>> {
     Ok(listed)
 }
 
-/// What one model is, without who made it.
+/// Describes one model, without `made_by`.
 ///
 /// # Errors
 /// [`Error::NoModel`], [`Error::Damaged`]; those of the store.
@@ -111,10 +111,10 @@ fn family(path: &str, bytes: &[u8]) -> Result<String> {
         .unwrap_or_else(|| "unknown".to_owned()))
 }
 
-/// Numbers of every tensor, under the name that both folders of a MED have for it.
+/// The number of values of every tensor, under the name that both folders of a MED use for it.
 async fn read_header(store: &Store, path: &str, size_bytes: u64) -> Result<HashMap<String, u64>> {
     let foreign = |reason: &str| Error::damaged(path, reason);
-    let short = || foreign("it is no whole safetensors file");
+    let short = || foreign("it is no complete safetensors file");
     if size_bytes < 8 {
         return Err(short());
     }
@@ -139,8 +139,8 @@ async fn read_header(store: &Store, path: &str, size_bytes: u64) -> Result<HashM
         .collect()
 }
 
-/// What decoder and encoder of a MED share is stored in both of its folders: all of
-/// `text_decoder.bert` but self-attention is the encoder's.
+/// Both folders of a MED hold the tensors that its decoder shares with its encoder: all of
+/// `text_decoder.bert` but self-attention.
 fn shared_name(name: &str) -> String {
     match name.strip_prefix("text_decoder.bert.") {
         Some(rest) if !rest.contains(".attention.") => format!("text_encoder.{rest}"),

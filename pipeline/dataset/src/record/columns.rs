@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, FixedSizeBinaryArray, FixedSizeBinaryBuilder, ListArray, RecordBatch,
-    StringArray, StringBuilder, StructArray,
+use arrow_array::builder::{FixedSizeBinaryBuilder, StringBuilder};
+use arrow_array::{
+    Array, ArrayRef, FixedSizeBinaryArray, ListArray, RecordBatch, StringArray, StructArray,
 };
-use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Fields};
-use arrow::error::ArrowError;
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, Fields};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::row::{Origin, Text};
 
@@ -24,7 +23,7 @@ pub(super) fn digests<'a>(digests: impl Iterator<Item = &'a Digest>) -> ArrayRef
     Arc::new(builder.finish())
 }
 
-pub(super) fn maybe_digests<'a>(digests: impl Iterator<Item = Option<&'a Digest>>) -> ArrayRef {
+pub(super) fn optional_digests<'a>(digests: impl Iterator<Item = Option<&'a Digest>>) -> ArrayRef {
     let mut builder = FixedSizeBinaryBuilder::with_capacity(digests.size_hint().0, 32);
     for digest in digests {
         match digest {
@@ -38,7 +37,7 @@ pub(super) fn maybe_digests<'a>(digests: impl Iterator<Item = Option<&'a Digest>
 }
 
 pub(super) fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
-    // `from_iter_values` wants to know how many there are, and a flattened iterator cannot tell.
+    // `from_iter_values` needs an exact length, which a flattened iterator does not have.
     let mut builder = StringBuilder::new();
     for text in texts {
         builder.append_value(text);
@@ -46,11 +45,11 @@ pub(super) fn strings<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
     Arc::new(builder.finish())
 }
 
-pub(super) fn maybe_strings<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
+pub(super) fn optional_strings<'a>(texts: impl Iterator<Item = Option<&'a str>>) -> ArrayRef {
     Arc::new(StringArray::from_iter(texts))
 }
 
-/// One list a row; `values` are all elements of all rows in order.
+/// One list per row; `values` holds the elements of all rows in order.
 pub(super) fn lists(lengths: impl Iterator<Item = usize>, values: ArrayRef) -> ArrayRef {
     let offsets = OffsetBuffer::from_lengths(lengths);
     Arc::new(ListArray::new(
@@ -61,13 +60,13 @@ pub(super) fn lists(lengths: impl Iterator<Item = usize>, values: ArrayRef) -> A
     ))
 }
 
-/// One list of strings a row.
+/// One list of strings per row.
 pub(super) fn string_lists<'a>(rows: impl Iterator<Item = &'a [String]> + Clone) -> ArrayRef {
     let values = strings(rows.clone().flatten().map(String::as_str));
     lists(rows.map(<[_]>::len), values)
 }
 
-/// One list of `struct{text_id, text, origin}` a row.
+/// One list of `struct{text_id, text, origin}` per row.
 pub(super) fn text_lists<'a>(
     rows: impl Iterator<Item = &'a [Text]> + Clone,
 ) -> Result<ArrayRef, ArrowError> {
@@ -87,7 +86,7 @@ pub(super) fn structs(fields: Fields, columns: Vec<ArrayRef>) -> Result<ArrayRef
     Ok(Arc::new(StructArray::try_new(fields, columns, None)?))
 }
 
-/// Columns by name, read with their type; a mismatch names the column.
+/// Columns by name and type; the error of a mismatch names the column.
 pub struct Columns(StructArray);
 
 impl Columns {
@@ -121,7 +120,11 @@ impl Columns {
             .collect())
     }
 
-    pub(super) fn maybe_texts(&self, name: &str) -> Result<Vec<Option<String>>, String> {
+    /// A nullable column; `None` in every row of a file that lacks it.
+    pub(super) fn optional_texts(&self, name: &str) -> Result<Vec<Option<String>>, String> {
+        if !self.has(name) {
+            return Ok(vec![None; self.rows()]);
+        }
         let column: &StringArray = self.get(name)?;
         Ok(column.iter().map(|text| text.map(str::to_owned)).collect())
     }
@@ -133,7 +136,11 @@ impl Columns {
             .collect()
     }
 
-    pub(super) fn maybe_digests(&self, name: &str) -> Result<Vec<Option<Digest>>, String> {
+    /// A nullable column; `None` in every row of a file that lacks it.
+    pub(super) fn optional_digests(&self, name: &str) -> Result<Vec<Option<Digest>>, String> {
+        if !self.has(name) {
+            return Ok(vec![None; self.rows()]);
+        }
         let column: &FixedSizeBinaryArray = self.get(name)?;
         column
             .iter()
@@ -141,7 +148,7 @@ impl Columns {
             .collect()
     }
 
-    /// The lengths of the lists of every row, and their elements as columns.
+    /// The length of the list of every row, and the elements of all lists as columns.
     pub(super) fn structs(&self, name: &str) -> Result<(Vec<usize>, Columns), String> {
         let column: &ListArray = self.get(name)?;
         let values = elements(column);
@@ -208,7 +215,7 @@ fn lengths(column: &ListArray) -> Vec<usize> {
     column.offsets().lengths().collect()
 }
 
-/// The elements of a list column; a slice of a larger batch starts elsewhere than at 0.
+/// The elements of a list column. The offsets of a slice of a larger batch do not start at 0.
 fn elements(column: &ListArray) -> ArrayRef {
     let offsets = column.offsets();
     let first = offsets.first().copied().unwrap_or(0) as usize;

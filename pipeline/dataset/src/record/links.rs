@@ -1,24 +1,23 @@
-//! Links of a crawl, and rejects.
+//! Links found by a crawl, and rejects.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, BooleanArray, RecordBatch, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{Array, BooleanArray, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{ArrowError, DataType, Fields, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{ImageLink, PageLink, Reject};
 
-use super::columns::{lists, maybe_strings, origin, split, string_lists, strings, structs};
-use super::{Columns, Record, RowHasher, list_of, needed, optional, schema};
+use super::columns::{lists, optional_strings, origin, split, string_lists, strings, structs};
+use super::{Columns, Record, RowHasher, list_of, optional, required, schema};
 
 impl Record for PageLink {
     const KINDS: &'static [FileKind] = &[FileKind::Pages, FileKind::PageLinks];
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("url", DataType::Utf8),
-            needed("depth", DataType::UInt32),
+            required("url", DataType::Utf8),
+            required("depth", DataType::UInt32),
         ])
     }
 
@@ -52,8 +51,8 @@ impl Record for PageLink {
 
 fn found_text_fields() -> Fields {
     Fields::from(vec![
-        needed("origin", DataType::Utf8),
-        needed("text", DataType::Utf8),
+        required("origin", DataType::Utf8),
+        required("text", DataType::Utf8),
     ])
 }
 
@@ -62,9 +61,9 @@ impl Record for ImageLink {
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("image_url", DataType::Utf8),
-            needed("raw_url", DataType::Utf8),
-            needed("page_url", DataType::Utf8),
+            required("image_url", DataType::Utf8),
+            required("raw_url", DataType::Utf8),
+            required("page_url", DataType::Utf8),
             list_of("texts", DataType::Struct(found_text_fields())),
             list_of("opt_out", DataType::Utf8),
             optional("licence", DataType::Utf8),
@@ -89,8 +88,8 @@ impl Record for ImageLink {
                 strings(rows.iter().map(|row| row.page_url.as_str())),
                 lists(rows.iter().map(|row| row.texts.len()), texts),
                 string_lists(rows.iter().map(|row| row.opt_out.as_slice())),
-                maybe_strings(rows.iter().map(|row| row.licence.as_deref())),
-                maybe_strings(rows.iter().map(|row| row.attribution.as_deref())),
+                optional_strings(rows.iter().map(|row| row.licence.as_deref())),
+                optional_strings(rows.iter().map(|row| row.attribution.as_deref())),
             ],
         )
     }
@@ -106,8 +105,8 @@ impl Record for ImageLink {
         let mut raw_url = columns.texts("raw_url")?.into_iter();
         let mut page_url = columns.texts("page_url")?.into_iter();
         let mut opt_out = columns.string_lists("opt_out")?.into_iter();
-        let mut licence = columns.maybe_texts("licence")?.into_iter();
-        let mut attribution = columns.maybe_texts("attribution")?.into_iter();
+        let mut licence = columns.optional_texts("licence")?.into_iter();
+        let mut attribution = columns.optional_texts("attribution")?.into_iter();
         let urls = columns.texts("image_url")?.into_iter();
         Ok(urls
             .map(|image_url| ImageLink {
@@ -136,8 +135,8 @@ impl Record for ImageLink {
             hasher.text(signal);
         }
         hasher
-            .maybe(self.licence.as_deref())
-            .maybe(self.attribution.as_deref());
+            .optional_text(self.licence.as_deref())
+            .optional_text(self.attribution.as_deref());
     }
 
     fn weight(&self) -> usize {
@@ -150,11 +149,11 @@ impl Record for Reject {
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("code", DataType::Utf8),
-            needed("url", DataType::Utf8),
-            needed("page_url", DataType::Utf8),
-            needed("is_image", DataType::Boolean),
-            needed("detail", DataType::Utf8),
+            required("code", DataType::Utf8),
+            required("url", DataType::Utf8),
+            required("page_url", DataType::Utf8),
+            required("is_image", DataType::Boolean),
+            required("detail", DataType::Utf8),
         ])
     }
 

@@ -1,16 +1,17 @@
-//! Manifests: base files and overlays of a dataset version.
+//! Manifests: the files of a dataset version.
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow_schema::{ArrowError, DataType, SchemaRef};
 use capstan_plan::commit::{File, FileKind};
 
-use super::columns::{digests, maybe_digests, strings};
-use super::{Columns, DIGEST, Record, RowHasher, kind_name, kind_of, needed, optional, schema};
+use super::columns::{digests, optional_digests, strings};
+use super::{
+    Columns, DIGEST, Record, RowHasher, kind_name, optional, parse_kind, required, schema,
+};
 
-/// A file of a version: rows of equal `part` are one shard, its base file first.
+/// A file of a version. Rows of equal `part` form one shard: base, pixels, then overlays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestRow {
     /// Ordinal of the shard within the version.
@@ -24,12 +25,12 @@ impl Record for ManifestRow {
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("part", DataType::UInt32),
-            needed("kind", DataType::Utf8),
-            needed("digest", DIGEST),
-            needed("rows_digest", DIGEST),
-            needed("rows", DataType::UInt64),
-            needed("size_bytes", DataType::UInt64),
+            required("part", DataType::UInt32),
+            required("kind", DataType::Utf8),
+            required("digest", DIGEST),
+            required("rows_digest", DIGEST),
+            required("rows", DataType::UInt64),
+            required("size_bytes", DataType::UInt64),
             optional("base", DIGEST),
         ])
     }
@@ -50,7 +51,7 @@ impl Record for ManifestRow {
                 Arc::new(UInt64Array::from_iter_values(
                     rows.iter().map(|row| row.file.size_bytes),
                 )),
-                maybe_digests(rows.iter().map(|row| row.file.base.as_ref())),
+                optional_digests(rows.iter().map(|row| row.file.base.as_ref())),
             ],
         )
     }
@@ -62,14 +63,14 @@ impl Record for ManifestRow {
         let sizes: &UInt64Array = columns.get("size_bytes")?;
         let digests = columns.digests("digest")?;
         let rows_digests = columns.digests("rows_digest")?;
-        let bases = columns.maybe_digests("base")?;
+        let bases = columns.optional_digests("base")?;
         (0..columns.rows())
             .map(|row| {
                 let kind = kinds.value(row);
                 Ok(ManifestRow {
                     part: parts.value(row),
                     file: File {
-                        kind: kind_of(kind).ok_or_else(|| format!("unknown kind `{kind}`"))?,
+                        kind: parse_kind(kind).ok_or_else(|| format!("unknown kind `{kind}`"))?,
                         digest: digests[row],
                         rows_digest: rows_digests[row],
                         rows: rows.value(row),
@@ -81,7 +82,7 @@ impl Record for ManifestRow {
             .collect()
     }
 
-    /// Digests of bytes are left out: they change with the times in a base file.
+    /// Digests of bytes are left out because they change with the times in a base file.
     fn hash(&self, hasher: &mut RowHasher) {
         hasher
             .number(self.part.into())

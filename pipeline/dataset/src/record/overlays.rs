@@ -1,27 +1,26 @@
-//! Overlays: what later stages say of the rows of a base file.
+//! Overlays: results of later stages, aligned with a base file row by row.
 
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Float32Array, RecordBatch};
-use arrow::datatypes::{DataType, Fields, SchemaRef};
-use arrow::error::ArrowError;
+use arrow_array::{BooleanArray, Float32Array, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Fields, SchemaRef};
 use capstan_plan::commit::FileKind;
 use capstan_plan::id::{ModelDigest, PairId, TextId};
 use capstan_plan::row::{Captions, Curation, Verdict, Verdicts};
 
 use super::columns::{
-    digests, lists, maybe_strings, split, string_lists, strings, structs, text_lists,
+    digests, lists, optional_strings, split, string_lists, strings, structs, text_lists,
 };
 use super::pairs::hash_texts;
-use super::{Columns, DIGEST, Record, RowHasher, list_of, needed, optional, schema, text_fields};
+use super::{Columns, DIGEST, Record, RowHasher, list_of, optional, required, schema, text_fields};
 
 impl Record for Curation {
     const KINDS: &'static [FileKind] = &[FileKind::Curation];
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("pair_id", DIGEST),
-            needed("keep", DataType::Boolean),
+            required("pair_id", DIGEST),
+            required("keep", DataType::Boolean),
             optional("reason", DataType::Utf8),
             list_of("texts", DIGEST),
             list_of("queries", DataType::Utf8),
@@ -37,7 +36,7 @@ impl Record for Curation {
                 Arc::new(BooleanArray::from_iter(
                     rows.iter().map(|row| Some(row.keep)),
                 )),
-                maybe_strings(rows.iter().map(|row| row.reason.as_deref())),
+                optional_strings(rows.iter().map(|row| row.reason.as_deref())),
                 lists(rows.iter().map(|row| row.texts.len()), texts),
                 string_lists(rows.iter().map(|row| row.queries.as_slice())),
             ],
@@ -46,7 +45,7 @@ impl Record for Curation {
 
     fn decode(columns: &Columns) -> Result<Vec<Self>, String> {
         let keep: &BooleanArray = columns.get("keep")?;
-        let reasons = columns.maybe_texts("reason")?;
+        let reasons = columns.optional_texts("reason")?;
         let texts = columns.digest_lists("texts")?;
         let queries = columns.string_lists("queries")?;
         let rows = columns.digests("pair_id")?.into_iter().enumerate();
@@ -67,7 +66,7 @@ impl Record for Curation {
         hasher
             .digest(&self.pair_id.0)
             .number(self.keep.into())
-            .maybe(self.reason.as_deref())
+            .optional_text(self.reason.as_deref())
             .number(self.texts.len() as u64);
         for text in &self.texts {
             hasher.digest(&text.0);
@@ -88,9 +87,9 @@ impl Record for Captions {
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("pair_id", DIGEST),
+            required("pair_id", DIGEST),
             list_of("texts", DataType::Struct(text_fields())),
-            needed("model", DIGEST),
+            required("model", DIGEST),
         ])
     }
 
@@ -132,11 +131,11 @@ impl Record for Captions {
 
 fn verdict_fields() -> Fields {
     Fields::from(vec![
-        needed("text_id", DIGEST),
-        needed("itc", DataType::Float32),
-        needed("itm", DataType::Float32),
-        needed("kept", DataType::Boolean),
-        needed("reason", DataType::Utf8),
+        required("text_id", DIGEST),
+        required("itc", DataType::Float32),
+        required("itm", DataType::Float32),
+        required("kept", DataType::Boolean),
+        required("reason", DataType::Utf8),
     ])
 }
 
@@ -145,9 +144,9 @@ impl Record for Verdicts {
 
     fn schema() -> SchemaRef {
         schema(vec![
-            needed("pair_id", DIGEST),
+            required("pair_id", DIGEST),
             list_of("verdicts", DataType::Struct(verdict_fields())),
-            needed("model", DIGEST),
+            required("model", DIGEST),
         ])
     }
 

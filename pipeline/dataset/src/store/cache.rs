@@ -1,50 +1,50 @@
-//! The shard cache: `data/` objects on local disk, bounded by bytes.
+//! The cache of `data/` objects on local disk, bounded by bytes.
 //!
-//! Names are digests of bytes and objects never change, so nothing is ever
-//! stale; what lies here is held against its digest when this process reads it
-//! whole or for the first time. Processes may share the folder: files appear by
-//! rename, and one that another process dropped is read from the store. A cache
-//! that fails is slow, never wrong: its errors are logged, and for a while no
-//! object is fetched whole where a part of it is wanted.
+//! Names are digests of bytes, so a cached file is never stale. Its digest is checked whenever the
+//! file is read whole, and when this process first reads a range of it. Processes may share the
+//! folder: files appear by rename, and a file that another process dropped is read from the store.
+//! A failing disk makes reads slower, not wrong: errors are logged, and for a while readers of a
+//! range do not fetch the whole object.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use capstan_plan::id::Digest;
+use tokio::time::Instant;
 
 use super::unique_beside;
 use crate::error::{Error, Result};
 
-/// What a killed process left half written goes once it is this old.
+/// Age at which the staging files of killed processes are removed.
 const STAGED_FOR: Duration = Duration::from_secs(3_600);
-/// Digests that a set remembers at most.
+/// Most digests in a set.
 const REMEMBERED: usize = 100_000;
-/// Before a disk that took no object (it is full, it is gone) is tried again for a part of one.
+/// How long after a failed write readers of a range fetch no whole object.
 pub(super) const REST: Duration = Duration::from_secs(60);
 
-/// A folder of objects.
+/// A cache folder.
 #[derive(Debug)]
 pub(crate) struct Cache {
-    /// Where they lie.
+    /// The folder.
     folder: PathBuf,
-    /// How much of them.
+    /// Bound of its size.
     max_bytes: u64,
-    /// Files whose bytes this process has held against their digests.
+    /// Files whose digests this process has checked.
     verified: Mutex<HashSet<Digest>>,
-    /// Objects whose bytes in the store have another digest: they are never kept.
+    /// Objects whose bytes in the store do not have their digest; they are not cached.
     foreign: Mutex<HashSet<Digest>>,
-    /// When the disk last took no object; none once it takes one again.
+    /// The time of the last write, if it failed.
     failed_at: Mutex<Option<Instant>>,
-    /// Objects that are on their way here: each is fetched once.
+    /// Objects being fetched, so that each is fetched once.
     fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
-/// A place among those that want the same object.
+/// A place in the queue of the readers of one object.
 pub(crate) struct Turn {
     cache: Arc<Cache>,
     digest: Digest,
@@ -52,7 +52,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Waits until nobody else fetches the object.
+    /// Waits until no other reader fetches the object.
     pub(crate) async fn take(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.lock.lock().await
     }
@@ -61,14 +61,14 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut fetching = lock(&self.cache.fetching);
-        // The map's own and this one: nobody else wants it.
+        // Two are left, in the map and in this turn: no other reader waits.
         if Arc::strong_count(&self.lock) <= 2 {
             fetching.remove(&self.digest);
         }
     }
 }
 
-/// The digest in the path of an object that may lie in a cache.
+/// The digest in the path of a cacheable object.
 pub(crate) fn digest_of(path: &str) -> Option<Digest> {
     let name = path.strip_prefix("data/")?;
     Digest::from_hex(name.strip_suffix(".parquet")?)
@@ -87,20 +87,20 @@ impl Cache {
         })
     }
 
-    /// Whether an object of this size may lie here; one that would empty the cache may not.
+    /// Whether an object of this size may be cached: at most half of the bound.
     pub(crate) fn takes(&self, size_bytes: u64) -> bool {
         size_bytes <= self.max_bytes / 2
     }
 
-    /// Whether an object that is fetched whole will likely be kept: not while the disk rests, nor
-    /// where the store has other bytes under its name.
+    /// Whether an object will likely be kept once it is fetched. Not shortly after a failed write,
+    /// nor if the store has other bytes under its name.
     pub(crate) fn may_keep(&self, digest: &Digest, now: Instant) -> bool {
         let failed_at = *lock(&self.failed_at);
         let rests = failed_at.is_some_and(|at| now.saturating_duration_since(at) < REST);
         !rests && !lock(&self.foreign).contains(digest)
     }
 
-    /// An object, or a range of it, if it lies here and its bytes have its digest.
+    /// An object, or a range of it, if it is cached and its bytes have its digest.
     pub(crate) async fn get(
         self: &Arc<Self>,
         digest: Digest,
@@ -110,8 +110,8 @@ impl Cache {
         blocking(move || cache.read(&digest, range)).await?
     }
 
-    /// Keeps an object and drops the least recently read beyond the bound. Bytes of another
-    /// digest are not kept. What comes of it shows in [`Cache::may_keep`].
+    /// Caches an object and drops the least recently read ones beyond the bound. Bytes of another
+    /// digest are not cached. [`Cache::may_keep`] reflects the outcome.
     pub(crate) async fn put(self: &Arc<Self>, digest: Digest, bytes: &Bytes) {
         if !self.takes(bytes.len() as u64) {
             return;
@@ -119,7 +119,7 @@ impl Cache {
         let (cache, bytes) = (self.clone(), bytes.clone());
         let kept = blocking(move || cache.keep(digest, &bytes));
         if let Some(Err(error)) = kept.await {
-            tracing::warn!(%digest, %error, "shard cache failed");
+            tracing::warn!(%digest, %error, "the cache failed");
         }
     }
 
@@ -132,7 +132,7 @@ impl Cache {
         }
     }
 
-    /// What lies here, the most recently read first.
+    /// The cached files, the most recently read first.
     pub(crate) async fn recent(self: &Arc<Self>, limit: usize) -> Vec<Digest> {
         let cache = self.clone();
         let listed = blocking(move || entries(&cache.folder)).await;
@@ -171,7 +171,7 @@ impl Cache {
         }
         let bytes = read(&path, None).ok()?;
         if Digest::of(&bytes) != *digest {
-            tracing::warn!(%digest, "a file of the shard cache is damaged and goes");
+            tracing::warn!(%digest, "a damaged file of the cache is removed");
             lock(&self.verified).remove(digest);
             let _ = std::fs::remove_file(&path);
             return None;
@@ -182,14 +182,14 @@ impl Cache {
             Some(range) if range.end <= bytes.len() as u64 => {
                 Some(bytes.slice(range.start as usize..range.end as usize))
             }
-            // The store knows what a range beyond the end means.
+            // Beyond the end: the store decides.
             Some(_) => None,
         }
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing between lock and unlock leaves a set half changed.
+    // A panic cannot leave a set half changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -207,8 +207,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
     let mut file = std::fs::File::open(path)?;
-    // The time of the last read decides what goes first.
-    let _ = file.set_modified(SystemTime::now());
+    // The time of the last read decides which file is dropped first.
+    let _ = file.set_modified(file_time());
     let mut bytes = Vec::new();
     match range {
         None => file.read_to_end(&mut bytes)?,
@@ -220,7 +220,16 @@ fn read(path: &Path, range: Option<Range<u64>>) -> std::io::Result<Bytes> {
     Ok(bytes.into())
 }
 
-/// Writes under a name of its own and renames: never half a file under `path`.
+/// The time that marks a file as used now. Other processes mark files of the same folder.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "times of files are compared with those that other processes set"
+)]
+pub(crate) fn file_time() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Stages under a unique name and renames, so that `path` never holds a partial file.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let staged = unique_beside(path);
     let written = write_new(&staged, bytes).and_then(|()| std::fs::rename(&staged, path));
@@ -233,9 +242,9 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create_new(path)?;
     file.write_all(bytes)?;
-    // The system's own time of a write lags behind by some milliseconds: what was just written
-    // would look older than what was read before it.
-    file.set_modified(SystemTime::now())
+    // The time that the system sets on a write lags by some milliseconds: the file would look
+    // older than one that was read before it.
+    file.set_modified(file_time())
 }
 
 /// A file of the folder, ordered by the time of its last read.
@@ -247,7 +256,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// None of a file that is still being written, or that is none of ours.
+    /// `None` for a staging file or a foreign file.
     fn digest(&self) -> Option<Digest> {
         let name = self.path.file_name()?.to_str()?;
         Digest::from_hex(name.strip_suffix(".parquet")?)
@@ -258,7 +267,7 @@ fn entries(folder: &Path) -> std::io::Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
-        // Another process may have dropped it meanwhile.
+        // Another process may have dropped it.
         let Ok(meta) = entry.metadata() else { continue };
         entries.push(Entry {
             read_at: meta.modified()?,
@@ -269,12 +278,12 @@ fn entries(folder: &Path) -> std::io::Result<Vec<Entry>> {
     Ok(entries)
 }
 
-/// Drops the least recently read beyond the bound, and what killed writers left.
+/// Drops the least recently read files beyond the bound, and old staging files.
 fn shrink(folder: &Path, max_bytes: u64) -> std::io::Result<()> {
     let mut entries = entries(folder)?;
     entries.sort();
     let mut total: u64 = entries.iter().map(|entry| entry.size_bytes).sum();
-    let abandoned = SystemTime::now() - STAGED_FOR;
+    let abandoned = file_time() - STAGED_FOR;
     for entry in entries {
         let drops = match entry.digest() {
             Some(_) => total > max_bytes,

@@ -1,21 +1,21 @@
-//! What a failure of the backend means.
+//! Classifies failures of the backend.
 
 use std::error::Error as _;
 
 use object_store::client::{HttpError, HttpErrorKind};
 
 use super::credentials;
-use crate::error::{Cause, Error, is_full, one_line};
+use crate::error::{Cause, Error, Innermost, is_full, one_line};
 
-/// Our error for one of the backend's.
+/// Turns an error of the backend into one of this crate.
 pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Error {
     let (url, path) = (url.to_owned(), path.to_owned());
     if credentials::are_missing(&error) {
         return Error::NoCredentials { url };
     }
     let meaning = meaning(&error);
-    let reason = innermost(&error);
-    let source: Cause = Box::new(error);
+    let line = innermost(&error);
+    let source: Cause = Box::new(Innermost { line, error });
     match meaning {
         Meaning::Absent => Error::NotFound { url, path },
         Meaning::NoBucket => Error::Url {
@@ -23,23 +23,9 @@ pub(super) fn explain(url: &str, path: &str, error: object_store::Error) -> Erro
             reason: "there is no such bucket".to_owned(),
         },
         Meaning::Full => Error::StoreFull { url, path, source },
-        Meaning::Refused => Error::Refused {
-            url,
-            path,
-            reason,
-            source,
-        },
-        Meaning::Unreachable => Error::Unreachable {
-            url,
-            reason,
-            source,
-        },
-        Meaning::Other => Error::Store {
-            url,
-            path,
-            reason,
-            source,
-        },
+        Meaning::Refused => Error::Refused { url, path, source },
+        Meaning::Unreachable => Error::Unreachable { url, source },
+        Meaning::Other => Error::Store { url, path, source },
     }
 }
 
@@ -97,7 +83,7 @@ fn answered_code(error: &object_store::Error) -> Option<String> {
     between(&error.to_string(), "Code").map(str::to_owned)
 }
 
-/// The innermost cause in one line; of an S3 answer its code and message.
+/// The innermost cause as one line; for an answer of S3 its code and message.
 fn innermost(error: &object_store::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {

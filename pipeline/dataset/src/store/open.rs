@@ -1,4 +1,4 @@
-//! From a URL to a store.
+//! Opens a store from a URL.
 
 use std::path::Path as FsPath;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
+use super::local::SyncedFolder;
 use super::{Store, credentials};
 use crate::error::{Error, Result, one_line};
 
@@ -20,7 +21,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(180);
 
 impl Store {
-    /// Opens a folder (made if absent), `file://`, `memory://` or `s3://bucket/prefix`.
+    /// Opens a folder (created if absent), `file://`, `memory://` or `s3://bucket/prefix`.
     ///
     /// S3 takes credentials, region and endpoint from the usual variables
     /// (`AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, AWS_ENDPOINT_URL ...`);
@@ -35,7 +36,7 @@ impl Store {
         Self::open_with(url, std::env::vars_os().filter_map(text))
     }
 
-    /// As [`Store::open`], with these variables instead of the environment's.
+    /// As [`Store::open`], with these variables instead of the environment.
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -68,7 +69,7 @@ impl Store {
         }
     }
 
-    /// A store in memory, of its own; gone with its last clone.
+    /// A new store in memory; its objects are dropped with its last clone.
     pub fn memory() -> Self {
         Self::over(Arc::new(InMemory::new()), Path::default(), "memory://")
     }
@@ -84,9 +85,10 @@ impl Store {
                 url: url.clone(),
                 reason: one_line(&error.to_string()),
             })?
-            // A folder without objects is no folder on S3; here neither.
+            // As on S3, a folder without objects does not exist.
             .with_automatic_cleanup(true);
-        let mut store = Self::over(Arc::new(backend), Path::default(), &url);
+        let backend = Arc::new(SyncedFolder::new(backend));
+        let mut store = Self::over(backend, Path::default(), &url);
         store.folder = Some(folder.into());
         Ok(store)
     }
@@ -117,7 +119,7 @@ impl Store {
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_timeout(REQUEST_TIMEOUT)
             .with_allow_http(over_http);
-        // Retries are ours: only we know that a create whose answer was lost must be read back.
+        // `Store` retries, because a create whose answer was lost must be read back.
         let retry = RetryConfig {
             max_retries: 0,
             retry_timeout: REQUEST_TIMEOUT,
@@ -143,7 +145,7 @@ impl Store {
         Ok(Self::over(Arc::new(backend), prefix, &shown))
     }
 
-    /// A store over any backend, for tests that make one fail.
+    /// A store over any backend; tests inject failures with it.
     pub fn over(backend: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Self {
         Self {
             backend,

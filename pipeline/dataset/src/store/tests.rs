@@ -28,7 +28,7 @@ enum Fault {
     Full,
 }
 
-/// A store in memory whose writes fail as told, one fault a write, and whose first listings fail.
+/// A store in memory whose writes meet the given faults, one per write, and whose first listings fail.
 /// Counts the objects that are read whole.
 #[derive(Debug)]
 struct Flaky {
@@ -218,7 +218,10 @@ async fn the_cache_is_bounded_and_serves_what_is_gone() {
     for n in 0..10u8 {
         let (digest, path) = put_file(&store, vec![n; 300]).await;
         assert_eq!(cached.get(&path).await.unwrap(), vec![n; 300]);
-        assert_eq!(cached.get_range(&path, 1..3).await.unwrap(), vec![n; 2]);
+        assert_eq!(
+            cached.get_range_cached(&path, 1..3).await.unwrap(),
+            vec![n; 2]
+        );
         put.push((digest, path));
     }
     assert_eq!(bytes_in(folder.path()), 900);
@@ -227,7 +230,7 @@ async fn the_cache_is_bounded_and_serves_what_is_gone() {
     assert_eq!(cached.cached(99).await, newest(3).collect::<Vec<_>>());
     assert!(store.cached(99).await.is_empty());
     // The least recently read goes first, not the first that came.
-    cached.get_range(&put[7].1, 0..1).await.unwrap();
+    cached.get_range_cached(&put[7].1, 0..1).await.unwrap();
     cached.get(&put[0].1).await.unwrap();
     assert!(!cached.cached(99).await.contains(&put[8].0));
     store.delete(&put[7].1).await.unwrap();
@@ -260,12 +263,21 @@ async fn damaged_files_of_the_cache_are_read_from_the_store() {
     assert_eq!(cached.get(&path).await.unwrap(), vec![5; 300]);
     assert_eq!(std::fs::read(&file).unwrap(), vec![5; 300], "it is mended");
     damage(&[6; 300]);
-    assert_eq!(open().get_range(&path, 2..4).await.unwrap(), vec![5; 2]);
+    assert_eq!(
+        open().get_range_cached(&path, 2..4).await.unwrap(),
+        vec![5; 2]
+    );
     // Cut short, or dropped, while this process knows it as good.
     damage(&[5; 10]);
-    assert_eq!(cached.get_range(&path, 20..24).await.unwrap(), vec![5; 4]);
+    assert_eq!(
+        cached.get_range_cached(&path, 20..24).await.unwrap(),
+        vec![5; 4]
+    );
     std::fs::remove_file(&file).unwrap();
-    assert_eq!(cached.get_range(&path, 20..24).await.unwrap(), vec![5; 4]);
+    assert_eq!(
+        cached.get_range_cached(&path, 20..24).await.unwrap(),
+        vec![5; 4]
+    );
     // Bytes that are not the object's are never kept.
     let foreign = crate::files::path(&Digest::of(b"another"));
     store.create(&foreign, &b"damaged"[..]).await.unwrap();
@@ -274,7 +286,7 @@ async fn damaged_files_of_the_cache_are_read_from_the_store() {
 }
 
 async fn part(store: &Store, path: &str) -> Bytes {
-    store.get_range(path, 1..3).await.unwrap()
+    store.get_range_cached(path, 1..3).await.unwrap()
 }
 
 #[tokio::test]
@@ -340,7 +352,7 @@ async fn caches_that_share_a_folder_give_what_the_store_has() {
         tokio::spawn(async move {
             for round in 0..100 {
                 let n = (round * 7 + reader) % paths.len();
-                let read = cached.get_range(&paths[n], 10..20).await.unwrap();
+                let read = cached.get_range_cached(&paths[n], 10..20).await.unwrap();
                 assert_eq!(read, vec![n as u8; 10]);
             }
         })
@@ -439,6 +451,6 @@ async fn s3_with_credentials_that_is_away_is_unreachable() {
     ];
     let variables = variables.map(|(name, value)| (name.to_owned(), value));
     let store = Store::open_with("s3://bucket/prefix", variables).unwrap();
-    let error = store.look().await.unwrap_err();
+    let error = store.probe().await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
 }

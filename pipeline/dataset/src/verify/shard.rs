@@ -1,7 +1,8 @@
-//! One shard, read whole but for its pictures, of which one row group is in memory at a time.
+//! Verifies one shard. Pixels files are read one at a time; pictures are decoded a row group at a time.
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use capstan_plan::commit::{File, FileKind, Part};
 use capstan_plan::id::{Digest, PairId, TextId};
 use capstan_plan::row::{Captions, Curation, Origin, Pair, Text, Verdicts};
@@ -9,10 +10,10 @@ use capstan_plan::row::{Captions, Curation, Origin, Pair, Text, Verdicts};
 use super::VerifyReport;
 use crate::error::{Error, Result};
 use crate::files::{self, Reader};
-use crate::record::{Record, RowHasher};
+use crate::record::{Picture, Record, RowHasher, hash_with_pixels};
 use crate::store::Store;
 
-/// Holds a file's bytes and rows against its record; gives its rows where all is well.
+/// Checks the bytes and rows of a file against its record; returns the rows if both match.
 pub(super) async fn check_digests<T: Record>(
     store: &Store,
     file: &File,
@@ -25,16 +26,32 @@ pub(super) async fn check_digests<T: Record>(
     Ok(done.map(|()| rows))
 }
 
+/// The bytes of a file as the store holds them; a cached copy would prove nothing.
+async fn read_checked(store: &Store, file: &File) -> Result<Bytes> {
+    let path = files::path(&file.digest);
+    let bytes = store.get_uncached(&path).await?;
+    if bytes.len() as u64 != file.size_bytes || Digest::of(&bytes) != file.digest {
+        return Err(Error::damaged(path, "its bytes do not have its digest"));
+    }
+    Ok(bytes)
+}
+
+fn check_rows_digest(file: &File, hasher: &RowHasher) -> Result<()> {
+    match hasher.finish() == file.rows_digest {
+        true => Ok(()),
+        false => Err(Error::damaged(
+            files::path(&file.digest),
+            "its rows do not have its rows_digest",
+        )),
+    }
+}
+
 async fn each_group<T: Record>(
     store: &Store,
     file: &File,
     mut take: impl FnMut(Vec<T>),
 ) -> Result<()> {
-    let path = files::path(&file.digest);
-    let bytes = store.get(&path).await?;
-    if bytes.len() as u64 != file.size_bytes || Digest::of(&bytes) != file.digest {
-        return Err(Error::damaged(path, "its bytes do not have its digest"));
-    }
+    let bytes = read_checked(store, file).await?;
     let mut reader = Reader::<T>::over(store, file, bytes)?;
     let mut hasher = RowHasher::default();
     while let Some(group) = reader.next().await? {
@@ -43,10 +60,7 @@ async fn each_group<T: Record>(
         }
         take(group);
     }
-    match hasher.finish() == file.rows_digest {
-        true => Ok(()),
-        false => Err(Error::damaged(path, "its rows do not have its rows_digest")),
-    }
+    check_rows_digest(file, &hasher)
 }
 
 pub(super) async fn check_shard(
@@ -55,9 +69,12 @@ pub(super) async fn check_shard(
     report: &mut VerifyReport,
 ) -> Result<()> {
     report.shards += 1;
-    let Some(mut shard) = read_base(store, &part.base, report).await? else {
+    let Some(mut shard) = check_base(store, part, report).await? else {
         return Ok(());
     };
+    if let Some(pixels) = &part.pixels {
+        check_pixels(store, pixels, &shard, report).await?;
+    }
     for overlay in &part.overlays {
         match overlay.kind {
             FileKind::Curation => {
@@ -89,19 +106,40 @@ struct Shard {
     synthetic: Vec<HashSet<TextId>>,
 }
 
-async fn read_base(store: &Store, base: &File, report: &mut VerifyReport) -> Result<Option<Shard>> {
+impl Shard {
+    /// Adds the rows of a base file. Returns what is wrong with them, by row.
+    fn add(&mut self, pairs: Vec<Pair>) -> Vec<(usize, String)> {
+        let mut wrong = Vec::new();
+        for pair in pairs {
+            wrong.extend(wrong_pair(&pair).map(|reason| (self.pairs.len(), reason)));
+            self.pairs.push(pair.pair_id);
+            let ids = pair.texts.iter().map(|text| text.text_id);
+            self.found.push(ids.collect());
+            self.synthetic.push(HashSet::new());
+        }
+        wrong
+    }
+}
+
+async fn check_base(
+    store: &Store,
+    part: &Part,
+    report: &mut VerifyReport,
+) -> Result<Option<Shard>> {
+    let base = &part.base;
     let path = files::path(&base.digest);
     let mut shard = Shard::default();
     let mut wrong = Vec::new();
-    let checked = each_group::<Pair>(store, base, |group| {
-        for pair in group {
-            wrong.extend(wrong_pair(&pair).map(|reason| (shard.pairs.len(), reason)));
-            shard.pairs.push(pair.pair_id);
-            let ids = pair.texts.iter().map(|text| text.text_id);
-            shard.found.push(ids.collect());
+    let checked = match &part.pixels {
+        Some(_) => each_group(store, base, |group| wrong.extend(shard.add(group))).await,
+        None => {
+            each_group_with_pixels(store, base, |pairs, pictures| {
+                wrong.extend(missing_pictures(shard.pairs.len(), pictures));
+                wrong.extend(shard.add(pairs));
+            })
+            .await
         }
-    })
-    .await;
+    };
     let checked = report.note(&path, checked)?;
     report.files += 1;
     for (row, reason) in wrong {
@@ -112,8 +150,67 @@ async fn read_base(store: &Store, base: &File, report: &mut VerifyReport) -> Res
         report.add(&path, "it holds a pair twice");
     }
     report.rows += shard.pairs.len() as u64;
-    shard.synthetic = vec![HashSet::new(); shard.pairs.len()];
     Ok(checked.map(|()| shard))
+}
+
+/// As [`each_group`], for a base file written before pixels had a file of their own.
+async fn each_group_with_pixels(
+    store: &Store,
+    base: &File,
+    mut take: impl FnMut(Vec<Pair>, &[Picture]),
+) -> Result<()> {
+    let bytes = read_checked(store, base).await?;
+    let mut pairs = Reader::<Pair>::over(store, base, bytes.clone())?;
+    let mut pictures = Reader::<Picture>::over(store, base, bytes)?;
+    let mut hasher = RowHasher::default();
+    while let (Some(pairs), Some(pictures)) = (pairs.next().await?, pictures.next().await?) {
+        for (pair, picture) in pairs.iter().zip(&pictures) {
+            hash_with_pixels(pair, &picture.image, &mut hasher);
+        }
+        take(pairs, &pictures);
+    }
+    check_rows_digest(base, &hasher)
+}
+
+/// Rows without a picture, of a group that begins at row `first`.
+fn missing_pictures(first: usize, pictures: &[Picture]) -> Vec<(usize, String)> {
+    let rows = (first..).zip(pictures);
+    let missing = rows.filter(|(_, picture)| picture.image.is_empty());
+    missing
+        .map(|(row, _)| (row, "it has no picture".to_owned()))
+        .collect()
+}
+
+/// Checks a pixels file; of rows that are not those of the base, the first is reported.
+async fn check_pixels(
+    store: &Store,
+    pixels: &File,
+    shard: &Shard,
+    report: &mut VerifyReport,
+) -> Result<()> {
+    let path = files::path(&pixels.digest);
+    let (mut rows, mut wrong, mut other) = (0, Vec::new(), None);
+    let checked = each_group::<Picture>(store, pixels, |group| {
+        let ids = group.iter().map(|picture| Some(&picture.pair_id));
+        let at = (rows..).zip(ids);
+        let mut at = at.filter(|(row, id)| shard.pairs.get(*row) != *id);
+        other = other.or_else(|| at.next().map(|(row, _)| row));
+        wrong.extend(missing_pictures(rows, &group));
+        rows += group.len();
+    })
+    .await;
+    let checked = report.note(&path, checked)?;
+    report.files += 1;
+    for (row, reason) in wrong {
+        report.add(&path, format!("row {row}: {reason}"));
+    }
+    if let Some(row) = other {
+        report.add(&path, format!("row {row} is of another pair than its base"));
+    } else if checked.is_some() && rows != shard.pairs.len() {
+        let expected = shard.pairs.len();
+        report.add(&path, format!("{rows} rows, its base has {expected}"));
+    }
+    Ok(())
 }
 
 fn wrong_pair(pair: &Pair) -> Option<String> {
@@ -121,9 +218,6 @@ fn wrong_pair(pair: &Pair) -> Option<String> {
     let is_id = |key: &String| PairId::new(key, &pair.page_url) == pair.pair_id;
     if !keys.into_iter().flatten().any(is_id) {
         return Some("its pair id is not that of its picture and page".to_owned());
-    }
-    if pair.image.is_empty() {
-        return Some("it has no picture".to_owned());
     }
     if pair
         .texts
@@ -142,7 +236,7 @@ fn wrong_text(pair: &PairId, texts: &[Text]) -> Option<String> {
     Some(format!("text id {} is not that of its text", wrong.text_id))
 }
 
-/// Reads an overlay; rows that speak of other pairs are reported once.
+/// Reads an overlay; of rows that are not those of the base, the first is reported.
 async fn check_overlay<T: Record>(
     store: &Store,
     overlay: &File,
@@ -155,17 +249,14 @@ async fn check_overlay<T: Record>(
     };
     let path = files::path(&overlay.digest);
     if rows.len() != shard.pairs.len() {
-        let (found, wanted) = (rows.len(), shard.pairs.len());
-        report.add(path, format!("{found} rows, its base has {wanted}"));
+        let (found, expected) = (rows.len(), shard.pairs.len());
+        report.add(path, format!("{found} rows, its base has {expected}"));
         return Ok(Vec::new());
     }
     let mut pairs = rows.iter().zip(&shard.pairs);
     let other = pairs.position(|(row, pair)| row.pair_id() != Some(*pair));
     if let Some(row) = other {
-        report.add(
-            path,
-            format!("row {row} speaks of another pair than its base"),
-        );
+        report.add(path, format!("row {row} is of another pair than its base"));
         return Ok(Vec::new());
     }
     Ok(rows)
@@ -216,7 +307,7 @@ fn check_verdicts(file: &File, rows: &[Verdicts], shard: &Shard, report: &mut Ve
             if !shard.found[row].contains(&text) && !shard.synthetic[row].contains(&text) {
                 report.add(
                     &path,
-                    format!("row {row}: judges text {text}, which is not there"),
+                    format!("row {row}: judges text {text}, which the shard lacks"),
                 );
             }
             if !judged.insert(text) {

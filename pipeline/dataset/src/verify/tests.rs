@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{File, FileKind, Part};
-use capstan_plan::id::Digest;
+use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part, parts_of};
+use capstan_plan::id::{Digest, LeaseEpoch, RecipeHash};
 use capstan_plan::row::{Curation, Pair, Text};
 
 use super::{Scope, VerifyReport, verify};
@@ -11,6 +11,7 @@ use crate::conformance::rows;
 use crate::files;
 use crate::store::Store;
 use crate::versions::{self, NewVersion};
+use crate::{commits, runs};
 
 async fn publish(store: &Store, parts: Vec<Part>) -> VerifyReport {
     let new = NewVersion {
@@ -32,20 +33,20 @@ async fn report_of(
     change: impl FnOnce(&mut Vec<Curation>),
 ) -> (Store, VerifyReport) {
     let store = Store::memory();
-    let base = files::write_pairs(&store, 100, pairs.clone())
+    let files = files::write_pairs(&store, 100, pairs.clone())
         .await
-        .unwrap()
-        .remove(0);
+        .unwrap();
+    let part = parts_of(&files).unwrap().remove(0);
     let mut curations = rows::curations(&pairs);
     change(&mut curations);
-    let overlay = files::write_overlay(&store, &base, curations)
+    let overlay = files::write_overlay(&store, &part.base, curations)
         .await
         .unwrap();
     let report = publish(
         &store,
         vec![Part {
-            base,
             overlays: vec![overlay],
+            ..part
         }],
     )
     .await;
@@ -62,13 +63,13 @@ fn only(report: &VerifyReport) -> &str {
 async fn sound_shards_are_clean() {
     let (_, report) = report_of(rows::pairs("a", 20), |_| {}).await;
     assert!(report.is_clean(), "{:?}", report.problems);
-    assert_eq!((report.files, report.rows), (3, 20));
+    assert_eq!((report.files, report.rows), (4, 20));
 }
 
 #[tokio::test]
 async fn overlays_of_other_pairs_are_found() {
     let (_, report) = report_of(rows::pairs("a", 20), |rows| rows.swap(3, 4)).await;
-    assert!(only(&report).contains("row 3 speaks of another pair"));
+    assert!(only(&report).contains("row 3 is of another pair"));
 }
 
 #[tokio::test]
@@ -122,7 +123,7 @@ async fn verdicts_speak_of_texts_that_are_there() {
     assert!(!report.is_clean());
     let reasons = report.problems.iter().map(|problem| &problem.reason);
     assert!(
-        reasons.clone().all(|r| r.contains("which is not there")),
+        reasons.clone().all(|r| r.contains("which the shard lacks")),
         "{report:?}"
     );
 }
@@ -180,4 +181,76 @@ async fn what_nobody_names_is_listed_apart() {
     store.create(&wrong, &b"x"[..]).await.unwrap();
     let report = verify(&store, &Scope::Store).await.unwrap();
     assert_eq!(report.problems.len(), 2, "{:?}", report.problems);
+}
+
+/// Files that only commits name are hashed too, and a cached copy does not stand for the object.
+#[tokio::test]
+async fn every_named_file_is_read_from_the_store() {
+    let store = Store::memory();
+    let pages = files::write(&store, FileKind::Pages, rows::page_links(30));
+    let pages = pages.await.unwrap();
+    let commit = Commit {
+        run: "r".into(),
+        stage: "s".into(),
+        shard: "all".into(),
+        attempt: "a".into(),
+        worker: "w".into(),
+        lease_epoch: LeaseEpoch::default(),
+        recipe: RecipeHash(Digest::of(b"recipe")),
+        inputs: Vec::new(),
+        outputs: Outputs {
+            files: vec![pages.clone()],
+            ..Outputs::default()
+        },
+        wall_seconds: 0.0,
+        cpu_seconds: 0.0,
+        adopted: false,
+    };
+    commits::commit(&store, &commit).await.unwrap();
+    runs::begin(
+        &store,
+        &runs::RunRecord {
+            run: "r".into(),
+            pipeline: serde_json::json!({}),
+            seed: 0,
+            created_at_ms: 0,
+            program: "test".to_owned(),
+        },
+    )
+    .await
+    .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let cached = store.clone().with_cache(folder.path(), 1 << 20).unwrap();
+    let path = files::path(&pages.digest);
+    let mut bytes = cached.get(&path).await.unwrap().to_vec();
+    let report = verify(&cached, &Scope::Store).await.unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+    assert_eq!(report.files, 1);
+
+    bytes[20] ^= 1;
+    damage(&store, &pages, bytes).await;
+    let report = verify(&cached, &Scope::Store).await.unwrap();
+    assert_eq!(only(&report), "its bytes do not have its digest");
+    assert_eq!(report.problems[0].path, path);
+}
+
+#[tokio::test]
+async fn pixels_are_checked_against_their_base() {
+    let store = Store::memory();
+    let [first, second] = ["a", "b"].map(|site| rows::pairs(site, 20));
+    let first = rows::parts(&store, first, 20).await.remove(0);
+    let second = rows::parts(&store, second, 20).await.remove(0);
+    let mixed = Part {
+        pixels: second.pixels.clone(),
+        ..first.clone()
+    };
+    let report = publish(&store, vec![mixed]).await;
+    assert_eq!(only(&report), "row 0 is of another pair than its base");
+
+    let store = Store::memory();
+    let mut pairs = rows::pairs("a", 20);
+    pairs[7].image.clear();
+    let parts = rows::parts(&store, pairs, 20).await;
+    let report = publish(&store, parts).await;
+    assert_eq!(only(&report), "row 7: it has no picture");
 }

@@ -1,22 +1,26 @@
 //! How overlays are joined.
 
+use capstan_plan::commit::parts_of;
 use capstan_plan::id::Digest;
 
 use super::*;
 use crate::conformance::rows;
 
-async fn base(store: &Store, count: usize) -> (Vec<Pair>, File) {
+/// A shard without overlays, and its pairs.
+async fn shard(store: &Store, count: usize) -> (Vec<Pair>, Part) {
     let pairs = rows::pairs("site", count);
-    let files = files::write_pairs(store, count, pairs.clone())
-        .await
-        .unwrap();
-    (pairs, files[0].clone())
+    (pairs.clone(), write_part(store, pairs).await)
+}
+
+async fn write_part(store: &Store, pairs: Vec<Pair>) -> Part {
+    let files = files::write_pairs(store, pairs.len(), pairs).await.unwrap();
+    parts_of(&files).unwrap().remove(0)
 }
 
 #[tokio::test]
 async fn two_curations_keep_what_both_keep() {
     let store = Store::memory();
-    let (pairs, base) = base(&store, 40).await;
+    let (pairs, part) = shard(&store, 40).await;
     let first = rows::curations(&pairs);
     let mut second = first.clone();
     for (row, curation) in second.iter_mut().enumerate() {
@@ -32,12 +36,12 @@ async fn two_curations_keep_what_both_keep() {
     let mut overlays = Vec::new();
     for rows in [&first, &second] {
         overlays.push(
-            files::write_overlay(&store, &base, rows.clone())
+            files::write_overlay(&store, &part.base, rows.clone())
                 .await
                 .unwrap(),
         );
     }
-    let part = Part { base, overlays };
+    let part = Part { overlays, ..part };
     let view = View::read(&store, &part, Pixels::Skip).await.unwrap();
     assert_eq!(view.len(), 40);
     for (row, joined) in view.iter().enumerate() {
@@ -64,7 +68,7 @@ async fn two_curations_keep_what_both_keep() {
 #[tokio::test]
 async fn of_two_captioners_the_later_one_stands() {
     let store = Store::memory();
-    let (pairs, base) = base(&store, 10).await;
+    let (pairs, part) = shard(&store, 10).await;
     let first = rows::captions(&pairs);
     let mut second = first.clone();
     let model = ModelDigest(Digest::of(b"later"));
@@ -74,9 +78,13 @@ async fn of_two_captioners_the_later_one_stands() {
     }
     let mut overlays = Vec::new();
     for rows in [first, second] {
-        overlays.push(files::write_overlay(&store, &base, rows).await.unwrap());
+        overlays.push(
+            files::write_overlay(&store, &part.base, rows)
+                .await
+                .unwrap(),
+        );
     }
-    let part = Part { base, overlays };
+    let part = Part { overlays, ..part };
     let mut view = View::open(&store, &part, Pixels::Read).await.unwrap();
     assert_eq!(view.captioner(), Some(model));
     assert!(!view.has_verdicts() && view.filter().is_none());
@@ -89,20 +97,22 @@ async fn of_two_captioners_the_later_one_stands() {
 #[tokio::test]
 async fn a_foreign_overlay_is_refused() {
     let store = Store::memory();
-    let (pairs, base) = base(&store, 10).await;
+    let (pairs, part) = shard(&store, 10).await;
     let mut swapped = rows::curations(&pairs);
     swapped.swap(0, 9);
-    let overlay = files::write_overlay(&store, &base, swapped).await.unwrap();
-    let part = |overlay| Part {
-        base: base.clone(),
+    let overlay = files::write_overlay(&store, &part.base, swapped)
+        .await
+        .unwrap();
+    let with = |overlay| Part {
         overlays: vec![overlay],
+        ..part.clone()
     };
-    let read = View::read(&store, &part(overlay.clone()), Pixels::Skip).await;
+    let read = View::read(&store, &with(overlay.clone()), Pixels::Skip).await;
     let error = read.unwrap_err();
     assert!(matches!(error, Error::Misaligned { .. }), "{error}");
     assert!(error.to_string().contains("row 0"), "{error}");
     let fewer = File { rows: 9, ..overlay };
-    let opened = View::open(&store, &part(fewer), Pixels::Skip).await;
+    let opened = View::open(&store, &with(fewer), Pixels::Skip).await;
     assert!(matches!(opened, Err(Error::Misaligned { .. })));
 }
 
@@ -110,22 +120,21 @@ async fn a_foreign_overlay_is_refused() {
 #[tokio::test]
 async fn an_adopted_overlay_fits_a_base_of_equal_rows() {
     let store = Store::memory();
-    let (mut pairs, first) = base(&store, 10).await;
-    let overlay = files::write_overlay(&store, &first, rows::curations(&pairs))
+    let (mut pairs, first) = shard(&store, 10).await;
+    let overlay = files::write_overlay(&store, &first.base, rows::curations(&pairs))
         .await
         .unwrap();
     for pair in &mut pairs {
         pair.fetched_at_ms += 1000;
     }
-    let again = files::write_pairs(&store, 10, pairs)
-        .await
-        .unwrap()
-        .remove(0);
-    assert_ne!(again.digest, first.digest);
-    assert_eq!(again.rows_digest, first.rows_digest);
+    let again = write_part(&store, pairs).await;
+    assert_ne!(again.base.digest, first.base.digest);
+    assert_eq!(again.base.rows_digest, first.base.rows_digest);
+    let pixels = |part: &Part| part.pixels.as_ref().unwrap().digest;
+    assert_eq!(pixels(&again), pixels(&first), "pictures hold no times");
     let part = Part {
-        base: again,
         overlays: vec![overlay],
+        ..again
     };
     let rows = View::read(&store, &part, Pixels::Skip).await.unwrap();
     assert!(rows.iter().any(|row| !row.keep));

@@ -7,6 +7,7 @@ use crate::commit::{File, Outputs};
 use crate::id::{Digest, LeaseEpoch};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
+use crate::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork, Kind};
 
 mod golden;
 mod imports;
@@ -45,7 +46,7 @@ name = "blip"
 kind = "train"
 tokenizer = "words"
 data = [{ from = "balanced" }]
-objectives = ["lm"]
+objectives = ["itc", "itm", "lm"]
 steps = 1
 global_batch = 2
 learning_rate = 0.1
@@ -67,6 +68,10 @@ kind = "evaluate"
 model = "blip"
 retrieval = { from = "human" }
 "#;
+
+/// What models compute on in these tests.
+static DEVICE: std::sync::LazyLock<Option<DeviceKind>> =
+    std::sync::LazyLock::new(|| Some("cpu-avx512".into()));
 
 fn pipeline() -> Pipeline {
     Pipeline::from_toml(PIPELINE, "small.toml").unwrap()
@@ -107,6 +112,19 @@ fn commit(task: &Task, outputs: Outputs) -> Commit {
     }
 }
 
+/// Base files, each followed by its pixels.
+fn split_bases(shard: &ShardId, count: usize) -> Vec<File> {
+    let split = |i| {
+        let base = file(FileKind::Base, &format!("Base {i} of {shard}"));
+        let pixels = File {
+            base: Some(base.digest),
+            ..file(FileKind::Pixels, &format!("pixels {i} of {shard}"))
+        };
+        [base, pixels]
+    };
+    (0..count).flat_map(split).collect()
+}
+
 /// What a worker would commit, with `wave_files[k]` shards in wave k and `images` image shards.
 fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     let shard = &task.shard;
@@ -117,28 +135,34 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     };
     let (mut model, mut evaluation) = (None, None);
     let files = match &task.work {
-        Work::Frontier { wave, .. } => many(
+        Work::Crawl(CrawlWork::Frontier { wave, .. }) => many(
             FileKind::Pages,
             wave_files.get(*wave as usize).copied().unwrap_or(0),
         ),
-        Work::Pages { .. } => [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
-            .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
-            .to_vec(),
-        Work::ImageFrontier { .. } => many(FileKind::Images, images),
-        Work::Images { .. } => many(FileKind::Base, 2),
-        Work::Import { .. } => many(FileKind::Base, 1),
-        Work::Curate { part, .. } => vec![overlay(FileKind::Curation, part, "curated")],
-        Work::Caption { part, .. } => vec![overlay(FileKind::Captions, part, "captions")],
-        Work::Filter { part, .. } => vec![overlay(FileKind::Verdicts, part, "verdicts")],
-        Work::Balance { parts, .. } => parts
+        Work::Crawl(CrawlWork::Pages { .. }) => {
+            [FileKind::PageLinks, FileKind::ImageLinks, FileKind::Rejects]
+                .map(|kind| file(kind, &format!("{kind:?} of {shard}")))
+                .to_vec()
+        }
+        Work::Crawl(CrawlWork::ImageFrontier { .. }) => many(FileKind::Images, images),
+        Work::Crawl(CrawlWork::Images { .. }) => split_bases(shard, 2),
+        Work::Import(_) => split_bases(shard, 1),
+        Work::Curate(CurateWork { part, .. }) => vec![overlay(FileKind::Curation, part, "curated")],
+        Work::Caption(CaptionWork { part, .. }) => {
+            vec![overlay(FileKind::Captions, part, "captions")]
+        }
+        Work::Filter(FilterWork { part, .. }) => {
+            vec![overlay(FileKind::Verdicts, part, "verdicts")]
+        }
+        Work::Balance(BalanceWork { parts, .. }) => parts
             .iter()
             .map(|part| overlay(FileKind::Curation, part, "balanced"))
             .collect(),
-        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model(_) | Work::Tokenizer(_) | Work::Train(_) => {
             model = Some(ModelDigest(Digest::of(task.stage.as_str().as_bytes())));
             Vec::new()
         }
-        Work::Evaluate { .. } => {
+        Work::Evaluate(_) => {
             evaluation = Some(Default::default());
             Vec::new()
         }
@@ -170,6 +194,7 @@ fn work_through(
             stage,
             run: &run,
             seed,
+            device: DEVICE.as_ref(),
             inputs,
             commits: &commits,
             missing: &missing,
@@ -277,19 +302,19 @@ fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
 #[test]
 fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
     let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
-    let Work::Frontier {
+    let Work::Crawl(CrawlWork::Frontier {
         wave: 2,
         seen,
         links,
         ..
-    } = &steps[4][0].work
+    }) = &steps[4][0].work
     else {
         panic!()
     };
     assert_eq!(seen.len(), 3, "pages of both waves");
     assert_eq!(links.len(), 2, "links of the last wave alone");
     assert!(links.iter().all(|file| file.kind == FileKind::PageLinks));
-    let Work::ImageFrontier { links, .. } = &steps[5][0].work else {
+    let Work::Crawl(CrawlWork::ImageFrontier { links, .. }) = &steps[5][0].work else {
         panic!()
     };
     assert_eq!(links.len(), 3, "pictures of every wave");
@@ -327,7 +352,15 @@ fn overlays_pile_up_on_their_parts() {
         ["00000", "00001", "00002", "00003", "00004", "00005"]
     );
     assert_eq!(tasks[&StageName::from("blip")][0].shard.as_str(), ALL);
-    assert_eq!(tasks[&StageName::from("blip")][0].work.world_size(), 2);
+    assert_eq!(
+        pipeline()
+            .stage(&"blip".into())
+            .unwrap()
+            .kind
+            .settings()
+            .world_size(),
+        2
+    );
 }
 
 #[test]
@@ -374,6 +407,7 @@ fn a_recipe_follows_settings_and_rows_but_no_file_digests() {
     let recipe = |stage: &Stage, base: &File| {
         let part = Part {
             base: base.clone(),
+            pixels: None,
             overlays: Vec::new(),
         };
         let version = VersionRef {
@@ -435,6 +469,7 @@ fn shards_that_were_given_up_are_left_out() {
         stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &given,
         commits: &[],
         missing: &missing,
@@ -476,6 +511,7 @@ fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
             stage: &stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs: &inputs,
             commits,
             missing: &missing,
@@ -512,6 +548,7 @@ fn a_stage_of_one_task_cannot_lose_it() {
         stage: &stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -530,6 +567,7 @@ fn inputs_and_commits_of_the_wrong_kind_are_named() {
             stage,
             run: &run,
             seed: 1,
+            device: DEVICE.as_ref(),
             inputs,
             commits,
             missing: &missing,
@@ -549,6 +587,22 @@ fn inputs_and_commits_of_the_wrong_kind_are_named() {
     let few = commit(&tasks[&StageName::from("balanced")][0], Outputs::default());
     let text = ask("balanced", &given, &[few]);
     assert_eq!(text, "commit balanced/all names 0 overlays for 6 shards");
+    let bases = split_bases(&"images-00000".into(), 2);
+    let mut crawled = tasks[&StageName::from("crawl")]
+        .iter()
+        .map(|t| commit(t, outputs(t, &[1], 1)))
+        .collect::<Vec<_>>();
+    let images = crawled
+        .iter_mut()
+        .find(|commit| commit.shard.as_str() == "images-00000")
+        .unwrap();
+    images.outputs.files = bases[..3].to_vec();
+    let text = ask("crawl", &given, &crawled);
+    let expected = format!(
+        "commit crawl/images-00000 names base {} without its pixels",
+        bases[2].digest
+    );
+    assert_eq!(text, expected);
     let mut foreign = tasks[&StageName::from("curated")]
         .iter()
         .map(|t| commit(t, outputs(t, &[], 0)))
@@ -576,7 +630,7 @@ proptest! {
         let mut picks = picks.iter().cycle();
         let piecemeal = loop {
             let request =
-                Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &commits, missing: &missing };
+                Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &commits, missing: &missing };
             match expand(request).unwrap() {
                 Expansion::Done(done) => break done,
                 Expansion::Tasks(tasks) => {

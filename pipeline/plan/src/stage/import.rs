@@ -1,10 +1,15 @@
-//! Stages that bring in what somebody already has: pairs, and models.
+//! `import`: existing pairs are read into a dataset, in slices.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Storing, defaults};
-use crate::id::{DatasetName, ModelDigest};
+use super::crawl::{max_image_bytes, max_text_bytes, shards};
+use super::{Input, Output, Settings, Split, StageKind, Storing, TaskWork};
+use crate::check::Check;
+use crate::expand::{Done, Error, Expansion, Given, Step, ordinal_name};
+use crate::id::{DatasetName, RecipeHash};
+use crate::recipe::{self, Scope};
 use crate::row::Origin;
+use crate::task::{Role, Slice, Task};
 
 /// The form of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +45,7 @@ impl ImportFormat {
     fn default_shards(self) -> usize {
         match self {
             Self::CocoCaptions | Self::Folder => 1,
-            Self::Img2dataset | Self::Webdataset => defaults::shards(),
+            Self::Img2dataset | Self::Webdataset => shards(),
         }
     }
 
@@ -55,6 +60,23 @@ impl ImportFormat {
     }
 }
 
+/// What an import does with a picture without a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Texts {
+    /// It is a row without texts, which a caption stage can write for.
+    #[default]
+    Optional,
+    /// It is rejected with the code `record`.
+    Required,
+}
+
+impl Texts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// `kind = "import"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,8 +85,8 @@ pub struct Import {
     pub dataset: DatasetName,
     /// What the source looks like.
     pub format: ImportFormat,
-    /// Folder with the pairs; a relative one lies under `[import] root` of the configuration, and
-    /// every worker must see the same one.
+    /// Folder with the pairs: a path below the first of `[import] roots` of the configuration that
+    /// has it, or an absolute path below one of them. Every worker must see the same folder.
     pub source: String,
     /// Tasks; the source's files (of a folder: its pictures), sorted by name, go to them in turn.
     /// 16 for img2dataset and webdataset where left out, 1 for the others.
@@ -78,11 +100,15 @@ pub struct Import {
     /// one every run reads the source anew, for nobody knows whether it changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// `optional`: a picture without a text is a row like any other. `required`: it is rejected with
+    /// the code `record`.
+    #[serde(default, skip_serializing_if = "Texts::is_default")]
+    pub texts: Texts,
     /// Bytes of a text at most.
-    #[serde(default = "defaults::max_text_bytes")]
+    #[serde(default = "max_text_bytes")]
     pub max_text_bytes: usize,
     /// Bytes of a picture at most.
-    #[serde(default = "defaults::max_image_bytes")]
+    #[serde(default = "max_image_bytes")]
     pub max_image_bytes: u64,
     /// How pictures are stored.
     #[serde(default)]
@@ -100,51 +126,103 @@ impl Import {
     pub fn origin(&self) -> Origin {
         self.origin.unwrap_or_else(|| self.format.default_origin())
     }
+}
 
-    /// What serde cannot check.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        match (self.shards, self.format) {
-            (Some(0), _) => return Err("`shards` must be at least 1".to_owned()),
-            (Some(shards), _) if shards > MAX_SHARDS => {
-                return Err(format!("`shards` {shards} is over {MAX_SHARDS}"));
-            }
-            (Some(2..), ImportFormat::CocoCaptions) => {
-                return Err("`shards`: a coco_captions file cannot be split".to_owned());
-            }
-            _ => {}
+/// Tasks of an import at most.
+const MAX_SHARDS: usize = 1_000_000;
+
+/// Slice: imports pairs. Commits base files and `Rejects`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImportWork {
+    /// Settings.
+    pub config: Import,
+    /// Which slice of the source: items `i` of its sorted order with `i % of == index`.
+    #[serde(default)]
+    pub slice: Slice,
+}
+
+impl StageKind for Import {
+    const NAME: &'static str = "import";
+    const VERSION: u32 = 2;
+}
+
+impl Settings for Import {
+    fn inputs(&self) -> Vec<Input> {
+        Vec::new()
+    }
+
+    fn output(&self) -> Output<'_> {
+        Output::NewDataset(&self.dataset)
+    }
+
+    fn check(&self, check: &mut Check) {
+        check.name("dataset", self.dataset.as_str());
+        check.any("format", "each of the names is meant");
+        check.text("source", &self.source, 4_096);
+        let shards = self.shards.unwrap_or(1);
+        check.integer("shards", shards, 1..=MAX_SHARDS);
+        let holds = self.format != ImportFormat::CocoCaptions || shards <= 1;
+        check.rule(
+            "shards",
+            shards,
+            holds,
+            "1 for coco_captions, whose file cannot be split",
+        );
+        let origin = self.origin.map_or("", Origin::as_str);
+        let holds = self.origin != Some(Origin::Synthetic);
+        let text = "human, alt, title or caption; synthetic texts come from caption stages alone";
+        check.rule("origin", format!("{origin:?}"), holds, text);
+        check.text("snapshot", self.snapshot.as_deref().unwrap_or("none"), 200);
+        check.any("texts", "both values are meant");
+        check.integer("max_text_bytes", self.max_text_bytes, 1..=1 << 30);
+        check.integer("max_image_bytes", self.max_image_bytes, 1..=1 << 30);
+        check.table("storing", |check| self.storing.check(check));
+    }
+
+    fn split(&self) -> Split {
+        match self.shards() {
+            1 => Split::Global,
+            _ => Split::Slices,
         }
-        match self.origin {
-            Some(Origin::Synthetic) => {
-                Err("`origin = \"synthetic\"` belongs to caption stages alone".to_owned())
-            }
-            _ => Ok(()),
+    }
+
+    fn role(&self) -> Role {
+        Role::Crawl
+    }
+
+    /// A source that is not split is one task, `all`. Slices that were given up are left out.
+    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
+        let of = self.shards();
+        let work = |index| ImportWork {
+            config: self.clone(),
+            slice: Slice { index, of },
+        };
+        if of == 1 {
+            return step.single(work(0), |commit| {
+                Ok(Given::new_dataset(&self.dataset, step.bases_in(commit)?))
+            });
         }
+        let tasks: Vec<Task> = (0..of)
+            .map(|index| step.task(ordinal_name(index), work(index)))
+            .collect();
+        if !step.settled(&tasks) {
+            return Ok(Expansion::Tasks(tasks));
+        }
+        let given = Given::new_dataset(&self.dataset, step.bases(&tasks)?);
+        Ok(Expansion::Done(Done::new(step, given, &tasks)))
     }
 }
 
-/// Tasks of an import at most: their names have five digits.
-const MAX_SHARDS: usize = 99_999;
-
-/// `kind = "model"`: a model that is there already, in place of training one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GivenModel {
-    /// Folder in Hugging Face layout (`config.json`, `model.safetensors`, `vocab.txt`,
-    /// `preprocessor_config.json`); a relative one lies under `[import] root` of the configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Digest of a model: without `source` one that the store holds already; with it, what the
-    /// folder must have.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digest: Option<ModelDigest>,
-}
-
-impl GivenModel {
-    /// What serde cannot check.
-    pub(crate) fn check(&self) -> Result<(), String> {
-        match (&self.source, &self.digest) {
-            (None, None) => Err("give `source` (a folder) or `digest` (of the store)".to_owned()),
-            _ => Ok(()),
-        }
+impl TaskWork for ImportWork {
+    /// What lies in the source is unknown here: without a label of its state no other run's
+    /// import is adopted. Later stages, whose recipes hold the rows, are. The name of the dataset
+    /// is part of the rows, so it stays in the recipe.
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
+        let config = Import {
+            shards: None,
+            ..self.config.clone()
+        };
+        let run = config.snapshot.is_none().then_some(scope.run);
+        recipe::hash::<Import>("", None, &(config, self.slice, run), &[], &[])
     }
 }

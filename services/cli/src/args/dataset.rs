@@ -68,13 +68,14 @@ pub enum Dataset {
     #[command(
         after_help = "Examples:\n  capstan dataset import pairs --dataset mine --format img2dataset\n  \
         capstan dataset import captions --dataset human --format coco_captions\n\nThe workers read \
-        SOURCE: a relative one lies under their [import] root."
+        SOURCE: it lies below one of their [import] roots."
     )]
     Import(Import),
     /// Export the rows that training would use into a folder that other programs read.
     #[command(
         after_help = "Examples:\n  capstan dataset export bootstrapped out --store \
-        capstan-demo/store\n  capstan dataset export web@3 shards --layout webdataset"
+        capstan-demo/store\n  capstan dataset export web@3 shards --layout webdataset\n  \
+        capstan dataset export pictures captioned --layout files"
     )]
     Export {
         /// `name` (the newest version) or `name@number`.
@@ -129,4 +130,6 @@ pub enum Layout {
     Flat,
     /// WebDataset tar files, one sample per (picture, text).
     Webdataset,
+    /// A folder of pictures, each with its texts in a `.txt` beside it, one per line.
+    Files,
 }

@@ -28,6 +28,17 @@ impl Remote {
     }
 }
 
+/// `capstan check`.
+#[derive(Debug, ClapArgs)]
+pub struct Check {
+    /// The stages.
+    #[arg(value_name = "PIPELINE.toml")]
+    pub pipeline: PathBuf,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `capstan run`.
 #[derive(Debug, ClapArgs)]
 pub struct Run {

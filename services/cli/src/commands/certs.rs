@@ -1,5 +1,6 @@
 //! `capstan certs`: a development CA and certificates for every role.
 
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_runtime::certificates::{self, Error, Validity};
 use capstan_runtime::tls::Role;
 
@@ -13,7 +14,7 @@ use crate::output;
 /// Usage, for files that exist or a name, role or number of days that is invalid; run failed, if
 /// the folder cannot be written.
 pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
-    let validity = Validity::days(args.days).or_exit(Exit::Usage)?;
+    let validity = Validity::days(args.days, SystemClock::new().wall()).or_exit(Exit::Usage)?;
     let written = match &args.role {
         None => certificates::create(&args.out, &args.names, validity),
         Some(name) => {

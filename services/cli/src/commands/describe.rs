@@ -1,7 +1,8 @@
 //! Runs, stages and plans as tables and as JSON.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
+use capstan_plan::clock::{Clock, SystemClock};
 use capstan_plan::commit::OutputRef;
 use capstan_proto::convert::stage_output;
 use capstan_proto::v1;
@@ -144,7 +145,10 @@ pub fn plan_table(plan: &v1::PlanRunResponse) -> Table {
             stage.kind.clone(),
             stage.reads.join(", "),
             tasks.unwrap_or_else(|| "not known yet".to_owned()),
-            stage.done.to_string(),
+            match stage.adoption_unknown {
+                true => "adoption not looked up".to_owned(),
+                false => stage.done.to_string(),
+            },
             output_cell(stage.output.as_ref()),
         ]);
     }
@@ -160,17 +164,27 @@ pub fn plan_sentence(plan: &v1::PlanRunResponse) -> String {
     } else {
         "would be new"
     };
-    format!(
+    let sentence = format!(
         "run {} {what}: {done} of {} stages are done already; nothing was started",
         plan.run,
         plan.stages.len()
-    )
+    );
+    if plan.stages.iter().any(|stage| stage.adoption_unknown) {
+        return format!(
+            "{sentence}. Adoption was not looked up for stages that compute with models: no worker \
+             is there to name a kind of device"
+        );
+    }
+    sentence
 }
 
 fn ago(unix_ms: i64) -> String {
     let then = UNIX_EPOCH + Duration::from_millis(u64::try_from(unix_ms).unwrap_or(0));
     // Another machine's clock may be ahead of this one's.
-    let age = SystemTime::now().duration_since(then).unwrap_or_default();
+    let age = SystemClock::new()
+        .wall()
+        .duration_since(then)
+        .unwrap_or_default();
     format!("{} ago", clock(age.as_secs_f64()))
 }
 
@@ -225,6 +239,7 @@ mod tests {
             ..Default::default()
         };
         let plan = v1::PlanRunResponse {
+            warnings: Vec::new(),
             run: "small-7".into(),
             exists: false,
             stages: vec![stage("crawl", Some(3), 3), stage("caption", None, 0)],

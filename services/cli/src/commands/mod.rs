@@ -1,6 +1,7 @@
 //! Every command but the demo, a module each.
 
 mod certs;
+mod check;
 mod config;
 mod dataset;
 mod demoweb;
@@ -31,6 +32,7 @@ pub fn run(args: Args) -> Result<(), ExpectedError> {
     match &args.command {
         Command::Demo(demo) => crate::demo::run(demo),
         Command::Up(up) => up::run(up, settings),
+        Command::Check(args) => check::run(args),
         Command::Run(run) => run::run(run, settings),
         Command::Watch(watch) => run::watch(watch, settings),
         Command::Runs(args) => runs::list(args, settings),

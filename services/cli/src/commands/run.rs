@@ -1,6 +1,5 @@
 //! `capstan run` and `capstan watch`: a pipeline submitted, planned, watched.
 
-use std::path::Path;
 use std::time::Duration;
 
 use capstan_plan::Pipeline;
@@ -9,7 +8,7 @@ use capstan_proto::v1::submit_run_request::Pipeline as Given;
 use capstan_runtime::shutdown;
 use serde_json::json;
 
-use super::{block_on, describe};
+use super::{block_on, check, describe};
 use crate::access;
 use crate::args;
 use crate::client::Coordinator;
@@ -24,7 +23,7 @@ use crate::watch::{Board, Followed, finished, follow};
 /// Configuration, naming file, stage and key; unavailable coordinator; run failed, with the stage,
 /// the shards and their errors; interrupted, if a signal ended the watch.
 pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
-    let (text, pipeline) = read(&args.pipeline)?;
+    let (text, pipeline) = check::read(&args.pipeline)?;
     let request = v1::SubmitRunRequest {
         pipeline: Some(Given::Toml(text)),
         file_name: args.pipeline.display().to_string(),
@@ -40,6 +39,9 @@ pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
             }
             println!("{}", describe::plan_table(&plan));
             println!("{}", describe::plan_sentence(&plan));
+            for warning in &plan.warnings {
+                eprintln!("warning: {warning}");
+            }
             return Ok(());
         }
         submit(request, &pipeline, args.detach, &args.remote, settings).await
@@ -59,6 +61,9 @@ pub(super) async fn submit(
 ) -> Result<(), ExpectedError> {
     let coordinator = connect(remote, settings).await?;
     let submitted = coordinator.submit(request).await?;
+    for warning in &submitted.warnings {
+        eprintln!("warning: {warning}");
+    }
     let run = submitted.run;
     if detach {
         if remote.json {
@@ -110,15 +115,6 @@ pub(super) async fn connect(
     let access = access::operator(&config)?;
     let wait = Duration::from_secs(args.wait);
     Coordinator::connect(&config.coordinator.address, &access, wait).await
-}
-
-/// Reads and checks a pipeline file. Most mistakes are found without a coordinator.
-fn read(path: &Path) -> Result<(String, Pipeline), ExpectedError> {
-    let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ExpectedError::new(Exit::Configuration, format!("{file}: {error}")))?;
-    let pipeline = Pipeline::from_toml(&text, &file).or_exit(Exit::Configuration)?;
-    Ok((text, pipeline))
 }
 
 /// Watches on a board until the run ends or a signal arrives, then prints the stages.

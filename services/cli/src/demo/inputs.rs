@@ -39,7 +39,8 @@ impl Inputs {
             || "the shipped pipeline".to_owned(),
             |path| path.display().to_string(),
         );
-        let mut pipeline = Pipeline::from_toml(&text, &file).or_exit(Exit::Configuration)?;
+        let mut pipeline = Pipeline::from_toml(&text, &file)
+            .map_err(|error| ExpectedError::lines(Exit::Configuration, error))?;
         let device: DeviceSpec = args.device.parse().or_exit(Exit::Usage)?;
         let device = device.resolve().or_exit(Exit::Usage)?;
         let world_digest = Digest::of(world.to_toml().as_bytes()).to_string();

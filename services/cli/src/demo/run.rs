@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_demoweb::Site;
 use capstan_plan::Pipeline;
+use capstan_plan::clock::Stopwatch;
 use capstan_plan::id::{RunId, StageName};
 use capstan_proto::v1;
 use capstan_runtime::Config;
@@ -95,7 +95,7 @@ async fn run(
     pipeline: &Pipeline,
     leave: &CancellationToken,
 ) -> Result<Option<Ended>, ExpectedError> {
-    let began = Instant::now();
+    let began = Stopwatch::start();
     let json = serde_json::to_string(pipeline).or_exit(Exit::RunFailed)?;
     let request = v1::SubmitRunRequest {
         pipeline: Some(v1::submit_run_request::Pipeline::Json(json)),
@@ -116,7 +116,7 @@ async fn run(
         run: RunId(run),
         leased: ended.leased,
         watched: Watched {
-            wall_seconds: began.elapsed().as_secs_f64(),
+            wall_seconds: began.seconds(),
             remaining_shown_at_60s: board.remaining_shown_at_60s(),
             stage_seconds: stage_seconds(&status),
         },
@@ -168,7 +168,7 @@ fn config(folder: &Folder) -> Config {
     config.store.url = folder.store().display().to_string();
     config.coordinator.database = format!("sqlite:{}", folder.database().display());
     config.coordinator.heartbeat_seconds = 1;
-    config.import.root = folder.annotations();
+    config.import.roots = vec![folder.annotations()];
     config.worker.cache_folder = folder.cache();
     config.worker.threads = 1;
     config.worker.patience_seconds = 60;

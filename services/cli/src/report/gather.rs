@@ -6,7 +6,7 @@ use capstan_dataset::Store;
 use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_demoweb::{Judgement, Site, TextKind};
-use capstan_plan::commit::{FileKind, Part};
+use capstan_plan::commit::{FileKind, Outputs, Part};
 use capstan_plan::id::{ModelDigest, StageName};
 use capstan_plan::results::{Evaluation, Training};
 use capstan_plan::row::{Origin, Reject, Text};
@@ -133,8 +133,12 @@ async fn found(
     let kind = recorded.pipeline.stage(base).map(|stage| &stage.kind);
     pairs.imported = matches!(kind, Some(Kind::Import(_)));
     pairs.fetched = count(recorded, base, "fetched");
-    let commits = recorded.commits(base).iter();
-    let files = commits.flat_map(|commit| &commit.outputs.files);
+    let commits = recorded.commits(base);
+    pairs.found = commits
+        .iter()
+        .map(|commit| found_pictures(&commit.outputs))
+        .sum();
+    let files = commits.iter().flat_map(|commit| &commit.outputs.files);
     for file in files.filter(|file| file.kind == FileKind::Rejects) {
         let rejects: Vec<Reject> = files::read(store, file).await.or_exit(Exit::RunFailed)?;
         for reject in rejects.iter().filter(|reject| reject.is_image) {
@@ -142,8 +146,17 @@ async fn found(
             *pairs.rejected.entry(code).or_default() += 1;
         }
     }
-    pairs.found = pairs.fetched + pairs.rejected.values().sum::<u64>();
     Ok(())
+}
+
+/// Pictures that a crawl or import task found, counted apart from what became of them.
+///
+/// Commits of earlier versions, which a later run adopts, lack `found`; their `rejected` counts
+/// pictures alone.
+fn found_pictures(outputs: &Outputs) -> u64 {
+    let count = |name: &str| outputs.counts.get(name).copied();
+    let earlier = || count("fetched").unwrap_or_default() + count("rejected").unwrap_or_default();
+    count("found").unwrap_or_else(earlier)
 }
 
 /// Texts of annotators that some stage trains on.

@@ -43,8 +43,8 @@ pub async fn run_report(
     for (shard, mut rows) in chosen {
         rows.sort_by_key(|row| row.row);
         let wanted: Vec<u32> = rows.iter().map(|row| row.row).collect();
-        let base = &gathered.parts[shard].base;
-        let images = files::pictures(store, base, &wanted)
+        let part = &gathered.parts[shard];
+        let images = files::pictures(store, part, &wanted)
             .await
             .or_exit(Exit::RunFailed)?;
         let cards = rows.into_iter().zip(images);

@@ -4,13 +4,14 @@
 //! `indicatif` draws it; elsewhere it prints plain lines.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capstan_plan::Pipeline;
 use capstan_plan::id::StageName;
 use capstan_proto::v1;
 use capstan_proto::v1::event::What;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 
 use super::clock;
 use super::estimate::{Estimate, Seen};

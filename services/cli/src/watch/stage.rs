@@ -5,7 +5,9 @@
 //! made from work alone.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use capstan_proto::v1;
 

@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use capstan_plan::FailureKind;
-use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, WorkerId};
+use capstan_plan::id::{AttemptId, DeviceKind, Digest, LeaseEpoch, WorkerId};
 use capstan_plan::task::Role;
 
-use super::task::{Held, Lease, Rank, State, Task, What, attempt_id};
+use super::queues::Lane;
+use super::task::{Held, Lease, Rank, Spec, State, Task, What, attempt_id};
 use super::{Key, Machine, Notice, Now, Ordinal};
 
 /// Tasks that are looked at for one offer, the oldest first. All but those that this worker
@@ -22,6 +23,8 @@ pub struct Offer {
     pub worker: WorkerId,
     /// What it can take.
     pub roles: BTreeSet<Role>,
+    /// What its models compute on.
+    pub device: DeviceKind,
     /// Tasks that it wants at most.
     pub slots: usize,
     /// Base files in its cache.
@@ -47,6 +50,22 @@ pub struct Grant {
     pub attempt_number: u32,
 }
 
+impl Offer {
+    /// The lanes of these roles that this worker takes tasks from.
+    fn lanes<'a>(&self, roles: impl IntoIterator<Item = &'a Role>) -> Vec<Lane> {
+        let lanes = roles
+            .into_iter()
+            .flat_map(|role| [(*role, None), (*role, Some(self.device.clone()))]);
+        lanes.collect()
+    }
+
+    /// Whether this worker can take a task: it has the role and, where it matters, the device.
+    fn fits(&self, spec: &Spec) -> bool {
+        let is_device = spec.device.as_ref().is_none_or(|kind| kind == &self.device);
+        is_device && self.roles.contains(&spec.role)
+    }
+}
+
 impl Machine {
     /// Serves offers, the oldest first, with tasks, the oldest first.
     ///
@@ -59,7 +78,8 @@ impl Machine {
         let offers: Vec<&Offer> = offers.iter().map(Borrow::borrow).collect();
         for offer in &offers {
             let (roles, cached) = (&offer.roles, &offer.cached);
-            self.workers.offers(&offer.worker, roles, cached, now);
+            self.workers
+                .offers(&offer.worker, roles, &offer.device, cached, now);
         }
         let mut slots: Vec<usize> = offers.iter().map(|offer| offer.slots).collect();
         let mut grants = self.assign_gangs(&offers, &mut slots, now);
@@ -82,7 +102,7 @@ impl Machine {
             let spec = &self.entries[&ordinal].task.spec;
             let mut members: Vec<(usize, &WorkerId)> = Vec::new();
             for (index, offer) in offers.iter().enumerate() {
-                let is_free = slots[index] > 0 && offer.roles.contains(&spec.role);
+                let is_free = slots[index] > 0 && offer.fits(spec);
                 let is_new = members.iter().all(|(_, worker)| *worker != &offer.worker);
                 if is_free && is_new && members.len() < spec.world_size {
                     members.push((index, &offer.worker));
@@ -101,13 +121,13 @@ impl Machine {
 
     /// The task that an offer gets: the oldest, unless a cache speaks for another one.
     fn pick(&mut self, offer: &Offer, now: Now) -> Option<Ordinal> {
-        if !self.queues.any_ready(&offer.roles) {
+        if !self.queues.any_ready(&offer.lanes(&offer.roles)) {
             return None;
         }
-        let roles = self.roles_of(offer, now);
+        let lanes = offer.lanes(&self.roles_of(offer, now));
         let mut oldest = None;
         let mut left: Vec<Ordinal> = Vec::new();
-        for ordinal in self.queues.ready(&roles).take(LOOKAHEAD) {
+        for ordinal in self.queues.ready(&lanes).take(LOOKAHEAD) {
             let task = &self.entries[&ordinal].task;
             if self.must_avoid(task, &offer.worker, now) {
                 continue;
@@ -122,7 +142,7 @@ impl Machine {
         let overtaking = oldest
             .filter(|oldest| !self.has_cached(offer, *oldest))
             .filter(|oldest| !self.is_overdue(*oldest, now))
-            .and_then(|_| self.cached_by(offer, &roles, now));
+            .and_then(|_| self.cached_by(offer, &lanes, now));
         if overtaking.is_some() {
             left.extend(oldest);
         }
@@ -159,7 +179,7 @@ impl Machine {
             && !self.is_overdue(ordinal, now)
             && self
                 .workers
-                .others_have(&base, task.spec.role, &offer.worker, policy, now)
+                .others_have(&base, &task.spec, &offer.worker, policy, now)
     }
 
     fn is_overdue(&self, ordinal: Ordinal, now: Now) -> bool {
@@ -173,11 +193,12 @@ impl Machine {
     }
 
     /// The oldest task whose base file this worker has.
-    fn cached_by(&self, offer: &Offer, roles: &[Role], now: Now) -> Option<Ordinal> {
+    fn cached_by(&self, offer: &Offer, lanes: &[Lane], now: Now) -> Option<Ordinal> {
         let of_cache = self.queues.ready_of(&offer.cached);
         let fitting = of_cache.filter(|ordinal| {
             let task = &self.entries[ordinal].task;
-            roles.contains(&task.spec.role) && !self.must_avoid(task, &offer.worker, now)
+            let lane = (task.spec.role, task.spec.device.clone());
+            lanes.contains(&lane) && !self.must_avoid(task, &offer.worker, now)
         });
         fitting.min()
     }
@@ -208,7 +229,7 @@ impl Machine {
             let takes = |(index, offer): &(usize, &&Offer)| {
                 let worker = &offer.worker;
                 slots[*index] > 0
-                    && offer.roles.contains(&task.spec.role)
+                    && offer.fits(&task.spec)
                     && task.holder() != Some(worker)
                     && !task.failed_on.contains(worker)
                     && !self

@@ -132,6 +132,6 @@ impl Machine {
     /// Whether a worker is there that could take this task and has not failed it.
     pub(super) fn others_alive(&self, task: &Task, now: Now) -> bool {
         self.workers
-            .others(task.spec.role, &task.failed_on, &self.policy, now)
+            .others(&task.spec, &task.failed_on, &self.policy, now)
     }
 }

@@ -7,17 +7,20 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::iter::Peekable;
 
-use capstan_plan::id::{Digest, LeaseEpoch};
+use capstan_plan::id::{DeviceKind, Digest, LeaseEpoch};
 use capstan_plan::task::Role;
 
 use super::task::{Lease, Spec, State};
 use super::{Now, Ordinal};
 
+/// Who takes a task: the role, and the kind of device where the task needs one.
+pub(super) type Lane = (Role, Option<DeviceKind>);
+
 /// Where tasks wait.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Ready, of one rank, by role.
-    ready: BTreeMap<Role, BTreeSet<Ordinal>>,
+    /// Ready, of one rank, by who takes them.
+    ready: BTreeMap<Lane, BTreeSet<Ordinal>>,
     /// Ready, of several ranks.
     gangs: BTreeSet<Ordinal>,
     /// Ready, by the base file that they read.
@@ -44,7 +47,8 @@ impl Queues {
                 self.gangs.insert(ordinal);
             }
             State::Ready => {
-                self.ready.entry(spec.role).or_default().insert(ordinal);
+                let lane = (spec.role, spec.device.clone());
+                self.ready.entry(lane).or_default().insert(ordinal);
                 if let Some(base) = spec.base {
                     self.by_base.entry(base).or_default().insert(ordinal);
                 }
@@ -66,7 +70,8 @@ impl Queues {
                 self.gangs.remove(&ordinal);
             }
             State::Ready => {
-                if let Some(ready) = self.ready.get_mut(&spec.role) {
+                let lane = (spec.role, spec.device.clone());
+                if let Some(ready) = self.ready.get_mut(&lane) {
                     ready.remove(&ordinal);
                 }
                 self.passed_over.remove(&ordinal);
@@ -93,20 +98,20 @@ impl Queues {
         }
     }
 
-    /// Ready tasks of one rank that these roles take, the oldest first.
+    /// Ready tasks of one rank in these lanes, the oldest first.
     pub(super) fn ready<'a>(
         &'a self,
-        roles: impl IntoIterator<Item = &'a Role>,
+        lanes: impl IntoIterator<Item = &'a Lane>,
     ) -> impl Iterator<Item = Ordinal> + 'a {
-        let queues = roles.into_iter().filter_map(|role| self.ready.get(role));
+        let queues = lanes.into_iter().filter_map(|lane| self.ready.get(lane));
         Merged {
             queues: queues.map(|queue| queue.iter().peekable()).collect(),
         }
     }
 
-    /// Whether any task of one rank is ready for these roles.
-    pub(super) fn any_ready<'a>(&self, roles: impl IntoIterator<Item = &'a Role>) -> bool {
-        let mut queues = roles.into_iter().filter_map(|role| self.ready.get(role));
+    /// Whether any task of one rank is ready in these lanes.
+    pub(super) fn any_ready<'a>(&self, lanes: impl IntoIterator<Item = &'a Lane>) -> bool {
+        let mut queues = lanes.into_iter().filter_map(|lane| self.ready.get(lane));
         queues.any(|queue| !queue.is_empty())
     }
 

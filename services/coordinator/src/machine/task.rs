@@ -5,7 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use capstan_plan::FailureKind;
-use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, RunId, ShardId, StageName, WorkerId};
+use capstan_plan::id::{
+    AttemptId, DeviceKind, Digest, LeaseEpoch, RunId, ShardId, StageName, WorkerId,
+};
 use capstan_plan::task::Role;
 
 use super::Now;
@@ -36,6 +38,8 @@ pub struct Spec {
     pub world_size: usize,
     /// The base file that it reads, where it is one: a worker that has it cached goes first.
     pub base: Option<Digest>,
+    /// The kind of device that its recipe names; only workers of that kind take it.
+    pub device: Option<DeviceKind>,
     /// Whether a second worker may take it while the first still has it: one shard of many, whose
     /// work touches nobody outside (a crawl's shard has one owner, for the sake of the hosts).
     pub may_twin: bool,

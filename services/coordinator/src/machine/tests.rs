@@ -34,6 +34,7 @@ fn spec(role: Role, world_size: usize) -> Spec {
         role,
         world_size,
         base: None,
+        device: None,
         may_twin: false,
     }
 }
@@ -43,6 +44,7 @@ fn offer(worker: &str, role: Role) -> Offer {
     Offer {
         worker: worker.into(),
         roles: [role].into(),
+        device: "cpu-avx512".into(),
         slots: 1,
         cached,
     }
@@ -209,6 +211,7 @@ fn the_last_attempt_waits_for_another_live_worker() {
     }
     // A worker of another role does not count; one of this role does, while it is alive.
     let busy = Offer {
+        device: "cpu-avx512".into(),
         slots: 0,
         ..offer("w3", Role::Crawl)
     };

@@ -11,9 +11,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use capstan_plan::id::{Digest, WorkerId};
+use capstan_plan::id::{DeviceKind, Digest, WorkerId};
 use capstan_plan::task::Role;
 
+use super::task::Spec;
 use super::{Now, Ordinal, Policy};
 
 /// Outcomes of one worker that are remembered at most.
@@ -33,6 +34,7 @@ struct Seen {
     /// When it was heard of last.
     at: Now,
     roles: BTreeSet<Role>,
+    device: DeviceKind,
     cached: BTreeSet<Digest>,
     /// Its last outcomes: the shard where it failed, `None` where it committed.
     outcomes: VecDeque<(Now, Option<Ordinal>)>,
@@ -53,6 +55,10 @@ pub struct Ejected {
 }
 
 impl Seen {
+    fn can_take(&self, role: Role, device: Option<&DeviceKind>) -> bool {
+        self.roles.contains(&role) && device.is_none_or(|kind| kind == &self.device)
+    }
+
     fn is_alive(&self, policy: &Policy, now: Now) -> bool {
         self.at >= now.saturating_sub(policy.lease)
     }
@@ -80,12 +86,14 @@ impl Workers {
         &mut self,
         worker: &WorkerId,
         roles: &BTreeSet<Role>,
+        device: &DeviceKind,
         cached: &BTreeSet<Digest>,
         now: Now,
     ) {
         let seen = self.seen.entry(worker.clone()).or_insert_with(|| Seen {
             at: now,
             roles: roles.clone(),
+            device: device.clone(),
             cached: BTreeSet::new(),
             outcomes: VecDeque::new(),
             ejected_until: Now::ZERO,
@@ -94,6 +102,9 @@ impl Workers {
         seen.at = now;
         if &seen.roles != roles {
             seen.roles.clone_from(roles);
+        }
+        if &seen.device != device {
+            seen.device.clone_from(device);
         }
         if &seen.cached == cached {
             return;
@@ -132,27 +143,57 @@ impl Workers {
         }
     }
 
-    /// Whether a worker is alive that takes this role, is none of these, and is not ejected.
-    pub(super) fn others(
+    /// Live workers of a role, of one kind of device where it matters.
+    pub(super) fn live(
         &self,
         role: Role,
+        device: Option<&DeviceKind>,
+        policy: &Policy,
+        now: Now,
+    ) -> usize {
+        let fits = |seen: &&Seen| seen.can_take(role, device) && seen.is_alive(policy, now);
+        self.seen.values().filter(fits).count()
+    }
+
+    /// The most common kind of device among live workers of a role; of two equally common ones the
+    /// first by name.
+    pub(super) fn common_device(
+        &self,
+        role: Role,
+        policy: &Policy,
+        now: Now,
+    ) -> Option<DeviceKind> {
+        let mut counts: BTreeMap<&DeviceKind, usize> = BTreeMap::new();
+        for seen in self.seen.values() {
+            if seen.roles.contains(&role) && seen.is_alive(policy, now) {
+                *counts.entry(&seen.device).or_default() += 1;
+            }
+        }
+        let most = counts.into_iter().rev().max_by_key(|(_, count)| *count);
+        most.map(|(device, _)| device.clone())
+    }
+
+    /// Whether a worker is alive that can take such a task, is none of these, and is not ejected.
+    pub(super) fn others(
+        &self,
+        spec: &Spec,
         but: &BTreeSet<WorkerId>,
         policy: &Policy,
         now: Now,
     ) -> bool {
         self.seen.iter().any(|(worker, seen)| {
-            seen.roles.contains(&role)
+            seen.can_take(spec.role, spec.device.as_ref())
                 && seen.is_alive(policy, now)
                 && seen.ejected_until <= now
                 && !but.contains(worker)
         })
     }
 
-    /// Whether another worker that may get a lease of this role has the base file.
+    /// Whether another worker that may get a lease of such a task has the base file.
     pub(super) fn others_have(
         &self,
         base: &Digest,
-        role: Role,
+        spec: &Spec,
         but: &WorkerId,
         policy: &Policy,
         now: Now,
@@ -161,7 +202,7 @@ impl Workers {
         let mut holders = holders.filter(|holder| *holder != but);
         holders.any(|holder| {
             self.seen.get(holder).is_some_and(|seen| {
-                seen.roles.contains(&role)
+                seen.can_take(spec.role, spec.device.as_ref())
                     && seen.is_alive(policy, now)
                     && seen.ejected_until <= now
             })
@@ -177,8 +218,15 @@ impl Workers {
         now: Now,
     ) -> bool {
         let is_ejected = |seen: &Seen| seen.ejected_until > now;
-        self.seen.get(worker).is_some_and(is_ejected)
-            && self.others(role, &BTreeSet::from([worker.clone()]), policy, now)
+        let Some(own) = self.seen.get(worker).filter(|seen| is_ejected(seen)) else {
+            return false;
+        };
+        self.seen.iter().any(|(other, seen)| {
+            other != worker
+                && seen.can_take(role, Some(&own.device))
+                && seen.is_alive(policy, now)
+                && seen.ejected_until <= now
+        })
     }
 
     /// Workers that are ejected now.

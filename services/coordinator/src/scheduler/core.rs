@@ -16,7 +16,7 @@ use super::show::{end_stage, note, show, task_changed};
 use crate::error::Error;
 use crate::machine::{Key, Machine, Now, Offer};
 use crate::state::{NewTask, Op, ViewChange};
-use crate::view::{Progress, RunView, StageView};
+use crate::view::{RunView, StageView, UnitProgress};
 
 /// Events of a run that a watcher may lag behind before it gets a snapshot instead.
 const EVENTS: usize = 1_024;
@@ -311,7 +311,7 @@ impl Core {
     pub(crate) fn progress(
         &mut self,
         (run, stage, shard): (&RunId, &StageName, &ShardId),
-        progress: Progress,
+        progress: UnitProgress,
         now_unix_ms: i64,
     ) {
         let message = progress.to_message(stage, shard);

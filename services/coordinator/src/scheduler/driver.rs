@@ -19,7 +19,7 @@ use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, StageOutput};
 use capstan_plan::expand::{self, Expansion, Request, expand};
 use capstan_plan::failure;
-use capstan_plan::id::{RunId, ShardId, StageName};
+use capstan_plan::id::{DeviceKind, RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
@@ -82,6 +82,8 @@ struct Progress {
     missing: BTreeMap<ShardId, GivenUp>,
     /// Handed to the machine and not final yet.
     open: BTreeSet<ShardId>,
+    /// What the stage's models compute on, once it is fixed.
+    device: Option<DeviceKind>,
 }
 
 /// A shard that was given up.
@@ -105,12 +107,17 @@ enum Since {
     Looked,
 }
 
+/// Between two looks for a worker that could take the tasks of a stage.
+const WORKER_POLL: Duration = Duration::from_millis(200);
+
 pub(super) struct Driver {
     inner: Arc<Inner>,
     run: RunId,
     pipeline: Pipeline,
     stages: BTreeMap<StageName, Progress>,
     outputs: BTreeMap<StageName, StageOutput>,
+    /// Whether a stage waits for the first worker that could take its tasks.
+    awaits_worker: bool,
 }
 
 impl Driver {
@@ -150,6 +157,7 @@ impl Driver {
             pipeline,
             stages: given_up.collect(),
             outputs: BTreeMap::new(),
+            awaits_worker: false,
         };
         let mut failures = 0;
         let mut failing_since = None;
@@ -167,6 +175,7 @@ impl Driver {
                         () = stop.cancelled() => return,
                         () = inner.shutdown.cancelled() => return,
                         () = wake.notified() => continue,
+                        () = tokio::time::sleep(WORKER_POLL), if driver.awaits_worker => continue,
                     }
                 }
                 Err(error) => error,
@@ -192,6 +201,7 @@ impl Driver {
 
     /// Takes every stage as far as it goes. True where all of them are done.
     async fn pass(&mut self) -> Result<bool, Error> {
+        self.awaits_worker = false;
         for name in self.pipeline.order() {
             if self.outputs.contains_key(&name) {
                 continue;
@@ -228,6 +238,14 @@ impl Driver {
                 return Ok(());
             }
             let (expansion, left_out) = self.expand(stage)?;
+            let is_done = matches!(expansion, Expansion::Done(_));
+            if !is_done && stage.kind.settings().computes() && self.device(stage).is_none() {
+                if !self.fix_device(stage).await? {
+                    self.awaits_worker = true;
+                    return Ok(());
+                }
+                continue;
+            }
             let progress = self.stages.entry(stage.name.clone()).or_default();
             progress.leave_out(left_out);
             // What was given up before ends the run again once the shards beside it, which may be
@@ -264,10 +282,16 @@ impl Driver {
         }
         let store = &self.inner.store;
         let found = commits::of_stage(store, &self.run, &stage.name).await?;
+        let device = match stage.kind.settings().computes() {
+            true => runs::device(store, &self.run, &stage.name).await?,
+            false => None,
+        };
         let missing = match dataset_of(&stage.kind, &self.outputs) {
             Some(dataset) if !found.is_empty() => {
-                let version = versions::published(store, dataset, &self.run, &stage.name);
-                version.await?.map(|version| version.missing)
+                match versions::published(store, dataset, &self.run, &stage.name).await? {
+                    Some(version) => Some(versions::tasks(store, &version).await?.missing),
+                    None => None,
+                }
             }
             _ => None,
         };
@@ -295,6 +319,7 @@ impl Driver {
                 progress.commits.remove(shard);
             }
         }
+        progress.device = device;
         progress.is_listed = true;
         Ok(())
     }
@@ -308,11 +333,28 @@ impl Driver {
             stage,
             run: &self.run,
             seed: self.pipeline.seed,
+            device: progress.device.as_ref(),
             inputs: &self.outputs,
             commits: &commits,
             missing: &missing,
         };
         Ok((expand(request)?, expand::left_out(request)?))
+    }
+
+    fn device(&self, stage: &Stage) -> Option<&DeviceKind> {
+        self.stages.get(&stage.name)?.device.as_ref()
+    }
+
+    /// Fixes what a stage's models compute on: the setting, else the most common kind among the
+    /// workers that could take its tasks. False where there is none yet.
+    async fn fix_device(&mut self, stage: &Stage) -> Result<bool, Error> {
+        let Some(wanted) = self.inner.device_for(stage)? else {
+            return Ok(false);
+        };
+        let fixed = runs::fix_device(&self.inner.store, &self.run, &stage.name, wanted).await?;
+        let progress = self.stages.entry(stage.name.clone()).or_default();
+        progress.device = Some(fixed);
+        Ok(true)
     }
 
     fn key(&self, stage: &Stage, shard: &ShardId) -> Key {

@@ -14,7 +14,7 @@ use super::{Handle, Inner};
 use crate::convert::task_state;
 use crate::error::Error;
 use crate::machine::{Claim, Key, Offer, Stale, attempt_id};
-use crate::view::Progress;
+use crate::view::UnitProgress;
 
 /// Workers that wait at most; more are answered with nothing at once.
 const WAITING: usize = 10_000;
@@ -94,17 +94,17 @@ impl Handle {
     /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Database`]: nothing was written.
     pub async fn heartbeat(
         &self,
-        claims: Vec<(Option<Claim>, Progress)>,
-    ) -> Result<Vec<v1::Verdict>, Error> {
+        claims: Vec<(Option<Claim>, UnitProgress)>,
+    ) -> Result<Vec<v1::LeaseStatus>, Error> {
         let now = self.inner.clock.now();
         let unix_ms = self.inner.clock.unix_ms();
         // Renewals are kept in memory: whoever starts anew gives every lease a full period.
         let mut core = self.inner.core()?;
-        let verdicts = claims.into_iter().map(|(claim, progress)| match claim {
+        let statuses = claims.into_iter().map(|(claim, progress)| match claim {
             Some(claim) => beat(&mut core, &claim, progress, now, unix_ms),
-            None => v1::Verdict::Stale,
+            None => v1::LeaseStatus::Stale,
         });
-        Ok(verdicts.collect())
+        Ok(statuses.collect())
     }
 
     /// The work of a lease is committed, or a rank that does not commit has done its part.
@@ -190,10 +190,10 @@ impl Handle {
 fn beat(
     core: &mut Core,
     claim: &Claim,
-    progress: Progress,
+    progress: UnitProgress,
     now: Duration,
     unix_ms: i64,
-) -> v1::Verdict {
+) -> v1::LeaseStatus {
     match core.machine.heartbeat(claim, now) {
         Ok(()) => {
             let is_known = progress.waiting || !progress.unit.is_empty();
@@ -201,13 +201,13 @@ fn beat(
                 let Key { run, stage, shard } = &claim.key;
                 core.progress((run, stage, shard), progress, unix_ms);
             }
-            v1::Verdict::Keep
+            v1::LeaseStatus::Keep
         }
-        Err(Stale::Cancelled) => v1::Verdict::Cancelled,
+        Err(Stale::Cancelled) => v1::LeaseStatus::Cancelled,
         // The tasks of an ended run are forgotten.
         Err(Stale::NotHeld) => match core.runs.get(&claim.key.run) {
-            Some(active) if active.stop.is_cancelled() => v1::Verdict::Cancelled,
-            _ => v1::Verdict::Stale,
+            Some(active) if active.stop.is_cancelled() => v1::LeaseStatus::Cancelled,
+            _ => v1::LeaseStatus::Stale,
         },
     }
 }

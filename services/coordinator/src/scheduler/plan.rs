@@ -9,8 +9,8 @@ use capstan_dataset::{Store, commits, recipes, runs, versions};
 use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, OutputRef, StageOutput, VersionRef};
 use capstan_plan::expand::{Expansion, Given, Request, expand};
-use capstan_plan::id::{AttemptId, DatasetName, LeaseEpoch, RunId, ShardId, StageName};
-use capstan_plan::stage::{Kind, Split, Stage};
+use capstan_plan::id::{AttemptId, DatasetName, DeviceKind, LeaseEpoch, RunId, ShardId, StageName};
+use capstan_plan::stage::{Kind, Output, Split, Stage};
 use capstan_plan::task::Task;
 use capstan_proto::v1;
 use futures::{StreamExt, TryStreamExt};
@@ -29,6 +29,8 @@ pub(crate) struct Survey<'a> {
     pub(crate) pipeline: &'a Pipeline,
     /// Whether what other runs made by equal recipes counts.
     pub(crate) adopts: bool,
+    /// What a stage that computes would compute on, where nothing is fixed yet.
+    pub(crate) device_for: &'a (dyn Fn(&Stage) -> Option<DeviceKind> + Sync),
 }
 
 /// A stage, by what lies in the store.
@@ -46,6 +48,9 @@ pub(crate) struct Surveyed {
     pub(crate) missing: Vec<ShardId>,
     /// What it produced, where all of it is committed. A version that is not published has number 0.
     pub(crate) output: Option<StageOutput>,
+    /// Whether no worker is there to say what kind of device it computes on, so that nothing was
+    /// looked up.
+    pub(crate) adoption_unknown: bool,
 }
 
 impl Surveyed {
@@ -105,14 +110,18 @@ impl Survey<'_> {
             None => None,
         };
         if let Some(version) = &version {
-            surveyed.missing.clone_from(&version.missing);
+            surveyed.missing = versions::tasks(self.store, version).await?.missing;
         }
         let missing: BTreeSet<ShardId> = surveyed.missing.iter().cloned().collect();
+        let device = self.device(stage).await?;
+        surveyed.adoption_unknown = stage.kind.settings().computes() && device.is_none();
+        let adopts = self.adopts && !surveyed.adoption_unknown;
         let done = loop {
             let request = Request {
                 stage,
                 run: self.run,
                 seed: self.pipeline.seed,
+                device: device.as_ref(),
                 inputs,
                 commits: &commits,
                 missing: &missing,
@@ -122,7 +131,9 @@ impl Survey<'_> {
                 Expansion::Tasks(tasks) => tasks,
             };
             let known = tasks.len() as u64;
-            let open = self.adoptable(tasks, &mut commits, &missing).await?;
+            let open = self
+                .adoptable(tasks, adopts, &mut commits, &missing)
+                .await?;
             surveyed.adoptable = commits.len() as u64 - surveyed.committed;
             if open > 0 {
                 let is_last_step = !matches!(stage.kind.split(), Split::Waves);
@@ -144,18 +155,28 @@ impl Survey<'_> {
         Ok(surveyed)
     }
 
+    /// What a stage computes on: what was fixed, else what would be.
+    async fn device(&self, stage: &Stage) -> Result<Option<DeviceKind>, Error> {
+        if !stage.kind.settings().computes() {
+            return Ok(None);
+        }
+        let fixed = runs::device(self.store, self.run, &stage.name).await?;
+        Ok(fixed.or_else(|| (self.device_for)(stage)))
+    }
+
     /// Adds the commits that would be made of equal recipes, of tasks that have none. Gives how
     /// many tasks have no equal.
     async fn adoptable(
         &self,
         tasks: Vec<Task>,
+        adopts: bool,
         commits: &mut Vec<Commit>,
         missing: &BTreeSet<ShardId>,
     ) -> Result<usize, Error> {
         let settled: BTreeSet<&ShardId> = commits.iter().map(|c| &c.shard).chain(missing).collect();
         let is_open = |task: &Task| !settled.contains(&task.shard);
         let open: Vec<Task> = tasks.into_iter().filter(is_open).collect();
-        if !self.adopts {
+        if !adopts {
             return Ok(open.len());
         }
         let found: Vec<Option<Commit>> = futures::stream::iter(open)
@@ -195,12 +216,14 @@ impl Handle {
             run: &asked.run,
             pipeline: &asked.pipeline,
             adopts: true,
+            device_for: &|stage| self.inner.device_for(stage).ok().flatten(),
         };
         let stages = survey.stages().await?;
         Ok(v1::PlanRunResponse {
             exists: standing.is_some(),
             stages: stages.into_iter().map(to_message).collect(),
             run: asked.run.to_string(),
+            warnings: self.warnings(&asked.pipeline)?,
         })
     }
 }
@@ -213,6 +236,7 @@ fn to_message((stage, surveyed): (Stage, Surveyed)) -> v1::StagePlan {
         reads: inputs.iter().map(StageName::to_string).collect(),
         tasks: surveyed.tasks,
         done: surveyed.committed + surveyed.adoptable,
+        adoption_unknown: surveyed.adoption_unknown,
         output: surveyed.published().as_ref().map(Into::into),
     }
 }
@@ -227,14 +251,10 @@ pub(super) fn dataset_of<'a>(
     kind: &'a Kind,
     inputs: &'a BTreeMap<StageName, StageOutput>,
 ) -> Option<&'a DatasetName> {
-    let from = match kind {
-        Kind::Crawl(config) => return Some(&config.dataset),
-        Kind::Import(config) => return Some(&config.dataset),
-        Kind::Curate(config) => &config.from,
-        Kind::Balance(config) => &config.from,
-        Kind::Caption(config) => &config.from,
-        Kind::Filter(config) => &config.from,
-        Kind::Model(_) | Kind::Tokenizer(_) | Kind::Train(_) | Kind::Evaluate(_) => return None,
+    let from = match kind.settings().output() {
+        Output::NewDataset(dataset) => return Some(dataset),
+        Output::DatasetOf(from) => from,
+        Output::Model | Output::Vocabulary | Output::Figures => return None,
     };
     match inputs.get(from) {
         Some(StageOutput::Dataset { version, .. }) => Some(&version.dataset),

@@ -179,6 +179,7 @@ impl Handle {
             stage,
             run: &view.run,
             seed: view.seed,
+            device: None,
             // A crawl reads none.
             inputs: &BTreeMap::new(),
             commits: &commits,

@@ -5,6 +5,7 @@ use capstan_dataset::store::Created;
 use capstan_plan::Pipeline;
 use capstan_plan::failure;
 use capstan_plan::id::RunId;
+use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
 use super::Handle;
@@ -23,6 +24,8 @@ pub struct Submitted {
     pub run: RunId,
     /// Whether it was there already.
     pub resumed: bool,
+    /// What may keep it waiting.
+    pub warnings: Vec<String>,
 }
 
 impl Handle {
@@ -48,7 +51,34 @@ impl Handle {
         let began = self.go_on(view, resumed).await?;
         tracing::info!(%run, resumed, "run submitted");
         let resumed = resumed || !began;
-        Ok(Submitted { run, resumed })
+        let warnings = self.warnings(&asked.pipeline)?;
+        Ok(Submitted {
+            run,
+            resumed,
+            warnings,
+        })
+    }
+
+    /// What may keep a run of this pipeline waiting, a line each: gangs that are larger than the
+    /// present fleet. More ranks may join later, so this is no error.
+    ///
+    /// # Errors
+    /// [`Error::Closing`], [`Error::Superseded`].
+    pub(super) fn warnings(&self, pipeline: &Pipeline) -> Result<Vec<String>, Error> {
+        let core = self.inner.core()?;
+        let now = self.inner.clock.now();
+        let short = |stage: &Stage| {
+            let settings = stage.kind.settings();
+            let (needed, role) = (settings.world_size(), settings.role());
+            let live = core.machine.live_workers(role, stage.device.as_ref(), now);
+            (needed > 1 && live < needed).then(|| {
+                format!(
+                    "stage `{}`: `world_size = {needed}`: {live} trainers are there; it waits for more",
+                    stage.name
+                )
+            })
+        };
+        Ok(pipeline.stages.iter().filter_map(short).collect())
     }
 
     /// Puts a run that does not go on at its beginning; what is committed is found there. False

@@ -100,7 +100,7 @@ impl Database {
     /// Tasks of a run that are not committed: what is, the store says.
     async fn tasks(&self, run: &RunId) -> Result<Vec<(Key, Task)>, Error> {
         let rows = sqlx::query(
-            "SELECT t.run, t.stage, t.shard, t.role, t.world_size, t.base, t.may_twin, \
+            "SELECT t.run, t.stage, t.shard, t.role, t.world_size, t.base, t.device, t.may_twin, \
              COALESCE(s.state, $2) AS state, COALESCE(s.attempts, 0) AS attempts, \
              COALESCE(s.failed_on, '[]') AS failed_on, \
              COALESCE(s.last_worker, '') AS last_worker \
@@ -236,6 +236,7 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
     };
     let role: String = row.try_get("role")?;
     let base: String = row.try_get("base")?;
+    let device: String = row.try_get("device")?;
     let state: String = row.try_get("state")?;
     let failed_on: String = row.try_get("failed_on")?;
     let last_worker: String = row.try_get("last_worker")?;
@@ -245,6 +246,7 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
             .map_err(|error: UnknownRole| damaged(error.to_string()))?,
         world_size: count(row, "world_size")? as usize,
         base: Digest::from_hex(&base),
+        device: (!device.is_empty()).then(|| device.into()),
         may_twin: row.try_get::<i64, _>("may_twin")? != 0,
     };
     let mut task = Task::new(spec);

@@ -41,6 +41,7 @@ fn task(shard: &str, world_size: usize) -> NewTask {
         role: Role::Train,
         world_size,
         base: None,
+        device: None,
         may_twin: true,
     };
     NewTask {
@@ -55,6 +56,7 @@ fn offer(worker: &str) -> Offer {
     Offer {
         worker: worker.into(),
         roles: [Role::Train].into(),
+        device: "cpu-avx512".into(),
         slots: 1,
         cached,
     }
@@ -349,4 +351,27 @@ async fn a_folder_that_is_not_there_is_named() {
         "database /nowhere/at/all.db cannot be locked or replaced (give sqlite:FILE in an \
          existing, writable folder): No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn the_program_contains_every_file_of_the_migrations_folder() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    let compiled: Vec<(String, String)> = migrator()
+        .iter()
+        .map(|migration| {
+            let words = migration.description.replace(' ', "_");
+            let name = format!("{:04}_{words}.sql", migration.version);
+            (name, migration.sql.as_str().to_owned())
+        })
+        .collect();
+    assert_eq!(compiled, files);
 }

@@ -92,10 +92,11 @@ impl Database {
         for chunk in chunks(tasks) {
             let mut query = QueryBuilder::<Sqlite>::new(
                 "INSERT INTO tasks (run, stage, shard, position, role, world_size, base, \
-                 may_twin, task_json) ",
+                 device, may_twin, task_json) ",
             );
             query.push_values(chunk, |mut row, task| {
                 let base = task.spec.base.map(|base| base.to_string());
+                let device = task.spec.device.as_ref();
                 row.push_bind(task.key.run.as_str())
                     .push_bind(task.key.stage.as_str())
                     .push_bind(task.key.shard.as_str())
@@ -103,6 +104,7 @@ impl Database {
                     .push_bind(task.spec.role.as_str())
                     .push_bind(number(task.spec.world_size as u64))
                     .push_bind(base.unwrap_or_default())
+                    .push_bind(device.map_or("", |device| device.as_str()))
                     .push_bind(i64::from(task.spec.may_twin))
                     .push_bind(task.task_json.as_str());
             });

@@ -99,7 +99,12 @@ impl Guarded {
 
 fn authority() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    certificates::create(folder.path(), &[], Validity::days(1).unwrap()).unwrap();
+    certificates::create(
+        folder.path(),
+        &[],
+        Validity::days(1, SystemTime::now()).unwrap(),
+    )
+    .unwrap();
     folder
 }
 
@@ -263,13 +268,13 @@ async fn certificates_that_do_not_belong_are_refused_in_one_line() {
     let refused = "this process's certificate was refused:";
 
     let line = guarded.refused(guarded.trusts_ours()).await;
-    let none = format!("{refused} there is none: name it in [safety] certificates");
+    let none = format!("{refused} it is missing: set [safety] certificates");
     assert_eq!(line, none);
 
     let other = authority();
     let foreign = guarded.shows(other.path(), Role::Operator);
     let line = guarded.refused(foreign).await;
-    assert_eq!(line, format!("{refused} another CA has issued it"));
+    assert_eq!(line, format!("{refused} another CA issued it"));
 
     let past = Validity {
         from: SystemTime::now() - 2 * DAY,
@@ -277,13 +282,13 @@ async fn certificates_that_do_not_belong_are_refused_in_one_line() {
     };
     certificates::issue(folder, Role::Operator, &[], past).unwrap();
     let line = guarded.refused(guarded.shows(folder, Role::Operator)).await;
-    assert_eq!(line, format!("{refused} it expired, or is not valid yet"));
+    assert_eq!(line, format!("{refused} it is expired or not valid yet"));
 
     // The coordinator's own is made for servers.
     let line = guarded
         .refused(guarded.shows(folder, Role::Coordinator))
         .await;
-    assert_eq!(line, format!("{refused} it is not made for this use"));
+    assert_eq!(line, format!("{refused} it does not allow this use"));
     guarded.sandbox.stop().await;
 }
 
@@ -293,13 +298,13 @@ async fn a_coordinator_that_does_not_belong_is_refused_by_its_callers() {
     let other = authority();
     let stranger = identity(other.path(), Role::Operator).client();
     let line = guarded.refused(stranger).await;
-    let wanted = "the other side's certificate was refused: another CA has issued it";
+    let wanted = "the other side's certificate was refused: another CA issued it";
     assert_eq!(line, wanted);
     let elsewhere = identity(guarded.certificates.path(), Role::Operator)
         .client()
         .domain_name("worker.capstan");
     let line = guarded.refused(elsewhere).await;
-    let wanted = "the other side's certificate was refused: it is of another role";
+    let wanted = "the other side's certificate was refused: it is for another role";
     assert_eq!(line, wanted);
     guarded.sandbox.stop().await;
 }
@@ -337,12 +342,12 @@ async fn worker_ends(guarded: &Guarded, roles: Vec<Task>, identity: Option<Ident
 }
 
 #[tokio::test]
-async fn a_worker_that_does_not_belong_ends_with_the_reason() {
+async fn a_worker_that_is_refused_exits_with_the_reason() {
     let guarded = Guarded::start().await;
     let (folder, address) = (guarded.certificates.path(), &guarded.sandbox.address);
     let worker = identity(folder, Role::Worker);
     let line = worker_ends(&guarded, vec![Task::Train], Some(worker)).await;
-    let wanted = "coordinator refused the worker: the certificate is of role worker, such tasks \
+    let wanted = "coordinator rejected the worker: the certificate is of role worker, such tasks \
                   are for role trainer";
     assert_eq!(line, wanted);
 
@@ -350,12 +355,12 @@ async fn a_worker_that_does_not_belong_ends_with_the_reason() {
     let stranger = identity(foreign.path(), Role::Worker);
     let line = worker_ends(&guarded, vec![Task::Crawl], Some(stranger)).await;
     let wanted = format!(
-        "coordinator at {address}: the other side's certificate was refused: another CA has \
+        "coordinator at {address}: the other side's certificate was refused: another CA \
          issued it"
     );
     assert_eq!(line, wanted);
 
-    // Valid when it is loaded, no longer when it is shown.
+    // Valid when it is loaded, expired when it is presented.
     let validity = Validity {
         from: SystemTime::now() - DAY,
         until: SystemTime::now() + Duration::from_secs(2),
@@ -367,7 +372,7 @@ async fn a_worker_that_does_not_belong_ends_with_the_reason() {
     }
     let line = worker_ends(&guarded, vec![Task::Crawl], Some(expiring)).await;
     let wanted = format!(
-        "coordinator at {address}: this process's certificate was refused: it expired, or is not \
+        "coordinator at {address}: this process's certificate was refused: it is expired or not \
          valid yet"
     );
     assert_eq!(line, wanted);

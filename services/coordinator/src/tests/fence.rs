@@ -216,6 +216,7 @@ async fn no_lease_begins_while_the_store_does_not_say_who_coordinates() {
     let offer = crate::machine::Offer {
         worker: "w".into(),
         roles: [capstan_plan::task::Role::Crawl].into(),
+        device: "cpu-avx512".into(),
         slots: 1,
         cached: Default::default(),
     };

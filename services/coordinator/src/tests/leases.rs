@@ -22,14 +22,14 @@ async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
     let (mut zombie, mut second) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
     let lost = zombie.lease().await;
     sandbox.clock.advance(Duration::from_secs(29));
-    assert_eq!(zombie.heartbeat(&lost).await, v1::Verdict::Keep);
+    assert_eq!(zombie.heartbeat(&lost).await, v1::LeaseStatus::Keep);
     sandbox.clock.advance(PAST_LEASE);
     sandbox.until("r", is_ready).await;
     sandbox.clock.advance(PAST_BACKOFF);
     let held = second.lease().await;
     assert_eq!(held.attempt_number, 2);
     assert!(epoch(&held) > epoch(&lost));
-    assert_eq!(zombie.heartbeat(&lost).await, v1::Verdict::Stale);
+    assert_eq!(zombie.heartbeat(&lost).await, v1::LeaseStatus::Stale);
 
     // The zombie is first all the same: its record stands, its answer is refused.
     zombie.commit(&lost).await;
@@ -152,7 +152,7 @@ async fn a_gang_is_leased_together_and_meets_in_the_ring() {
 
     // Rank 1 is lost: the attempt of both has failed, and the next ring is another one.
     two.fail(&second, v1::FailureKind::Transient).await.unwrap();
-    assert_eq!(one.heartbeat(&first).await, v1::Verdict::Stale);
+    assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Stale);
     assert_eq!(
         one.join(&first).await.unwrap_err().code(),
         Code::FailedPrecondition
@@ -215,7 +215,11 @@ async fn within_the_limit_later_stages_go_on_without_a_shard() {
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
     let version = versions::read(&sandbox.store, &first).await.unwrap();
-    assert_eq!(version.missing, ["images-00001".into()]);
+    let missing = versions::tasks(&sandbox.store, &version)
+        .await
+        .unwrap()
+        .missing;
+    assert_eq!(missing, ["images-00001".into()]);
     assert_eq!(version.statistics["rows"], 2);
     sandbox.stop().await;
 }

@@ -43,7 +43,7 @@ async fn one_rank_that_stops_gives_back_the_lease_of_the_gang() {
     let (mut one, mut two) = (sandbox.trainer("t1").await, sandbox.trainer("t2").await);
     let (first, second) = tokio::join!(one.lease(), two.lease());
     two.release(&second).await.unwrap();
-    assert_eq!(one.heartbeat(&first).await, v1::Verdict::Stale);
+    assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Stale);
     let (first, _) = tokio::join!(one.lease(), two.lease());
     assert_eq!(first.attempt_number, 1);
     sandbox.stop().await;
@@ -206,7 +206,11 @@ async fn a_shard_of_a_running_step_is_tried_again() {
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
     let version = versions::read(&sandbox.store, &first).await.unwrap();
-    assert!(version.missing.is_empty());
+    let missing = versions::tasks(&sandbox.store, &version)
+        .await
+        .unwrap()
+        .missing;
+    assert!(missing.is_empty());
     sandbox.stop().await;
 }
 
@@ -330,7 +334,11 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
     let version = versions::read(&sandbox.store, &first).await.unwrap();
-    assert_eq!(version.missing, ["pages-0-00001".into()]);
+    let missing = versions::tasks(&sandbox.store, &version)
+        .await
+        .unwrap()
+        .missing;
+    assert_eq!(missing, ["pages-0-00001".into()]);
     sandbox.stop().await;
 }
 
@@ -348,7 +356,11 @@ async fn a_frontier_is_tried_again_with_the_pages_before_it() {
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     let first = versions::resolve(&sandbox.store, "web@1").await.unwrap();
     let version = versions::read(&sandbox.store, &first).await.unwrap();
-    assert!(version.missing.is_empty());
+    let missing = versions::tasks(&sandbox.store, &version)
+        .await
+        .unwrap()
+        .missing;
+    assert!(missing.is_empty());
     sandbox.stop().await;
 }
 
@@ -434,9 +446,9 @@ cap = 10
         twin.lease.as_ref().unwrap().shard,
         held.lease.as_ref().unwrap().shard
     );
-    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Keep);
+    assert_eq!(slow.heartbeat(&held).await, v1::LeaseStatus::Keep);
     worker.work(&twin).await;
-    assert_eq!(slow.heartbeat(&held).await, v1::Verdict::Stale);
+    assert_eq!(slow.heartbeat(&held).await, v1::LeaseStatus::Stale);
     let last = worker.lease().await;
     worker.work(&last).await;
     sandbox

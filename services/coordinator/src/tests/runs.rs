@@ -86,7 +86,7 @@ async fn a_cancelled_run_tells_its_workers_and_can_be_resumed() {
         matches!(last, Some(v1::event::What::RunEnded(_))),
         "{last:?}"
     );
-    assert_eq!(worker.heartbeat(&held).await, v1::Verdict::Cancelled);
+    assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Cancelled);
     assert_eq!(
         worker.complete(&held).await.unwrap_err().code(),
         Code::FailedPrecondition
@@ -96,7 +96,7 @@ async fn a_cancelled_run_tells_its_workers_and_can_be_resumed() {
     assert!(sandbox.submit(ONE_TASK, "r").await.unwrap().resumed);
     assert_eq!(
         worker.heartbeat(&held).await,
-        v1::Verdict::Stale,
+        v1::LeaseStatus::Stale,
         "of an earlier time"
     );
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);

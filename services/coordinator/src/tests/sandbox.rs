@@ -3,12 +3,14 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use capstan_dataset::{Store, commits, files, models, runs};
+use capstan_plan::clock::Clock;
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{LeaseEpoch, PairId};
 use capstan_plan::row::{Captions, Curation, ImageLink, PageLink, Pair, Reject, Verdicts};
+use capstan_plan::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork};
 use capstan_plan::task::{Task, Work};
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
@@ -19,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::clock::Clock;
 use crate::{Error, Handle, Options, config, serve};
 
 /// Longest that a test waits for anything.
@@ -160,8 +161,8 @@ impl Clock for ManualClock {
         *self.now.lock().unwrap() + Duration::from_secs(1_000)
     }
 
-    fn unix_ms(&self) -> i64 {
-        i64::try_from(self.now.lock().unwrap().as_millis()).unwrap() + 1_700_000_000_000
+    fn wall(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_700_000_000) + *self.now.lock().unwrap()
     }
 }
 
@@ -435,7 +436,7 @@ impl Worker {
         }
     }
 
-    pub async fn heartbeat(&mut self, assignment: &v1::Assignment) -> v1::Verdict {
+    pub async fn heartbeat(&mut self, assignment: &v1::Assignment) -> v1::LeaseStatus {
         let lease = assignment.lease.clone();
         let progress = v1::LeaseProgress {
             lease,
@@ -448,14 +449,14 @@ impl Worker {
             worker: self.name.clone(),
             leases: vec![progress],
         };
-        let verdicts = self
+        let statuses = self
             .client
             .heartbeat(request)
             .await
             .unwrap()
             .into_inner()
-            .verdicts;
-        v1::Verdict::try_from(verdicts[0]).unwrap()
+            .statuses;
+        v1::LeaseStatus::try_from(statuses[0]).unwrap()
     }
 
     pub async fn complete(&mut self, assignment: &v1::Assignment) -> Result<bool, Status> {
@@ -563,7 +564,7 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
         depth: 0,
     };
     match &task.work {
-        Work::Frontier { wave, .. } => {
+        Work::Crawl(CrawlWork::Frontier { wave, .. }) => {
             for ordinal in 0..[2usize, 1].get(*wave as usize).copied().unwrap_or(0) {
                 let rows = vec![page(format!("{wave}-{ordinal}"))];
                 outputs
@@ -571,7 +572,7 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
                     .push(files::write(store, FileKind::Pages, rows).await.unwrap());
             }
         }
-        Work::Pages { .. } => {
+        Work::Crawl(CrawlWork::Pages { .. }) => {
             let links = files::write(store, FileKind::PageLinks, vec![page(shard.to_owned())]);
             let images = files::write(store, FileKind::ImageLinks, vec![image(shard)]);
             let rejects = files::write(store, FileKind::Rejects, Vec::<Reject>::new());
@@ -579,7 +580,7 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
                 outputs.files.push(file.unwrap());
             }
         }
-        Work::ImageFrontier { .. } => {
+        Work::Crawl(CrawlWork::ImageFrontier { .. }) => {
             for ordinal in 0..2 {
                 let rows = vec![image(&format!("{ordinal}"))];
                 outputs
@@ -587,17 +588,17 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
                     .push(files::write(store, FileKind::Images, rows).await.unwrap());
             }
         }
-        Work::Images { .. } | Work::Import { .. } => {
+        Work::Crawl(CrawlWork::Images { .. }) | Work::Import(_) => {
             let pairs = [pair(shard, 0), pair(shard, 1)];
             outputs.files = files::write_pairs(store, 10, pairs).await.unwrap();
         }
-        Work::Curate { part, .. } => outputs.files.push(curation(store, part).await),
-        Work::Balance { parts, .. } => {
+        Work::Curate(CurateWork { part, .. }) => outputs.files.push(curation(store, part).await),
+        Work::Balance(BalanceWork { parts, .. }) => {
             for part in parts {
                 outputs.files.push(curation(store, part).await);
             }
         }
-        Work::Caption { part, model, .. } => {
+        Work::Caption(CaptionWork { part, model, .. }) => {
             let row = |pair_id| Captions {
                 pair_id,
                 texts: Vec::new(),
@@ -605,7 +606,7 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
             };
             outputs.files.push(overlay(store, part, row).await);
         }
-        Work::Filter { part, model, .. } => {
+        Work::Filter(FilterWork { part, model, .. }) => {
             let row = |pair_id| Verdicts {
                 pair_id,
                 verdicts: Vec::new(),
@@ -613,12 +614,12 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
             };
             outputs.files.push(overlay(store, part, row).await);
         }
-        Work::Model { .. } | Work::Tokenizer { .. } | Work::Train { .. } => {
+        Work::Model(_) | Work::Tokenizer(_) | Work::Train(_) => {
             let folder = tempfile::tempdir().unwrap();
             write_model(folder.path(), task.stage.as_str());
             outputs.model = Some(models::put(store, folder.path()).await.unwrap());
         }
-        Work::Evaluate { .. } => outputs.evaluation = Some(Default::default()),
+        Work::Evaluate(_) => outputs.evaluation = Some(Default::default()),
     }
     outputs
 }
@@ -647,7 +648,7 @@ async fn overlay<T: capstan_dataset::record::Record>(
     part: &Part,
     row: impl Fn(PairId) -> T,
 ) -> File {
-    let mut pairs = files::Pairs::open(store, &part.base, files::Pixels::Skip)
+    let mut pairs = files::Pairs::open(store, part, files::Pixels::Skip)
         .await
         .unwrap();
     let mut rows = Vec::new();

@@ -148,7 +148,7 @@ async fn a_restarted_coordinator_goes_on_and_keeps_leases() {
     let mut worker = sandbox.worker("w1").await;
     assert_eq!(
         worker.heartbeat(&held).await,
-        v1::Verdict::Keep,
+        v1::LeaseStatus::Keep,
         "one full period"
     );
     worker.commit(&held).await;

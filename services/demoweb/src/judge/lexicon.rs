@@ -1,10 +1,10 @@
-//! Turns a text into the tokens that mean something in a world, longest phrase first.
+//! Converts a text to tokens with a meaning in a world. The longest phrase matches first.
 
 use crate::scene::{Background, Colour, Object, Size};
 use crate::wording::plural;
 use crate::world::Words;
 
-/// Where one thing lies to another.
+/// The position of one thing relative to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Left,
@@ -13,10 +13,10 @@ pub(super) enum Side {
     Below,
 }
 
-/// A word or phrase by its meaning.
+/// The meaning of a word or phrase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Token {
-    /// A noun for a kind of thing; whether it is a plural.
+    /// A noun for a kind of thing, and whether it is plural.
     Object(Object, bool),
     Colour(Colour),
     Size(Size),
@@ -33,11 +33,11 @@ pub(super) enum Token {
     Side(Side),
     /// "and", "with", "next to".
     Join,
-    /// "in", "is", "are": an adjective that follows speaks of what stands before.
+    /// "in", "is", "are": the following adjective refers to the preceding noun.
     Of,
-    /// A sign that begins a new sentence.
+    /// Punctuation that starts a new sentence.
     Stop,
-    /// A word that means nothing here.
+    /// A word without a meaning here.
     Other,
 }
 
@@ -98,12 +98,12 @@ impl Lexicon {
             list.iter().for_each(|phrase| add(phrase, token));
         }
         phrases.retain(|(words, _)| !words.is_empty());
-        // Stable: of two equal phrases the world's own comes first.
+        // The sort is stable: of two equal phrases the world's comes first.
         phrases.sort_by_key(|(words, _)| std::cmp::Reverse(words.len()));
         Self { phrases }
     }
 
-    /// The meanings of a text's words in their order.
+    /// The tokens of a text in order.
     pub(super) fn tokens(&self, text: &str) -> Vec<Token> {
         let words = split(text);
         let mut tokens = Vec::new();
@@ -124,7 +124,7 @@ impl Lexicon {
     }
 }
 
-/// Small numbers count things; longer ones are years, file numbers and prices.
+/// Small numbers count things; longer numbers are years, file numbers and prices.
 fn digits(word: &str) -> Token {
     match word.parse::<usize>() {
         Ok(number) if word.len() <= 2 && !word.starts_with('0') => Token::Number(number),
@@ -132,7 +132,7 @@ fn digits(word: &str) -> Token {
     }
 }
 
-/// Words of letters or digits, lower-case; other signs stand alone.
+/// Splits a text into lower-case words of letters or digits. Every other character is its own word.
 fn split(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut open: Option<bool> = None;

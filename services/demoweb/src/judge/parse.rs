@@ -1,18 +1,19 @@
-//! Reads what a text states: things with kind, colours, sizes and count, how they lie, and the
-//! background. One pass over the tokens, with a noun phrase in the making.
+//! Parses the statements of a text: things with kind, colours, sizes and count, their relations,
+//! and the background. The parser makes one pass over the tokens and collects one noun phrase at a
+//! time.
 
 pub(super) use super::lexicon::Side;
 use super::lexicon::Token;
 use crate::scene::{Background, Colour, Object, Size};
 
-/// How many.
+/// A stated count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Count {
-    /// So many; a singular states one.
+    /// An exact number. A singular states one.
     Exactly(usize),
     /// A plural without a number.
     Several,
-    /// A share of a plural: "red and blue balls".
+    /// One part of a plural: "red and blue balls".
     AtLeastOne,
 }
 
@@ -20,13 +21,13 @@ pub(super) enum Count {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) object: Option<Object>,
-    /// More than one where a text contradicts itself.
+    /// More than one if a text contradicts itself.
     pub(super) colours: Vec<Colour>,
     pub(super) sizes: Vec<Size>,
     pub(super) count: Count,
 }
 
-/// Where a claim's things lie to another's; without another, to anything else.
+/// The position of a claim's things relative to those of another claim, or to any other thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Stated {
     pub(super) one: usize,
@@ -34,14 +35,14 @@ pub(super) struct Stated {
     pub(super) other: Option<usize>,
 }
 
-/// All that a text states.
+/// The statements of a text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Statements {
     /// Things of a kind.
     pub(super) claims: Vec<Claim>,
-    /// Colours and sizes of things whose kind is not named.
+    /// Colours and sizes of things without a stated kind.
     pub(super) loose: Vec<Claim>,
-    /// Things that a text says are not there.
+    /// Things that the text denies.
     pub(super) denied: Vec<Claim>,
     pub(super) relations: Vec<Stated>,
     pub(super) backgrounds: Vec<Background>,
@@ -53,7 +54,7 @@ impl Statements {
     }
 }
 
-/// What stands before a noun.
+/// The words before a noun.
 #[derive(Debug, Clone, Default)]
 struct Phrase {
     number: Option<usize>,
@@ -63,7 +64,7 @@ struct Phrase {
     denied: bool,
     colours: Vec<Colour>,
     sizes: Vec<Size>,
-    /// Whether it began with "in", "is" or "are".
+    /// Whether it starts with "in", "is" or "are".
     after_of: bool,
 }
 
@@ -98,17 +99,18 @@ impl Phrase {
 struct Parser {
     said: Statements,
     phrase: Phrase,
-    /// Phrases with adjectives that wait for the noun of the next: "a red and a blue ball".
+    /// Phrases with adjectives that share the noun of the next phrase: "a red and a blue ball".
     waiting: Vec<Phrase>,
-    /// The claim that was made last.
+    /// The last claim.
     last: Option<usize>,
-    /// A relation whose second side is still to come, with its first.
+    /// A relation whose second claim has not been parsed yet, with its first claim.
     open: Option<(Side, Option<usize>)>,
-    /// A relation that began a sentence ("left of a ring is a ball"), with the claim it is to.
+    /// A relation at the start of a sentence ("left of a ring is a ball"), with the claim it refers
+    /// to.
     turned: Option<(Side, usize)>,
 }
 
-/// Reads the statements of a text.
+/// Parses the statements of a text.
 pub(super) fn parse(tokens: &[Token]) -> Statements {
     let mut parser = Parser::default();
     for token in tokens {
@@ -162,7 +164,7 @@ impl Parser {
         }
     }
 
-    /// A determiner begins a new phrase, unless nothing but "no" stands before it.
+    /// Starts a new phrase at a determiner, unless only "no" precedes it.
     fn begin(&mut self) {
         if self.phrase.has_adjective() {
             self.settle();
@@ -174,7 +176,7 @@ impl Parser {
         };
     }
 
-    /// A join may share the noun that follows it.
+    /// Handles a join, whose two phrases may share the noun after it.
     fn join(&mut self) {
         let phrase = std::mem::take(&mut self.phrase);
         if phrase.has_adjective() && !phrase.after_of {
@@ -190,8 +192,8 @@ impl Parser {
         let waiting = std::mem::take(&mut self.waiting);
         let shares_plural = plural && !waiting.is_empty() && !phrase.is_determined();
         for waiting in waiting {
-            // "A red and a blue ball", "red and blue balls" are two; "a red and blue ball" is
-            // one of two colours, which no thing is.
+            // "A red and a blue ball" and "red and blue balls" are two things. "A red and blue
+            // ball" is one thing with two colours, which no thing has.
             if shares_plural {
                 self.claim(&waiting, object, Count::AtLeastOne);
             } else if phrase.is_determined() {
@@ -224,7 +226,7 @@ impl Parser {
         }
     }
 
-    /// "The ball" after "a red ball" is the same ball.
+    /// The earlier claim that a phrase refers to: "the ball" after "a red ball" is the same ball.
     fn referred(&self, phrase: &Phrase, object: Object) -> Option<usize> {
         let same = |claim: &Claim| {
             claim.object == Some(object)
@@ -245,7 +247,7 @@ impl Parser {
         self.relate(self.said.claims.len() - 1);
     }
 
-    /// Closes an open relation with the claim that was just made or referred to.
+    /// Completes an open relation with the current claim.
     fn relate(&mut self, claim: usize) {
         if let Some((side, to)) = self.turned.take() {
             self.said.relations.push(Stated {
@@ -268,7 +270,7 @@ impl Parser {
         self.last = Some(claim);
     }
 
-    /// Ends a phrase that found no noun: its adjectives speak of the last thing, or of something.
+    /// Ends a phrase without a noun. Its adjectives refer to the last thing, or to any thing.
     fn settle(&mut self) {
         let phrases = std::mem::take(&mut self.waiting);
         let phrase = std::mem::take(&mut self.phrase);
@@ -299,7 +301,7 @@ impl Parser {
             });
         }
         if let Some((side, to)) = self.turned.take() {
-            // "Left of a ring": something lies there, so the ring lies on the other side of it.
+            // "Left of a ring": the ring is on the opposite side of some other thing.
             let side = match side {
                 Side::Left => Side::Right,
                 Side::Right => Side::Left,

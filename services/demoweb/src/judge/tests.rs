@@ -1,4 +1,4 @@
-//! The judge by a table of hand cases, and against the texts that the world writes.
+//! The judge on a table of cases, and on the generated texts of a world.
 
 use super::*;
 use crate::draw::Draw;
@@ -20,7 +20,7 @@ fn red_ball() -> Thing {
     thing(Colour::Red, Object::Ball, Size::Big)
 }
 
-fn one() -> Scene {
+fn one_red_ball() -> Scene {
     Scene {
         things: Things::Alike {
             thing: red_ball(),
@@ -72,7 +72,7 @@ fn check(scene: &Scene, cases: &[(&str, Judgement)]) {
 #[test]
 fn one_thing() {
     check(
-        &one(),
+        &one_red_ball(),
         &[
             ("a red ball", Good),
             ("a crimson sphere", Good),
@@ -147,7 +147,7 @@ fn several_of_one_kind() {
 }
 
 #[test]
-fn pairs_and_how_they_lie() {
+fn pairs_with_relations() {
     check(
         &pair(Relation::LeftOf),
         &[
@@ -235,7 +235,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
-    fn texts_of_the_world_are_worth_what_they_should(item in any::<u64>()) {
+    fn generated_texts_have_the_judgement_of_their_kind(item in any::<u64>()) {
         let (world, scene, other) = scenes(item);
         let judge = Judge::new(&world);
         let writer = Writer::new(&world);
@@ -249,8 +249,8 @@ proptest! {
                 TextKind::Honest => worth == Good,
                 TextKind::Vague => worth != Good,
                 TextKind::Wrong => worth == Bad,
-                // Judged by content: good only where the pictures have the same things, vague
-                // only where this one has all of the other's.
+                // Judged by content: good only if the pictures have the same things, vague only if
+                // this picture has all things of the other.
                 TextKind::Other => {
                     let (key, others) = (scene.key(), other.key());
                     let has_all = others.iter().all(|name| {
@@ -291,7 +291,7 @@ proptest! {
             ".", ",", ":", "4", "some", "without", "golden", "hoops", "zero", "shape",
         ];
         let salad: Vec<&str> = words.iter().map(|word| WORDS[*word]).collect();
-        for scene in [one(), two(), pair(Relation::Above), balls()] {
+        for scene in [one_red_ball(), two(), pair(Relation::Above), balls()] {
             judge(&scene, &text);
             judge(&scene, &salad.join(" "));
         }

@@ -1,38 +1,38 @@
-//! What the server gives for a URL.
+//! The answers of the server.
 
 use std::sync::Arc;
 
 use crate::picture::{encode_jpeg, encode_png, render};
 use crate::scene::Scene;
 
-/// A planned answer. Pictures are rendered when they are asked for.
+/// A planned answer. Pictures are rendered when they are requested.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// A page, with the values of its X-Robots-Tag headers.
     Page { html: Arc<str>, tags: Vec<String> },
     /// A rendered scene, with the values of its X-Robots-Tag headers.
     Picture { picture: Picture, tags: Vec<String> },
-    /// A redirect; without a location it leads nowhere.
+    /// A redirect. Without a location it has no target.
     Redirect {
         status: u16,
         location: Option<String>,
     },
-    /// A status and nothing else.
+    /// A status without a body.
     Status(u16),
     /// A damaged picture.
     Damaged { picture: Picture, damage: Damage },
-    /// These bytes under this content type.
+    /// Fixed bytes with a content type.
     Bytes {
         content_type: &'static str,
         bytes: Arc<[u8]>,
     },
-    /// A picture's beginning and then zeros up to a length, which is announced or not.
+    /// The start of a picture and then zeros up to a length, with or without a Content-Length.
     Endless { bytes: u64, announced: bool },
-    /// No answer.
+    /// No answer until the shutdown.
     Hang,
-    /// A picture whose connection breaks in the middle.
+    /// A picture whose connection breaks halfway.
     Cut(Picture),
-    /// 503 with Retry-After at the first request, the picture after that.
+    /// 503 with Retry-After for the first request, then the picture.
     Flaky(Picture),
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Picture {
 }
 
 impl Picture {
-    /// The encoded bytes: always the same for a seed.
+    /// The encoded bytes, which only depend on the seed.
     pub(crate) fn encode(&self, seed: u64) -> Vec<u8> {
         let rgb = render(&self.scene, self.size_px, seed, self.item);
         if self.is_jpeg {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_claim_what_they_should() {
+    fn bombs_claim_their_sizes() {
         for bytes in [png_bomb(), jpeg_bomb(&picture(), 1)] {
             let reader = image::ImageReader::new(std::io::Cursor::new(&bytes));
             let size = reader

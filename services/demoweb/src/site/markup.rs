@@ -1,8 +1,8 @@
-//! HTML of pages and of pictures on them, in the many ways in which the web writes both.
+//! The HTML of pages and their pictures, in the many forms that are found on the web.
 
 use super::Fate;
 
-/// Where a text of a picture stands.
+/// The place of a picture's text in the HTML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slot {
     /// `alt`.
@@ -13,7 +13,7 @@ pub(super) enum Slot {
     Caption,
 }
 
-/// How the picture's URL is written.
+/// The form in which a page refers to a picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// `src`.
@@ -24,12 +24,12 @@ pub(super) enum Form {
     Widths,
     /// `srcset` by density.
     Densities,
-    /// An attribute that a script would read, `src` a placeholder or absent.
+    /// An attribute that a script would read; `src` is a placeholder or absent.
     Lazy(&'static str),
 }
 
 impl Form {
-    /// Whether there is a smaller candidate beside the picture.
+    /// Whether the form has a smaller candidate.
     pub(super) fn has_small(self) -> bool {
         matches!(self, Self::Source | Self::Widths | Self::Densities)
     }
@@ -45,12 +45,12 @@ pub(super) struct Entry {
     pub(super) form: Form,
     pub(super) texts: Vec<(Slot, String)>,
     pub(super) fate: Fate,
-    /// Side of the picture in pixels, as srcset states it.
+    /// Side of the picture in pixels, for `srcset`.
     pub(super) size_px: u32,
 }
 
 impl Entry {
-    /// A picture in plain form.
+    /// A picture in an `img` with `src`.
     pub(super) fn plain(url: String, texts: Vec<(Slot, String)>, fate: Fate) -> Self {
         Self {
             url,
@@ -69,7 +69,7 @@ impl Entry {
             .map(|(_, text)| text.as_str())
     }
 
-    /// The picture as HTML; `refer` writes a URL as the page would.
+    /// The picture as HTML. `refer` converts a URL to a reference of the page.
     pub(super) fn html(&self, refer: &dyn Fn(&str) -> String) -> String {
         let url = escape(&refer(&self.url));
         let small = self
@@ -109,7 +109,7 @@ impl Entry {
     fn attributes(&self) -> String {
         let mut out = match self.text(Slot::Alt) {
             Some(alt) => format!(" alt=\"{}\"", escape(alt)),
-            // Empty and absent mean the same to a crawler.
+            // A crawler treats an empty attribute like an absent one.
             None if self.url.len().is_multiple_of(2) => " alt=\"\"".to_owned(),
             None => String::new(),
         };
@@ -120,16 +120,16 @@ impl Entry {
     }
 }
 
-/// A page in the making.
+/// A page under construction.
 #[derive(Debug, Default)]
 pub(super) struct PageHtml {
     pub(super) title: String,
-    /// Lines of the head beside title and licence.
+    /// Further lines of the head.
     pub(super) head: String,
     pub(super) body: String,
-    /// Where the licence stands.
+    /// The form of the licence.
     pub(super) licence: String,
-    /// With a base, even `#top` leads to another page.
+    /// The `base` of the page. It also applies to `#top`, which then refers to another page.
     pub(super) has_base: bool,
 }
 
@@ -169,7 +169,7 @@ impl PageHtml {
     }
 }
 
-/// Text as HTML writes it, within double or single quotes too.
+/// Escapes a text for HTML, also within double or single quotes.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! Lays out the web: hosts, where every picture stands, and the pages that lead there.
+//! The layout of the web: hosts, the place of every picture, and the pages that link to them.
 //!
 //! ```text
 //! /  ─►  /s0/  ─►  /s0/p0.html ─► /s0/p1.html ...      listing pages of a section
@@ -24,10 +24,10 @@ use crate::world::World;
 /// Pages of the host with a Crawl-delay, its root included.
 const QUIET_PAGES: usize = 10;
 
-/// Items of pictures that are no pairs start here, so that no draw is shared.
+/// First item of pictures that are not pairs, so that no draws are shared.
 const FIRST_EXTRA_ITEM: u64 = 1 << 32;
 
-/// A site in the making.
+/// A site under construction.
 pub(super) struct Builder<'w> {
     pub(super) world: &'w World,
     pub(super) seed: u64,
@@ -40,7 +40,7 @@ pub(super) struct Builder<'w> {
     extra_items: u64,
 }
 
-/// Builds the whole web.
+/// Builds the web.
 pub(super) fn build(world: &World, seed: u64) -> Site {
     let mut builder = Builder::new(world, seed);
     let pairs = pairs(world, seed);
@@ -137,14 +137,14 @@ impl<'w> Builder<'w> {
         format!("http://{}{path}", self.name(host))
     }
 
-    /// The bulk hosts in turn.
+    /// One of the bulk hosts, in rotation.
     pub(super) fn bulk(&self, n: usize) -> String {
         let hosts = &self.world.hosts;
         let at = n % (hosts.pages.len() + 1);
         hosts.pages.get(at).unwrap_or(&hosts.pictures).clone()
     }
 
-    /// Plans an answer and gives its URL.
+    /// Plans an answer. Returns its URL.
     pub(super) fn put(&mut self, host: &str, path: &str, answer: Answer) -> String {
         let url = self.url(host, path);
         if let Answer::Picture { picture, .. } | Answer::Flaky(picture) | Answer::Cut(picture) =
@@ -153,17 +153,13 @@ impl<'w> Builder<'w> {
             self.site.scenes.insert(url.clone(), picture.scene.clone());
         }
         let name = self.name(host);
-        let host = self
-            .site
-            .hosts
-            .get_mut(&name)
-            .expect("only open hosts are named");
+        let host = self.site.hosts.get_mut(&name).expect("the host was opened");
         let earlier = host.answers.insert(path.to_owned(), answer);
         assert!(earlier.is_none(), "{url} is planned twice");
         url
     }
 
-    /// A picture that is no pair.
+    /// A picture that is not a pair.
     pub(super) fn extra_picture(&mut self) -> Picture {
         let item = FIRST_EXTRA_ITEM + self.extra_items;
         self.extra_items += 1;
@@ -189,13 +185,13 @@ impl<'w> Builder<'w> {
         self.lists.iter().map(Vec::len).sum()
     }
 
-    /// Puts a picture on a listing page of one of the page hosts.
+    /// Lists a picture on a listing page of one of the page hosts.
     pub(super) fn list(&mut self, n: usize, entry: Entry) {
         let at = n % self.lists.len();
         self.lists[at].push(entry);
     }
 
-    /// A page that its host's root links to.
+    /// Adds a page that the root of its host links to.
     pub(super) fn special_page(
         &mut self,
         host: &str,
@@ -217,7 +213,7 @@ impl<'w> Builder<'w> {
         self.roots[at].push((path.to_owned(), format!("page {path}")));
     }
 
-    /// Writes a page one level below the root, with its pictures, and records them as found.
+    /// Adds a page one level below the root with its pictures, and records them as found.
     fn page(
         &mut self,
         at: usize,
@@ -266,7 +262,7 @@ impl<'w> Builder<'w> {
         for (number, entries) in pages.iter().enumerate() {
             let path = format!("/s{section}/p{number}.html");
             let mut page = PageHtml::new(format!("{host}, section {section}, page {number}"));
-            // Links of a page with a base must not be relative: it would move them, too.
+            // A page with a base needs absolute links, because the base applies to links as well.
             page.link(&format!("/s{section}/"), "up");
             if number + 1 < pages.len() {
                 page.link(&format!("/s{section}/p{}.html#top", number + 1), "next");
@@ -281,7 +277,7 @@ impl<'w> Builder<'w> {
             }
             self.page(at, &path, page, Vec::new(), entries);
             if number + 1 == pages.len() {
-                // The last page is known by an old address as well as by its own.
+                // An old address redirects to the last page.
                 let old = format!("/old/s{section}-p{number}.html");
                 self.put(
                     &host,
@@ -308,7 +304,7 @@ impl<'w> Builder<'w> {
         self.roots[at].push((format!("s{section}/"), format!("section {section}")));
     }
 
-    /// Links that lead to no page.
+    /// Adds links to pages that cannot be fetched.
     fn bad_pages(&mut self) {
         for n in 0..self.world.planted.bad_pages {
             let at = n % self.roots.len();
@@ -371,7 +367,7 @@ impl<'w> Builder<'w> {
         }
     }
 
-    /// Ten pages on the host with a Crawl-delay, a few of them with a picture.
+    /// Adds ten pages on the host with a Crawl-delay. Some of them have a picture.
     fn quiet_pages(&mut self) {
         let licence = self.url(&self.world.hosts.pages[0], "/licence.html");
         let mut root = PageHtml::new("a quiet place");
@@ -420,8 +416,8 @@ impl<'w> Builder<'w> {
     }
 }
 
-/// A URL as a page of the host `own` would write it: by its path, relative to the page's base,
-/// or relative to the page, which lies one level below the root.
+/// A reference to a URL from a page of the host `own`: by its path, relative to the page's base, or
+/// relative to the page, which is one level below the root.
 fn refer(url: &str, own: &str, way: usize) -> String {
     let Some(path) = url.strip_prefix(own) else {
         return match url.strip_prefix("http:") {

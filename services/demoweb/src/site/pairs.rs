@@ -1,4 +1,4 @@
-//! The pairs of the web: scenes and texts, the kinds of text in exact shares.
+//! The pairs of the web: scenes and texts, with exact shares of the kinds of text.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::scene::{Scene, draw_scene};
 use crate::wording::{TextKind, Writer};
 use crate::world::World;
 
-/// Draws of a second text that equals the first before it is given up.
+/// Most draws of a second text that differs from the first.
 const TRIES: usize = 100;
 
 /// A web picture with its texts.
@@ -18,7 +18,7 @@ pub(super) struct Pair {
     pub(super) texts: Vec<(Slot, String, TextKind)>,
 }
 
-/// All pairs of the world, by item.
+/// All pairs of the world by item.
 pub(super) fn pairs(world: &World, seed: u64) -> Vec<Pair> {
     let count = world.counts.pairs;
     let scenes: Vec<Arc<Scene>> = (0..count as u64)
@@ -55,7 +55,7 @@ pub(super) fn pairs(world: &World, seed: u64) -> Vec<Pair> {
     pairs
 }
 
-/// One kind per text: the shares of the world exactly, their order drawn.
+/// The kind of each text: exact shares of the world in a drawn order.
 fn kinds(world: &World, texts: usize, seed: u64) -> Vec<TextKind> {
     let counts = shares(texts, &world.noise.shares());
     let sorted: Vec<TextKind> = TextKind::ALL

@@ -1,5 +1,4 @@
-//! Where every pair stands: its host and path, how its page writes it, and what is special
-//! about it.
+//! The place of every pair: its host and path, the form on its page, and its special properties.
 
 use super::Fate;
 use super::answer::{Answer, Picture};
@@ -9,7 +8,7 @@ use super::pairs::Pair;
 use super::plant::HARMLESS;
 use crate::draw::Draw;
 
-/// Attributes in which scripts look for a picture that is loaded late.
+/// Attributes of pictures that scripts load later.
 const LAZY: [&str; 4] = ["data-src", "data-original", "data-lazy-src", "data-lazy"];
 
 impl Builder<'_> {
@@ -54,8 +53,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Where a pair's picture is served: host and path.
-    fn home(&self, item: usize, picture: &Picture) -> (String, String) {
+    /// The host and path of a pair's picture.
+    fn location(&self, item: usize, picture: &Picture) -> (String, String) {
         let host = self.bulk(item);
         let extension = if picture.is_jpeg { "jpg" } else { "png" };
         let is_first = host == self.world.hosts.pages[0];
@@ -69,7 +68,7 @@ impl Builder<'_> {
 
     fn place(&mut self, item: usize, pair: &Pair, special: Special) {
         let picture = self.picture(item, pair);
-        let (host, path) = self.home(item, &picture);
+        let (host, path) = self.location(item, &picture);
         let draw = &mut Draw::new(self.seed, "form", item as u64);
         let (form, small) = match special {
             Special::None => self.form(draw, &host, item, &picture),
@@ -125,7 +124,8 @@ impl Builder<'_> {
         }
     }
 
-    /// Pictures stand on pages of their own host, those of the picture host on all in turn.
+    /// The host of the page. Pictures are on pages of their own host; those of the picture host are
+    /// distributed over all page hosts.
     fn page_host(&self, item: usize) -> usize {
         let pages = self.world.hosts.pages.len();
         let at = item % (pages + 1);
@@ -167,7 +167,7 @@ impl Builder<'_> {
         )
     }
 
-    /// Repeats pairs on pages of their own: half by the same URL, half as a copy of the bytes.
+    /// Repeats pairs on separate pages: half with the same URL, half as a copy of the bytes.
     fn copies(&mut self, items: &[usize], pairs: &[Pair]) {
         let entries: Vec<Entry> = items
             .iter()
@@ -175,7 +175,7 @@ impl Builder<'_> {
             .map(|(n, item)| {
                 let pair = &pairs[*item];
                 let picture = self.picture(*item, pair);
-                let (host, path) = self.home(*item, &picture);
+                let (host, path) = self.location(*item, &picture);
                 let url = if n % 2 == 0 {
                     self.url(&host, &path)
                 } else {
@@ -224,7 +224,7 @@ impl Builder<'_> {
     }
 }
 
-/// What is special about a pair.
+/// The special property of a pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Special {
     None,

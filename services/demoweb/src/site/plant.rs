@@ -1,4 +1,4 @@
-//! What a crawler must refuse or survive, planted among the pairs.
+//! Pictures that a crawler must reject or survive, planted among the pairs.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use super::answer::{Answer, Damage, jpeg_bomb, png_bomb};
 use super::markup::{Entry, Slot};
 use super::pages::Builder;
 
-/// X-Robots-Tag headers that refuse, for a crawler of this name; each its own way of writing.
-fn refusals(crawler: &str) -> Vec<Vec<String>> {
+/// X-Robots-Tag headers that opt out for a crawler of this name, in different notations.
+fn opt_out_headers(crawler: &str) -> Vec<Vec<String>> {
     let one = |tag: String| vec![tag];
     vec![
         one("noai".into()),
@@ -26,7 +26,7 @@ fn refusals(crawler: &str) -> Vec<Vec<String>> {
     ]
 }
 
-/// Tags that refuse nothing.
+/// Tags that do not opt out.
 pub(super) const HARMLESS: [&str; 4] = [
     "noarchive",
     "all",
@@ -34,7 +34,7 @@ pub(super) const HARMLESS: [&str; 4] = [
     "max-image-preview:large, notranslate",
 ];
 
-/// Meta tags of pages that refuse, and headers of such pages.
+/// Meta tags and headers of pages that opt out.
 const PAGE_REFUSALS: [(&str, Option<&str>); 6] = [
     ("<meta name=\"robots\" content=\"noai\">", None),
     (
@@ -50,11 +50,11 @@ const PAGE_REFUSALS: [(&str, Option<&str>); 6] = [
     ),
 ];
 
-/// Pictures on a page that refuses.
+/// Pictures on a page that opts out.
 const PER_REFUSING_PAGE: usize = 4;
 
 impl Builder<'_> {
-    /// Plants all rejects of pictures.
+    /// Plants all pictures that are rejected.
     pub(super) fn plant(&mut self) {
         let planted = self.world.planted.clone();
         (0..planted.robots).for_each(|n| self.plant_robots(n));
@@ -124,7 +124,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Plants a picture at one of the bulk hosts.
+    /// Plants a picture on one of the bulk hosts.
     fn plant_answer(&mut self, code: &'static str, n: usize, name: &str, answer: Answer) {
         let host = self.bulk(n);
         self.plant_at(&host, &format!("/img/{name}-{n}.png"), code, answer);
@@ -136,7 +136,7 @@ impl Builder<'_> {
         self.list_reject(url, code, page);
     }
 
-    /// Puts a picture that ends as a reject on a listing page.
+    /// Lists a picture that is rejected on a listing page.
     fn list_reject(&mut self, url: String, code: &'static str, n: usize) {
         let text = self.extra_text();
         let entry = Entry::plain(url, vec![(Slot::Alt, text)], Fate::Reject(code));
@@ -165,9 +165,9 @@ impl Builder<'_> {
         );
     }
 
-    /// Half of them refuse by themselves, half stand on pages that refuse.
+    /// Half of the pictures opt out with their own header, half are on pages that opt out.
     fn plant_opt_outs(&mut self, count: usize) {
-        let refusals = refusals(&self.world.hosts.crawler);
+        let refusals = opt_out_headers(&self.world.hosts.crawler);
         let alone = count.div_ceil(2);
         for n in 0..alone {
             let picture = self.extra_picture();
@@ -181,14 +181,14 @@ impl Builder<'_> {
         let rest: Vec<usize> = (alone..count).collect();
         for (page, items) in rest.chunks(PER_REFUSING_PAGE).enumerate() {
             let (meta, header) = PAGE_REFUSALS[page % PAGE_REFUSALS.len()];
-            let entries = items.iter().map(|n| self.refused_by_page(*n)).collect();
+            let entries = items.iter().map(|n| self.opted_out_page(*n)).collect();
             let host = self.world.hosts.pages[page % self.world.hosts.pages.len()].clone();
             let tags = header.iter().map(|tag| (*tag).to_owned()).collect();
             self.special_page(&host, &format!("/artists/{page}.html"), meta, tags, entries);
         }
     }
 
-    fn refused_by_page(&mut self, n: usize) -> Entry {
+    fn opted_out_page(&mut self, n: usize) -> Entry {
         let picture = self.extra_picture();
         let answer = Answer::Picture {
             picture,
@@ -200,7 +200,7 @@ impl Builder<'_> {
         Entry::plain(url, vec![(Slot::Alt, text)], Fate::Reject("opt_out"))
     }
 
-    /// Loops of two, chains of twelve and redirects to nowhere.
+    /// Plants loops of two, chains of twelve and redirects without a target.
     fn plant_redirect(&mut self, n: usize) {
         let host = self.bulk(n);
         let to = |path: String| Answer::Redirect {
@@ -236,7 +236,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Addresses that no crawler may contact, half of them behind a redirect.
+    /// Plants addresses that no crawler may contact, half of them behind a redirect.
     fn plant_address(&mut self, n: usize) {
         const ADDRESSES: [&str; 8] = [
             "10.0.0.7",
@@ -282,7 +282,7 @@ impl Builder<'_> {
         );
     }
 
-    /// A page of its own, since it is as long as its text.
+    /// Plants a long text on a separate page, which is as long as the text.
     fn plant_long_text(&mut self, n: usize) {
         let planted = &self.world.planted;
         let bytes = if n == 0 {

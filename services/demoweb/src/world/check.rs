@@ -1,10 +1,10 @@
-//! Reads a world file and refuses what cannot be drawn, served or judged.
+//! Reads and checks a world file: everything in it can be drawn, served and judged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Style, Words, World};
 
-/// Why a world file was refused; one line.
+/// Why a world file cannot be used, in one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorldError {
     /// Not TOML, an unknown key, an unknown name or a wrong type.
@@ -12,26 +12,26 @@ pub enum WorldError {
     Syntax {
         /// The world file.
         file: String,
-        /// From 1.
+        /// The line, from 1.
         line: usize,
         /// The key on that line.
         key: String,
-        /// What is wrong; where a name is unknown, those that are known.
+        /// The problem; for an unknown name also the known names.
         problem: String,
     },
-    /// A value outside of what works.
+    /// A value out of range.
     #[error("{file}, `{key}`: {problem}")]
     Value {
         /// The world file.
         file: String,
         /// The key, with its section.
         key: String,
-        /// What is wrong, and the mend.
+        /// The problem and the fix.
         problem: String,
     },
 }
 
-/// Reads and checks.
+/// Reads and checks a world file.
 pub(super) fn read(text: &str, file_name: &str) -> Result<World, WorldError> {
     let mut world: World = toml::from_str(text).map_err(|error| syntax(&error, text, file_name))?;
     fill_words(&mut world.words);
@@ -46,7 +46,7 @@ pub(super) fn read(text: &str, file_name: &str) -> Result<World, WorldError> {
 fn syntax(error: &toml::de::Error, text: &str, file_name: &str) -> WorldError {
     let start = error.span().map_or(0, |span| span.start.min(text.len()));
     let line = text[..start].matches('\n').count() + 1;
-    // A list may run over several lines: its key stands on the last line before with a `=`.
+    // A list may span several lines. Its key is on the last preceding line with a `=`.
     let key = (text.lines().take(line).collect::<Vec<_>>().iter().rev())
         .find_map(|line| {
             let line = line.trim_start();
@@ -70,7 +70,7 @@ fn syntax(error: &toml::de::Error, text: &str, file_name: &str) -> WorldError {
     }
 }
 
-/// A word list that the file does not give keeps the shipped words.
+/// Fills the word lists that are missing in the file with the shipped words.
 fn fill_words(words: &mut Words) {
     fn fill<K: Ord>(own: &mut BTreeMap<K, Vec<String>>, shipped: BTreeMap<K, Vec<String>>) {
         for (key, list) in shipped {
@@ -85,13 +85,14 @@ fn fill_words(words: &mut Words) {
     fill(&mut words.backgrounds, shipped.backgrounds);
 }
 
-type Refusal = (&'static str, String);
+/// A key and its problem.
+type WorldProblem = (&'static str, String);
 
-fn refuse<T>(key: &'static str, problem: impl Into<String>) -> Result<T, Refusal> {
+fn fail<T>(key: &'static str, problem: impl Into<String>) -> Result<T, WorldProblem> {
     Err((key, problem.into()))
 }
 
-fn check(world: &World) -> Result<(), Refusal> {
+fn check(world: &World) -> Result<(), WorldProblem> {
     check_scenes(world)?;
     check_counts(world)?;
     check_words(world)?;
@@ -102,62 +103,62 @@ fn check(world: &World) -> Result<(), Refusal> {
     check_planted(world)
 }
 
-fn percent(key: &'static str, value: f64) -> Result<(), Refusal> {
+fn check_percent(key: &'static str, value: f64) -> Result<(), WorldProblem> {
     if (0.0..=100.0).contains(&value) {
         return Ok(());
     }
-    refuse(key, format!("{value} is no share; give 0 to 100"))
+    fail(key, format!("{value} is not a percentage; give 0 to 100"))
 }
 
-fn some<T>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
+fn check_not_empty<T>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
     if list.is_empty() {
-        return refuse(key, "is empty; give at least one");
+        return fail(key, "is empty; give at least one");
     }
     Ok(())
 }
 
-fn distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), Refusal> {
-    some(key, list)?;
+fn check_distinct<T: Ord>(key: &'static str, list: &[T]) -> Result<(), WorldProblem> {
+    check_not_empty(key, list)?;
     if list.iter().collect::<BTreeSet<_>>().len() < list.len() {
-        return refuse(key, "names one twice; name each once");
+        return fail(key, "contains a name twice; list each once");
     }
     Ok(())
 }
 
-fn check_scenes(world: &World) -> Result<(), Refusal> {
+fn check_scenes(world: &World) -> Result<(), WorldProblem> {
     let scenes = &world.scenes;
     if !(32..=1024).contains(&scenes.size_px) {
-        return refuse(
+        return fail(
             "scenes.size_px",
             format!("{} is out of range; give 32 to 1024", scenes.size_px),
         );
     }
-    distinct("scenes.objects", &scenes.objects)?;
-    distinct("scenes.colours", &scenes.colours)?;
-    distinct("scenes.sizes", &scenes.sizes)?;
-    distinct("scenes.backgrounds", &scenes.backgrounds)?;
-    distinct("scenes.relations", &scenes.relations)?;
-    some("scenes.counts", &scenes.counts)?;
+    check_distinct("scenes.objects", &scenes.objects)?;
+    check_distinct("scenes.colours", &scenes.colours)?;
+    check_distinct("scenes.sizes", &scenes.sizes)?;
+    check_distinct("scenes.backgrounds", &scenes.backgrounds)?;
+    check_distinct("scenes.relations", &scenes.relations)?;
+    check_not_empty("scenes.counts", &scenes.counts)?;
     if scenes.counts.iter().any(|count| !(1..=4).contains(count)) {
-        return refuse(
+        return fail(
             "scenes.counts",
-            "a picture holds 1 to 4 things; give such counts",
+            "a picture contains 1 to 4 things; give counts from 1 to 4",
         );
     }
-    percent("scenes.pair_percent", scenes.pair_percent)?;
+    check_percent("scenes.pair_percent", scenes.pair_percent)?;
     if world.names().len() < 2 {
-        return refuse(
+        return fail(
             "scenes.colours",
-            "one object in one colour leaves nothing to tell apart; add a colour or an object",
+            "one object in one colour is a single class; add a colour or an object",
         );
     }
     Ok(())
 }
 
-fn check_counts(world: &World) -> Result<(), Refusal> {
+fn check_counts(world: &World) -> Result<(), WorldProblem> {
     let counts = &world.counts;
-    percent("counts.second_text_percent", counts.second_text_percent)?;
-    percent(
+    check_percent("counts.second_text_percent", counts.second_text_percent)?;
+    check_percent(
         "counts.evaluation_alike_percent",
         counts.evaluation_alike_percent,
     )?;
@@ -169,7 +170,7 @@ fn check_counts(world: &World) -> Result<(), Refusal> {
         ("counts.zero_shot", counts.zero_shot, 100_000),
     ] {
         if value == 0 || value > most {
-            return refuse(key, format!("{value} is out of range; give 1 to {most}"));
+            return fail(key, format!("{value} is out of range; give 1 to {most}"));
         }
     }
     let names = world.names().len();
@@ -187,10 +188,10 @@ fn check_counts(world: &World) -> Result<(), Refusal> {
     let wanted = (counts.evaluation as f64 * counts.evaluation_alike_percent / 100.0) as usize;
     let most = pairs + all_alike.min(wanted);
     if counts.evaluation > most {
-        return refuse(
+        return fail(
             "counts.evaluation",
             format!(
-                "{} pictures cannot all differ in what a text can say; give at most {most}, or more objects or colours",
+                "a text cannot distinguish {} pictures; give at most {most}, or more objects or colours",
                 counts.evaluation
             ),
         );
@@ -198,17 +199,17 @@ fn check_counts(world: &World) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn check_words(world: &World) -> Result<(), Refusal> {
-    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), Refusal> {
+fn check_words(world: &World) -> Result<(), WorldProblem> {
+    fn lists<K>(key: &'static str, lists: &BTreeMap<K, Vec<String>>) -> Result<(), WorldProblem> {
         let mut seen = BTreeSet::new();
         for list in lists.values() {
-            some(key, list)?;
+            check_not_empty(key, list)?;
             for word in list {
                 if word.trim().is_empty() || *word != word.to_lowercase() {
-                    return refuse(key, format!("`{word}` is no lower-case word; write one"));
+                    return fail(key, format!("`{word}` is not a lower-case word; write one"));
                 }
                 if !seen.insert(word) {
-                    return refuse(key, format!("`{word}` means two things; keep it for one"));
+                    return fail(key, format!("`{word}` has two meanings; use it for one"));
                 }
             }
         }
@@ -230,24 +231,24 @@ fn check_words(world: &World) -> Result<(), Refusal> {
             .iter()
             .find(|word| !word.chars().all(char::is_alphabetic))
         {
-            return refuse(
+            return fail(
                 "words",
-                format!("`{word}` is not one plain word; write letters only"),
+                format!("`{word}` is not a single word; use letters only"),
             );
         }
     }
-    some("words.left_of", &words.left_of)?;
-    some("words.above", &words.above)?;
+    check_not_empty("words.left_of", &words.left_of)?;
+    check_not_empty("words.above", &words.above)?;
     if words.numbers.len() < 5 {
-        return refuse(
+        return fail(
             "words.numbers",
-            "a picture holds up to four things; give words from zero to four",
+            "a picture contains up to four things; give words from zero to four",
         );
     }
     Ok(())
 }
 
-fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
+fn check_style(style: &Style, name: &'static str) -> Result<(), WorldProblem> {
     for (what, list) in [
         ("frames_alike", &style.frames_alike),
         ("frames_pair", &style.frames_pair),
@@ -256,9 +257,9 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
         ("suffixes", &style.suffixes),
     ] {
         if list.is_empty() {
-            return refuse(
+            return fail(
                 name,
-                format!("{what} is empty; give at least one (\"\" is none)"),
+                format!("{what} is empty; give at least one (\"\" means none)"),
             );
         }
     }
@@ -268,10 +269,10 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
             .replace("{be}", "")
             .replace("{place}", "");
         if !frame.contains("{things}") || rest.contains(['{', '}']) {
-            return refuse(
+            return fail(
                 name,
                 format!(
-                    "the frame `{frame}` must hold {{things}}, and of others only {{be}} and {{place}}"
+                    "the frame `{frame}` must contain {{things}}, and may contain {{be}} and {{place}}"
                 ),
             );
         }
@@ -281,35 +282,35 @@ fn check_style(style: &Style, name: &'static str) -> Result<(), Refusal> {
         style.relation_percent,
         style.size_percent,
     ] {
-        percent(name, value)?;
+        check_percent(name, value)?;
     }
     Ok(())
 }
 
-fn check_noise(world: &World) -> Result<(), Refusal> {
+fn check_noise(world: &World) -> Result<(), WorldProblem> {
     let noise = &world.noise;
     let shares = noise.shares();
     for share in shares {
-        percent("noise", share)?;
+        check_percent("noise", share)?;
     }
     let sum: f64 = shares.iter().sum();
     if (sum - 100.0).abs() > 1e-6 {
-        return refuse(
+        return fail(
             "noise",
-            format!("the six shares add up to {sum}; make it 100"),
+            format!("the six shares add up to {sum}; they must add up to 100"),
         );
     }
-    some("noise.vague_places", &noise.vague_places)?;
-    some("noise.vague_colours", &noise.vague_colours)?;
-    some("noise.vague_plain", &noise.vague_plain)?;
-    some("noise.files", &noise.files)?;
-    some("noise.boilerplate", &noise.boilerplate)?;
-    some("noise.boilerplate_ends", &noise.boilerplate_ends)
+    check_not_empty("noise.vague_places", &noise.vague_places)?;
+    check_not_empty("noise.vague_colours", &noise.vague_colours)?;
+    check_not_empty("noise.vague_plain", &noise.vague_plain)?;
+    check_not_empty("noise.files", &noise.files)?;
+    check_not_empty("noise.boilerplate", &noise.boilerplate)?;
+    check_not_empty("noise.boilerplate_ends", &noise.boilerplate_ends)
 }
 
-fn check_hosts(world: &World) -> Result<(), Refusal> {
+fn check_hosts(world: &World) -> Result<(), WorldProblem> {
     let hosts = &world.hosts;
-    distinct("hosts.pages", &hosts.pages)?;
+    check_distinct("hosts.pages", &hosts.pages)?;
     let label = |name: &str| {
         !name.is_empty()
             && name.len() <= 63
@@ -318,27 +319,27 @@ fn check_hosts(world: &World) -> Result<(), Refusal> {
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
     if !hosts.domain.split('.').all(label) || !hosts.domain.contains('.') {
-        return refuse(
+        return fail(
             "hosts.domain",
             format!(
-                "`{}` is no domain; write one such as demo.test",
+                "`{}` is not a domain; write one such as demo.test",
                 hosts.domain
             ),
         );
     }
     for name in hosts.pages.iter().chain([&hosts.pictures]) {
         if !label(name) || ["quiet", "closed", "down", "slow"].contains(&name.as_str()) {
-            return refuse(
+            return fail(
                 "hosts.pages",
-                format!("`{name}` cannot name a host here; use another lower-case name"),
+                format!("`{name}` cannot be the name of a host; use another lower-case name"),
             );
         }
     }
     if hosts.pages.contains(&hosts.pictures) {
-        return refuse(
+        return fail(
             "hosts.pictures",
             format!(
-                "`{}` is a host with pages, too; use another name",
+                "`{}` is also a host with pages; use another name",
                 hosts.pictures
             ),
         );
@@ -346,7 +347,7 @@ fn check_hosts(world: &World) -> Result<(), Refusal> {
     if !(1..=500).contains(&hosts.pictures_per_page)
         || !(1..=500).contains(&hosts.pages_per_section)
     {
-        return refuse(
+        return fail(
             "hosts.pictures_per_page",
             "this and pages_per_section must be 1 to 500",
         );
@@ -357,33 +358,36 @@ fn check_hosts(world: &World) -> Result<(), Refusal> {
             .chars()
             .all(|c| c.is_ascii_alphabetic() || c == '-' || c == '_')
     {
-        return refuse("hosts.crawler", "a product token has letters, - and _ only");
+        return fail(
+            "hosts.crawler",
+            "a product token consists of letters, - and _",
+        );
     }
     Ok(())
 }
 
-fn check_planted(world: &World) -> Result<(), Refusal> {
+fn check_planted(world: &World) -> Result<(), WorldProblem> {
     let planted = &world.planted;
     let special = planted.redirected + planted.flaky + planted.harmless_tags + planted.quiet;
     if special > world.counts.pairs {
-        return refuse(
+        return fail(
             "counts.pairs",
             format!(
-                "{} pairs cannot hold planted.redirected, flaky, harmless_tags and quiet ({special}); give more pairs or plant fewer",
+                "{} pairs are fewer than planted.redirected, flaky, harmless_tags and quiet ({special}); give more pairs or plant fewer",
                 world.counts.pairs
             ),
         );
     }
     if planted.duplicates * 2 > world.counts.pairs {
-        return refuse(
+        return fail(
             "planted.duplicates",
-            "at most half of the pairs can have a copy; plant fewer",
+            "at most half of the pairs can have a duplicate; plant fewer",
         );
     }
     if planted.longest_text_bytes > 64 << 20 || planted.too_many_bytes > 1 << 30 {
-        return refuse(
+        return fail(
             "planted",
-            "longest_text_bytes may be 64 MiB, too_many_bytes 1 GiB at most",
+            "longest_text_bytes must be at most 64 MiB, too_many_bytes at most 1 GiB",
         );
     }
     Ok(())
@@ -405,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_object_lists_those_that_can_be_drawn() {
+    fn an_unknown_object_lists_the_known_ones() {
         let line = error("[scenes]\nsize_px = 64\nobjects = [\"ball\",\n \"cube\"]\n");
         assert!(
             line.starts_with("w.toml, line 4, `objects`: unknown name `cube`"),
@@ -427,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_are_left_out_keep_the_shipped_ones() {
+    fn missing_words_are_the_shipped_words() {
         let world = World::from_toml("[words.objects]\nball = [\"ball\", \"orb\"]\n", "w").unwrap();
         assert_eq!(
             world.words.objects[&crate::scene::Object::Ball],
@@ -440,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_range_name_key_and_mend() {
+    fn values_out_of_range_name_key_and_fix() {
         for (text, key) in [
             ("[scenes]\nsize_px = 8\n", "scenes.size_px"),
             ("[scenes]\ncounts = [5]\n", "scenes.counts"),

@@ -1,43 +1,43 @@
-//! Writes a world as a TOML file that teaches: a comment on every key.
+//! Writes a world as a TOML file with a comment on every key.
 
 use std::fmt::Write as _;
 
 use super::World;
 
 const HEAD: &str = "\
-# A demo web. Every key may be left out and then has the shipped value; a key that is not known
-# is refused. `capstan demo --world FILE.toml` crawls the web that this file describes; the same
-# file and seed give the same web, byte for byte.
+# A demo web. A missing key has the shipped value; an unknown key is an error.
+# `capstan demo --world FILE.toml` crawls the web that this file describes. The same file and seed
+# give the same web, byte for byte.
 ";
 
-/// What a section or key means; a key of no section of its own stands under its section's name.
+/// The comment of each section and key.
 const COMMENTS: &[(&str, &str)] = &[
-    ("scenes", "What is drawn."),
+    ("scenes", "The scenes."),
     ("scenes.size_px", "Side of a picture in pixels, 32 to 1024."),
-    ("scenes.objects", "Of: ball, crate, tent, ring, clock."),
+    ("scenes.objects", "Any of ball, crate, tent, ring, clock."),
     (
         "scenes.colours",
-        "Of: red, green, blue, yellow, purple, white, black.",
+        "Any of red, green, blue, yellow, purple, white, black.",
     ),
-    ("scenes.sizes", "Of: small, big."),
+    ("scenes.sizes", "Any of small, big."),
     (
         "scenes.backgrounds",
-        "Of: sand, grass, water, brick, paper, wood.",
+        "Any of sand, grass, water, brick, paper, wood.",
     ),
-    ("scenes.relations", "Of: left_of, above."),
+    ("scenes.relations", "Any of left_of, above."),
     (
         "scenes.pair_percent",
-        "Scenes with two different things; the others have one kind of thing.",
+        "Percentage of scenes with two different things; the others have one kind of thing.",
     ),
     (
         "scenes.counts",
-        "How many of it, 1 to 4; a count written twice is drawn twice as often.",
+        "Numbers of things of one kind, 1 to 4; a number that is listed twice is drawn twice as often.",
     ),
-    ("counts", "How many pictures there are."),
+    ("counts", "The numbers of pictures."),
     ("counts.pairs", "Web pictures with at least one text."),
     (
         "counts.second_text_percent",
-        "Of these, with a second text (title or caption).",
+        "Percentage of them with a second text (title or caption).",
     ),
     (
         "counts.human",
@@ -45,126 +45,138 @@ const COMMENTS: &[(&str, &str)] = &[
     ),
     (
         "counts.evaluation",
-        "Held-out pictures, no two alike in what a text can say.",
+        "Held-out pictures; no text can describe two of them.",
     ),
-    ("counts.references", "Texts of each of them."),
+    ("counts.references", "Texts of each evaluation picture."),
     (
         "counts.evaluation_alike_percent",
-        "Of them, with one kind of thing at most.",
+        "Largest percentage of them with one kind of thing.",
     ),
     (
         "counts.zero_shot",
-        "Held-out pictures of one thing; the classes (colour, object) in turn.",
+        "Held-out pictures of one thing; the classes (colour, object) alternate.",
     ),
     (
         "words",
-        "Where two kinds of thing share no word, the judge can tell them apart.\n# Right-of and below are understood, but never written: people name the left or upper thing first.",
+        "The judge distinguishes two kinds of thing by their words, which must differ.\n# The judge knows right_of and below, but no text contains them: texts name the left or upper thing first.",
     ),
-    ("words.left_of", "How one thing may lie to another."),
-    ("words.numbers", "From zero."),
+    (
+        "words.left_of",
+        "Positions of one thing relative to another.",
+    ),
+    ("words.numbers", "Number words from zero."),
     (
         "words.objects",
-        "Nouns, singular. Annotators use the first of a list, the web any of them.",
+        "Nouns, singular. Annotators use the first of a list, the web uses all.",
     ),
-    ("words.colours", "Adjectives, likewise."),
-    (
-        "words.sizes",
-        "Adjectives; all of them are used by annotators, too.",
-    ),
+    ("words.colours", "Adjectives, used likewise."),
+    ("words.sizes", "Adjectives; annotators use all of them."),
     (
         "words.places",
-        "Phrases that say where the things are; all of them are used by annotators, too.",
+        "Phrases for the background; annotators use all of them.",
     ),
     (
         "words.backgrounds",
-        "Words by which the judge knows a background outside of these phrases.",
+        "Words by which the judge recognises a background outside of these phrases.",
     ),
-    ("human", "How annotators write."),
+    ("human", "The style of annotators."),
     (
         "human.frames_alike",
-        "Sentences about one kind of thing; {things}, {be} and {place} stand for words.",
+        "Sentences about one kind of thing, with placeholders {things}, {be} and {place}.",
     ),
     (
         "human.frames_pair",
-        "Sentences about two things. A frame written twice is used twice as often.",
+        "Sentences about two things. A frame that is listed twice is used twice as often.",
     ),
     (
         "human.joins",
-        "Between two things, where the sentence does not state how they lie.",
+        "Words between two things if the sentence states no relation.",
     ),
     (
         "human.place_percent",
-        "Sentences that state the background.",
+        "Percentage of sentences that state the background.",
     ),
     (
         "human.relation_percent",
-        "Sentences about two things that state how they lie.",
+        "Percentage of sentences about two things that state their relation.",
     ),
-    ("human.size_percent", "Things whose size is stated."),
+    (
+        "human.size_percent",
+        "Percentage of things whose size is stated.",
+    ),
     (
         "human.synonyms",
         "Whether all words of a list are used, or only the first.",
     ),
-    ("human.prefixes", "Put before the sentence; \"\" is none."),
-    ("human.suffixes", "Put after the sentence."),
+    (
+        "human.prefixes",
+        "Prefixes of the sentence; \"\" means none.",
+    ),
+    ("human.suffixes", "Suffixes of the sentence."),
     (
         "web",
-        "How honest people on the web write; the keys are those of [human].",
+        "The style of honest authors on the web; the keys are those of [human].",
     ),
     (
         "noise",
-        "Kinds of text on the web. The six shares add up to 100 and are met exactly.",
+        "Kinds of text on the web. The six shares add up to 100 and are exact.",
     ),
     ("noise.honest_percent", "True, and names everything."),
     ("noise.vague_percent", "True, but names little."),
-    ("noise.wrong_percent", "Honest but for a colour or kind."),
+    ("noise.wrong_percent", "Honest except for a colour or kind."),
     ("noise.other_percent", "Honest, but of another picture."),
     ("noise.file_percent", "A file name."),
-    ("noise.boilerplate_percent", "The page's furniture."),
-    ("noise.vague_places", "Vague texts: these, then a place ..."),
+    ("noise.boilerplate_percent", "Boilerplate of the page."),
+    (
+        "noise.vague_places",
+        "Vague texts: one of these and a place ...",
+    ),
     (
         "noise.vague_colours",
-        "... or these, then `in` and a colour ...",
+        "... or one of these, `in` and a colour ...",
     ),
-    ("noise.vague_plain", "... or these alone."),
-    ("noise.files", "{n} stands for a number."),
-    ("noise.boilerplate", "Furniture ..."),
+    ("noise.vague_plain", "... or one of these alone."),
+    (
+        "noise.files",
+        "File names, with the placeholder {n} for a number.",
+    ),
+    ("noise.boilerplate", "Boilerplate ..."),
     (
         "noise.boilerplate_ends",
-        "... and what sometimes follows it.",
+        "... and words that sometimes follow it.",
     ),
     (
         "hosts",
-        "Who serves it. Beside these there are quiet, closed, down and slow under the same domain.",
+        "The hosts. The domain also has the hosts quiet, closed, down and slow.",
     ),
-    ("hosts.domain", "Every host is a name under it."),
+    ("hosts.domain", "The domain of all hosts."),
     ("hosts.pages", "Hosts with pages and pictures."),
     (
         "hosts.pictures",
-        "Host with pictures alone; it has as many as each of the others.",
+        "Host with pictures only, as many as on each of the others.",
     ),
     ("hosts.pictures_per_page", "Pictures on a listing page."),
     ("hosts.pages_per_section", "Listing pages of a section."),
     (
         "hosts.crawler",
-        "Product token of the crawler that robots rules and tags speak to.",
+        "Product token of the crawler that robots rules and tags address.",
     ),
     (
         "planted",
-        "What a crawler must refuse, merge or survive: numbers of pictures.",
+        "What a crawler must reject, merge or survive: numbers of pictures.",
     ),
     (
         "planted.robots",
-        "Refused by robots.txt, or on a host whose robots.txt cannot be had.",
+        "Disallowed by robots.txt, or on a host whose robots.txt is unavailable.",
     ),
     (
         "planted.opt_out",
-        "Opted out of (noai, noimageai, noindex, noimageindex, none) by header or page.",
+        "Opted out (noai, noimageai, noindex, noimageindex, none) by header or page.",
     ),
     ("planted.http_status", "404, 410, 403, 500."),
     (
         "planted.redirects",
-        "Redirected in a loop, too often, or to nowhere.",
+        "Redirected in a loop, too often, or without a target.",
     ),
     (
         "planted.address",
@@ -172,18 +184,21 @@ const COMMENTS: &[(&str, &str)] = &[
     ),
     (
         "planted.timeout",
-        "Never answered: each costs the crawler its time limit times its tries.",
+        "Never answered: each costs the crawler its time limit for every attempt.",
     ),
-    ("planted.network", "Cut off in the middle."),
+    (
+        "planted.network",
+        "The connection breaks during the response.",
+    ),
     (
         "planted.bytes",
-        "Longer than too_many_bytes, half of them without saying so.",
+        "Longer than too_many_bytes, half of them without a Content-Length.",
     ),
     (
         "planted.not_image",
-        "HTML, SVG and the like behind a picture's name.",
+        "HTML, SVG and other content under the name of a picture.",
     ),
-    ("planted.decode", "Corrupt or cut short."),
+    ("planted.decode", "Corrupt or truncated."),
     ("planted.pixels", "A header that claims 900 million pixels."),
     ("planted.too_small", "Tracking pixels."),
     (
@@ -198,22 +213,25 @@ const COMMENTS: &[(&str, &str)] = &[
     ("planted.long_text_bytes", "More than its max_text_bytes."),
     (
         "planted.longest_text_bytes",
-        "The same, less than its max_page_bytes.",
+        "Bytes of the longest text, less than its max_page_bytes.",
     ),
     (
         "planted.bad_pages",
-        "Pages that are missing, disallowed, or redirected in a loop: so many of each.",
+        "Number of missing pages, of disallowed pages, and of pages redirected in a loop.",
     ),
     (
         "planted.duplicates",
-        "The same picture and text once more: half on another page, half under another URL.",
+        "Duplicates of a picture and its text: half on another page, half under another URL.",
     ),
     ("planted.without_text", "Without any text."),
     ("planted.redirected", "Good pictures behind a redirect."),
-    ("planted.flaky", "Good pictures that answer 503 at first."),
+    (
+        "planted.flaky",
+        "Good pictures whose first request is answered 503.",
+    ),
     (
         "planted.harmless_tags",
-        "Good pictures with an X-Robots-Tag that refuses nothing.",
+        "Good pictures with an X-Robots-Tag that does not opt out.",
     ),
     (
         "planted.quiet",
@@ -228,7 +246,7 @@ fn comment(path: &str) -> Option<&'static str> {
         .map(|(_, text)| *text)
 }
 
-/// The world as a commented TOML file, keys in the order of the types.
+/// The world as a commented TOML file, with keys in the order of the types.
 pub(super) fn print(world: &World) -> String {
     let plain = toml::to_string_pretty(world).expect("a world has string keys and plain values");
     let mut out = HEAD.to_owned();
@@ -241,7 +259,7 @@ pub(super) fn print(world: &World) -> String {
             name.clone_into(&mut section);
             explain(&mut out, name);
         } else if let Some((key, _)) = line.split_once(" = ") {
-            // Items of a list over several lines are indented, so only keys come here.
+            // Items of a list over several lines are indented and are no keys.
             if !line.starts_with(' ') {
                 explain(&mut out, &format!("{section}.{key}"));
             }
@@ -262,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_printed_world_reads_as_itself() {
+    fn a_printed_world_parses_to_itself() {
         let mut other = World::shipped();
         other.counts.pairs = 300;
         other.noise.boilerplate = vec!["say \"no\" \\ here".to_owned()];
@@ -280,7 +298,7 @@ mod tests {
             for part in path.split('.').skip(1) {
                 value = value.and_then(|value| value.get(part));
             }
-            assert!(value.is_some(), "{path} is no key of a world");
+            assert!(value.is_some(), "{path} is not a key of a world");
         }
         for section in ["scenes", "counts", "human", "noise", "hosts", "planted"] {
             for key in table[section].as_table().unwrap().keys() {

@@ -1,4 +1,4 @@
-//! The shipped world: what the demo's prototype showed to be learnable in a few minutes.
+//! The shipped world. The demo's prototype showed that it can be learned in a few minutes.
 
 use std::collections::BTreeMap;
 
@@ -286,7 +286,7 @@ impl Default for Planted {
     }
 }
 
-/// A style of which any key may be left out.
+/// A style in which every key is optional.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PartialStyle {
@@ -317,12 +317,12 @@ impl PartialStyle {
     }
 }
 
-/// Reads `[human]` over the shipped annotators.
+/// Deserialises `[human]` with the shipped annotators as defaults.
 pub(super) fn read_human<'de, D: Deserializer<'de>>(from: D) -> Result<Style, D::Error> {
     PartialStyle::deserialize(from).map(|style| style.over(human()))
 }
 
-/// Reads `[web]` over the shipped writers of the web.
+/// Deserialises `[web]` with the shipped authors of the web as defaults.
 pub(super) fn read_web<'de, D: Deserializer<'de>>(from: D) -> Result<Style, D::Error> {
     PartialStyle::deserialize(from).map(|style| style.over(web()))
 }

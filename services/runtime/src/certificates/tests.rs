@@ -1,4 +1,8 @@
-//! What lies in a folder of certificates, and what is never overwritten.
+//! The contents of a folder of certificates, and the protection of existing files.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "certificates are checked against the real time"
+)]
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +10,7 @@ use super::*;
 use crate::config::{Config, Overrides};
 
 fn year() -> Validity {
-    Validity::days(365).unwrap()
+    Validity::days(365, SystemTime::now()).unwrap()
 }
 
 fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
@@ -52,14 +56,14 @@ fn nothing_is_overwritten() {
     create(folder.path(), &[], year()).unwrap();
     let before = contents(folder.path());
     let error = create(folder.path(), &[], year()).unwrap_err();
-    assert!(error.to_string().contains("ca.pem: is there already"));
+    assert!(error.to_string().contains("ca.pem: exists already"));
     assert_eq!(contents(folder.path()), before);
 
-    // Not even one file that happens to be there; and nothing is written beside it.
+    // A single existing file is kept, and nothing is written beside it.
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("worker.key"), "mine").unwrap();
     let error = create(folder.path(), &[], year()).unwrap_err();
-    assert!(error.to_string().contains("worker.key: is there already"));
+    assert!(error.to_string().contains("worker.key: exists already"));
     assert_eq!(
         contents(folder.path()),
         [("worker.key".to_owned(), b"mine".to_vec())]
@@ -95,7 +99,7 @@ fn issuing_needs_the_ca_and_its_key() {
     assert!(
         again()
             .to_string()
-            .contains("ca.key: is not the key of the CA")
+            .contains("ca.key: is not the key of `ca.pem`")
     );
     assert_eq!(contents(folder.path()), before);
 }
@@ -106,11 +110,23 @@ fn names_and_days_are_checked_before_anything_is_written() {
     let with = |name: &str| create(folder.path(), &[name.to_owned()], year()).unwrap_err();
     for wrong in ["", "a b", "operator.capstan", "*.example.org", "a..b"] {
         let error = with(wrong).to_string();
-        let start = format!("`{wrong}` cannot stand in a certificate");
+        let start = format!("`{wrong}` cannot be a name in a certificate");
         assert!(error.starts_with(&start), "{error}");
     }
     for days in [0, 4_000] {
-        assert!(matches!(Validity::days(days), Err(Error::Days { .. })));
+        assert!(matches!(
+            Validity::days(days, SystemTime::now()),
+            Err(Error::Days { .. })
+        ));
     }
     assert_eq!(contents(folder.path()), []);
+}
+
+#[test]
+fn a_ca_is_valid_for_as_long_as_any_certificate() {
+    let now = SystemTime::UNIX_EPOCH + DAY * 20_000;
+    let validity = Validity::days(2, now).unwrap();
+    assert_eq!((validity.from, validity.until), (now - SKEW, now + DAY * 2));
+    let authority = validity.authority_validity();
+    assert_eq!(authority, Validity::days(MAX_DAYS, now).unwrap());
 }

@@ -1,4 +1,4 @@
-//! `[crawl]`: what a crawler may contact.
+//! `[crawl]`: the hosts that a crawler may contact.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use super::sections::value;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Crawl {
-    /// Names that the crawler resolves itself, to `address:port` or `name:port`; resolved once,
-    /// when the worker starts. They alone may be loopback.
+    /// Names that the crawler resolves to `address:port` or `name:port` instead of asking DNS. They
+    /// are resolved once, when the worker starts. Only these names may be loopback.
     pub hosts: BTreeMap<String, String>,
     /// Names whose private addresses (RFC 1918, CGNAT, link-local) may be contacted.
     pub allow_private: Vec<String>,
@@ -23,7 +23,7 @@ impl Crawl {
         for (name, target) in &self.hosts {
             if !is_host_and_port(target, 1) {
                 let reason = format!(
-                    "`{name}` leads to `{target}`: give address:port or name:port, such as \
+                    "`{name}` is set to `{target}`: give address:port or name:port, such as \
                      127.0.0.1:8001"
                 );
                 return Err(value("crawl", "hosts", reason));
@@ -33,8 +33,8 @@ impl Crawl {
     }
 }
 
-/// Whether a text is `host:port` with a port of `least_port` at least. The host may be a name, an
-/// IPv4 address, or an IPv6 address in brackets.
+/// Whether a text is `host:port` with a port of at least `least_port`. The host is a name, an IPv4
+/// address, or an IPv6 address in brackets.
 pub(super) fn is_host_and_port(text: &str, least_port: u16) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;

@@ -1,4 +1,4 @@
-//! Why a configuration cannot be used. Each on one line.
+//! Errors of the configuration: one line each.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use figment::error::{Actual, Kind};
 
 use super::layers;
 
-/// Why a configuration cannot be used: names where it stands, the key and the mend.
+/// Why a configuration cannot be used: the place, the key and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -14,15 +14,15 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The file is no TOML.
+    /// The file is not valid TOML.
     #[error("{}: {reason}", path.display())]
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The error of the parser.
         reason: String,
     },
     /// A key is unknown or its value has the wrong type.
@@ -32,23 +32,23 @@ pub enum ConfigError {
         origin: String,
         /// `[section] key`.
         key: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
     },
-    /// A value is of the right type, but cannot be used.
+    /// A value has the right type but cannot be used.
     #[error("configuration: [{section}] {key}: {reason}")]
     Value {
         /// The section.
         section: &'static str,
         /// The key.
         key: &'static str,
-        /// What is wrong with it and what would do.
+        /// The problem and the fix.
         reason: String,
     },
     /// An override is not written as `section.key=value`.
-    #[error("`{text}` is no setting: write section.key=value, such as worker.slots=2")]
+    #[error("`{text}` is not a setting: write section.key=value, such as worker.slots=2")]
     Override {
-        /// As it was given.
+        /// The text before the equals sign.
         text: String,
     },
 }
@@ -76,11 +76,11 @@ impl ConfigError {
         }
         let name = path.join(".");
         let is_unknown = matches!(error.kind, Kind::UnknownField(..));
-        // The value would stand in what figment says, and so would that of a whole table.
+        // figment's text would contain the value, or that of a whole table.
         let reason = if layers::is_secret(&name) {
-            "is a secret of the wrong type: give text in quotes".to_owned()
+            "is a secret and has the wrong type: give text in quotes".to_owned()
         } else if layers::holds_secrets(&name) && !is_unknown {
-            format!("is of the wrong type: give a table, its keys under [{name}]")
+            format!("has the wrong type: give a table with its keys under [{name}]")
         } else {
             reason(&error.kind)
         };
@@ -103,9 +103,9 @@ fn key(path: &[String]) -> String {
 fn reason(kind: &Kind) -> String {
     let text = match kind {
         Kind::UnknownField(_, []) => "unknown key".to_owned(),
-        Kind::UnknownField(_, known) => format!("unknown key; known are {}", known.join(", ")),
+        Kind::UnknownField(_, known) => format!("unknown key; known keys are {}", known.join(", ")),
         Kind::UnknownVariant(found, known) => {
-            format!("`{found}` is none of {}", known.join(", "))
+            format!("`{found}` is not one of {}", known.join(", "))
         }
         Kind::InvalidType(found, expected) => {
             format!("found {}, expected {expected}", actual(found))

@@ -1,4 +1,4 @@
-//! The layers of a configuration and how they are laid over one another.
+//! The layers of a configuration and how they are merged.
 
 use std::path::Path;
 
@@ -7,26 +7,26 @@ use figment::{Figment, Metadata, Profile, Provider};
 
 use super::{Config, ConfigError};
 
-/// What flags say, as `section.key` and value; laid over everything else.
+/// Settings of flags, as `section.key` and value. They override every other layer.
 #[derive(Debug, Clone, Default)]
 pub struct Overrides {
     settings: Vec<(String, Value)>,
 }
 
 impl Overrides {
-    /// None.
+    /// No overrides.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds one: `.set("worker.slots", 2)`.
+    /// Adds an override: `.set("worker.slots", 2)`.
     #[must_use]
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.settings.push((key.to_owned(), value.into()));
         self
     }
 
-    /// Adds one where there is a value: for flags that may be left out.
+    /// Adds an override if there is a value, for optional flags.
     #[must_use]
     pub fn set_some(self, key: &str, value: Option<impl Into<Value>>) -> Self {
         match value {
@@ -35,23 +35,23 @@ impl Overrides {
         }
     }
 
-    /// Adds one written as `section.key=value`; the value is read as in a variable.
+    /// Adds an override written as `section.key=value`. The value is parsed as in a variable.
     ///
     /// # Errors
-    /// [`ConfigError::Override`] where it is written otherwise.
+    /// [`ConfigError::Override`] if it has another form.
     pub fn parse(self, text: &str) -> Result<Self, ConfigError> {
         match text.split_once('=') {
             Some((key, value)) if is_secret(key.trim()) => Ok(self.set(key.trim(), value)),
-            Some((key, value)) if key.contains('.') => Ok(self.set(key.trim(), read_value(value))),
+            Some((key, value)) if key.contains('.') => Ok(self.set(key.trim(), parse_value(value))),
             _ => Err(ConfigError::Override {
-                // What stands behind the sign may be a secret.
+                // The text after the equals sign may be a secret.
                 text: text.split('=').next().unwrap_or_default().to_owned(),
             }),
         }
     }
 }
 
-/// A file that was read.
+/// The layer of a file.
 struct File<'a> {
     path: &'a Path,
     settings: Dict,
@@ -67,7 +67,7 @@ impl Provider for File<'_> {
     }
 }
 
-/// Settings by dotted key under one name.
+/// A layer of settings by dotted key.
 struct Layer {
     name: &'static str,
     settings: Vec<(String, Value)>,
@@ -87,7 +87,7 @@ impl Provider for Layer {
     }
 }
 
-/// Puts `value` at a dotted key; what stood there is replaced.
+/// Inserts `value` at a dotted key and replaces the previous value.
 fn insert(dict: &mut Dict, key: &str, value: Value) {
     let Some((section, rest)) = key.split_once('.') else {
         dict.insert(key.to_owned(), value);
@@ -104,7 +104,7 @@ fn insert(dict: &mut Dict, key: &str, value: Value) {
     }
 }
 
-/// Lays the layers over one another and reads the result.
+/// Merges the layers and deserialises the result.
 pub(super) fn read(
     path: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -116,7 +116,7 @@ pub(super) fn read(
             path: path.to_owned(),
             source,
         })?;
-        // Not by figment: its parser is an older one, and shows the line that it does not know.
+        // figment's parser is older, and its errors contain the line, which may hold a secret.
         let settings = toml::from_str::<Dict>(&text).map_err(|error| ConfigError::Syntax {
             path: path.to_owned(),
             reason: place_and_problem(&text, &error),
@@ -136,7 +136,7 @@ pub(super) fn read(
         .map_err(ConfigError::from_figment)
 }
 
-/// Line and problem, without the line's text: it may hold a secret.
+/// The line number and the problem, without the text of the line, which may hold a secret.
 fn place_and_problem(text: &str, error: &toml::de::Error) -> String {
     let problem = one_line(error.message());
     let before = error.span().and_then(|span| text.get(..span.start));
@@ -146,7 +146,8 @@ fn place_and_problem(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// `CAPSTAN__SECTION__KEY` as `section.key`, sorted, so that no order of the environment counts.
+/// `CAPSTAN__SECTION__KEY` as `section.key`, sorted, so that the order of the environment does not
+/// matter.
 fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(String, Value)> {
     let mut settings: Vec<(String, Value)> = environment
         .into_iter()
@@ -158,7 +159,7 @@ fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(St
             let value = if is_secret(&key) {
                 Value::from(value)
             } else {
-                read_value(&value)
+                parse_value(&value)
             };
             Some((key, value))
         })
@@ -167,19 +168,19 @@ fn variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<(St
     settings
 }
 
-/// Whether the value of a key is text that must never be shown. It is not read as anything else:
-/// a token of digits would be taken for a number, refused, and shown in the error.
+/// Whether the value of a key is a secret. Secrets are not parsed: a token of digits would become a
+/// number, and the error about its type would contain it.
 pub(super) fn is_secret(key: &str) -> bool {
     key == "safety.token" || key.starts_with("store.options.")
 }
 
-/// Whether a table has secrets among its keys: text in its place may be one.
+/// Whether a table contains secrets. A text in place of the table may be one.
 pub(super) fn holds_secrets(table: &str) -> bool {
     matches!(table, "safety" | "store" | "store.options")
 }
 
-/// A number, a boolean, a list or a table where it reads as one, else text.
-fn read_value(text: &str) -> Value {
+/// Parses a number, a boolean, a list or a table; any other value is text.
+fn parse_value(text: &str) -> Value {
     match text.parse() {
         Ok(value) => value,
         Err(never) => match never {},

@@ -1,7 +1,7 @@
 //! One configuration for every role: defaults < file < environment < flags.
 //!
-//! All of it is read and checked before a port binds or a byte is written. Unknown keys are
-//! refused, so that a misspelt setting is never silently ignored.
+//! The configuration is read and checked before a port binds or a byte is written. Unknown keys are
+//! errors, so that a misspelt setting is never ignored.
 
 mod crawl;
 mod error;
@@ -25,44 +25,44 @@ pub use safety::Safety;
 pub use secret::Secret;
 pub use sections::{Coordinator, Device, Import, LogFormat, Store, Telemetry};
 
-/// The settings of every role, a section each. A role reads the sections that concern it.
+/// The settings of all roles, in sections. A role reads the sections that concern it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where data, commits, versions and models lie.
+    /// The store of data, commits, versions and models.
     pub store: Store,
-    /// The coordinator: where it listens, what it remembers, when it gives up.
+    /// The coordinator: its address, database and limits.
     pub coordinator: Coordinator,
-    /// Workers: what they take and how much of it.
+    /// Workers: their roles and resources.
     pub worker: Worker,
-    /// Trainers: one rank each.
+    /// Trainers: one rank of a gang each.
     pub trainer: Trainer,
-    /// What models compute on.
+    /// The device that models compute on.
     pub device: Device,
-    /// What a crawler may contact.
+    /// The hosts that a crawler may contact.
     pub crawl: Crawl,
-    /// Where imports are read from.
+    /// The folder that imports are read from.
     pub import: Import,
     /// Logs, health and metrics.
     pub telemetry: Telemetry,
-    /// Certificates and the token, and what is allowed without them.
+    /// Certificates, the token, and what is allowed without them.
     pub safety: Safety,
 }
 
 impl Config {
     /// Reads and checks the configuration of this process.
     ///
-    /// - `path`: the file; `None` reads none. A file that is named must be there.
-    /// - `overrides`: what flags say.
+    /// - `path`: the file, which must exist; `None` reads no file.
+    /// - `overrides`: settings of flags.
     ///
     /// # Errors
-    /// [`ConfigError`]: one line with the file (or variable, or flag), the section, the key
-    /// and what to mend.
+    /// [`ConfigError`]: one line with the file (or variable, or flag), the section, the key and the
+    /// fix.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         Self::load_with(path, std::env::vars(), overrides)
     }
 
-    /// [`Config::load`] with the environment passed in.
+    /// [`Config::load`] with the environment as an argument.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -76,12 +76,12 @@ impl Config {
         Ok(config)
     }
 
-    /// The effective configuration as TOML, secrets hidden.
+    /// The effective configuration as TOML, with secrets hidden.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("settings are plain data with string keys")
     }
 
-    /// Checks what types cannot say.
+    /// Checks the constraints that the types do not express.
     ///
     /// # Errors
     /// [`ConfigError::Value`] for the first setting that cannot be used.
@@ -91,6 +91,7 @@ impl Config {
         self.worker.check()?;
         self.trainer.check()?;
         self.crawl.check()?;
+        self.import.check()?;
         self.telemetry.check()?;
         self.safety.check()?;
         self.safety.check_address(&self.coordinator.address)?;

@@ -1,4 +1,4 @@
-//! `[worker]` and `[trainer]`: what takes the work.
+//! `[worker]` and `[trainer]`: the processes that execute tasks.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,21 +13,22 @@ use super::sections::value;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Worker {
-    /// Its name, unique among live workers; empty makes one of host name and process id.
+    /// Its name, unique among live workers. If empty, it consists of host name and process id.
     pub name: String,
-    /// The tasks that it takes. `train` is not among them: a trainer is a process of its own.
+    /// Roles of the tasks that it executes. `train` is not among them: the trainer is a process of
+    /// its own.
     pub roles: Vec<Role>,
-    /// Tasks at a time.
+    /// Tasks that it executes at the same time.
     pub slots: u32,
     /// Folder of the shard cache.
     pub cache_folder: PathBuf,
-    /// Size of the shard cache at most.
+    /// Largest size of the shard cache.
     pub cache_bytes: u64,
-    /// Threads that it computes on; 0 takes every core.
+    /// Threads that it computes on; 0 means every core.
     pub threads: usize,
-    /// How long it may finish what it holds when it is asked to stop.
+    /// How long it may finish its tasks when it is asked to stop.
     pub grace_seconds: u64,
-    /// How long the coordinator may stay away before it gives up.
+    /// How long the coordinator may be unavailable before the process exits.
     pub patience_seconds: u64,
 }
 
@@ -58,11 +59,11 @@ impl Worker {
             return Err(value(
                 "worker",
                 "roles",
-                "is empty: any of crawl, curate, caption, filter, evaluate",
+                "is empty: give any of crawl, curate, caption, filter, evaluate",
             ));
         }
         if self.roles.contains(&Role::Train) {
-            let reason = "`train` is no role of a worker: start `capstan trainer` for it";
+            let reason = "`train` is not a role of a worker: start `capstan trainer` for it";
             return Err(value("worker", "roles", reason));
         }
         if self.slots == 0 || self.slots > 1_024 {
@@ -76,26 +77,26 @@ impl Worker {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trainer {
-    /// Its name, unique among live workers; empty makes one of host name and process id.
+    /// Its name, unique among live workers. If empty, it consists of host name and process id.
     pub name: String,
-    /// Where its rank listens for the ring; port 0 takes a free one.
+    /// The address that its ring listener binds; port 0 selects a free port.
     pub listen: SocketAddr,
-    /// Where other ranks reach it, as `host:port`; port 0 stands for the one that it is bound to.
-    /// Empty takes the address that it is bound to.
+    /// The address at which other ranks reach it, as `host:port`; port 0 means the bound port. If
+    /// empty, it is the bound address.
     pub advertise: String,
     /// Folder of the shard cache.
     pub cache_folder: PathBuf,
-    /// Size of the shard cache at most.
+    /// Largest size of the shard cache.
     pub cache_bytes: u64,
-    /// Bytes of decoded pictures that a rank keeps in memory.
+    /// Most bytes of decoded pictures that a rank keeps in memory.
     pub picture_bytes: u64,
-    /// Folder for `<run>/<stage>.jsonl`, a line per training step.
+    /// Folder for `<run>/<stage>.jsonl`, with one line per training step.
     pub metrics_folder: PathBuf,
-    /// Limit for one exchange between ranks.
+    /// Limit for one collective operation of the ranks.
     pub ring_timeout_seconds: u64,
     /// How long it may write a checkpoint when it is asked to stop.
     pub grace_seconds: u64,
-    /// How long the coordinator may stay away before it gives up.
+    /// How long the coordinator may be unavailable before the process exits.
     pub patience_seconds: u64,
 }
 
@@ -126,13 +127,12 @@ impl Trainer {
             ));
         }
         if self.advertise.is_empty() && self.listen.ip().is_unspecified() {
-            let reason =
-                "is empty, and `listen` is every interface: say where other ranks reach it";
+            let reason = "is empty and `listen` is every interface: give the address at which other ranks reach it";
             return Err(value("trainer", "advertise", reason));
         }
         if !self.advertise.is_empty() && !super::crawl::is_host_and_port(&self.advertise, 0) {
             let reason = format!(
-                "`{}` is no address: give host:port, or host:0 for the port that it is bound to",
+                "`{}` is not an address: give host:port, or host:0 for the bound port",
                 self.advertise
             );
             return Err(value("trainer", "advertise", reason));
@@ -141,7 +141,7 @@ impl Trainer {
     }
 }
 
-/// Waits have bounds of their own: a process that waits for days is lost, not patient.
+/// Checks the upper bounds of waits. A process that waits for days would go unnoticed.
 fn check_waits(section: &'static str, grace: u64, patience: u64) -> Result<(), ConfigError> {
     if grace > 3_600 {
         return Err(value(section, "grace_seconds", "must be 0 to 3600"));

@@ -1,4 +1,4 @@
-//! A text that is never printed.
+//! A text that is not printed.
 
 use std::fmt;
 
@@ -7,24 +7,24 @@ use subtle::ConstantTimeEq;
 
 const HIDDEN: &str = "(hidden)";
 
-/// A text that is never printed: neither by `Debug` nor in the effective configuration.
+/// A text that neither `Debug` nor the effective configuration prints.
 #[derive(Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one call that needs it.
+    /// The text, for the call that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Whether no secret is set.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `text` is the same. Takes as long wherever the two differ, so that no guess is
-    /// nearer than another; only their lengths show.
+    /// Whether `text` is the secret. The comparison takes constant time for texts of the same
+    /// length, so that its duration reveals only the length.
     pub fn matches(&self, text: &str) -> bool {
         self.0.as_bytes().ct_eq(text.as_bytes()).into()
     }
@@ -44,12 +44,12 @@ impl fmt::Debug for Secret {
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // That there is none is no secret.
+        // An empty value shows that no secret is set.
         serializer.serialize_str(if self.is_empty() { "" } else { HIDDEN })
     }
 }
 
-/// Writes a URL with its password hidden; a text that is no URL with a password as it is.
+/// Serialises a URL with its password hidden. Any other text is serialised unchanged.
 pub(super) fn serialize_url<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&without_password(text))
 }

@@ -1,5 +1,6 @@
-//! The sections that every role reads, and the coordinator's; those of workers and trainers are in
-//! `roles`, the crawler's in `crawl`. `deploy/capstan.toml` shows each key with its default.
+//! The sections that every role reads, and that of the coordinator. The sections of workers and
+//! trainers are in `roles`, that of the crawler in `crawl`. `deploy/capstan.toml` shows each key
+//! with its default.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,10 +18,10 @@ pub struct Store {
     /// A folder, or the URL of a bucket: `s3://bucket/prefix`, `gs://`, `az://`; `memory://`.
     #[serde(serialize_with = "secret::serialize_url")]
     pub url: String,
-    /// Settings of the object store by name (`aws_endpoint`, `aws_access_key_id` ...), all
-    /// taken for secrets. What is not given here is read from the store's own variables.
+    /// Settings of the object store by name (`aws_endpoint`, `aws_access_key_id` ...). All are
+    /// treated as secrets. Settings that are missing here are read from the store's own variables.
     pub options: BTreeMap<String, Secret>,
-    /// How long a process that starts waits for a store that does not answer yet.
+    /// How long a process waits at start for a store that does not answer yet.
     pub wait_seconds: u64,
 }
 
@@ -54,24 +55,24 @@ impl Store {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Coordinator {
-    /// Where the coordinator listens.
+    /// The address that the coordinator binds.
     pub listen: SocketAddr,
-    /// Where workers, trainers and the command line find it.
+    /// The URL at which workers, trainers and the command line reach it.
     pub address: String,
     /// Its database: `sqlite:FILE`, or `sqlite::memory:` for tests.
     #[serde(serialize_with = "secret::serialize_url")]
     pub database: String,
-    /// How long a lease lives without a heartbeat.
+    /// How long a lease lasts without a heartbeat.
     pub lease_seconds: u64,
-    /// Between two heartbeats of a worker.
+    /// The interval of a worker's heartbeats.
     pub heartbeat_seconds: u64,
-    /// How long a request for work waits at most.
+    /// The longest time that a lease request waits for a task.
     pub poll_seconds: u64,
     /// Attempts of a task before it is quarantined.
     pub max_attempts: u32,
-    /// Before the second attempt; doubled for each further one.
+    /// Delay before the second attempt. It doubles with each further attempt.
     pub backoff_ms: u64,
-    /// Between two attempts at most.
+    /// Longest delay between two attempts.
     pub max_backoff_ms: u64,
     /// How long a rank waits for the other ranks of its gang.
     pub ring_join_seconds: u64,
@@ -104,7 +105,7 @@ impl Coordinator {
             return fail(
                 "heartbeat_seconds",
                 "must be at least 1 and at most half of lease_seconds, so that one lost \
-                 heartbeat loses no lease",
+                 heartbeat does not expire a lease",
             );
         }
         if self.poll_seconds == 0 || self.poll_seconds > 300 {
@@ -114,7 +115,7 @@ impl Coordinator {
             return fail("max_attempts", "must be at least 1");
         }
         if self.backoff_ms > self.max_backoff_ms {
-            return fail("backoff_ms", "is more than max_backoff_ms");
+            return fail("backoff_ms", "must not exceed max_backoff_ms");
         }
         if self.ring_join_seconds == 0 {
             return fail("ring_join_seconds", "must be at least 1");
@@ -123,7 +124,7 @@ impl Coordinator {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
             _ => {
                 let reason = format!(
-                    "`{}` is no address: give http://host:port, or https:// with certificates",
+                    "`{}` is not an address: give http://host:port, or https:// with certificates",
                     self.address
                 );
                 return Err(value("coordinator", "address", reason));
@@ -132,7 +133,7 @@ impl Coordinator {
         if !self.database.starts_with("sqlite:") {
             return fail(
                 "database",
-                "give sqlite:FILE; other databases are not built in yet",
+                "must be sqlite:FILE; other databases are not supported yet",
             );
         }
         Ok(())
@@ -143,8 +144,8 @@ impl Coordinator {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Device {
-    /// `auto`, `cpu`, `cuda` or `cuda:N`. The rooms that compute define what a device is, so the
-    /// program reads the text where it loads its configuration.
+    /// `auto`, `cpu`, `cuda` or `cuda:N`. The model crate defines what a device is, so the program
+    /// parses the text when it loads its configuration.
     pub spec: String,
 }
 
@@ -160,28 +161,42 @@ impl Default for Device {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Import {
-    /// The folder that relative `source`s of import stages lie under; nothing outside is read.
-    pub root: PathBuf,
+    /// Folders that imports and given models may be read from, after resolving links. Files outside
+    /// of them are not read. A relative `source` is below the first folder that contains it.
+    pub roots: Vec<PathBuf>,
 }
 
 impl Default for Import {
     fn default() -> Self {
         Self {
-            root: PathBuf::from("."),
+            roots: vec![PathBuf::from(".")],
         }
     }
 }
 
-/// How logs are written.
+impl Import {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match self.roots.iter().any(|root| root.as_os_str().is_empty()) {
+            true => Err(value(
+                "import",
+                "roots",
+                "holds an empty path: give folders, such as [\"/data\"]",
+            )),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The format of logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     #[default]
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
-    /// One object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -189,11 +204,11 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Telemetry {
-    /// What is logged, as `tracing` filters: `info`, `warn,capstan_coordinator=debug`.
+    /// The filter of `tracing`: `info`, `warn,capstan_coordinator=debug`.
     pub filter: String,
-    /// How.
+    /// The format.
     pub format: LogFormat,
-    /// Where `/healthz`, `/readyz` and `/metrics` are served, in plain HTTP; empty for nowhere.
+    /// The address that serves `/healthz`, `/readyz` and `/metrics` in plain HTTP; empty for none.
     pub health_listen: String,
 }
 
@@ -208,7 +223,7 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Where health and metrics are served, if anywhere.
+    /// The address that serves health and metrics, if one is set.
     pub fn health_address(&self) -> Option<SocketAddr> {
         self.health_listen.parse().ok()
     }
@@ -216,7 +231,7 @@ impl Telemetry {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if !self.health_listen.is_empty() && self.health_address().is_none() {
             let reason = format!(
-                "`{}` is no address: give address:port such as 0.0.0.0:7401, or leave it empty",
+                "`{}` is not an address: give address:port such as 0.0.0.0:7401, or leave it empty",
                 self.health_listen
             );
             return Err(value("telemetry", "health_listen", reason));

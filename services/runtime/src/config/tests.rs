@@ -56,6 +56,31 @@ fn later_layers_win() {
 }
 
 #[test]
+fn import_roots_are_a_list_of_folders() {
+    let config = load("[import]\nroots = [\"/data\", \"more\"]\n").unwrap();
+    assert_eq!(
+        config.import.roots,
+        ["/data", "more"].map(std::path::PathBuf::from)
+    );
+    let given = variable("CAPSTAN__IMPORT__ROOTS", "[\"/data/a b\"]");
+    let config = Config::load_with(None, given, Overrides::new()).unwrap();
+    assert_eq!(
+        config.import.roots,
+        ["/data/a b"].map(std::path::PathBuf::from)
+    );
+    let text = error("[import]\nroots = [\"\"]\n");
+    assert!(
+        text.contains("[import] roots: holds an empty path"),
+        "{text}"
+    );
+    let text = error("[import]\nroot = \"/data\"\n");
+    assert!(
+        text.contains("[import] root: unknown key; known keys are roots"),
+        "{text}"
+    );
+}
+
+#[test]
 fn hosts_are_names_with_dots() {
     let config = load("[crawl.hosts]\n\"gallery.demo.test\" = \"127.0.0.1:81\"\n").unwrap();
     assert_eq!(config.crawl.hosts["gallery.demo.test"], "127.0.0.1:81");
@@ -63,21 +88,21 @@ fn hosts_are_names_with_dots() {
     assert_eq!(config.crawl.hosts["a.test"], "demoweb:8001");
     let text = error("[crawl.hosts]\n\"a.test\" = \"demoweb\"\n");
     assert!(
-        text.contains("[crawl] hosts: `a.test` leads to `demoweb`: give address:port"),
+        text.contains("[crawl] hosts: `a.test` is set to `demoweb`: give address:port"),
         "{text}"
     );
 }
 
 #[test]
-fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
+fn errors_name_the_file_the_key_and_the_fix_on_one_line() {
     let text = error("[worker]\nslotz = 2\n");
     assert!(
-        text.contains(".toml: [worker] slotz: unknown key; known are name, roles"),
+        text.contains(".toml: [worker] slotz: unknown key; known keys are name, roles"),
         "{text}"
     );
     let text = error("[workers]\nslots = 2\n");
     assert!(
-        text.contains("[workers]: unknown key; known are store, coordinator"),
+        text.contains("[workers]: unknown key; known keys are store, coordinator"),
         "{text}"
     );
     let text = error("[worker]\nslots = \"many\"\n");
@@ -87,7 +112,7 @@ fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
     );
     let text = error("[worker]\nroles = [\"crawl\", \"cook\"]\n");
     assert!(
-        text.contains("[worker] roles.1: `cook` is none of crawl, curate"),
+        text.contains("[worker] roles.1: `cook` is not one of crawl, curate"),
         "{text}"
     );
     let text = error("[worker\n");
@@ -98,7 +123,7 @@ fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
     let text = error("[worker]\nroles = [\"train\"]\n");
     assert_eq!(
         text,
-        "configuration: [worker] roles: `train` is no role of a worker: start `capstan trainer` \
+        "configuration: [worker] roles: `train` is not a role of a worker: start `capstan trainer` \
          for it"
     );
     let text = error("[coordinator]\nheartbeat_seconds = 20\n");
@@ -123,7 +148,7 @@ fn errors_name_the_file_the_key_and_the_mend_on_one_line() {
 }
 
 #[test]
-fn a_variable_that_is_wrong_is_named_as_such() {
+fn an_error_in_a_variable_names_the_environment() {
     let wrong = Config::load_with(
         None,
         variable("CAPSTAN__WORKER__SLOTS", "x"),
@@ -144,18 +169,18 @@ fn a_variable_that_is_wrong_is_named_as_such() {
 }
 
 #[test]
-fn a_listener_that_others_reach_needs_certificates_or_insecure() {
+fn a_listener_that_other_hosts_reach_needs_certificates_or_insecure() {
     let text = error("[coordinator]\nlisten = \"0.0.0.0:7400\"\n");
     assert!(
         text.contains(
-            "[coordinator] listen: 0.0.0.0:7400 is reachable by others and there are no \
-             certificates: make them with `capstan certs`"
+            "[coordinator] listen: 0.0.0.0:7400 is reachable by other hosts and no \
+             certificates are configured: create them with `capstan certs`"
         ),
         "{text}"
     );
     let text = error("[trainer]\nlisten = \"10.0.0.5:0\"\n");
     assert!(
-        text.contains("[trainer] listen: 10.0.0.5:0 is reachable by others"),
+        text.contains("[trainer] listen: 10.0.0.5:0 is reachable by other hosts"),
         "{text}"
     );
     load("[coordinator]\nlisten = \"0.0.0.0:7400\"\n[safety]\ninsecure = true\n").unwrap();
@@ -166,7 +191,7 @@ fn a_listener_that_others_reach_needs_certificates_or_insecure() {
 }
 
 #[test]
-fn the_scheme_of_the_coordinator_goes_with_certificates() {
+fn the_scheme_of_the_coordinator_depends_on_certificates() {
     let text = error("[safety]\ncertificates = \"certs\"\n");
     assert!(
         text.contains("[coordinator] address: `http://127.0.0.1:7400`: with [safety] certificates"),
@@ -184,13 +209,13 @@ fn the_health_port_is_an_address() {
     assert_eq!(Config::default().telemetry.health_address(), None);
     let text = error("[telemetry]\nhealth_listen = \"7401\"\n");
     assert!(
-        text.contains("[telemetry] health_listen: `7401` is no address"),
+        text.contains("[telemetry] health_listen: `7401` is not an address"),
         "{text}"
     );
 }
 
 #[test]
-fn a_token_comes_from_the_setting_or_from_a_file() {
+fn a_token_is_read_from_the_setting_or_from_a_file() {
     const TOKEN: &str = "0123456789abcdef0123";
     let token = |config: &Config| config.safety.read_token().unwrap();
     let given = load(&format!("[safety]\ntoken = \"{TOKEN}\"\n")).unwrap();
@@ -206,29 +231,29 @@ fn a_token_comes_from_the_setting_or_from_a_file() {
     assert!(!read.matches("0123456789abcdef0124") && !read.matches(""));
     assert_eq!(token(&Config::default()), None);
 
-    // A variable of digits is text all the same.
+    // A variable of digits is still text.
     let digits = variable("CAPSTAN__SAFETY__TOKEN", "12345678901234567890123");
     let config = Config::load_with(None, digits, Overrides::new()).unwrap();
     assert!(token(&config).unwrap().matches("12345678901234567890123"));
 
     let text = error("[safety]\ntoken = \"hunter2\"\n");
-    assert!(text.contains("[safety] token: is no token"), "{text}");
+    assert!(text.contains("[safety] token: is not a token"), "{text}");
     let text = error(&format!(
         "[safety]\ntoken = \"{TOKEN}\"\ntoken_file = \"x\"\n"
     ));
     assert!(
-        text.contains("[safety] token_file: is given as well"),
+        text.contains("[safety] token_file: is set together"),
         "{text}"
     );
     let text = of_file("\n").0.unwrap_err().to_string();
-    assert!(text.contains("is empty: put the token into it"), "{text}");
+    assert!(text.contains("is empty: write the token into it"), "{text}");
     let missing = load("[safety]\ntoken_file = \"/nowhere/token\"\n").unwrap();
     let text = missing.safety.read_token().unwrap_err().to_string();
     assert!(text.contains("/nowhere/token: cannot be read"), "{text}");
 }
 
 #[test]
-fn secrets_are_hidden_in_what_is_printed() {
+fn secrets_are_not_printed() {
     let config = load(
         "[store]\nurl = \"s3://user:hunter2@bucket/x\"\n\
          [store.options]\naws_secret_access_key = \"hunter2\"\n",
@@ -260,7 +285,7 @@ fn secrets_are_hidden_in_what_is_printed() {
 }
 
 #[test]
-fn what_stands_where_secrets_do_is_not_repeated() {
+fn a_value_in_place_of_secrets_is_not_printed() {
     for (text, key) in [
         ("[store]\noptions = \"hunter2\"\n", "[store] options: "),
         ("store = \"hunter2\"\n", "[store]: "),
@@ -278,13 +303,10 @@ fn what_stands_where_secrets_do_is_not_repeated() {
         Config::load_with(None, NONE, flags),
     ] {
         let line = wrong.unwrap_err().to_string();
-        assert!(
-            line.contains(": [store] options: is of the wrong"),
-            "{line}"
-        );
+        assert!(line.contains(": [store] options: has the wrong"), "{line}");
         assert!(!line.contains("hunter2"), "{line}");
     }
-    // TOML 1.1, which an older parser would refuse by showing the line.
+    // TOML 1.1: an older parser would reject it with an error that contains the line.
     let config = load("[store]\noptions = {\n  aws_token = \"hunter2\",\n}\n").unwrap();
     assert_eq!(config.store.options["aws_token"].reveal(), "hunter2");
 }

@@ -1,4 +1,4 @@
-//! Why a certificate cannot be used. Each on one line, with the file and the mend.
+//! Errors of certificates: one line each, with the file and the fix.
 
 use std::path::PathBuf;
 
@@ -7,24 +7,24 @@ use super::Role;
 /// Why certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file is not there or cannot be read.
+    /// A file is missing or cannot be read.
     #[error("{}: cannot be read (`capstan certs` issues it)", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
-    /// A file does not hold what its name promises.
-    #[error("{}: holds no {what} in PEM: issue it again with `capstan certs`", path.display())]
+    /// A file does not contain what its name says.
+    #[error("{}: contains no {what} in PEM: issue it again with `capstan certs`", path.display())]
     NotPem {
         /// The file.
         path: PathBuf,
         /// `certificate` or `private key`.
         what: &'static str,
     },
-    /// Key and certificate are not of one pair.
+    /// The key does not belong to the certificate.
     #[error(
         "{}: is not the key of {}: issue both again with `capstan certs`",
         key.display(), certificate.display()
@@ -40,22 +40,22 @@ pub enum Error {
     Expired {
         /// The file.
         path: PathBuf,
-        /// When, in UTC.
+        /// The end of its validity, in UTC.
         at: String,
     },
     /// The certificate is not valid yet.
     #[error(
-        "{}: is not valid before {at}: set this machine's clock, or issue it again with \
+        "{}: is not valid before {at}: correct this machine's clock, or issue it again with \
          `capstan certs`",
         path.display()
     )]
     NotYetValid {
         /// The file.
         path: PathBuf,
-        /// When it will be, in UTC.
+        /// The start of its validity, in UTC.
         at: String,
     },
-    /// Another CA has issued the certificate.
+    /// Another CA issued the certificate.
     #[error(
         "{}: was not issued by {}: take both from one folder of `capstan certs`",
         path.display(), authority.display()
@@ -66,9 +66,9 @@ pub enum Error {
         /// The CA's file.
         authority: PathBuf,
     },
-    /// The certificate is of another role.
+    /// The certificate is for another role.
     #[error(
-        "{}: is the certificate of role {found}, not {wanted}: each role has its own, from `capstan certs`",
+        "{}: is the certificate of role {found}, not {wanted}: `capstan certs` issues one per role",
         path.display()
     )]
     OtherRole {
@@ -76,26 +76,26 @@ pub enum Error {
         path: PathBuf,
         /// What it names.
         found: Role,
-        /// What this process is.
+        /// The role of this process.
         wanted: Role,
     },
-    /// The certificate names no role of ours, or several.
+    /// The certificate names no role, or several roles.
     #[error(
-        "{}: names no role: its alternative names need {} and no other of ours",
+        "{}: must contain the alternative name {} and that of no other role",
         path.display(), wanted.dns_name()
     )]
     NoRole {
         /// The file.
         path: PathBuf,
-        /// What this process is.
+        /// The role of this process.
         wanted: Role,
     },
-    /// Anything else that TLS finds wrong.
+    /// TLS rejects the file for another reason.
     #[error("{}: cannot be used", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What TLS says.
+        /// The error of TLS.
         #[source]
         source: rustls::Error,
     },

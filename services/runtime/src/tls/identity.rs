@@ -1,4 +1,4 @@
-//! One role's certificate, key and CA, checked, and the configurations made of them.
+//! The checked certificate, key and CA of a role, and the TLS configurations built from them.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use tonic::transport::{Certificate, ClientTlsConfig, ServerTlsConfig};
 use super::{Error, Role, provider, role_of};
 use crate::config::Safety;
 
-/// Limit for one TLS handshake of gRPC. The ring's stands in its deadlines.
+/// Limit for one TLS handshake of gRPC. The ring's handshake is limited by its deadline.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Who this process is, proven by certificate. Cheap to clone; never printed.
+/// The identity of this process: its certificate and key. Cheap to clone; `Debug` prints no key.
 #[derive(Clone)]
 pub struct Identity {
     role: Role,
@@ -33,7 +33,7 @@ pub struct Identity {
     key: Arc<PrivateKeyDer<'static>>,
 }
 
-/// What the three files hold.
+/// The contents of the three files.
 pub(crate) struct Pem {
     pub(crate) authority: Vec<u8>,
     pub(crate) certificate: Vec<u8>,
@@ -47,12 +47,12 @@ impl std::fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// Reads and checks `ca.pem`, `<role>.pem` and `<role>.key`; `None` where no certificates are
-    /// configured. To be called before a port binds.
+    /// Reads and checks `ca.pem`, `<role>.pem` and `<role>.key`. Returns `None` if no certificates
+    /// are configured. Call it before a port binds.
     ///
     /// # Errors
-    /// [`Error`]: a file is missing, expired, not valid yet, of another CA or role, or the key is
-    /// not the certificate's.
+    /// [`Error`]: a file is missing, the certificate is expired, not valid yet, or of another CA or
+    /// role, or the key does not belong to it.
     pub fn load(safety: &Safety, role: Role) -> Result<Option<Self>, Error> {
         if !safety.has_certificates() {
             return Ok(None);
@@ -68,11 +68,16 @@ impl Identity {
             certificate: read(&paths.certificate)?,
             key: read(&paths.key)?,
         };
-        Self::of(&paths, role, pem, now)
+        Self::from_pem(&paths, role, pem, now)
     }
 
-    /// Checks what was read, or is about to be written, at `paths`.
-    pub(crate) fn of(paths: &Paths, role: Role, pem: Pem, now: UnixTime) -> Result<Self, Error> {
+    /// An identity from the contents of the files at `paths`, which are checked.
+    pub(crate) fn from_pem(
+        paths: &Paths,
+        role: Role,
+        pem: Pem,
+        now: UnixTime,
+    ) -> Result<Self, Error> {
         let authority = certificates(&paths.authority, &pem.authority)?;
         let chain = certificates(&paths.certificate, &pem.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| Error::NotPem {
@@ -96,7 +101,7 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Holds the files against one another and against the time.
+    /// Checks that the files belong together and are valid at `now`.
     fn check(&self, paths: &Paths, now: UnixTime) -> Result<(), Error> {
         let provider = provider();
         let pair = CertifiedKey::from_der(self.chain.clone(), self.key.clone_key(), &provider);
@@ -105,11 +110,11 @@ impl Identity {
                 key: paths.key.clone(),
                 certificate: paths.certificate.clone(),
             },
-            // The key cannot be read, or the certificate.
+            // The key or the certificate cannot be parsed.
             rustls::Error::General(_) => unusable(&paths.key, source),
             source => unusable(&paths.certificate, source),
         })?;
-        let (own, between) = self.chain.split_first().expect("it holds a certificate");
+        let (own, between) = self.chain.split_first().expect("the chain is not empty");
         self.verify(own, between, now)
             .map_err(|source| explain(paths, source))?;
         match role_of(own) {
@@ -126,7 +131,7 @@ impl Identity {
         }
     }
 
-    /// As the other side of a handshake would verify it.
+    /// Verifies the certificate as the other side of a handshake would.
     fn verify(
         &self,
         own: &CertificateDer<'_>,
@@ -151,17 +156,17 @@ impl Identity {
     fn clients(&self) -> Arc<dyn ClientCertVerifier> {
         WebPkiClientVerifier::builder_with_provider(self.roots.clone(), provider())
             .build()
-            .expect("there is a CA, and no revocation list")
+            .expect("the roots are not empty and there is no revocation list")
     }
 
-    /// The role.
+    /// The role of this process.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// For a gRPC server: every client must show a certificate of our CA.
+    /// The configuration of a gRPC server. Every client must present a certificate of the CA.
     pub fn server(&self) -> ServerTlsConfig {
-        // tonic asks for the process's provider without naming one.
+        // tonic uses the provider of the process, which must be selected before.
         provider();
         ServerTlsConfig::new()
             .identity(self.grpc())
@@ -169,7 +174,8 @@ impl Identity {
             .timeout(HANDSHAKE)
     }
 
-    /// For a gRPC client: the server must be our coordinator, whatever host it is reached at.
+    /// The configuration of a gRPC client. The server must present a coordinator's certificate,
+    /// whatever its host.
     pub fn client(&self) -> ClientTlsConfig {
         provider();
         ClientTlsConfig::new()
@@ -183,18 +189,18 @@ impl Identity {
         tonic::transport::Identity::from_pem(&self.pem.certificate, &self.pem.key)
     }
 
-    /// For a rank that dials another; the other must be `trainer.capstan`.
+    /// The configuration of a rank that dials. The other rank must be `trainer.capstan`.
     pub fn ring_client(&self) -> Arc<ClientConfig> {
         let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider speaks TLS 1.3")
+            .expect("the provider supports TLS 1.3")
             .with_root_certificates(self.roots.clone())
             .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
             .expect("key and certificate were checked on loading");
         Arc::new(config)
     }
 
-    /// For a rank that others dial; they must be trainers.
+    /// The configuration of a rank that is dialled. The dialling rank must be a trainer.
     pub fn ring_server(&self) -> Arc<ServerConfig> {
         let verifier = OfRole {
             inner: self.clients(),
@@ -202,18 +208,18 @@ impl Identity {
         };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("the provider speaks TLS 1.3")
+            .expect("the provider supports TLS 1.3")
             .with_client_cert_verifier(Arc::new(verifier))
             .with_single_cert(self.chain.clone(), self.key.clone_key())
             .expect("key and certificate were checked on loading");
-        // A rank never reads from the connection that it sends on: what lay unread there would
-        // reset the connection when it closes, and take frames under way with it.
+        // A rank does not read from the connection that it sends on. Unread bytes would reset the
+        // connection when it closes, and the last frames would be lost.
         config.send_tls13_tickets = 0;
         Arc::new(config)
     }
 }
 
-/// Clients of one role alone.
+/// Accepts only clients of one role.
 #[derive(Debug)]
 struct OfRole {
     inner: Arc<dyn ClientCertVerifier>,
@@ -265,7 +271,7 @@ impl ClientCertVerifier for OfRole {
     }
 }
 
-/// Where a role's files lie.
+/// The paths of a role's files.
 pub(crate) struct Paths {
     pub(crate) authority: PathBuf,
     pub(crate) certificate: PathBuf,
@@ -289,7 +295,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// The certificates of a file; at least one.
+/// Parses the certificates of a file, of which there must be at least one.
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match read {
@@ -301,7 +307,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// What is wrong with a role's certificate, by what TLS says.
+/// Converts an error of TLS about a role's certificate.
 fn explain(paths: &Paths, source: rustls::Error) -> Error {
     use CertificateError::{
         BadSignature, Expired, ExpiredContext, NotValidYet, NotValidYetContext, UnknownIssuer,
@@ -320,7 +326,7 @@ fn explain(paths: &Paths, source: rustls::Error) -> Error {
             at: utc(*not_before),
         },
         Expired | NotValidYet => unusable(&path, source),
-        // Two CAs of one name differ in their keys alone.
+        // Two CAs with the same name differ only in their keys.
         UnknownIssuer | BadSignature => Error::ForeignAuthority {
             path,
             authority: paths.authority.clone(),

@@ -1,8 +1,8 @@
-//! Mutual TLS: who a process is, and whom it talks to.
+//! Mutual TLS: the identity of a process, and the processes that it accepts.
 //!
 //! A certificate names its role in a DNS alternative name, `<role>.capstan`; nothing else in it is
-//! read. What each role may do, the coordinator's room says. All of it is loaded and checked
-//! before a port binds: whatever would fail in the first handshake fails at start, in one line.
+//! read. The coordinator defines what each role may do. Certificates are loaded and checked before
+//! a port binds, so that an error of the first handshake is reported at start, in one line.
 //!
 //! ```text
 //!  ca.pem ──┬─ trusted by all            gRPC: coordinator.capstan ◄─ worker, trainer, operator
@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::verify_server_name;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
@@ -29,21 +29,21 @@ pub use identity::Identity;
 pub(crate) use identity::{Paths, Pem};
 pub use refusal::refusal;
 
-/// What a process is to the others. Not the tasks that a worker takes: that is [`capstan_plan::task::Role`].
+/// The role of a process in its certificate. [`capstan_plan::task::Role`] is the role of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
-    /// Schedules; the only one that others dial, but for ranks among themselves.
+    /// The coordinator. All others dial it; otherwise only trainers dial each other.
     Coordinator,
-    /// Does every stage but training.
+    /// A worker, which executes every stage but training.
     Worker,
-    /// One rank of a training gang.
+    /// A trainer: one rank of a training gang.
     Trainer,
-    /// A person's command line.
+    /// The command line of an operator.
     Operator,
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 4] = [
         Self::Coordinator,
         Self::Worker,
@@ -51,7 +51,7 @@ impl Role {
         Self::Operator,
     ];
 
-    /// As files are called.
+    /// The name of the role, as in file names.
     pub fn name(self) -> &'static str {
         match self {
             Self::Coordinator => "coordinator",
@@ -61,7 +61,7 @@ impl Role {
         }
     }
 
-    /// As the role's certificates name it.
+    /// The DNS name of the role in certificates.
     pub fn dns_name(self) -> &'static str {
         match self {
             Self::Coordinator => "coordinator.capstan",
@@ -71,12 +71,12 @@ impl Role {
         }
     }
 
-    /// The role of that name.
+    /// The role with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
-    /// [`Role::dns_name`], as TLS has it.
+    /// [`Role::dns_name`] as a type of TLS.
     pub fn server_name(self) -> ServerName<'static> {
         ServerName::try_from(self.dns_name()).expect("the four names are DNS names")
     }
@@ -88,8 +88,9 @@ impl fmt::Display for Role {
     }
 }
 
-/// The role of whoever sent a request; `None` without a certificate, or with one that names no
-/// role or several. The handshake has proven that the certificate is of our CA and current.
+/// The role of the client that sent a request. `None` if it has no certificate, or one that names
+/// no role or several. The handshake has checked that the CA issued the certificate and that it is
+/// valid now.
 pub fn peer_role(request: &tonic::Extensions) -> Option<Role> {
     let certificates = request
         .get::<TlsConnectInfo<TcpConnectInfo>>()?
@@ -97,7 +98,7 @@ pub fn peer_role(request: &tonic::Extensions) -> Option<Role> {
     role_of(certificates.first()?)
 }
 
-/// The one role that a certificate names.
+/// The role that a certificate names; `None` if it names none or several.
 fn role_of(certificate: &CertificateDer<'_>) -> Option<Role> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let mut named = Role::ALL
@@ -109,12 +110,12 @@ fn role_of(certificate: &CertificateDer<'_>) -> Option<Role> {
     }
 }
 
-/// The one crypto provider of this process. Two are built in (the HTTP clients bring one each),
-/// so the choice is made by name and before anybody else makes none.
+/// The crypto provider of this process, installed as the default on the first call: tonic and the
+/// HTTP client take the default.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
-    // An error only says that the process has one already.
-    let _ = aws_lc_rs::default_provider().install_default();
+    // An error means that a default is installed already.
+    let _ = ring::default_provider().install_default();
     CryptoProvider::get_default()
         .cloned()
-        .unwrap_or_else(|| Arc::new(aws_lc_rs::default_provider()))
+        .unwrap_or_else(|| Arc::new(ring::default_provider()))
 }

@@ -1,19 +1,19 @@
-//! What a failed handshake means, from the side that was refused or that refused.
+//! The meaning of a failed TLS handshake, for the side that was refused and the side that refused.
 
 use std::error::Error as StdError;
 
 use rustls::{AlertDescription, CertificateError};
 
-/// In one line, why TLS refused: this process's certificate by the other side, or the other
-/// side's by this process. `None` where the error is none of TLS.
+/// One line that says why TLS failed: the other side refused this process's certificate, or this
+/// process refused the other side's. `None` if the error is not an error of TLS.
 ///
-/// Trying again does not help, but for one thing: in TLS 1.3 a client learns of its refusal only
-/// after its side of the handshake is done, and a connection that was reset meanwhile says
-/// nothing of it. Whoever asks again then hears.
+/// A retry succeeds in no case. It may however show the reason: in TLS 1.3 a client learns that it
+/// was refused only after its part of the handshake, and if the connection is reset before, the
+/// error does not contain the reason.
 pub fn refusal(error: &(dyn StdError + 'static)) -> Option<String> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(found) = of_tls(error) {
+        if let Some(found) = tls_failure(error) {
             return Some(found);
         }
         next = error.source();
@@ -21,11 +21,11 @@ pub fn refusal(error: &(dyn StdError + 'static)) -> Option<String> {
     None
 }
 
-fn of_tls(error: &(dyn StdError + 'static)) -> Option<String> {
+fn tls_failure(error: &(dyn StdError + 'static)) -> Option<String> {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return explain(tls);
     }
-    // `source` of an I/O error is its inner error's source, not the inner error.
+    // `source` of an I/O error is the source of its inner error, not the inner error.
     if let Some(inner) = error
         .downcast_ref::<std::io::Error>()
         .and_then(std::io::Error::get_ref)
@@ -33,15 +33,15 @@ fn of_tls(error: &(dyn StdError + 'static)) -> Option<String> {
     {
         return explain(tls);
     }
-    // HTTP/2 keeps the text of an I/O error, not the error.
+    // HTTP/2 keeps only the text of an I/O error.
     let text = error.to_string();
     ALERTS
         .into_iter()
         .find(|alert| text.contains(&rustls::Error::AlertReceived(*alert).to_string()))
-        .map(theirs)
+        .map(refused_by_peer)
 }
 
-/// What the other side may say of a certificate.
+/// The alerts with which the other side refuses a certificate.
 const ALERTS: [AlertDescription; 9] = [
     AlertDescription::CertificateExpired,
     AlertDescription::UnknownCA,
@@ -56,28 +56,28 @@ const ALERTS: [AlertDescription; 9] = [
 
 fn explain(error: &rustls::Error) -> Option<String> {
     match error {
-        rustls::Error::AlertReceived(alert) => Some(theirs(*alert)),
-        rustls::Error::InvalidCertificate(wrong) => Some(ours(wrong)),
+        rustls::Error::AlertReceived(alert) => Some(refused_by_peer(*alert)),
+        rustls::Error::InvalidCertificate(wrong) => Some(refused_here(wrong)),
         rustls::Error::NoCertificatesPresented => {
-            Some("the other side shows no certificate".to_owned())
+            Some("the other side presented no certificate".to_owned())
         }
-        // It speaks, but not TLS: plain HTTP most likely.
-        rustls::Error::InvalidMessage(_) => Some(
-            "the other side does not speak TLS: is it started without certificates?".to_owned(),
-        ),
+        // The other side answers without TLS, most likely in plain HTTP.
+        rustls::Error::InvalidMessage(_) => {
+            Some("the other side does not use TLS: was it started without certificates?".to_owned())
+        }
         other => Some(format!("TLS failed: {other}")),
     }
 }
 
-/// The other side refused.
-fn theirs(alert: AlertDescription) -> String {
+/// The other side refused this process's certificate.
+fn refused_by_peer(alert: AlertDescription) -> String {
     let reason = match alert {
-        AlertDescription::CertificateExpired => "it expired, or is not valid yet",
-        AlertDescription::UnknownCA | AlertDescription::DecryptError => "another CA has issued it",
-        AlertDescription::CertificateRequired => "there is none: name it in [safety] certificates",
-        AlertDescription::AccessDenied => "it is of another role",
-        AlertDescription::CertificateRevoked => "it was revoked",
-        AlertDescription::UnsupportedCertificate => "it is not made for this use",
+        AlertDescription::CertificateExpired => "it is expired or not valid yet",
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => "another CA issued it",
+        AlertDescription::CertificateRequired => "it is missing: set [safety] certificates",
+        AlertDescription::AccessDenied => "it is for another role",
+        AlertDescription::CertificateRevoked => "it is revoked",
+        AlertDescription::UnsupportedCertificate => "it does not allow this use",
         AlertDescription::BadCertificate | AlertDescription::CertificateUnknown => {
             "it cannot be used"
         }
@@ -86,21 +86,21 @@ fn theirs(alert: AlertDescription) -> String {
     format!("this process's certificate was refused: {reason}")
 }
 
-/// This process refused.
-fn ours(wrong: &CertificateError) -> String {
+/// This process refused the other side's certificate.
+fn refused_here(wrong: &CertificateError) -> String {
     use CertificateError::{
         ApplicationVerificationFailure, BadSignature, Expired, ExpiredContext, InvalidPurpose,
         InvalidPurposeContext, NotValidForName, NotValidForNameContext, NotValidYet,
         NotValidYetContext, UnknownIssuer,
     };
     let reason = match wrong {
-        Expired | ExpiredContext { .. } => "it expired".to_owned(),
+        Expired | ExpiredContext { .. } => "it is expired".to_owned(),
         NotValidYet | NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-        UnknownIssuer | BadSignature => "another CA has issued it".to_owned(),
+        UnknownIssuer | BadSignature => "another CA issued it".to_owned(),
         NotValidForName | NotValidForNameContext { .. } | ApplicationVerificationFailure => {
-            "it is of another role".to_owned()
+            "it is for another role".to_owned()
         }
-        InvalidPurpose | InvalidPurposeContext { .. } => "it is not made for this use".to_owned(),
+        InvalidPurpose | InvalidPurposeContext { .. } => "it does not allow this use".to_owned(),
         other => other.to_string(),
     };
     format!("the other side's certificate was refused: {reason}")

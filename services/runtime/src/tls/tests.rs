@@ -1,4 +1,8 @@
 //! Every way in which certificates are wrong, each with its line.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "certificates are checked against the real time"
+)]
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -13,11 +17,16 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn made() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    certificates::create(folder.path(), &[], Validity::days(30).unwrap()).unwrap();
+    certificates::create(
+        folder.path(),
+        &[],
+        Validity::days(30, SystemTime::now()).unwrap(),
+    )
+    .unwrap();
     folder
 }
 
-/// The line that loading gives, the folder's own path left out.
+/// The error of loading, without the path of the folder.
 fn line(folder: &Path, role: Role) -> String {
     let error = Identity::read(folder, role, UnixTime::now()).unwrap_err();
     let text = error.to_string();
@@ -39,7 +48,7 @@ fn without_a_folder_there_is_no_identity() {
 }
 
 #[test]
-fn only_ones_own_files_are_read() {
+fn only_the_files_of_the_role_are_read() {
     let folder = made();
     for role in Role::ALL {
         if role != Role::Trainer {
@@ -56,15 +65,15 @@ fn only_ones_own_files_are_read() {
 }
 
 #[test]
-fn time_is_looked_at() {
+fn certificates_are_checked_against_the_time() {
     let folder = made();
     let (now, root) = (SystemTime::now(), folder.path());
-    let of = |from, until| {
+    let issue = |from, until| {
         let validity = Validity { from, until };
         certificates::issue(root, Role::Worker, &[], validity).unwrap();
         certificates::issue(root, Role::Coordinator, &[], validity).unwrap();
     };
-    of(now - 2 * DAY, now - DAY);
+    issue(now - 2 * DAY, now - DAY);
     for role in [Role::Worker, Role::Coordinator] {
         let text = line(root, role);
         let start = format!("{role}.pem: expired at 20");
@@ -74,7 +83,7 @@ fn time_is_looked_at() {
             "{text}"
         );
     }
-    of(now + DAY, now + 2 * DAY);
+    issue(now + DAY, now + 2 * DAY);
     let text = line(root, Role::Worker);
     assert!(
         text.starts_with("worker.pem: is not valid before 20"),
@@ -108,19 +117,19 @@ fn a_key_belongs_to_its_certificate() {
     std::fs::write(key("worker.key"), "no key").unwrap();
     let text = line(folder.path(), Role::Worker);
     assert!(
-        text.starts_with("worker.key: holds no private key in PEM"),
+        text.starts_with("worker.key: contains no private key in PEM"),
         "{text}"
     );
     std::fs::write(key("worker.pem"), "no certificate").unwrap();
     let text = line(folder.path(), Role::Worker);
     assert!(
-        text.starts_with("worker.pem: holds no certificate in PEM"),
+        text.starts_with("worker.pem: contains no certificate in PEM"),
         "{text}"
     );
 }
 
 #[test]
-fn a_certificate_is_of_one_role() {
+fn a_certificate_is_for_one_role() {
     let folder = made();
     for suffix in ["pem", "key"] {
         let path = |role: &str| folder.path().join(format!("{role}.{suffix}"));
@@ -134,15 +143,15 @@ fn a_certificate_is_of_one_role() {
 }
 
 #[test]
-fn alerts_are_understood_as_text_too() {
-    // HTTP/2 keeps no more than the text.
+fn alerts_are_recognised_in_text() {
+    // HTTP/2 keeps only the text.
     let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
     let text = std::io::Error::other(alert.to_string());
     let error: Box<dyn std::error::Error> = text.to_string().into();
     let line = refusal(&*error).unwrap();
     assert_eq!(
         line,
-        "this process's certificate was refused: it expired, or is not valid yet"
+        "this process's certificate was refused: it is expired or not valid yet"
     );
     let typed = std::io::Error::new(std::io::ErrorKind::InvalidData, alert);
     assert_eq!(refusal(&typed).unwrap(), line);

@@ -1,6 +1,7 @@
 //! Imports in slices, given models, and what their recipes depend on.
 
 use super::*;
+use crate::stage::{ImportWork, TrainWork};
 use crate::task::Slice;
 
 const GIVEN: &str = r#"
@@ -45,11 +46,12 @@ fn import(settings: &str) -> Stage {
     ))
 }
 
+/// The one problem of a stage, without file and line.
 fn refused(settings: &str) -> String {
     let text = format!("name = \"one\"\n[[stage]]\nname = \"s\"\n{settings}");
-    Pipeline::from_toml(&text, "p.toml")
-        .unwrap_err()
-        .to_string()
+    let error = Pipeline::from_toml(&text, "p.toml").unwrap_err();
+    assert_eq!(error.problems.len(), 1, "{error}");
+    error.problems[0].to_string()
 }
 
 /// Recipes of the first step under a run.
@@ -59,6 +61,7 @@ fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
         stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -70,6 +73,25 @@ fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
 }
 
 #[test]
+fn a_rule_for_texts_stays_out_of_the_json_while_it_is_the_default() {
+    let json = |settings: &str| serde_json::to_value(import(settings).kind).unwrap();
+    let format = "format = \"folder\"\nsnapshot = \"1\"\n";
+    let plain = json(format);
+    assert_eq!(plain.get("texts"), None);
+    assert_eq!(json(&format!("{format}texts = \"optional\"\n")), plain);
+    let required = format!("{format}texts = \"required\"\n");
+    assert_eq!(json(&required)["texts"], "required");
+    assert_ne!(
+        recipes(&import(&required), "r"),
+        recipes(&import(format), "r")
+    );
+    let line = refused(&format!(
+        "kind = \"import\"\ndataset = \"d\"\nsource = \"s\"\n{format}texts = \"maybe\"\n"
+    ));
+    assert!(line.contains("optional"), "{line}");
+}
+
+#[test]
 fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one() {
     let pipeline = Pipeline::from_toml(GIVEN, "given.toml").unwrap();
     let (given, tasks) = work_through_all(&pipeline, 1);
@@ -77,7 +99,7 @@ fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one()
     let names: Vec<_> = pairs.iter().map(|task| task.shard.as_str()).collect();
     assert_eq!(names, ["00000", "00001", "00002"]);
     for (index, task) in pairs.iter().enumerate() {
-        let Work::Import { slice, .. } = &task.work else {
+        let Work::Import(ImportWork { slice, .. }) = &task.work else {
             panic!()
         };
         assert_eq!(*slice, Slice { index, of: 3 });
@@ -91,14 +113,15 @@ fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one()
     let StageOutput::Model { digest } = &given[&StageName::from("captioner")] else {
         panic!()
     };
-    let Work::Train {
+    let Work::Train(TrainWork {
         tokenizer, init, ..
-    } = &tasks[&StageName::from("further")][0].work
+    }) = &tasks[&StageName::from("further")][0].work
     else {
         panic!()
     };
     assert_eq!((tokenizer, init.as_ref()), (digest, Some(digest)));
-    let Work::Caption { model, .. } = &tasks[&StageName::from("captions")][0].work else {
+    let Work::Caption(CaptionWork { model, .. }) = &tasks[&StageName::from("captions")][0].work
+    else {
         panic!()
     };
     assert_eq!(model, digest);
@@ -119,6 +142,7 @@ fn a_slice_that_was_given_up_is_left_out() {
         stage: &stage,
         run: &run,
         seed: 1,
+        device: DEVICE.as_ref(),
         inputs: &inputs,
         commits: &[],
         missing: &missing,
@@ -177,34 +201,37 @@ fn what_shapes_the_rows_of_a_slice_is_in_its_recipe() {
 }
 
 #[test]
-fn imports_and_models_that_cannot_be_are_refused_with_the_mend() {
+fn imports_and_models_that_cannot_be_are_refused() {
     let import = "kind = \"import\"\ndataset = \"d\"\nsource = \"s\"\n";
-    for (settings, told) in [
+    for (settings, problem) in [
         (
             format!("{import}format = \"folder\"\nshards = 0"),
-            "at least 1",
-        ),
-        (
-            format!("{import}format = \"folder\"\nshards = 100000"),
-            "over 99999",
+            "stage `s`: `shards = 0`: must be 1 to 1000000",
         ),
         (
             format!("{import}format = \"coco_captions\"\nshards = 2"),
-            "cannot be split",
+            "stage `s`: `shards = 2`: must be 1 for coco_captions, whose file cannot be split",
         ),
         (
             format!("{import}format = \"img2dataset\"\norigin = \"synthetic\""),
-            "caption stages",
+            "stage `s`: `origin = \"synthetic\"`: must be human, alt, title or caption; synthetic \
+             texts come from caption stages alone",
         ),
-        (format!("{import}format = \"laion\""), "img2dataset"),
-        ("kind = \"model\"".to_owned(), "`source`"),
+        (
+            format!("{import}format = \"laion\""),
+            "stage `s`: `format = \"laion\"`: unknown variant `laion`, expected one of \
+             `coco_captions`, `img2dataset`, `webdataset`, `folder`",
+        ),
+        (
+            "kind = \"model\"".to_owned(),
+            "stage `s`: `source = none`: must be given, or `digest` of a model in the store",
+        ),
         (
             "kind = \"model\"\ndigest = \"abc\"".to_owned(),
-            "64 hexadecimal",
+            "stage `s`: `digest = \"abc\"`: `abc` is not a digest of 64 hexadecimal digits",
         ),
     ] {
-        let error = refused(&settings);
-        assert!(error.contains(told) && error.contains("`s`"), "{error}");
+        assert_eq!(refused(&settings), problem);
     }
 }
 
@@ -226,7 +253,7 @@ proptest! {
         let stage = import(&format!("format = \"img2dataset\"\nshards = {of}"));
         let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
         let mut request =
-            Request { stage: &stage, run: &run, seed: 1, inputs: &inputs, commits: &[], missing: &missing };
+            Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &[], missing: &missing };
         let Expansion::Tasks(tasks) = expand(request).unwrap() else { panic!() };
         let mut commits: Vec<_> = tasks.iter().map(|t| commit(t, outputs(t, &[], 0))).collect();
         commits.sort_by_key(|c| Digest::of_parts([c.shard.as_str().as_bytes(), &seed.to_le_bytes()[..]]));

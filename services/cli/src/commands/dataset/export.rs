@@ -17,6 +17,7 @@ pub fn options(layout: args::Layout, rows_per_file: usize) -> Options {
         args::Layout::Pictures => export::Layout::Pictures,
         args::Layout::Flat => export::Layout::Flat,
         args::Layout::Webdataset => export::Layout::Webdataset,
+        args::Layout::Files => export::Layout::Files,
     };
     Options {
         layout,

@@ -103,6 +103,7 @@ impl Trial {
         let offers: Vec<Offer> = workers
             .iter()
             .map(|worker| Offer {
+                device: "cpu-avx512".into(),
                 slots: 2,
                 // Each has other base files; tasks read one of four.
                 cached: [base(*worker), base(worker + 1)].into(),
@@ -143,6 +144,7 @@ impl Trial {
                 let key = key(&shard.to_string());
                 let spec = Spec {
                     base: (world_size == 1).then(|| base(shard % 4)),
+                    device: None,
                     may_twin: world_size == 1,
                     ..spec(Role::Crawl, world_size)
                 };

@@ -115,6 +115,7 @@ fn crawls_gangs_and_lone_tasks_have_no_twins() {
     assert!(lease(&mut machine, "w", seconds(29)).is_none());
     let mut machine = Machine::new(POLICY, 1);
     let lone = Spec {
+        device: None,
         may_twin: true,
         ..spec(Role::Crawl, 1)
     };

@@ -59,6 +59,7 @@ fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
     assert!(lease(&mut machine, "bad", seconds(20)).is_none());
     // It failed at 11 for the third time; `good` is heard of all the while.
     let busy = Offer {
+        device: "cpu-avx512".into(),
         slots: 0,
         ..offer("good", Role::Crawl)
     };
@@ -133,6 +134,7 @@ fn one_bad_shard_or_few_failures_among_many_eject_nobody() {
 /// `good` is heard of, and takes nothing.
 fn commits_nothing(machine: &mut Machine, now: u64) {
     let busy = Offer {
+        device: "cpu-avx512".into(),
         slots: 0,
         ..offer("good", Role::Crawl)
     };

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::{Commit, Outputs};
+use capstan_plan::id::DeviceKind;
 use capstan_plan::stage::Stage;
 use capstan_plan::task::{Task, Work};
 use capstan_proto::v1;
@@ -112,10 +113,13 @@ impl Driver {
         if !self.inner.change(begin).await? {
             return Ok(false);
         }
+        let device = self.stages[&stage.name].device.clone();
         let mut tasks = tasks.into_iter();
         loop {
             let chunk = tasks.by_ref().take(CHUNK);
-            let chunk: Vec<NewTask> = chunk.map(|task| new_task(stage, &task)).collect();
+            let chunk: Vec<NewTask> = chunk
+                .map(|task| new_task(stage, device.as_ref(), &task))
+                .collect();
             if chunk.is_empty() {
                 return Ok(true);
             }
@@ -155,13 +159,9 @@ impl Driver {
     }
 }
 
-fn new_task(stage: &Stage, task: &Task) -> NewTask {
-    let base = match &task.work {
-        Work::Curate { part, .. } | Work::Caption { part, .. } | Work::Filter { part, .. } => {
-            Some(part.base.digest)
-        }
-        _ => None,
-    };
+fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> NewTask {
+    let settings = stage.kind.settings();
+    let part = task.work.part();
     NewTask {
         key: Key {
             run: task.run.clone(),
@@ -169,14 +169,11 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
             shard: task.shard.clone(),
         },
         spec: Spec {
-            role: task.work.role(),
-            world_size: task.work.world_size(),
-            base,
-            // A crawl's shard has one owner, for the sake of the hosts; others are alone.
-            may_twin: matches!(
-                task.work,
-                Work::Curate { .. } | Work::Caption { .. } | Work::Filter { .. }
-            ),
+            role: settings.role(),
+            world_size: settings.world_size(),
+            base: part.map(|part| part.pixels_file().digest),
+            device: device.cloned(),
+            may_twin: part.is_some(),
         },
         task_json: serde_json::to_string(task).expect("tasks are plain data with text keys"),
     }
@@ -186,16 +183,8 @@ fn new_task(stage: &Stage, task: &Task) -> NewTask {
 /// says, but the files need not be (they hold times).
 pub(in crate::scheduler) fn rebased(work: &Work, mut outputs: Outputs) -> Outputs {
     let overlays = outputs.files.iter_mut().filter(|file| file.base.is_some());
-    match work {
-        Work::Curate { part, .. } | Work::Caption { part, .. } | Work::Filter { part, .. } => {
-            overlays.for_each(|file| file.base = Some(part.base.digest));
-        }
-        Work::Balance { parts, .. } => {
-            overlays
-                .zip(parts)
-                .for_each(|(file, part)| file.base = Some(part.base.digest));
-        }
-        _ => {}
+    for (overlay, part) in overlays.zip(work.overlaid()) {
+        overlay.base = Some(part.base.digest);
     }
     outputs
 }

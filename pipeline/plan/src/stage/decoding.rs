@@ -1,0 +1,79 @@
+//! How a decoder writes texts.
+
+use std::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::Check;
+
+/// How a decoder chooses the next token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "strategy", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Strategy {
+    /// The likeliest token.
+    Greedy,
+    /// The likeliest of several sequences.
+    Beam {
+        /// Sequences kept.
+        beams: usize,
+    },
+    /// Drawn from the smallest set of tokens whose probability reaches `top_p`.
+    Nucleus {
+        /// The probability to reach.
+        top_p: f64,
+    },
+}
+
+/// Decoding settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decoding {
+    /// How the next token is chosen.
+    pub choose: Strategy,
+    /// Tokens before the stop token at least.
+    #[serde(default = "min_tokens")]
+    pub min_tokens: usize,
+    /// Tokens at most.
+    #[serde(default = "max_tokens")]
+    pub max_tokens: usize,
+    /// Penalty on tokens already there; 1 is none.
+    #[serde(default = "repetition_penalty")]
+    pub repetition_penalty: f64,
+}
+
+impl Decoding {
+    /// Whether it draws tokens, so that the seed shapes what it writes.
+    pub(super) fn draws(&self) -> bool {
+        matches!(self.choose, Strategy::Nucleus { .. })
+    }
+
+    /// States the rules of the settings.
+    pub(super) fn check(&self, check: &mut Check) {
+        check.any("choose.strategy", "each of the names is meant");
+        match self.choose {
+            Strategy::Greedy => {}
+            Strategy::Beam { beams } => check.integer("choose.beams", beams, 1..=1_000),
+            Strategy::Nucleus { top_p } => {
+                let range = (Bound::Excluded(0.0), Bound::Included(1.0));
+                check.number("choose.top_p", top_p, range);
+            }
+        }
+        check.integer("min_tokens", self.min_tokens, 0..=65_535);
+        let least = self.min_tokens.saturating_add(1);
+        check.integer("max_tokens", self.max_tokens, least..=65_536);
+        let range = (Bound::Excluded(0.0), Bound::Included(100.0));
+        check.number("repetition_penalty", self.repetition_penalty, range);
+    }
+}
+
+fn min_tokens() -> usize {
+    4
+}
+
+fn max_tokens() -> usize {
+    30
+}
+
+fn repetition_penalty() -> f64 {
+    1.0
+}

@@ -1,0 +1,246 @@
+//! `evaluate`: a model is measured on held-out pictures.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Decoding, Input, Objective, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
+};
+use crate::check::Check;
+use crate::commit::Part;
+use crate::expand::{Error, Expansion, Given, Step};
+use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
+use crate::pipeline::Graph;
+use crate::recipe::{self, Scope};
+use crate::task::Role;
+
+/// Retrieval among the pictures and texts of a dataset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retrieval {
+    /// The stage whose dataset holds pictures with their reference texts.
+    pub from: StageName,
+    /// Candidates re-scored by ITM (BLIP); 0 re-ranks nothing.
+    #[serde(default)]
+    pub rerank: usize,
+}
+
+/// Captioning against reference texts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Captioning {
+    /// The stage whose dataset holds pictures with their reference texts.
+    pub from: StageName,
+    /// How captions are written.
+    pub decoding: Decoding,
+}
+
+/// Zero-shot classification.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ZeroShot {
+    /// The stage whose dataset holds pictures with their class as the one text.
+    pub from: StageName,
+    /// Templates, `{}` stands for the class; their normalised embeddings are averaged.
+    pub templates: Vec<String>,
+}
+
+/// `kind = "evaluate"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evaluate {
+    /// The stage whose model is measured.
+    pub model: StageName,
+    /// The same model after LM fine-tuning, for `captioning_fine_tuned`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captioner: Option<StageName>,
+    /// Retrieval, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retrieval: Option<Retrieval>,
+    /// Captioning, where asked for (BLIP).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captioning: Option<Captioning>,
+    /// Zero-shot classification, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zero_shot: Option<ZeroShot>,
+    /// Whether everything is measured once more with the pictures permuted so that none keeps its place.
+    #[serde(default)]
+    pub blind: bool,
+}
+
+/// Global: measures. Commits figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateWork {
+    /// Settings.
+    pub config: Evaluate,
+    /// The model.
+    pub model: ModelDigest,
+    /// The fine-tuned one.
+    pub captioner: Option<ModelDigest>,
+    /// Shards of the retrieval set.
+    pub retrieval: Vec<Part>,
+    /// Shards of the captioning set.
+    pub captioning: Vec<Part>,
+    /// Shards of the zero-shot set.
+    pub zero_shot: Vec<Part>,
+}
+
+impl Evaluate {
+    /// The stages whose datasets it measures on, each with its key.
+    fn sets(&self) -> [(&'static str, Option<&StageName>); 3] {
+        [
+            ("retrieval", self.retrieval.as_ref().map(|set| &set.from)),
+            ("captioning", self.captioning.as_ref().map(|set| &set.from)),
+            ("zero_shot", self.zero_shot.as_ref().map(|set| &set.from)),
+        ]
+    }
+
+    /// The settings without the names of stages.
+    fn nameless(&self) -> Self {
+        let mut config = self.clone();
+        config.model = blank_stage();
+        config.captioner = config.captioner.map(|_| blank_stage());
+        let sets = [
+            config.retrieval.as_mut().map(|set| &mut set.from),
+            config.captioning.as_mut().map(|set| &mut set.from),
+            config.zero_shot.as_mut().map(|set| &mut set.from),
+        ];
+        for from in sets.into_iter().flatten() {
+            *from = blank_stage();
+        }
+        config
+    }
+}
+
+impl StageKind for Evaluate {
+    const NAME: &'static str = "evaluate";
+    const VERSION: u32 = 2;
+}
+
+impl Settings for Evaluate {
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs = vec![Input::new("model", &self.model, Wants::Model)];
+        let captioner = self.captioner.iter();
+        inputs.extend(captioner.map(|model| Input::new("captioner", model, Wants::Model)));
+        for (key, from) in self.sets() {
+            let key = format!("{key}.from");
+            inputs.extend(from.map(|from| Input::new(key, from, Wants::Dataset)));
+        }
+        inputs
+    }
+
+    fn output(&self) -> Output<'_> {
+        Output::Figures
+    }
+
+    fn check(&self, check: &mut Check) {
+        let measures = self.sets().iter().any(|(_, set)| set.is_some());
+        let text = "given, or `captioning` or `zero_shot`: nothing is measured";
+        check.rule("retrieval", "none", measures, text);
+        let needed = self.captioner.is_none() || self.captioning.is_some();
+        let text = "given beside `captioning`, which says on which pictures it writes";
+        check.rule("captioner", "...", needed, text);
+        if let Some(retrieval) = &self.retrieval {
+            check.integer("retrieval.rerank", retrieval.rerank, 0..=100_000);
+        }
+        if let Some(captioning) = &self.captioning {
+            check.table("captioning.decoding", |check| {
+                captioning.decoding.check(check)
+            });
+        }
+        if let Some(zero_shot) = &self.zero_shot {
+            let templates = &zero_shot.templates;
+            check.count("zero_shot.templates", templates, 10_000, "templates");
+            let odd = templates
+                .iter()
+                .find(|text| text.matches("{}").count() != 1);
+            let shown = format!("{:?}", odd.map_or("", String::as_str));
+            let text = "texts with one `{}`, which stands for the class";
+            check.rule("zero_shot.templates", shown, odd.is_none(), text);
+        }
+        check.any("blind", "both values are meant");
+    }
+
+    fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
+        let objectives = graph.objectives(&self.model);
+        let trained = |objective| objectives.as_ref().is_none_or(|o| o.contains(&objective));
+        if let Some(retrieval) = &self.retrieval {
+            let holds = retrieval.rerank == 0 || trained(Objective::Itm);
+            let text = "0 unless the model was trained with objective itm";
+            check.rule("retrieval.rerank", retrieval.rerank, holds, text);
+        }
+        if let Some(captioning) = &self.captioning {
+            let holds = trained(Objective::Lm);
+            let from = format!("{:?}", captioning.from.as_str());
+            let text = "left out unless the model was trained with objective lm";
+            check.rule("captioning.from", from, holds, text);
+        }
+        if let Some(captioner) = &self.captioner {
+            let objectives = graph.objectives(captioner);
+            let holds = objectives.is_none_or(|known| known.contains(&Objective::Lm));
+            let text = "a BLIP model that was trained with objective lm";
+            check.rule(
+                "captioner",
+                format!("{:?}", captioner.as_str()),
+                holds,
+                text,
+            );
+        }
+        let contrasts = trained(Objective::Itc);
+        let holds = contrasts || (self.retrieval.is_none() && self.zero_shot.is_none());
+        let text = "trained with objective itc for retrieval and zero_shot";
+        check.rule("model", format!("{:?}", self.model.as_str()), holds, text);
+    }
+
+    fn split(&self) -> Split {
+        Split::Global
+    }
+
+    fn role(&self) -> Role {
+        Role::Evaluate
+    }
+
+    fn computes(&self) -> bool {
+        true
+    }
+
+    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
+        let parts = |from: Option<&StageName>| match from {
+            Some(from) => step.dataset(from).map(|(_, parts)| parts.to_vec()),
+            None => Ok(Vec::new()),
+        };
+        let captioner = self.captioner.as_ref();
+        let [retrieval, captioning, zero_shot] = self.sets().map(|(_, from)| parts(from));
+        let work = EvaluateWork {
+            config: self.clone(),
+            model: step.model(&self.model)?,
+            captioner: captioner.map(|model| step.model(model)).transpose()?,
+            retrieval: retrieval?,
+            captioning: captioning?,
+            zero_shot: zero_shot?,
+        };
+        step.single(work, |commit| match commit.outputs.evaluation {
+            Some(_) => Ok(Given::Figures),
+            None => Err(step.damaged(&commit.shard, "holds no figures")),
+        })
+    }
+}
+
+impl TaskWork for EvaluateWork {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
+        let config = self.config.nameless();
+        let captioning = config.captioning.as_ref();
+        let draws = config.blind || captioning.is_some_and(|set| set.decoding.draws());
+        let models = [self.model].into_iter().chain(self.captioner);
+        let models: Vec<Digest> = models.map(|model| model.0).collect();
+        let sets = [&self.retrieval, &self.captioning, &self.zero_shot];
+        let sets = sets.map(|parts| recipe::parts(parts));
+        recipe::of_device::<Evaluate>(
+            "",
+            draws.then_some(scope.seed),
+            &config,
+            &models,
+            &sets,
+            scope.device,
+        )
+    }
+}

@@ -1,0 +1,377 @@
+//! `train`: a gang of ranks trains a model, from drawn weights or from another stage's model.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use serde::{Deserialize, Serialize};
+
+use super::source::{self, Source};
+use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
+use crate::check::Check;
+use crate::expand::{Error, Expansion, Step};
+use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
+use crate::pipeline::Graph;
+use crate::recipe::{self, Scope};
+use crate::task::{Data, Role};
+
+/// Which family a model belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Family {
+    /// Two encoders, contrastive.
+    Clip,
+    /// Multimodal mixture of encoder and decoder.
+    Blip,
+}
+
+/// The sizes of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Architecture {
+    /// CLIP or BLIP.
+    pub family: Family,
+    /// Side of the picture that the model sees, in pixels.
+    pub image_size: usize,
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
+    /// Width of both towers.
+    pub width: usize,
+    /// Attention heads of both towers.
+    pub heads: usize,
+    /// Layers of the ViT.
+    pub vision_layers: usize,
+    /// Layers of the text transformer.
+    pub text_layers: usize,
+    /// Width of the shared embedding space.
+    pub projection: usize,
+    /// Tokens of a text at most, special ones included.
+    pub max_text_tokens: usize,
+}
+
+/// A part of an objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Image-text contrastive.
+    Itc,
+    /// Image-text matching with hard negatives.
+    Itm,
+    /// Language modelling.
+    Lm,
+}
+
+impl Objective {
+    /// The objective as the pipeline file writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Itc => "itc",
+            Self::Itm => "itm",
+            Self::Lm => "lm",
+        }
+    }
+}
+
+/// `kind = "train"`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// The model's sizes; left out where `init` names a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<Architecture>,
+    /// A stage whose model is trained further, instead of starting from drawn weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<StageName>,
+    /// The samples.
+    pub data: Vec<Source>,
+    /// The stage whose vocabulary is used.
+    pub tokenizer: StageName,
+    /// What is minimised: `["itc"]` for CLIP; any of `itc, itm, lm` for BLIP.
+    pub objectives: Vec<Objective>,
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Samples of a step, over all ranks.
+    pub global_batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps that warm up.
+    #[serde(default = "warmup")]
+    pub warmup: f64,
+    /// Learning rate at the end, as a share of the peak.
+    #[serde(default = "final_rate")]
+    pub final_rate: f64,
+    /// Weight decay (none on gains, biases, embeddings, temperatures).
+    #[serde(default = "weight_decay")]
+    pub weight_decay: f64,
+    /// AdamW's betas.
+    #[serde(default = "betas")]
+    pub betas: [f64; 2],
+    /// AdamW's epsilon.
+    #[serde(default = "epsilon")]
+    pub epsilon: f64,
+    /// Largest global norm of the gradient.
+    #[serde(default = "clip_norm")]
+    pub clip_norm: f64,
+    /// Label smoothing of LM.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// Shift of the picture in pixels at most, edges repeated.
+    #[serde(default)]
+    pub shift_px: u32,
+    /// Brightness jitter: factor `1 +- jitter`, offset `+- jitter / 2`.
+    #[serde(default)]
+    pub brightness_jitter: f32,
+    /// Batches of one window that are sorted by text length together; 1 sorts nothing.
+    #[serde(default = "length_bucket")]
+    pub length_bucket: usize,
+    /// Ranks of the gang.
+    #[serde(default = "world_size")]
+    pub world_size: usize,
+    /// Threads that each rank computes on.
+    #[serde(default = "threads_per_rank")]
+    pub threads_per_rank: usize,
+    /// Steps between two checkpoints; 0 writes none.
+    #[serde(default = "checkpoint_steps")]
+    pub checkpoint_steps: u64,
+}
+
+/// Gang: trains. Commits a model folder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainWork {
+    /// Settings.
+    pub config: Train,
+    /// The samples, in the order of the settings.
+    pub data: Vec<Data>,
+    /// The vocabulary.
+    pub tokenizer: ModelDigest,
+    /// The model to continue from.
+    pub init: Option<ModelDigest>,
+}
+
+impl Architecture {
+    /// States the rules of the sizes and how they fit together.
+    fn check(&self, check: &mut Check) {
+        check.any("family", "both families are meant");
+        check.integer("image_size", self.image_size, 1..=4_096);
+        check.integer("patch_size", self.patch_size, 1..=4_096);
+        let divides = self.patch_size > 0 && self.image_size % self.patch_size == 0;
+        let text = format!("a multiple of `patch_size` {}", self.patch_size);
+        check.rule("image_size", self.image_size, divides, &text);
+        check.integer("width", self.width, 1..=65_536);
+        check.integer("heads", self.heads, 1..=1_024);
+        let divides = self.heads > 0 && self.width % self.heads == 0;
+        let text = format!("a multiple of `heads` {}", self.heads);
+        check.rule("width", self.width, divides, &text);
+        check.integer("vision_layers", self.vision_layers, 1..=1_000);
+        check.integer("text_layers", self.text_layers, 1..=1_000);
+        check.integer("projection", self.projection, 1..=65_536);
+        check.integer("max_text_tokens", self.max_text_tokens, 3..=65_536);
+    }
+}
+
+impl Train {
+    fn check_objectives(&self, check: &mut Check) {
+        let objectives = &self.objectives;
+        check.count("objectives", objectives, 3, "objectives");
+        let names: Vec<&str> = objectives
+            .iter()
+            .map(|objective| objective.as_str())
+            .collect();
+        let shown = format!("{names:?}");
+        let distinct: BTreeSet<&&str> = names.iter().collect();
+        let holds = distinct.len() == names.len();
+        check.rule("objectives", &shown, holds, "each named once");
+        let architecture = self.architecture.as_ref();
+        let is_clip = architecture.is_some_and(|sizes| sizes.family == Family::Clip);
+        let holds = !is_clip || objectives == &[Objective::Itc];
+        check.rule("objectives", &shown, holds, "[\"itc\"] for CLIP");
+    }
+}
+
+impl StageKind for Train {
+    const NAME: &'static str = "train";
+    const VERSION: u32 = 2;
+}
+
+impl Settings for Train {
+    fn inputs(&self) -> Vec<Input> {
+        let tokenizer = Input::new("tokenizer", &self.tokenizer, Wants::Vocabulary);
+        let init = self.init.iter();
+        source::inputs(&self.data)
+            .chain([tokenizer])
+            .chain(init.map(|init| Input::new("init", init, Wants::Model)))
+            .collect()
+    }
+
+    fn output(&self) -> Output<'_> {
+        Output::Model
+    }
+
+    fn check(&self, check: &mut Check) {
+        let either = self.architecture.is_some() != self.init.is_some();
+        let text = "given where `init` is not, and left out where it is";
+        check.rule("architecture", "...", either, text);
+        if let Some(architecture) = &self.architecture {
+            check.table("architecture", |check| architecture.check(check));
+        }
+        source::check(&self.data, check);
+        self.check_objectives(check);
+        check.integer("steps", self.steps, 1..=1_000_000_000);
+        check.integer("world_size", self.world_size, 1..=65_536);
+        check.integer("global_batch", self.global_batch, 1..=16_777_216);
+        let divides = self.world_size > 0 && self.global_batch % self.world_size == 0;
+        let text = format!("a multiple of `world_size` {}", self.world_size);
+        check.rule("global_batch", self.global_batch, divides, &text);
+        check.number(
+            "learning_rate",
+            self.learning_rate,
+            (Bound::Excluded(0.0), Bound::Included(10.0)),
+        );
+        check.number("warmup", self.warmup, 0.0..=1.0);
+        check.number("final_rate", self.final_rate, 0.0..=1.0);
+        check.number("weight_decay", self.weight_decay, 0.0..=10.0);
+        let betas = self.betas.iter().all(|beta| (0.0..1.0).contains(beta));
+        check.rule(
+            "betas",
+            format!("{:?}", self.betas),
+            betas,
+            "two numbers of at least 0 and below 1",
+        );
+        check.number(
+            "epsilon",
+            self.epsilon,
+            (Bound::Excluded(0.0), Bound::Included(1.0)),
+        );
+        check.number(
+            "clip_norm",
+            self.clip_norm,
+            (Bound::Excluded(0.0), Bound::Included(1e9)),
+        );
+        check.number("label_smoothing", self.label_smoothing, 0.0..1.0);
+        check.integer("shift_px", self.shift_px, 0..=1_024);
+        check.number(
+            "brightness_jitter",
+            f64::from(self.brightness_jitter),
+            0.0..=1.0,
+        );
+        check.integer("length_bucket", self.length_bucket, 1..=65_536);
+        check.integer("threads_per_rank", self.threads_per_rank, 1..=1_024);
+        check.integer("checkpoint_steps", self.checkpoint_steps, 0..=1_000_000_000);
+    }
+
+    fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
+        source::check_graph(&self.data, graph, check);
+        let Some(init) = &self.init else { return };
+        let shown = format!("{:?}", init.as_str());
+        if let Some(trainings) = graph.trainings(init) {
+            let holds = trainings
+                .iter()
+                .all(|train| train.tokenizer == self.tokenizer);
+            let text = "the vocabulary of the model that `init` names";
+            check.rule(
+                "tokenizer",
+                format!("{:?}", self.tokenizer.as_str()),
+                holds,
+                text,
+            );
+        }
+        if let Some(known) = graph.objectives(init) {
+            let holds = self
+                .objectives
+                .iter()
+                .all(|objective| known.contains(objective));
+            let text = "a model that was trained with these objectives, so that it has their heads";
+            check.rule("init", shown, holds, text);
+        }
+    }
+
+    fn split(&self) -> Split {
+        Split::Gang
+    }
+
+    fn role(&self) -> Role {
+        Role::Train
+    }
+
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn computes(&self) -> bool {
+        true
+    }
+
+    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
+        let init = self.init.as_ref();
+        let work = TrainWork {
+            config: self.clone(),
+            data: step.data(&self.data)?,
+            tokenizer: step.model(&self.tokenizer)?,
+            init: init.map(|init| step.model(init)).transpose()?,
+        };
+        step.single(work, |commit| step.given_model(commit))
+    }
+}
+
+impl TaskWork for TrainWork {
+    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
+        let config = Train {
+            data: source::nameless(&self.config.data),
+            tokenizer: blank_stage(),
+            init: self.init.map(|_| blank_stage()),
+            // A run that is killed and resumed gives the same model, so how often it is saved
+            // shapes nothing.
+            checkpoint_steps: 0,
+            ..self.config.clone()
+        };
+        let models = [self.tokenizer].into_iter().chain(self.init);
+        let models: Vec<Digest> = models.map(|model| model.0).collect();
+        recipe::of_device::<Train>(
+            "",
+            Some(scope.seed),
+            &config,
+            &models,
+            &recipe::data(&self.data),
+            scope.device,
+        )
+    }
+}
+
+fn warmup() -> f64 {
+    0.1
+}
+
+fn final_rate() -> f64 {
+    0.02
+}
+
+fn weight_decay() -> f64 {
+    0.05
+}
+
+fn betas() -> [f64; 2] {
+    [0.9, 0.98]
+}
+
+fn epsilon() -> f64 {
+    1e-8
+}
+
+fn clip_norm() -> f64 {
+    1.0
+}
+
+fn length_bucket() -> usize {
+    4
+}
+
+fn world_size() -> usize {
+    2
+}
+
+fn threads_per_rank() -> usize {
+    1
+}
+
+fn checkpoint_steps() -> u64 {
+    200
+}

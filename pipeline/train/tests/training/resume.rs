@@ -1,0 +1,337 @@
+//! A training that is stopped at whatever step, or whose ring breaks within one, and goes on from
+//! its checkpoint is the undisturbed one, bit by bit; one that cannot go on says why.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use capstan_collective::{Collective, RingError, SoloRing};
+use capstan_model::config::SpecialIds;
+use capstan_model::{DeviceSpec, ImagePreprocess};
+use capstan_plan::FailureKind;
+use capstan_plan::id::{Digest, TextId};
+use capstan_plan::results::{CurvePoint, TrainingStep};
+use capstan_plan::stage::{self, Architecture, Family, Objective};
+use capstan_train::{
+    Checkpoints, Job, Network, PictureSource, Pictures, Sample, SourceError, State, TrainError,
+    Trained, Watch, train,
+};
+
+const SIDE: usize = 16;
+
+struct Bars;
+
+impl PictureSource for Bars {
+    fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError> {
+        let bar = |of: usize| (0..3 * SIDE * SIDE).map(move |at| ((at * (of + 3)) % 256) as u8);
+        Ok(pictures.iter().map(|of| bar(*of).collect()).collect())
+    }
+}
+
+fn settings(learning_rate: f64) -> stage::Train {
+    toml_settings(&format!("learning_rate = {learning_rate:?}"))
+}
+
+fn toml_settings(line: &str) -> stage::Train {
+    let json = format!(
+        "{{\"data\": [], \"tokenizer\": \"t\", \"objectives\": [\"itc\", \"itm\", \"lm\"], \
+         \"steps\": 12, \"global_batch\": 6, \"shift_px\": 2, \"brightness_jitter\": 0.1, \
+         \"checkpoint_steps\": 5, {}}}",
+        line.replacen("learning_rate =", "\"learning_rate\":", 1)
+    );
+    serde_json::from_str(&json).unwrap()
+}
+
+fn network() -> Network {
+    let architecture = Architecture {
+        family: Family::Blip,
+        image_size: SIDE,
+        patch_size: 8,
+        width: 16,
+        heads: 2,
+        vision_layers: 1,
+        text_layers: 1,
+        projection: 8,
+        max_text_tokens: 8,
+    };
+    let special = SpecialIds {
+        pad: 0,
+        unk: 1,
+        cls: 3,
+        sep: 4,
+        dec: 5,
+        enc: 6,
+    };
+    let device = DeviceSpec::Cpu.open().unwrap().autodiff();
+    let objectives = [Objective::Itc, Objective::Itm, Objective::Lm];
+    Network::drawn(&architecture, &objectives, (30, &special), 2, &device).unwrap()
+}
+
+fn samples() -> Vec<Sample> {
+    let sample = |index: u32| Sample {
+        text_id: TextId(Digest::of(&index.to_le_bytes())),
+        shard: index / 10,
+        picture: index as usize / 2,
+        tokens: [3]
+            .into_iter()
+            .chain((0..=index % 5).map(|w| 7 + (index * 3 + w) % 23))
+            .chain([4])
+            .collect(),
+    };
+    (0..20).map(sample).collect()
+}
+
+#[derive(Default)]
+struct Kept(Vec<State>);
+
+impl Checkpoints for Kept {
+    fn save(&mut self, state: &State) -> Result<(), SourceError> {
+        // Through the files, as a store would keep it.
+        self.0
+            .push(State::from_files(&state.to_files().unwrap()).unwrap());
+        Ok(())
+    }
+}
+
+struct Outcome {
+    result: Result<Trained, TrainError>,
+    params: Vec<f32>,
+    steps: Vec<TrainingStep>,
+    kept: Kept,
+}
+
+/// A ring that breaks in the call after so many.
+struct Breaking {
+    calls_left: u64,
+}
+
+impl Breaking {
+    fn call(&mut self) -> Result<(), RingError> {
+        let left = self.calls_left.checked_sub(1).ok_or(RingError::Broken)?;
+        self.calls_left = left;
+        Ok(())
+    }
+}
+
+impl Collective for Breaking {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world_size(&self) -> usize {
+        1
+    }
+
+    fn all_reduce_sum(&mut self, values: &mut [f32], deadline: Instant) -> Result<(), RingError> {
+        if let Err(error) = self.call() {
+            // As a ring that breaks midway leaves them.
+            values.fill(f32::NAN);
+            return Err(error);
+        }
+        SoloRing.all_reduce_sum(values, deadline)
+    }
+
+    fn all_gather_bytes(
+        &mut self,
+        bytes: &[u8],
+        deadline: Instant,
+    ) -> Result<Vec<Vec<u8>>, RingError> {
+        self.call()?;
+        SoloRing.all_gather_bytes(bytes, deadline)
+    }
+
+    fn broadcast(
+        &mut self,
+        values: &mut [f32],
+        root: usize,
+        deadline: Instant,
+    ) -> Result<(), RingError> {
+        self.call()?;
+        SoloRing.broadcast(values, root, deadline)
+    }
+
+    fn bytes_reduced(&self) -> u64 {
+        0
+    }
+}
+
+fn run(config: &stage::Train, resume: Option<State>, stop_at: Option<u64>) -> Outcome {
+    run_on(&mut SoloRing, config, resume, stop_at)
+}
+
+fn run_on(
+    ring: &mut dyn Collective,
+    config: &stage::Train,
+    resume: Option<State>,
+    stop_at: Option<u64>,
+) -> Outcome {
+    let (samples, mut network) = (samples(), network());
+    let mut pictures = Pictures::new(Box::new(Bars), 10, 1 << 20);
+    let (cancel, mut kept, mut steps) = (AtomicBool::new(false), Kept::default(), Vec::new());
+    let job = Job {
+        config,
+        seed: 1,
+        samples: &samples,
+        pictures: &mut pictures,
+        preprocess: &ImagePreprocess::new(SIDE),
+        ring_limit: Duration::from_secs(10),
+    };
+    let watch = Watch {
+        step: &mut |step: &TrainingStep| {
+            steps.push(step.clone());
+            cancel.store(stop_at == Some(step.step), Ordering::Relaxed);
+        },
+        checkpoints: Some(&mut kept),
+        cancel: &cancel,
+        before_update: None,
+    };
+    let result = train(job, &mut network, ring, resume, watch);
+    Outcome {
+        result,
+        params: network.model().to_flat(),
+        steps,
+        kept,
+    }
+}
+
+#[test]
+fn a_resumed_training_is_the_undisturbed_one() {
+    let config = settings(1e-2);
+    let whole = run(&config, None, None);
+    let training = whole.result.unwrap().training;
+    assert_eq!(
+        whole.kept.0.iter().map(|s| s.step).collect::<Vec<_>>(),
+        [5, 10]
+    );
+    assert_eq!(whole.steps.len(), 12);
+    assert_eq!(training.samples, 20);
+
+    // Right after a checkpoint, between two, and after the last one.
+    for stop_at in [0, 4, 7, 10] {
+        let stopped = run(&config, None, Some(stop_at));
+        let done = stop_at + 1;
+        assert!(
+            matches!(stopped.result, Err(TrainError::Cancelled { step }) if step == done),
+            "{:?}",
+            stopped.result
+        );
+        let state = stopped.kept.0.last().unwrap().clone();
+        assert_eq!(state.step, done, "the last applied step is saved");
+        let times = stopped.kept.0.iter().filter(|kept| kept.step == done);
+        assert_eq!(times.count(), 1, "and saved once");
+        goes_on_as(&config, state, &whole.params, &whole.steps, &training.curve);
+    }
+}
+
+#[test]
+fn a_training_whose_ring_breaks_loses_no_applied_step() {
+    let config = settings(1e-2);
+    let whole = run(&config, None, None);
+    let curve = whole.result.unwrap().training.curve;
+    let mut steps_seen = Vec::new();
+    // Every call of a ring within three steps, and the last barrier.
+    let mut counted = Breaking {
+        calls_left: u64::MAX,
+    };
+    run_on(&mut counted, &config, None, None).result.unwrap();
+    let calls = u64::MAX - counted.calls_left;
+    for calls_left in (calls / 2..calls / 2 + calls / 4).chain([calls - 1]) {
+        let mut ring = Breaking { calls_left };
+        let broken = run_on(&mut ring, &config, None, None);
+        let Err(TrainError::Ring { step, .. }) = broken.result else {
+            panic!("{:?}", broken.result);
+        };
+        assert_eq!(broken.steps.len() as u64, step);
+        let state = broken.kept.0.last().unwrap().clone();
+        assert_eq!(state.step, step);
+        if steps_seen.last() != Some(&step) {
+            goes_on_as(&config, state, &whole.params, &whole.steps, &curve);
+            steps_seen.push(step);
+        }
+    }
+    assert!(steps_seen.len() >= 3, "{steps_seen:?}");
+    assert_eq!(
+        steps_seen.last(),
+        Some(&12),
+        "the last barrier is one of them"
+    );
+}
+
+/// Going on from `state` gives the bits, losses and curve of the undisturbed training.
+fn goes_on_as(
+    config: &stage::Train,
+    state: State,
+    params: &[f32],
+    steps: &[TrainingStep],
+    curve: &[CurvePoint],
+) {
+    let from = state.step;
+    let resumed = run(config, Some(state), None);
+    assert_eq!(resumed.result.unwrap().training.curve, curve);
+    let bits = |params: &[f32]| params.iter().map(|p| p.to_bits()).collect::<Vec<_>>();
+    assert_eq!(bits(&resumed.params), bits(params));
+    let losses = |steps: &[TrainingStep]| steps.iter().map(|s| s.loss).collect::<Vec<_>>();
+    assert_eq!(losses(&resumed.steps), losses(steps)[from as usize..]);
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_with_its_name() {
+    let outcome = run(&settings(1e30), None, None);
+    let error = outcome.result.unwrap_err();
+    let TrainError::NotFinite { step, loss } = &error else {
+        panic!("{error}")
+    };
+    assert!(
+        *step > 0 && ["itc", "itm", "lm", "gradient"].contains(loss),
+        "{error}"
+    );
+    assert_eq!(error.kind(), FailureKind::BadInput);
+}
+
+#[test]
+fn foreign_states_are_refused() {
+    let config = settings(1e-2);
+    let state = run(&config, None, Some(6)).kept.0.remove(0);
+    let foreign = [
+        State {
+            layout: "another".to_owned(),
+            ..state.clone()
+        },
+        State {
+            step: 13,
+            ..state.clone()
+        },
+        State {
+            curve: vec![0.0; 3],
+            ..state
+        },
+    ];
+    for state in foreign {
+        let result = run(&config, Some(state), None).result;
+        assert!(
+            matches!(result, Err(TrainError::ForeignState { .. })),
+            "{result:?}"
+        );
+    }
+}
+
+#[test]
+fn settings_that_contradict_are_refused_by_name() {
+    let refused = |config: &stage::Train| match run(config, None, None).result {
+        Err(TrainError::Settings { field, .. }) => field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        refused(&stage::Train {
+            objectives: vec![],
+            ..settings(1e-3)
+        }),
+        "objectives"
+    );
+    assert_eq!(
+        refused(&stage::Train {
+            global_batch: 0,
+            ..settings(1e-3)
+        }),
+        "global_batch"
+    );
+}

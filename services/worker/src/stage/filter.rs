@@ -1,0 +1,51 @@
+//! `filter`: a model judges the texts of one shard.
+
+use capstan_capfilt::Filter;
+use capstan_dataset::files::{self, Pixels};
+use capstan_dataset::models;
+use capstan_dataset::view::View;
+use capstan_lease::Done;
+use capstan_plan::commit::Outputs;
+use capstan_plan::stage::FilterWork;
+
+use crate::compute::compute;
+use crate::context::Context;
+use crate::error::Error;
+use crate::overlays::digests;
+
+/// Judges the texts of one shard; commits an overlay.
+pub(crate) async fn run(context: &Context, work: FilterWork) -> Result<Done, Error> {
+    let FilterWork {
+        config,
+        part,
+        model,
+    } = work;
+    let folder = models::fetch(&context.store, &model, &context.cache).await?;
+    let rows = View::read(&context.store, &part, Pixels::Read).await?;
+    context
+        .control
+        .progress
+        .begin("pictures", rows.len() as u64);
+    let (report, device, digest) = (context.report_progress(), context.device, model);
+    let computed = compute(context, move |pool| {
+        let filter = Filter::load(&folder, digest, device, pool)?;
+        Ok(filter.judge_shard(&config, &rows, &report)?)
+    })
+    .await?;
+    let mut outputs = Outputs::default();
+    let verdicts = || computed.value.iter().flat_map(|row| &row.verdicts);
+    outputs
+        .counts
+        .insert("judged".to_owned(), verdicts().count() as u64);
+    let kept = verdicts().filter(|verdict| verdict.kept).count();
+    outputs.counts.insert("kept_texts".to_owned(), kept as u64);
+    outputs
+        .files
+        .push(files::write_overlay(&context.store, &part.base, computed.value).await?);
+    Ok(Done {
+        outputs,
+        inputs: digests([&part]).into_iter().chain([model.0]).collect(),
+        cpu_seconds: computed.cpu_seconds,
+        wall_seconds: computed.wall_seconds,
+    })
+}
