@@ -252,7 +252,6 @@ pub(crate) fn one_line(text: &str) -> String {
 pub(crate) struct Innermost<E> {
     pub(crate) line: String,
     /// The whole chain.
-    #[expect(dead_code, reason = "`Debug` prints it")]
     pub(crate) error: E,
 }
 

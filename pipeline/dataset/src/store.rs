@@ -142,7 +142,7 @@ impl Store {
         let prefix = self.location("runs")?;
         match self.backend.list_with_delimiter(Some(&prefix)).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(self.explain("runs", error).await),
+            Err(error) => Err(cause::explain(&self.url, "runs", error)),
         }
     }
 

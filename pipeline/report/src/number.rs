@@ -1,6 +1,6 @@
-//! Numbers as people read them. What is no number is written as a dash.
+//! Formats numbers for readers. A value that is not a number becomes a dash.
 
-/// What stands where there is no figure.
+/// The text in place of a missing figure.
 pub const NONE: &str = "–";
 
 /// `12345` as `12,345`.
@@ -44,7 +44,7 @@ pub fn points(difference: f64) -> String {
     }
 }
 
-/// A length of time: `0.42 s`, `41.2 s`, `5 min 12 s`.
+/// A duration: `0.42 s`, `41.2 s`, `5 min 12 s`.
 pub fn seconds(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 0.0 {
         return NONE.to_owned();
@@ -77,7 +77,7 @@ pub fn bytes(bytes: u64) -> String {
     format!("{size:.1} {}", UNITS[unit])
 }
 
-/// `part` of `whole` in percent; `None` where there is nothing to divide by.
+/// `part` of `whole` in percent; `None` if `whole` is 0.
 pub fn percent(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| 100.0 * part as f64 / whole as f64)
 }

@@ -49,7 +49,8 @@ pub fn render(report: &RunReport) -> Markup {
     }
 }
 
-/// Nothing is loaded from anywhere and no script but our own runs, whatever stands in a web text.
+/// The content security policy: the page loads nothing and runs only its own script, whatever a
+/// web text contains.
 fn policy() -> String {
     let script = STANDARD.encode(Sha256::digest(SCRIPT));
     format!(

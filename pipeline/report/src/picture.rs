@@ -4,9 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 
-/// A picture as a `data:` URI, its type told by its first bytes.
+/// A picture as a `data:` URI. Its first bytes decide the type.
 ///
-/// `None` where they are of none that the crawl stores: nothing else is put on the page.
+/// `None` for a type that the crawl does not store.
 pub fn data_uri(bytes: &[u8]) -> Option<String> {
     let format = image::guess_format(bytes).ok()?;
     let known = [

@@ -1,5 +1,5 @@
-//! Plots: bars as HTML, lines and flows as inline SVG. No plot takes a number for granted:
-//! what is not finite is left out.
+//! Plots: bars as HTML, lines and flows as inline SVG. Plots leave out
+//! values that are not finite.
 
 pub mod bar;
 pub mod line;

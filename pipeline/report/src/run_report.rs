@@ -1,11 +1,11 @@
-//! What the page of a run is made from: the figures and a sample of pictures with their texts.
+//! The content of the page of a run: the figures and a sample of pictures with their texts.
 
 use capstan_plan::results::Training;
 use capstan_plan::row::Origin;
 
 use crate::summary::Summary;
 
-/// Everything that the page shows. What is absent or empty is left out, or said to be missing.
+/// The content of the page. A part that is empty is left out or marked as missing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RunReport {
     /// Heading of the page, such as `capstan demo`.
@@ -18,20 +18,20 @@ pub struct RunReport {
     pub trainings: Vec<(String, Training)>,
     /// Name and version of the program, such as `capstan 0.1.0`.
     pub made_with: String,
-    /// When the run started, as people read it.
+    /// The start of the run, formatted for readers.
     pub started: Option<String>,
-    /// The command that made it.
+    /// The command that writes the page again.
     pub command: Option<String>,
 }
 
-/// A picture with its texts and what became of them.
+/// A picture with its texts and their verdicts.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SampleCard {
-    /// The picture as stored: JPEG, PNG, WebP or GIF; told by its first bytes.
+    /// The picture as stored: JPEG, PNG, WebP or GIF.
     pub image: Vec<u8>,
     /// Page on which it was found.
     pub page_url: String,
-    /// Where it was fetched from.
+    /// URL of the picture.
     pub image_url: String,
     /// Whether curation kept it.
     pub curated: bool,
@@ -46,16 +46,16 @@ pub struct SampleCard {
 pub struct TextLine {
     /// The text.
     pub text: String,
-    /// Where it came from.
+    /// Origin of the text.
     pub origin: Origin,
     /// Cosine of picture and text by the filter, -1 to 1.
     pub itc: Option<f32>,
     /// Probability by the filter that they match, 0 to 1.
     pub itm: Option<f32>,
-    /// Whether the text stayed; absent where no filter saw it.
+    /// Whether the filter kept the text; absent if no filter judged it.
     pub kept: Option<bool>,
     /// The rule that decided, such as `itm>=0.5`.
     pub reason: Option<String>,
-    /// What the judge of the demo web says: `good`, `vague` or `bad`.
+    /// Verdict of the judge of the demo web: `good`, `vague` or `bad`.
     pub judgement: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! The sections of the page, a module each.
+//! The sections of the page, one module each.
 
 pub mod blind;
 pub mod comparison;
@@ -14,7 +14,7 @@ pub mod times;
 
 use maud::{Markup, html};
 
-/// A section with its heading and one sentence of what is seen.
+/// A section with its heading and one sentence that describes it.
 pub fn section(id: &str, heading: &str, lead: &Markup, body: &Markup) -> Markup {
     html! {
         section id=(id) {
@@ -25,7 +25,7 @@ pub fn section(id: &str, heading: &str, lead: &Markup, body: &Markup) -> Markup 
     }
 }
 
-/// What stands where a run has nothing to show.
+/// The text in place of figures that the run does not have.
 pub fn missing(text: &str) -> Markup {
     html! { p class="missing" { (text) } }
 }

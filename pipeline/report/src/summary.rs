@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
 
-/// Everything that `summary.json` says.
+/// The content of `summary.json`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Seed of the world and of every draw.
     pub seed: u64,
-    /// By stage, in the order of the pipeline; a map from names in JSON.
+    /// Times by stage, in the order of the pipeline; in JSON a map by name.
     #[serde(with = "stages_by_name")]
     pub stages: Vec<StageFigures>,
-    /// Remaining seconds that were shown when 60 s had passed; absent where it took less.
+    /// The estimate of the remaining seconds after 60 s; absent if the run took less.
     pub remaining_shown_at_60s: Option<f64>,
-    /// Seconds that the run took after those 60 s; absent where it took less.
+    /// Seconds that the run took after those 60 s; absent if it took less.
     pub remaining_taken_at_60s: Option<f64>,
-    /// Seconds from the first lease to the last commit of this invocation; 0 where not known.
+    /// Seconds from the first lease to the last commit of this invocation; 0 if unknown.
     pub wall_seconds: f64,
     /// Whether the wall time of a stage is the sum over its tasks. A store does not record when
     /// tasks overlapped; a coordinator does.
@@ -29,29 +29,29 @@ pub struct Summary {
     pub sums_task_times: bool,
     /// Pictures and texts, from the web to the training sets.
     pub pairs: Pairs,
-    /// The filter against a judge; absent where no judge knows the texts.
+    /// The filter against a judge; absent if no judge knows the texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<Filter>,
-    /// By model: the stage that made it or, where several stages measure one model, the stage that
-    /// measured it.
+    /// Figures by model. The key is the stage that trained the model or, if several stages evaluate
+    /// one model, the stage that evaluated it.
     pub models: BTreeMap<String, ModelFigures>,
-    /// The arms of these models, by the same names.
+    /// The arms of these models, by the same keys.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub arms: BTreeMap<String, Arm>,
-    /// Models on permuted pictures: the bootstrapped ones, or all where none is bootstrapped.
+    /// Figures on permuted pictures of the bootstrapped models, or of all if none is bootstrapped.
     pub blind: BTreeMap<String, ModelFigures>,
 }
 
-/// What a stage took.
+/// Times of a stage.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct StageFigures {
-    /// Its name: the key in JSON.
+    /// Name of the stage: the key in JSON.
     #[serde(skip)]
     pub name: String,
-    /// From its first lease to its last commit, or [`Summary::sums_task_times`]. For a training
-    /// without waiting for its turn.
+    /// Time from the first lease to the last commit, or see [`Summary::sums_task_times`]. The time in
+    /// which a training waits for its turn does not count.
     pub wall_seconds: f64,
-    /// Over all threads and ranks.
+    /// CPU time over all threads and ranks.
     pub cpu_seconds: f64,
     /// Ranks of a training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,32 +102,32 @@ pub struct Pairs {
     pub imported: bool,
     /// Pictures found on pages, or in the source of an import.
     pub found: u64,
-    /// Of these, fetched and stored.
+    /// Pictures fetched and stored.
     pub fetched: u64,
-    /// Of these, refused, by code.
+    /// Pictures rejected, by code.
     pub rejected: BTreeMap<String, u64>,
-    /// Fetched ones that curation dropped, by reason.
+    /// Fetched pictures that curation dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Fetched ones that it kept.
+    /// Fetched pictures that curation kept.
     pub curated: u64,
     /// Web texts of the curated pictures.
     pub curated_texts: u64,
-    /// Those by how they came about, where the web is known to us.
+    /// These texts by kind, if the run crawled the demo web.
     pub curated_texts_by_kind: BTreeMap<String, u64>,
     /// Web texts that the filter kept.
     pub kept_web: u64,
-    /// Web texts that it dropped.
+    /// Web texts that the filter dropped.
     pub dropped_web: u64,
     /// Web texts that no filter judged.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unfiltered_web: u64,
     /// Texts that the captioner wrote.
     pub synthetic: u64,
-    /// Those that the filter kept.
+    /// Synthetic texts that the filter kept.
     pub kept_synthetic: u64,
-    /// Those that it dropped.
+    /// Synthetic texts that the filter dropped.
     pub dropped_synthetic: u64,
-    /// Those that no filter judged.
+    /// Synthetic texts that no filter judged.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub unfiltered_synthetic: u64,
     /// Texts written by annotators.
@@ -138,7 +138,7 @@ fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-/// What the filter is worth, on web and on synthetic texts.
+/// Quality of the filter, on web and on synthetic texts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Filter {
     /// On web texts.
@@ -147,32 +147,32 @@ pub struct Filter {
     pub synthetic: FilterFigures,
 }
 
-/// The filter against the judge. Vague texts stand outside precision and recall.
+/// The filter against the judge. Precision and recall leave vague texts out.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct FilterFigures {
-    /// Good ones among the kept that are not vague, in percent.
+    /// Share of good texts among the kept texts that are not vague, in percent.
     pub precision: f64,
-    /// Kept ones among the good, in percent.
+    /// Share of kept texts among the good texts, in percent.
     pub recall: f64,
-    /// Good ones among all texts, in percent.
+    /// Share of good texts among all texts, in percent.
     pub good_share_all: f64,
-    /// Good ones among the kept, in percent.
+    /// Share of good texts among the kept texts, in percent.
     pub good_share_kept: f64,
 }
 
-/// What a judge said of the texts of one origin, counted.
+/// Counts of the verdicts of a judge about the texts of one origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Judged {
-    /// Good texts that the filter kept, and that it dropped.
+    /// Good texts: kept by the filter, dropped by it.
     pub good: [u64; 2],
-    /// Vague ones, likewise.
+    /// Vague texts: kept, dropped.
     pub vague: [u64; 2],
-    /// Bad ones, likewise.
+    /// Bad texts: kept, dropped.
     pub bad: [u64; 2],
 }
 
 impl Judged {
-    /// The figures; 0 where there is nothing to divide by.
+    /// The figures; 0 where the divisor is 0.
     pub fn figures(&self) -> FilterFigures {
         let percent = |part: u64, whole: u64| {
             if whole == 0 {
@@ -192,7 +192,7 @@ impl Judged {
     }
 }
 
-/// A sum that does not close: something was lost or counted twice.
+/// A sum that does not close: pictures or texts were lost or counted twice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {left} is not {right}; pictures or texts were lost or counted twice")]
 pub struct Unbalanced {
@@ -249,7 +249,7 @@ impl Summary {
         }
     }
 
-    /// The arm of a model; unknown where the summary does not name it.
+    /// The arm of a model; unknown if the summary does not name it.
     pub fn arm(&self, name: &str) -> Arm {
         self.arms.get(name).copied().unwrap_or_default()
     }
@@ -260,7 +260,7 @@ impl Summary {
     }
 }
 
-/// A figure by its column, for tables: title, and how it is read from a model's figures.
+/// A column of a table: its title, and the function that reads its figure.
 pub type Column = (&'static str, fn(&ModelFigures) -> Option<f64>);
 
 /// The columns of the comparison table, in their order.

@@ -1,4 +1,4 @@
-//! Puts the page on the disk: whole or not at all.
+//! Writes the page to the disk, atomically.
 
 use std::fs;
 use std::io::Write;
@@ -10,12 +10,12 @@ use crate::run_report::RunReport;
 /// The page could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file or its folder refused.
+    /// The file or its folder cannot be written.
     #[error("the report {path} could not be written; is the folder there, writable, and not full?")]
     Write {
         /// The page's file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         #[source]
         source: std::io::Error,
     },
@@ -24,12 +24,10 @@ pub enum Error {
 /// Writes the page of a run to `path`: one HTML file that needs nothing else, neither
 /// other files nor a network.
 ///
-/// The file appears whole: it is written beside its place under a name of its own, then
-/// renamed over whatever stood there.
+/// The write is atomic: a temporary file beside `path` is renamed over `path`.
 ///
 /// # Errors
-/// [`Error::Write`] where the folder is missing, read-only or full; what stood at `path`
-/// is then as it was.
+/// [`Error::Write`] if the folder is missing, read-only or full. The previous file is kept.
 pub fn write(path: &Path, report: &RunReport) -> Result<(), Error> {
     let page = page::render(report).into_string();
     let beside = beside(path);
@@ -40,7 +38,7 @@ pub fn write(path: &Path, report: &RunReport) -> Result<(), Error> {
         })
         .and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| {
-        // Best effort: the error that counts is the one above.
+        // Best effort: the error of the write is the one to report.
         let _ = fs::remove_file(&beside);
         Error::Write {
             path: path.to_owned(),

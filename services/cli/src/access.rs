@@ -1,4 +1,4 @@
-//! What a process shows of itself, and what a coordinator demands: certificates and the token.
+//! The certificates and the token that a process presents, and those that a coordinator requires.
 
 use capstan_runtime::Config;
 use capstan_runtime::config::Secret;
@@ -7,7 +7,7 @@ use capstan_runtime::tls::{Identity, Role};
 use crate::client::Access;
 use crate::error::{Exit, ExpectedError, OrExit};
 
-/// What somebody at a command line shows.
+/// What the operator presents to a coordinator.
 ///
 /// # Errors
 /// Configuration, for certificates or a token that cannot be used.
@@ -19,7 +19,7 @@ pub fn operator(config: &Config) -> Result<Access, ExpectedError> {
     })
 }
 
-/// What a coordinator demands of its callers.
+/// What a coordinator requires of its callers.
 ///
 /// # Errors
 /// Configuration, for certificates or a token that cannot be used.

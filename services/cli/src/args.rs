@@ -28,15 +28,15 @@ use crate::settings::Settings;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Begin with:\n  capstan demo\n\nOr with a system that stays:\n  capstan up &\n  \
+    after_help = "Begin with:\n  capstan demo\n\nOr as a service:\n  capstan up &\n  \
                   capstan run pipeline.toml\n\nExit codes: 2 usage, 3 configuration, \
                   4 unavailable, 5 run failed, 6 unreadable or foreign input, 130 interrupted."
 )]
 pub struct Args {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// Where settings come from.
+    /// Sources of settings.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -51,10 +51,10 @@ pub enum Command {
         capstan demo --world world.toml --out noisier"
     )]
     Demo(Demo),
-    /// Keep the whole system on this machine, waiting for work.
+    /// Run the whole system on this machine until it is stopped.
     #[command(
         after_help = "Example:\n  capstan up --store capstan-store &\n  capstan run pipeline.toml\n\n\
-        It stops at SIGTERM or Ctrl-C, and goes on where it stopped when started again."
+        It stops at SIGTERM or Ctrl-C and resumes its runs at the next start."
     )]
     Up(Up),
     /// Check a pipeline file: every value, and how the stages fit together.
@@ -66,12 +66,14 @@ pub enum Command {
     Check(Check),
     /// Submit a pipeline and watch it.
     #[command(after_help = "Examples:\n  capstan run pipeline.toml --seed 2\n  \
-        capstan run pipeline.toml --plan        # what would be done, and what is done already\n  \
+        capstan run pipeline.toml --plan        # tasks to do and tasks that are done\n  \
         capstan run pipeline.toml --detach --coordinator https://coordinator:7400\n\n\
-        Ctrl-C leaves the run going: `capstan watch RUN` comes back to it.")]
+        Ctrl-C stops watching, not the run: `capstan watch RUN` watches it again.")]
     Run(Run),
     /// Watch a run to its end.
-    #[command(after_help = "Example:\n  capstan watch small-7\n\nCtrl-C leaves the run going.")]
+    #[command(
+        after_help = "Example:\n  capstan watch small-7\n\nCtrl-C stops watching, not the run."
+    )]
     Watch(Watch),
     /// List runs, newest first.
     #[command(after_help = "Example:\n  capstan runs --limit 5\n  capstan runs --json")]
@@ -82,10 +84,10 @@ pub enum Command {
         capstan report demo-1 --store capstan-demo/store --json"
     )]
     Report(Report),
-    /// End a run; what it has committed stays, and submitting it again goes on from there.
+    /// Cancel a run. Its commits stay; submitting the run again resumes it.
     #[command(after_help = "Example:\n  capstan cancel small-7")]
     Cancel(Cancel),
-    /// Try again what a run has given up.
+    /// Retry the shards that a run has quarantined.
     #[command(
         after_help = "Examples:\n  capstan retry small-7\n  capstan retry small-7 --stage caption \
         --shard 3"
@@ -111,8 +113,8 @@ pub enum Command {
     /// Serve a miniature web to crawl, a port per host.
     #[command(
         after_help = "Example:\n  capstan demoweb --listen-from 127.0.0.1:8001 --annotations \
-        annotations\n\nThe first line that it prints goes under [crawl] in the workers' \
-        configuration, and\nDIR is one of their [import] roots."
+        annotations\n\nPut the first line of its output under [crawl] in the workers' \
+        configuration;\nDIR is one of their [import] roots."
     )]
     Demoweb(DemoWeb),
     /// The coordinator's database.
@@ -132,7 +134,7 @@ pub enum Command {
         --model capstan-demo/models/matcher"
     )]
     Match(Match),
-    /// Look at datasets, follow texts back, bring pairs in and out.
+    /// List, inspect, verify, import and export datasets.
     #[command(
         subcommand,
         after_help = "Examples:\n  capstan dataset ls --store capstan-demo/store\n  \
@@ -142,7 +144,7 @@ pub enum Command {
         capstan dataset export web folder --store capstan-demo/store"
     )]
     Dataset(Dataset),
-    /// List the models of a store, bring models in and out.
+    /// List, import and export the models of a store.
     #[command(
         subcommand,
         after_help = "Examples:\n  capstan model ls --store capstan-demo/store\n  \

@@ -1,4 +1,4 @@
-//! Talks to a coordinator: token, one clear line for everything that it may answer.
+//! The client of a coordinator: token, and one line for every error that it may answer.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -18,10 +18,10 @@ use crate::error::{Exit, ExpectedError, OrExit};
 
 /// Limit for setting up one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two tries where there is time to wait.
+/// Time between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// How a coordinator is reached.
+/// What a client needs to reach a coordinator.
 #[derive(Clone, Default)]
 pub struct Access {
     /// Certificates, where the address is https.
@@ -42,10 +42,10 @@ pub struct Coordinator {
 impl Coordinator {
     /// Connects.
     ///
-    /// - `wait`: how long a coordinator that is not there may still come.
+    /// - `wait`: how long to retry while nothing listens.
     ///
     /// # Errors
-    /// Unavailable where nobody answers, configuration where a certificate is refused or where the
+    /// Unavailable if nothing answers, configuration if a certificate is refused or if the
     /// token would be sent in the clear; all name the address.
     pub async fn connect(
         address: &str,
@@ -65,7 +65,7 @@ impl Coordinator {
         }
     }
 
-    /// A coordinator of this process: connects when it is first asked.
+    /// A coordinator of this process. Connects at the first call.
     ///
     /// # Errors
     /// Configuration, where the address is none, or where the token would be sent to it in the
@@ -91,25 +91,25 @@ impl Coordinator {
         &self.address
     }
 
-    /// Creates a run, or goes on with the one of the same id.
+    /// Creates a run, or resumes the one of the same id.
     pub async fn submit(
         &self,
         request: v1::SubmitRunRequest,
     ) -> Result<v1::SubmitRunResponse, ExpectedError> {
         let answer = self.client.clone().submit_run(request).await;
-        self.told(answer)
+        self.answered(answer)
     }
 
-    /// What a run would do.
+    /// The tasks of a run, without starting it.
     pub async fn plan(
         &self,
         request: v1::SubmitRunRequest,
     ) -> Result<v1::PlanRunResponse, ExpectedError> {
         let answer = self.client.clone().plan_run(request).await;
-        self.told(answer)
+        self.answered(answer)
     }
 
-    /// Events of a run. A stream that cannot be had is told apart by the caller.
+    /// Events of a run. The caller decides whether an error is worth another attempt.
     pub async fn events(&self, run: &str) -> Result<Streaming<v1::Event>, Status> {
         let request = v1::WatchRequest {
             run: run.to_owned(),
@@ -121,7 +121,7 @@ impl Coordinator {
     pub async fn runs(&self, limit: u32) -> Result<Vec<v1::RunStatus>, ExpectedError> {
         let request = v1::ListRunsRequest { limit };
         let answer = self.client.clone().list_runs(request).await;
-        Ok(self.told(answer)?.runs)
+        Ok(self.answered(answer)?.runs)
     }
 
     /// One run with its stages and its pipeline.
@@ -130,28 +130,28 @@ impl Coordinator {
             run: run.to_owned(),
         };
         let answer = self.client.clone().get_run(request).await;
-        self.told(answer)
+        self.answered(answer)
     }
 
-    /// Ends a run.
+    /// Cancels a run.
     pub async fn cancel(&self, run: &str) -> Result<v1::CancelRunResponse, ExpectedError> {
         let request = v1::CancelRunRequest {
             run: run.to_owned(),
         };
         let answer = self.client.clone().cancel_run(request).await;
-        self.told(answer)
+        self.answered(answer)
     }
 
-    /// Tries again what a run has given up.
+    /// Retries the shards that a run has quarantined.
     pub async fn retry(
         &self,
         request: v1::RetryRunRequest,
     ) -> Result<v1::RetryRunResponse, ExpectedError> {
         let answer = self.client.clone().retry_run(request).await;
-        self.told(answer)
+        self.answered(answer)
     }
 
-    fn told<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ExpectedError> {
+    fn answered<T>(&self, answer: Result<tonic::Response<T>, Status>) -> Result<T, ExpectedError> {
         answer
             .map(tonic::Response::into_inner)
             .map_err(|status| refused(&self.address, &status))
@@ -174,7 +174,7 @@ fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
     }
 }
 
-/// Whether nobody on the way can read the token: it goes by https, or stays on this machine.
+/// Refuses to send the token in the clear: it must use https or stay on this machine.
 fn check_token(address: &str, endpoint: &Endpoint, access: &Access) -> Result<(), ExpectedError> {
     let uri = endpoint.uri();
     let is_hidden = uri.scheme_str() == Some("https") || uri.host().is_some_and(is_loopback);
@@ -189,14 +189,14 @@ fn check_token(address: &str, endpoint: &Endpoint, access: &Access) -> Result<()
     Err(ExpectedError::new(Exit::Configuration, line))
 }
 
-/// Whether the host of a URL is this machine, for sure.
+/// Whether the host of a URL is certainly this machine.
 fn is_loopback(host: &str) -> bool {
-    // IPv6 stands in brackets.
+    // IPv6 addresses are in brackets.
     let ip = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether a watcher may hope that the coordinator comes back.
+/// Whether another attempt may reach the coordinator.
 pub fn may_come_back(status: &Status) -> bool {
     let lost = matches!(
         status.code(),
@@ -205,7 +205,7 @@ pub fn may_come_back(status: &Status) -> bool {
     lost && tls::refusal(status).is_none()
 }
 
-/// What the coordinator said, with the exit code of whose mistake it is.
+/// The coordinator's refusal, with its exit code.
 pub fn refused(address: &str, status: &Status) -> ExpectedError {
     let message = status.message();
     let said = |exit| ExpectedError::new(exit, message);
@@ -224,7 +224,7 @@ pub fn refused(address: &str, status: &Status) -> ExpectedError {
     }
 }
 
-/// One line about a coordinator that was not reached, by its innermost cause.
+/// The error for a coordinator that was not reached, with its innermost cause.
 fn unreachable(address: &str, error: &(dyn Error + 'static)) -> ExpectedError {
     if let Some(refusal) = tls::refusal(error) {
         return ExpectedError::new(
@@ -240,7 +240,7 @@ fn unreachable(address: &str, error: &(dyn Error + 'static)) -> ExpectedError {
     ExpectedError::new(Exit::Unavailable, line)
 }
 
-/// The innermost cause: what the system said.
+/// The innermost cause: the error of the system.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut innermost = match error.downcast_ref::<Status>() {
         Some(status) => status.message().to_owned(),
@@ -259,13 +259,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn nobody_there_is_one_line_with_the_address() {
+    async fn an_unreachable_coordinator_is_one_line_with_its_address() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", closed.local_addr().unwrap());
         drop(closed);
         let access = Access::default();
         let error = Coordinator::connect(&address, &access, Duration::ZERO).await;
-        let error = error.err().expect("nobody listens");
+        let error = error.err().expect("nothing listens");
         assert_eq!(error.exit(), Exit::Unavailable);
         let line = error.to_string();
         assert!(
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_crosses_no_network_in_the_clear() {
+    fn the_token_is_never_sent_in_the_clear() {
         let access = |insecure| Access {
             token: Some(Secret::from("0123456789abcdef".to_owned())),
             insecure,
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_mistake_it_is_decides_the_exit_code() {
+    fn the_status_code_decides_the_exit_code() {
         let exit = |code| refused("http://c:1", &Status::new(code, "x")).exit();
         assert_eq!(exit(Code::NotFound), Exit::Usage);
         assert_eq!(exit(Code::InvalidArgument), Exit::Configuration);

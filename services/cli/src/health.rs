@@ -22,7 +22,7 @@ impl Health {
         let Some(address) = config.telemetry.health_address() else {
             return Ok(Self(None));
         };
-        // Before the first figure is recorded: what is recorded earlier is lost.
+        // Installed before the first metric is recorded: earlier ones are lost.
         metrics::install();
         let listener = bind(address, "[telemetry] health_listen").await?;
         Ok(Self(Some(listener)))
@@ -31,13 +31,13 @@ impl Health {
     /// Where it listens.
     ///
     /// # Errors
-    /// Unavailable, where the system does not say.
+    /// Unavailable, if the system does not report the address.
     pub fn address(&self) -> Result<Option<SocketAddr>, ExpectedError> {
         let address = self.0.as_ref().map(TcpListener::local_addr);
         address.transpose().or_exit(Exit::Unavailable)
     }
 
-    /// Answers probes as long as the process lives, while it stops too.
+    /// Answers probes until the process exits, also while it stops.
     pub fn serve(self, roles: Vec<(&'static str, Readiness)>) {
         if let Some(listener) = self.0 {
             tokio::spawn(health::serve(listener, roles, CancellationToken::new()));

@@ -1,4 +1,4 @@
-//! Names to addresses, once, when a process starts.
+//! Resolves names to addresses, once, when a process starts.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,15 +10,15 @@ use tokio::time::Instant;
 
 use crate::error::{Exit, ExpectedError};
 
-/// How long a name may take to become known: the process behind it may start beside this one.
+/// Longest wait for a name to resolve: its process may start at the same time as this one.
 const WAIT: Duration = Duration::from_secs(30);
-/// Between two questions for it.
+/// Time between two attempts.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// What a crawler may contact, every name of `[crawl] hosts` resolved.
+/// The network configuration of the crawler, every name of `[crawl] hosts` resolved.
 ///
 /// # Errors
-/// Unavailable, naming the host and where it leads.
+/// Unavailable, naming the host and its target.
 pub async fn net(config: &Config) -> Result<NetConfig, ExpectedError> {
     let mut hosts = BTreeMap::new();
     for (name, target) in &config.crawl.hosts {
@@ -34,7 +34,7 @@ pub async fn net(config: &Config) -> Result<NetConfig, ExpectedError> {
     })
 }
 
-/// Where other ranks reach a trainer, where that is not the address that it is bound to.
+/// The address at which other ranks reach a trainer, if it differs from the bound one.
 ///
 /// # Errors
 /// Unavailable, naming it.
@@ -50,7 +50,7 @@ pub async fn advertised(config: &Config) -> Result<Option<SocketAddr>, ExpectedE
     Ok(Some(address))
 }
 
-/// The first address of `host:port`, IPv4 before IPv6: listeners are IPv4 unless told otherwise.
+/// The first address of `host:port`, IPv4 before IPv6: listeners are IPv4 by default.
 async fn resolve(target: &str) -> Result<SocketAddr, String> {
     let began = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! Where a command's own words go: results to stdout, logs to a file where a terminal is drawn on.
+//! Output of commands: results on stdout, logs in a file while bars use the terminal.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::error::{Exit, ExpectedError, OrExit};
 
-/// Sends logs to a file, a JSON object a line: bars and log lines do not share a terminal.
+/// Sends logs to a file, one JSON object per line: bars and log lines cannot share a terminal.
 ///
 /// # Errors
 /// Usage, where the file cannot be opened.
@@ -31,7 +31,7 @@ pub fn log_to_file(path: &Path) -> Result<(), ExpectedError> {
 /// Prints one value as JSON on stdout.
 ///
 /// # Errors
-/// Run failed, for what JSON cannot say.
+/// Run failed, for a value that JSON cannot represent.
 pub fn json(value: &impl Serialize) -> Result<(), ExpectedError> {
     let text = serde_json::to_string_pretty(value).or_exit(Exit::RunFailed)?;
     println!("{text}");
@@ -46,10 +46,10 @@ pub fn table(header: &[&str]) -> Table {
     table
 }
 
-/// Writes a file so that it is seen whole or not at all.
+/// Writes a file atomically: readers see all of it or nothing.
 ///
 /// # Errors
-/// Run failed, naming the file (a full disk, say).
+/// Run failed, naming the file (a full disk, for example).
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
     let fail = |error: std::io::Error| {
         ExpectedError::new(Exit::RunFailed, format!("{}: {error}", path.display()))
@@ -63,7 +63,8 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExpectedError> {
     std::fs::rename(&partial, path).map_err(fail)
 }
 
-/// Where a file or folder grows before it gets its name: beside it, hidden, this process's own.
+/// The temporary path of a file or folder until it is complete: beside it, hidden, unique to this
+/// process.
 pub fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!(".{name}.{}.partial", std::process::id()))

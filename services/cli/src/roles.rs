@@ -22,7 +22,7 @@ use crate::error::{Exit, ExpectedError, OrExit};
 /// The device of the configuration, `auto` resolved.
 ///
 /// # Errors
-/// Configuration, where this program or machine has no such device.
+/// Configuration, if this program or machine has no such device.
 pub fn device(config: &Config) -> Result<DeviceSpec, ExpectedError> {
     device_spec(config)?
         .resolve()
@@ -42,8 +42,8 @@ fn wrong_device(error: &device::Error) -> ExpectedError {
     ExpectedError::about(Exit::Configuration, "configuration: [device] spec", error)
 }
 
-/// The name given, or one of role, host and process: unique among live workers, for people to
-/// find the log by.
+/// The given name, or one made of role, host and process id: unique among live workers, and
+/// readable in logs.
 pub fn name(given: &str, role: &str) -> WorkerId {
     if !given.is_empty() {
         return given.into();
@@ -61,7 +61,7 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A coordinator that has its database and goes on with its runs; nobody can reach it yet.
+/// A coordinator that holds its database and resumes its runs. It does not listen yet.
 ///
 /// # Errors
 /// Unavailable: the store or the database cannot be used, or another coordinator has it.
@@ -82,19 +82,19 @@ pub async fn coordinator(
 pub struct Member<'a> {
     /// URL of the coordinator.
     pub address: &'a str,
-    /// How it calls itself.
+    /// Its name.
     pub name: WorkerId,
-    /// What it computes on.
+    /// Its device.
     pub device: DeviceSpec,
-    /// Who it is, where certificates are configured.
+    /// Its identity, if certificates are configured.
     pub identity: Option<Identity>,
     /// Marked whenever the coordinator answers.
     pub readiness: Readiness,
 }
 
-/// What a worker is told.
+/// The options of a worker.
 ///
-/// - `threads`: that a model computes on.
+/// - `threads`: number of compute threads of a model.
 pub fn worker(
     config: &Config,
     member: Member<'_>,
@@ -125,9 +125,9 @@ pub fn worker(
     }
 }
 
-/// What a trainer is told.
+/// The options of a trainer.
 ///
-/// - `advertise`: where other ranks reach it, where that is not the address that it is bound to.
+/// - `advertise`: the address at which other ranks reach it, if it differs from the bound one.
 pub fn trainer(
     config: &Config,
     member: Member<'_>,
@@ -183,14 +183,14 @@ fn lease(
     }
 }
 
-/// The exit code of a worker or trainer that could not go on.
+/// The error of a worker or trainer, with its exit code.
 pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedError> {
     outcome.map_err(|error| {
         let exit = match &error {
             capstan_lease::Error::Refused(_)
             | capstan_lease::Error::Certificate { .. }
             | capstan_lease::Error::Address { .. } => Exit::Configuration,
-            // Nobody's mistake but the program's.
+            // A bug of the program.
             capstan_lease::Error::Panicked(_) => Exit::RunFailed,
             _ => Exit::Unavailable,
         };
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_broke_blames_no_configuration() {
+    fn a_panicked_worker_is_not_a_configuration_error() {
         let refused = capstan_lease::Error::Refused("another version".to_owned());
         let error = ended(Err(refused)).unwrap_err();
         assert_eq!(error.exit(), Exit::Configuration);

@@ -1,4 +1,4 @@
-//! Where the settings of a command come from: file, environment, `--set`, flags.
+//! The sources of settings: file, environment, `--set`, flags.
 
 use std::path::PathBuf;
 
@@ -8,13 +8,13 @@ use clap::Args as ClapArgs;
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::roles;
 
-/// The flags about settings that every command takes.
+/// The flags for settings that every command takes.
 #[derive(Debug, ClapArgs)]
 pub struct Settings {
     /// Configuration file (TOML) of every role; defaults < file < CAPSTAN__SECTION__KEY < flags.
     #[arg(long, global = true, value_name = "FILE.toml", env = "CAPSTAN_CONFIG")]
     pub config: Option<PathBuf>,
-    /// One setting, over file and environment; may be given more than once.
+    /// Override one setting of file and environment; repeatable.
     #[arg(long, global = true, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -28,7 +28,7 @@ impl Settings {
         self.load_with(Overrides::new())
     }
 
-    /// The configuration under a command's own flags.
+    /// The configuration, overridden by the flags of the command.
     ///
     /// # Errors
     /// As [`Settings::load`].
@@ -37,7 +37,7 @@ impl Settings {
             flags = flags.parse(setting).or_exit(Exit::Usage)?;
         }
         let config = Config::load(self.config.as_deref(), flags).or_exit(Exit::Configuration)?;
-        // The model crate knows the devices, the configuration does not.
+        // `runtime` does not know the devices; the rooms that compute do.
         roles::device_spec(&config)?;
         Ok(config)
     }

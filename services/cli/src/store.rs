@@ -1,4 +1,4 @@
-//! Opens the store of the configuration, and waits for one that does not answer yet.
+//! Opens the configured store, and waits for one that does not answer yet.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Exit, ExpectedError, OrExit};
 
-/// Opens a store; a folder is made where it is absent. Nothing else is contacted.
+/// Opens a store. A folder that is absent is created; no server is contacted.
 ///
 /// # Errors
 /// Unavailable, naming the store.
 pub fn open(settings: &config::Store) -> Result<Store, ExpectedError> {
     let environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    // Settings of the file come last: they win over the store's own variables.
+    // Settings of the file come last, so that they override environment variables.
     let options = settings.options.iter();
     let options = options.map(|(key, value)| (key.to_uppercase(), value.reveal().to_owned()));
     Store::open_with(&settings.url, environment.chain(options)).or_exit(Exit::Unavailable)
 }
 
-/// Opens a store that is there: a command that only reads makes no new one.
+/// Opens a store that exists: a command that only reads must not create one.
 ///
 /// # Errors
 /// Unavailable, naming the store.
@@ -37,11 +37,11 @@ pub async fn open_existing(settings: &config::Store) -> Result<Store, ExpectedEr
     Ok(store)
 }
 
-/// Opens a store that processes share, and waits until it answers: for `[store] wait_seconds` at
-/// most. `None` where `shutdown` came first.
+/// Opens a store that processes share and waits until it answers, at most `[store] wait_seconds`.
+/// `None` if `shutdown` is cancelled first.
 ///
 /// # Errors
-/// Unavailable, naming the store: at once where it refuses, else when the wait is over.
+/// Unavailable, naming the store: immediately if it refuses access, else when the wait is over.
 pub async fn await_store(
     config: &Config,
     shutdown: &CancellationToken,
@@ -54,10 +54,10 @@ pub async fn await_store(
     }
 }
 
-/// Keeps what is read from a store beyond this machine on local disk.
+/// Adds a cache on the local disk to a store that is not on this machine.
 ///
 /// # Errors
-/// Unavailable, where the folder cannot be made.
+/// Unavailable, if the folder cannot be created.
 pub fn cached(store: Store, folder: &Path, max_bytes: u64) -> Result<Store, ExpectedError> {
     if store.folder().is_some() || max_bytes == 0 {
         return Ok(store);

@@ -1,5 +1,5 @@
 //! The whole system in one process: a coordinator, workers and trainers, each on its own socket.
-//! `capstan up` keeps it, `capstan demo` takes it down with the run.
+//! `capstan up` runs it until a signal, `capstan demo` until the run ends.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,26 +17,26 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::roles::{self, Member};
 
-/// What a system is made of.
+/// The parts of a system.
 pub struct Setup<'a> {
-    /// Settings of every role. `[coordinator] address` is not read, nor where ranks listen: on this
-    /// machine each takes a free port of loopback.
+    /// Settings of every role. `[coordinator] address` and `[trainer] listen` are not read: on this
+    /// machine each rank takes a free port of loopback.
     pub config: &'a Config,
-    /// Workers.
+    /// Number of workers.
     pub workers: usize,
-    /// Trainers: ranks of a gang at most.
+    /// Number of trainers: the maximum number of ranks of a gang.
     pub trainers: usize,
-    /// What models compute on.
+    /// Device of the models.
     pub device: DeviceSpec,
-    /// What the coordinator demands of its callers.
+    /// What the coordinator requires of its callers.
     pub access: capstan_coordinator::Access,
-    /// Who workers are, where certificates are configured.
+    /// Identity of the workers, if certificates are configured.
     pub worker: Option<Identity>,
-    /// Who trainers are, likewise.
+    /// Identity of the trainers, if certificates are configured.
     pub trainer: Option<Identity>,
 }
 
-/// The roles under way.
+/// The running roles.
 pub struct System {
     roles: JoinSet<Result<(), ExpectedError>>,
     shutdown: CancellationToken,
@@ -45,12 +45,12 @@ pub struct System {
 }
 
 impl System {
-    /// Starts every role; the coordinator's socket is the one given.
+    /// Starts every role; the coordinator listens on `listener`.
     ///
-    /// - `shutdown`: cancelled, every role stops; a role that fails cancels it.
+    /// - `shutdown`: stops every role; a role that fails cancels it.
     ///
     /// # Errors
-    /// Unavailable: the store or the database cannot be used, or another coordinator has it.
+    /// Unavailable: the store or the database cannot be used, or another coordinator holds it.
     pub async fn start(
         setup: Setup<'_>,
         store: &Store,
@@ -71,8 +71,8 @@ impl System {
             readiness: Vec::new(),
         };
         system.coordinate(&setup, listener, store).await?;
-        // Whoever asks for more turns than there are would wait for ever, and so would those behind
-        // it; a gang's ranks wait for one another while they hold theirs.
+        // A role that requests more turns than exist would block for ever, and so would the roles
+        // queued behind it. The ranks of a gang wait for one another while they hold their turns.
         let threads = worker_threads(&setup);
         let all = roles::cores()
             .max(setup.workers * threads)
@@ -127,7 +127,7 @@ impl System {
         self.spawn(async move { roles::ended(run.await) });
     }
 
-    /// - `turns`: and how many of them a rank may ask for.
+    /// - `turns`: the turns, and the maximum number that a rank requests.
     fn train(
         &mut self,
         setup: &Setup<'_>,
@@ -150,18 +150,18 @@ impl System {
         self.spawn(async move { roles::ended(run.await) });
     }
 
-    /// Notes whose readiness counts for the whole.
+    /// Registers the readiness of a role.
     fn ready(&mut self, role: &'static str, readiness: Readiness) -> Readiness {
         self.readiness.push((role, readiness.clone()));
         readiness
     }
 
-    /// Whether each role can do its work.
+    /// The readiness of each role.
     pub fn readiness(&self) -> Vec<(&'static str, Readiness)> {
         self.readiness.clone()
     }
 
-    /// Runs one more role beside the others. Whichever fails stops them all.
+    /// Runs one more role. A role that fails stops all of them.
     pub fn spawn(
         &mut self,
         role: impl Future<Output = Result<(), ExpectedError>> + Send + 'static,
@@ -181,10 +181,10 @@ impl System {
         &self.address
     }
 
-    /// Waits until every role has stopped; that is after `shutdown`.
+    /// Waits until every role has stopped, after `shutdown`.
     ///
     /// # Errors
-    /// The first role that had failed.
+    /// The error of the first role that failed.
     pub async fn stopped(mut self) -> Result<(), ExpectedError> {
         let mut outcome = Ok(());
         while let Some(role) = self.roles.join_next().await {
@@ -194,17 +194,17 @@ impl System {
         outcome
     }
 
-    /// Stops every role and waits for it.
+    /// Stops every role and waits for them.
     ///
     /// # Errors
-    /// The first role that had failed.
+    /// The error of the first role that failed.
     pub async fn stop(self) -> Result<(), ExpectedError> {
         self.shutdown.cancel();
         self.stopped().await
     }
 }
 
-/// Where this machine reaches a listener: loopback where it listens on every interface.
+/// The address at which this machine reaches a listener: loopback if it listens on every interface.
 fn reachable(mut bound: SocketAddr) -> SocketAddr {
     if bound.ip().is_unspecified() {
         bound.set_ip(match bound {
@@ -215,7 +215,7 @@ fn reachable(mut bound: SocketAddr) -> SocketAddr {
     bound
 }
 
-/// Threads that a worker's models compute on, where several share this machine.
+/// Number of compute threads of a worker, if several workers share this machine.
 fn worker_threads(setup: &Setup<'_>) -> usize {
     match setup.config.worker.threads {
         0 => (roles::cores() / setup.workers.max(1)).max(1),

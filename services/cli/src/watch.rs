@@ -1,4 +1,4 @@
-//! Watching a run: the coordinator's events on a board of bars, through lost connections.
+//! Watching a run: the coordinator's events on a board of bars, with reconnects.
 //!
 //! ```text
 //! coordinator ── events ──► follow ──► Board (bars, rates, remaining time)
@@ -23,26 +23,26 @@ pub use board::Board;
 use crate::client::{self, Coordinator};
 use crate::error::{Exit, ExpectedError};
 
-/// Between two drawings where nothing happens.
+/// Time between two drawings without events.
 const TICK: Duration = Duration::from_millis(500);
-/// Between two tries to come back to a coordinator that was lost.
+/// Time between two attempts to reconnect.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a coordinator that was lost may stay away.
+/// Longest time without the coordinator.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How watching ended.
+/// The end of a watch.
 #[derive(Debug)]
 pub enum Followed {
     /// The run ended.
     Ended(v1::RunEnded),
-    /// The watcher was asked to leave; the run goes on.
+    /// The watcher stopped; the run continues.
     Left,
 }
 
-/// The end of a run that went well.
+/// The end of a successful run.
 ///
 /// # Errors
-/// Run failed, with the reason: the stage, the shards and what they said.
+/// Run failed, with the reason: the stage, the shards and their errors.
 pub fn finished(ended: v1::RunEnded) -> Result<v1::RunEnded, ExpectedError> {
     match ended.state() {
         v1::RunState::Done => Ok(ended),
@@ -53,10 +53,10 @@ pub fn finished(ended: v1::RunEnded) -> Result<v1::RunEnded, ExpectedError> {
     }
 }
 
-/// Watches a run to its end, or until `leave`. A coordinator that goes away is waited for.
+/// Watches a run to its end, or until `leave`. Reconnects to a coordinator that is lost.
 ///
 /// # Errors
-/// Unavailable, where the coordinator stays away for two minutes; usage for an unknown run.
+/// Unavailable, if the coordinator is lost for two minutes; usage, for an unknown run.
 pub async fn follow(
     coordinator: &Coordinator,
     run: &str,
@@ -74,7 +74,7 @@ pub async fn follow(
         }
         let since = *lost.get_or_insert_with(|| {
             board.say(&format!(
-                "lost the coordinator ({}); coming back to it",
+                "lost the coordinator ({}); reconnecting",
                 status.message()
             ));
             Instant::now()
@@ -89,7 +89,7 @@ pub async fn follow(
     }
 }
 
-/// One connection's worth of events.
+/// The events of one connection.
 async fn stream(
     coordinator: &Coordinator,
     run: &str,
@@ -136,8 +136,8 @@ mod tests {
     use super::clock;
 
     #[test]
-    fn times_are_told_in_two_units_at_most() {
-        let told = [4.4, 200.0, 7_500.0, 273_600.0].map(clock);
-        assert_eq!(told, ["4 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"]);
+    fn times_have_two_units_at_most() {
+        let shown = [4.4, 200.0, 7_500.0, 273_600.0].map(clock);
+        assert_eq!(shown, ["4 s", "3 min 20 s", "2 h 5 min", "3 d 4 h"]);
     }
 }

@@ -97,7 +97,7 @@ pub struct Import {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
     /// Label of the state of the source: an equal label adopts an earlier run's import. Without
-    /// one every run reads the source anew, for nobody knows whether it changed.
+    /// one, every run reads the source again, because it may have changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
     /// `optional`: a picture without a text is a row like any other. `required`: it is rejected with

@@ -54,6 +54,11 @@ const TABLES: [(&str, &str, &str, &str); 7] = [
     ("zero_shot", "ZeroShot", "figures", "zero_shot"),
 ];
 
+/// Defaults of keys that are left out of the stored settings while they have them, so that recipes
+/// made before the keys existed stay valid.
+const UNSTORED_DEFAULTS: [(&str, &str); 2] =
+    [("texts", "`\"optional\"`"), ("bytes_per_file", "`268435456`")];
+
 #[derive(Debug, Clone)]
 struct Field {
     name: String,
@@ -222,7 +227,10 @@ fn default_of(kind: &Kind, path: &[&str]) -> String {
         };
     }
     match value {
-        serde_json::Value::Null => "none".to_owned(),
+        serde_json::Value::Null => {
+            let unstored = UNSTORED_DEFAULTS.iter().find(|(key, _)| key == last);
+            unstored.map_or("none", |(_, default)| *default).to_owned()
+        }
         serde_json::Value::Object(_) => "its defaults".to_owned(),
         // Single-precision values are stored with digits that nobody wrote.
         serde_json::Value::Number(number) if number.is_f64() => {

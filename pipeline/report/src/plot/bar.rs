@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 /// A bar of `value` on a track that ends at `end`, coloured by `class`.
 ///
-/// Values below 0 and above `end` stop at the track's ends; no number is an empty track.
+/// Values are clamped to the track. A value that is not a number is an empty track.
 pub fn bar(value: f64, end: f64, class: &str) -> Markup {
     html! {
         span class="track" aria-hidden="true" {

@@ -13,15 +13,15 @@ const RIGHT: f64 = 8.0;
 const TOP: f64 = 10.0;
 const BOTTOM: f64 = 24.0;
 
-/// A line: its class and its points. Points that are no numbers break it.
+/// A line: its class and its points. Points that are not numbers interrupt it.
 pub struct Line<'a> {
-    /// By which the style sheet colours it.
+    /// Class by which the style sheet colours it.
     pub class: &'a str,
     /// `(x, y)`, in the order of x.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Lines over common axes that both start at 0; `label` says in words what is drawn.
+/// Lines over common axes that both start at 0; `label` describes the chart in words.
 pub fn chart(lines: &[Line<'_>], label: &str) -> Markup {
     let points = || {
         lines
@@ -63,13 +63,13 @@ impl Axes {
         LEFT + (x / self.x_end).clamp(0.0, 1.0) * (WIDTH - LEFT - RIGHT)
     }
 
-    /// Values below 0 lie on the axis.
+    /// Values below 0 are drawn on the axis.
     fn y(&self, y: f64) -> f64 {
         HEIGHT - BOTTOM - (y / self.y_end).clamp(0.0, 1.0) * (HEIGHT - TOP - BOTTOM)
     }
 }
 
-/// One path; a dot where a stretch is a single point, which a path would not show.
+/// One path. A single point between gaps is a dot, because a path would not show it.
 fn drawn(line: &Line<'_>, axes: &Axes) -> Markup {
     let stretches: Vec<&[(f64, f64)]> = line
         .points

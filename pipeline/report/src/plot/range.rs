@@ -3,14 +3,14 @@
 /// An axis from 0 to a round end.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
-    /// Where it ends: at least the greatest value.
+    /// Its end: at least the greatest value.
     pub end: f64,
-    /// From tick to tick.
+    /// Distance between two ticks.
     pub step: f64,
 }
 
 impl Range {
-    /// The shortest axis of about `ticks` round steps that holds every finite value.
+    /// The shortest axis of about `ticks` round steps that contains every finite value.
     pub fn holding(values: impl IntoIterator<Item = f64>, ticks: u32) -> Self {
         let finite = values.into_iter().filter(|value| value.is_finite());
         let greatest = finite.fold(0.0, f64::max);
@@ -35,7 +35,7 @@ impl Range {
 
     /// The ticks from 0 to the end.
     pub fn ticks(&self) -> Vec<f64> {
-        // Never many: `holding` makes the step a fixed share of the end.
+        // Few: in `holding` the step is a fixed share of the end.
         let count = (self.end / self.step).round() as u32;
         (0..=count)
             .map(|index| f64::from(index) * self.step)
@@ -43,7 +43,7 @@ impl Range {
     }
 }
 
-/// A tick as it is written: no more decimals than its step needs, thousands as `k`.
+/// The label of a tick: no more decimals than its step needs, thousands as `k`.
 pub fn tick_label(tick: f64, step: f64) -> String {
     if step >= 1000.0 {
         return format!("{}k", tick / 1000.0);

@@ -7,21 +7,21 @@ use crate::number;
 
 const WIDTH: f64 = 1120.0;
 const HEIGHT: f64 = 400.0;
-/// Room for the heads of the columns.
+/// Space for the heads of the columns.
 const TOP: f64 = 34.0;
-/// Room for the labels of the last column.
+/// Space for the labels of the last column.
 const RIGHT: f64 = 150.0;
 const NODE: f64 = 10.0;
-/// Between the nodes of a column: two lines of label.
+/// Distance between the nodes of a column: two lines of label.
 const GAP: f64 = 40.0;
 
 /// A node.
 pub struct Node {
     /// What it counts.
     pub label: &'static str,
-    /// How many.
+    /// The count.
     pub count: u64,
-    /// By which the style sheet colours it.
+    /// Class by which the style sheet colours it.
     pub class: &'static str,
 }
 
@@ -29,24 +29,24 @@ pub struct Node {
 pub struct Column {
     /// What it counts.
     pub head: &'static str,
-    /// From top to bottom.
+    /// Nodes from top to bottom.
     pub nodes: Vec<Node>,
 }
 
 /// A ribbon between two nodes of neighbouring columns, each given as (column, node).
 pub struct Ribbon {
-    /// Where it starts.
+    /// The node that it leaves.
     pub from: (usize, usize),
-    /// Where it ends.
+    /// The node that it enters.
     pub to: (usize, usize),
     /// Its share of the node that it leaves, and of the one that it enters, in their units.
     pub counts: (u64, u64),
-    /// By which the style sheet colours it.
+    /// Class by which the style sheet colours it.
     pub class: &'static str,
 }
 
 /// Draws the diagram. Ribbons leave and enter each node from top to bottom in the order
-/// given; nodes of 0 are left out. `label` says in words what is drawn.
+/// given; nodes of 0 are left out. `label` describes the diagram in words.
 pub fn diagram(columns: &[Column], ribbons: &[Ribbon], label: &str) -> Markup {
     let places = Places::of(columns);
     html! {
@@ -64,9 +64,9 @@ pub fn diagram(columns: &[Column], ribbons: &[Ribbon], label: &str) -> Markup {
     }
 }
 
-/// Where everything lies.
+/// Positions of the nodes.
 struct Places {
-    /// Pixels a unit.
+    /// Pixels per unit.
     scale: f64,
     /// Of each node, by column.
     tops: Vec<Vec<f64>>,
@@ -133,7 +133,7 @@ impl Places {
     }
 
     fn ribbons(&self, ribbons: &[Ribbon]) -> Vec<Markup> {
-        // How far down its edges each node is taken.
+        // Used height of the edges of each node.
         let mut left: Vec<Vec<f64>> = self.tops.iter().map(|tops| vec![0.0; tops.len()]).collect();
         let mut right = left.clone();
         let draw = |ribbon: &Ribbon| {
@@ -161,7 +161,7 @@ impl Places {
     }
 }
 
-/// A band between two upright edges, each `(x, top, height)`, level at both.
+/// A band between two vertical edges, each `(x, top, height)`, horizontal at both ends.
 fn band(from: (f64, f64, f64), to: (f64, f64, f64)) -> String {
     let (x0, y0, h0) = from;
     let (x1, y1, h1) = to;

@@ -9,7 +9,7 @@ use crate::number;
 use crate::plot::bar::bar;
 use crate::summary::Summary;
 
-/// What is shown, and how it is read.
+/// Title of a figure, and the function that reads it.
 type Figure = (&'static str, fn(&ModelFigures) -> Option<f64>);
 
 const FIGURES: &[Figure] = &[
@@ -88,7 +88,7 @@ fn panel(title: &Markup, sighted: Option<&ModelFigures>, blind: &ModelFigures) -
     }
 }
 
-/// CIDEr goes beyond 100: a track ends at the greater of both, or at 100.
+/// CIDEr exceeds 100, so that a track ends at the greater figure, or at 100.
 fn row(title: &str, sighted: Option<f64>, blind: Option<f64>) -> Markup {
     let end = [sighted, blind].into_iter().flatten().fold(100.0, f64::max);
     html! {

@@ -81,7 +81,7 @@ fn row(summary: &Summary, family: &Group<'_>, model: &Measured<'_>, columns: &[&
     }
 }
 
-/// The greatest figure among a family's arms; none where there is nothing to compare.
+/// The greatest figure of a family; `None` if the family has fewer than two figures.
 fn best(
     summary: &Summary,
     family: &Group<'_>,

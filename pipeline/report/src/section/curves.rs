@@ -1,4 +1,4 @@
-//! Training curves: a panel a training, a line a part of the loss.
+//! Training curves: one panel per training, one line per part of the loss.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ fn panel(name: &str, training: &Training) -> Markup {
         .iter()
         .flat_map(|point| point.means.keys().map(String::as_str))
         .collect();
-    // A single part is the sum: one line says it.
+    // A single part equals the sum: one line is enough.
     let lines: Vec<Line<'_>> = parts
         .iter()
         .filter(|part| parts.len() != 2 || **part != "loss")

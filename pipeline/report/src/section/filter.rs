@@ -1,4 +1,4 @@
-//! What the filter is worth: precision, recall, and the share of good texts before and after.
+//! Quality of the filter: precision, recall, and the share of good texts before and after.
 
 use maud::{Markup, html};
 

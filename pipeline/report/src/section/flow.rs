@@ -1,4 +1,4 @@
-//! Where pictures and texts went, from the web to the training set.
+//! The flow of pictures and texts, from the web to the training set.
 
 use maud::{Markup, html};
 
@@ -105,7 +105,7 @@ fn ribbons(pairs: &Pairs) -> Vec<Ribbon> {
         counts: (count, count),
         class,
     };
-    // Pictures become texts here: the edge of `curated` is shared out as the texts are.
+    // Pictures become texts here: the edge of `curated` is split in proportion to the texts.
     let texts = (pairs.curated_texts + pairs.synthetic).max(1);
     let carrying = |count: u64| (pairs.curated as f64 * count as f64 / texts as f64).round() as u64;
     let carry = |to, count, class| Ribbon {
@@ -135,7 +135,7 @@ fn ribbons(pairs: &Pairs) -> Vec<Ribbon> {
     ]
 }
 
-/// The diagram for those who do not see it.
+/// The diagram in words, for screen readers.
 fn in_words(pairs: &Pairs) -> String {
     let n = number::count;
     format!(

@@ -1,4 +1,4 @@
-//! The verdict in one sentence, with the bars that it speaks of.
+//! The verdict in one sentence, with the bars that it describes.
 
 use maud::{Markup, html};
 
@@ -9,7 +9,7 @@ use crate::plot::range::Range;
 use crate::run_report::RunReport;
 use crate::summary::Summary;
 
-/// Differences up to this are within what a seed alone moves, in points of R@1.
+/// The seed alone causes differences up to this, in points of R@1.
 const SEED_MOVES_POINTS: f64 = 10.0;
 
 /// The head of the page.
@@ -79,7 +79,7 @@ fn phrase(gains: &[(&str, f64)]) -> String {
     text
 }
 
-/// Names the differences that one seed cannot carry.
+/// Names the differences that one seed cannot prove.
 fn caution(summary: &Summary) -> Option<String> {
     let families = groups(summary);
     let named = [(Texts::Web, "the web"), (Texts::Human, "human pairs alone")];
@@ -105,7 +105,7 @@ fn caution(summary: &Summary) -> Option<String> {
     })
 }
 
-/// Mean R@1 by arm: a panel a family, one scale for all.
+/// Mean R@1 by arm: one panel per family, one scale for all.
 fn chart(summary: &Summary) -> Markup {
     let families: Vec<Group<'_>> = groups(summary)
         .into_iter()

@@ -1,4 +1,4 @@
-//! What the run does not prove.
+//! The limits of what the run proves.
 
 use maud::{Markup, html};
 

@@ -1,4 +1,4 @@
-//! What was refused and dropped on the way, and what the kept web texts are made of.
+//! Rejected and dropped pictures by reason, and the kinds of the curated web texts.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::number;
 use crate::plot::bar::row;
 use crate::summary::Summary;
 
-/// Bars of a list; the rest is summed up in the last one.
+/// Maximum number of bars of a list. The last bar sums up the rest.
 const MOST_BARS: usize = 20;
 
 /// The section.
@@ -33,7 +33,7 @@ pub fn rejects(summary: &Summary) -> Markup {
     )
 }
 
-/// A bar list by falling count.
+/// A list of bars in descending order.
 fn list(
     title: &str,
     counts: &BTreeMap<String, u64>,
@@ -70,7 +70,7 @@ fn list(
     }
 }
 
-/// What a reject code means; empty for one that we do not know.
+/// The meaning of a reject code; empty for an unknown one.
 fn reject_hint(code: &str) -> &'static str {
     match code {
         "robots" => "robots.txt disallows it",
@@ -92,7 +92,7 @@ fn reject_hint(code: &str) -> &'static str {
     }
 }
 
-/// How a text of the demo web came about; empty for another web's kinds.
+/// The meaning of a kind of text of the demo web; empty for an unknown one.
 fn kind_hint(kind: &str) -> &'static str {
     match kind {
         "honest" => "true, and names everything",

@@ -10,14 +10,14 @@ use crate::picture::data_uri;
 use crate::plot::bar::bar;
 use crate::run_report::{RunReport, SampleCard, TextLine};
 
-/// Cards on a page: each carries its picture, and the page stays light.
+/// Maximum number of cards: each contains its picture, and the page must stay small.
 const MOST_CARDS: usize = 240;
-/// Texts on a card.
+/// Maximum number of texts on a card.
 const MOST_TEXTS: usize = 8;
-/// Characters of a text or URL; a web text may be thousands long.
+/// Maximum number of characters of a text or URL; a web text may have thousands.
 const MOST_CHARS: usize = 260;
 
-/// Tags of cards, with what their buttons say.
+/// Tags of cards, with the labels of their buttons.
 const TAGS: &[(&str, &str)] = &[
     ("kept-web", "web text kept"),
     ("dropped-web", "web text dropped"),
@@ -56,7 +56,7 @@ pub fn samples(report: &RunReport) -> Markup {
     section("samples", "Samples", &lead, &body)
 }
 
-/// What can be said of a card, in the order of [`TAGS`].
+/// The tags of a card, in the order of [`TAGS`].
 fn tags(card: &SampleCard) -> Vec<&'static str> {
     let has = |tag: &str| match tag {
         "curation" => !card.curated,
@@ -86,7 +86,7 @@ fn is_mistaken(text: &TextLine) -> bool {
     )
 }
 
-/// Cards of unlike tags in turns, so that the first rows show every sort.
+/// Cards of different tags alternate, so that the first rows show every tag.
 fn in_turns<'a>(
     cards: Vec<(&'a SampleCard, Vec<&'static str>)>,
 ) -> Vec<(&'a SampleCard, Vec<&'static str>)> {
@@ -151,7 +151,7 @@ fn picture(card: &SampleCard) -> Markup {
     }
 }
 
-/// What a reader without the picture is told: the first text, as a claim.
+/// The alternative text of the picture: its first text, marked as a claim.
 fn alt(card: &SampleCard) -> String {
     card.texts.first().map_or_else(
         || "picture without a text".to_owned(),

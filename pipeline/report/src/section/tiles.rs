@@ -14,7 +14,7 @@ struct Tile {
     detail: String,
 }
 
-/// The tiles of what was measured; those without a figure are left out.
+/// The tiles. A tile without a figure is left out.
 pub fn tiles(summary: &Summary) -> Markup {
     let mut tiles = gains(summary);
     tiles.extend(zero_shot(summary));

@@ -1,4 +1,4 @@
-//! What each stage took.
+//! Times of the stages.
 
 use maud::{Markup, html};
 
@@ -66,7 +66,7 @@ fn row(stage: &StageFigures, longest: f64) -> Markup {
     }
 }
 
-/// How good the remaining time was that the terminal showed.
+/// The accuracy of the estimate that the terminal showed.
 fn estimate(summary: &Summary) -> Markup {
     let both = summary
         .remaining_shown_at_60s

@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::Remote;
 
-/// Where a dataset command looks.
+/// The store of a dataset command.
 #[derive(Debug, ClapArgs)]
 pub struct StoreArgs {
     /// Store: a folder, s3://bucket/prefix or another object store URL [default: from the configuration].
@@ -46,7 +46,7 @@ pub enum Dataset {
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Follow texts back: to page, picture, model, verdict, and the commits that made them.
+    /// Trace texts to their page, picture, model, verdict and commits.
     #[command(
         after_help = "Examples:\n  capstan dataset lineage bootstrapped \"two red rings\" --store \
         capstan-demo/store\n  capstan dataset lineage web@3 \
@@ -55,23 +55,23 @@ pub enum Dataset {
     Lineage {
         /// `name` (the newest version) or `name@number`.
         dataset: String,
-        /// Id of a text or of a pair (64 hexadecimal digits), or words that the text holds.
+        /// Id of a text or of a pair (64 hexadecimal digits), or words of the text.
         #[arg(value_name = "ID|WORDS")]
         query: String,
-        /// Texts at most.
+        /// Maximum number of texts.
         #[arg(long, default_value_t = 10)]
         limit: usize,
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Bring pairs that somebody has into a dataset: a run of one import stage.
+    /// Import existing pairs into a dataset: a run of one import stage.
     #[command(
         after_help = "Examples:\n  capstan dataset import pairs --dataset mine --format img2dataset\n  \
         capstan dataset import captions --dataset human --format coco_captions\n\nThe workers read \
         SOURCE: it lies below one of their [import] roots."
     )]
     Import(Import),
-    /// Write what training would use of a version into a folder that other programs read.
+    /// Export the rows that training would use into a folder that other programs read.
     #[command(
         after_help = "Examples:\n  capstan dataset export bootstrapped out --store \
         capstan-demo/store\n  capstan dataset export web@3 shards --layout webdataset\n  \
@@ -82,10 +82,10 @@ pub enum Dataset {
         dataset: String,
         /// Folder to write: new or empty.
         folder: PathBuf,
-        /// What a row is.
+        /// The layout of the files.
         #[arg(long, value_enum, default_value_t = Layout::Pictures)]
         layout: Layout,
-        /// Rows of a file at most.
+        /// Maximum number of rows of a file.
         #[arg(long, default_value_t = 10_000)]
         rows_per_file: usize,
         #[command(flatten)]
@@ -96,39 +96,39 @@ pub enum Dataset {
 /// `capstan dataset import`.
 #[derive(Debug, ClapArgs)]
 pub struct Import {
-    /// Folder of the pairs, as workers see it.
+    /// Folder of the pairs, as the workers see it.
     #[arg(value_name = "SOURCE")]
     pub source: String,
-    /// Dataset to write.
+    /// The dataset that is written.
     #[arg(long, value_name = "NAME")]
     pub dataset: String,
-    /// What the source looks like: img2dataset, webdataset, folder or coco_captions.
+    /// Format of the source: img2dataset, webdataset, folder or coco_captions.
     #[arg(long)]
     pub format: String,
-    /// Tasks that it is shared out to [default: by format].
+    /// Number of tasks [default: by format].
     #[arg(long)]
     pub shards: Option<u64>,
-    /// What the texts are: alt, title, caption or human [default: by format].
+    /// Origin of the texts: alt, title, caption or human [default: by format].
     #[arg(long)]
     pub origin: Option<String>,
-    /// Label of the source's state: another label imports it again.
+    /// Label of the state of the source: a new label imports it again.
     #[arg(long, value_name = "LABEL")]
     pub snapshot: Option<String>,
-    /// Submit and leave.
+    /// Submit the run and exit.
     #[arg(long)]
     pub detach: bool,
     #[command(flatten)]
     pub remote: Remote,
 }
 
-/// How an export is laid out.
+/// The layout of an export.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Layout {
-    /// Parquet, a row per picture with the list of its texts.
+    /// Parquet, one row per picture with the list of its texts.
     Pictures,
-    /// Parquet, a row per (picture, text), with the columns of img2dataset.
+    /// Parquet, one row per (picture, text), with the columns of img2dataset.
     Flat,
-    /// Tar files of WebDataset, a sample per (picture, text).
+    /// WebDataset tar files, one sample per (picture, text).
     Webdataset,
     /// A folder of pictures, each with its texts in a `.txt` beside it, one per line.
     Files,

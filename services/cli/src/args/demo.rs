@@ -10,13 +10,13 @@ pub struct Demo {
     /// Seed of the world and of every draw.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Folder for the store, the report and the summary; one of its own is resumed.
+    /// Folder for the store, the report and the summary; the folder of an earlier demo is resumed.
     #[arg(long, default_value = "capstan-demo", value_name = "DIR")]
     pub out: PathBuf,
-    /// Describes the web to crawl (see --print-world).
+    /// Description of the web to crawl (see --print-world).
     #[arg(long, value_name = "FILE.toml")]
     pub world: Option<PathBuf>,
-    /// Describes the stages (see --print-pipeline).
+    /// Pipeline file (see --print-pipeline).
     #[arg(long, value_name = "FILE.toml")]
     pub pipeline: Option<PathBuf>,
     /// Add the arms that complete the 2x2 table of the BLIP paper. Takes about twice as long.
@@ -31,7 +31,7 @@ pub struct Demo {
     /// Print the summary as JSON on stdout instead of the table.
     #[arg(long)]
     pub json: bool,
-    /// Where models compute: auto, cpu, cuda or cuda:N.
+    /// Device of the models: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "cpu")]
     pub device: String,
 }

@@ -15,13 +15,13 @@ pub struct Caption {
     /// Folder of a captioner (Hugging Face BlipForConditionalGeneration).
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// Sequences of beam search; 1 is greedy.
+    /// Number of beams; 1 is greedy decoding.
     #[arg(long, default_value_t = 3)]
     pub beams: usize,
-    /// Tokens at most.
+    /// Maximum number of tokens.
     #[arg(long, default_value_t = 20)]
     pub max_tokens: usize,
-    /// Where the model computes: auto, cpu, cuda or cuda:N.
+    /// Device of the model: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// One JSON object per line.
@@ -40,7 +40,7 @@ pub struct Match {
     /// Folder of a filter (BlipForImageTextRetrieval) or of a CLIP model.
     #[arg(long, value_name = "FOLDER")]
     pub model: PathBuf,
-    /// Where the model computes: auto, cpu, cuda or cuda:N.
+    /// Device of the model: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
     /// One JSON object per line.
@@ -53,18 +53,18 @@ pub struct Match {
 pub enum Model {
     /// List models: digest, family, size, and which stage of which run made them.
     Ls(StoreArgs),
-    /// Bring a model folder (Hugging Face layout) into the store.
+    /// Import a model folder (Hugging Face layout) into the store.
     Import {
         /// Folder with config.json, model.safetensors and the tokenizer's and preprocessor's files.
         folder: PathBuf,
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Copy a model out of the store, in Hugging Face layout.
+    /// Export a model from the store, in Hugging Face layout.
     Export {
-        /// Its digest, or the beginning of it where no other model begins so.
+        /// Digest of the model, or a prefix that no other model has.
         digest: String,
-        /// Folder to make; it must not be there.
+        /// Folder to create; it must not exist.
         folder: PathBuf,
         #[command(flatten)]
         store: StoreArgs,

@@ -1,4 +1,4 @@
-//! Arguments of the roles: what stands in the configuration may be given as a flag.
+//! Arguments of the roles. Each flag overrides a setting of the configuration.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,22 +6,22 @@ use std::path::PathBuf;
 use capstan_runtime::Overrides;
 use clap::Args as ClapArgs;
 
-/// What every role takes.
+/// Flags that every role takes.
 #[derive(Debug, ClapArgs)]
 pub struct Ready {
     /// Store: a folder, s3://bucket/prefix or another object store URL [store.url].
     #[arg(long, value_name = "URL")]
     pub store: Option<String>,
-    /// Listen where others reach it although there are no certificates [safety.insecure].
+    /// Listen on addresses beyond loopback without certificates [safety.insecure].
     #[arg(long)]
     pub insecure: bool,
-    /// Write this file once it listens: JSON with `role`, and the addresses that it is bound to.
+    /// Write this file when the role listens: JSON with `role` and the bound addresses.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }
 
 impl Ready {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         let overrides = Overrides::new().set_some("store.url", self.store.clone());
         overrides.set_some("safety.insecure", self.insecure.then_some(true))
@@ -31,7 +31,7 @@ impl Ready {
 /// `capstan coordinator`.
 #[derive(Debug, ClapArgs)]
 pub struct Coordinator {
-    /// Where to listen; port 0 takes a free one [coordinator.listen].
+    /// Address to listen on; port 0 takes a free one [coordinator.listen].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
     /// Database: sqlite:FILE [coordinator.database].
@@ -42,7 +42,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         let listen = self.listen.map(|listen| listen.to_string());
         self.ready
@@ -55,7 +55,7 @@ impl Coordinator {
 /// `capstan worker`.
 #[derive(Debug, ClapArgs)]
 pub struct Worker {
-    /// What it takes: crawl, curate, caption, filter, evaluate [worker.roles].
+    /// Roles of the worker: crawl, curate, caption, filter, evaluate [worker.roles].
     #[arg(long, value_name = "ROLE,...", value_delimiter = ',')]
     pub roles: Option<Vec<String>>,
     /// Coordinator [coordinator.address].
@@ -64,7 +64,7 @@ pub struct Worker {
     /// Name, unique among live workers [worker.name].
     #[arg(long)]
     pub name: Option<String>,
-    /// Where models compute: auto, cpu, cuda or cuda:N [device.spec].
+    /// Device of the models: auto, cpu, cuda or cuda:N [device.spec].
     #[arg(long)]
     pub device: Option<String>,
     #[command(flatten)]
@@ -72,7 +72,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         self.ready
             .overrides()
@@ -92,13 +92,13 @@ pub struct Trainer {
     /// Name, unique among live workers [trainer.name].
     #[arg(long)]
     pub name: Option<String>,
-    /// Where its rank listens for the other ranks; port 0 takes a free one [trainer.listen].
+    /// Address on which the rank listens for other ranks; port 0 takes a free one [trainer.listen].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Where the other ranks reach it [trainer.advertise].
+    /// Address at which other ranks reach it [trainer.advertise].
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// Where it computes: auto, cpu, cuda or cuda:N [device.spec].
+    /// Device of the rank: auto, cpu, cuda or cuda:N [device.spec].
     #[arg(long)]
     pub device: Option<String>,
     #[command(flatten)]
@@ -106,7 +106,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         let listen = self.listen.map(|listen| listen.to_string());
         self.ready
@@ -122,16 +122,16 @@ impl Trainer {
 /// `capstan up`.
 #[derive(Debug, ClapArgs)]
 pub struct Up {
-    /// Workers.
+    /// Number of workers.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub workers: u16,
-    /// Trainers: ranks that a training may have at most.
+    /// Number of trainers: the maximum number of ranks of a training.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub trainers: u16,
-    /// Where the coordinator listens; port 0 takes a free one [coordinator.listen].
+    /// Address of the coordinator; port 0 takes a free one [coordinator.listen].
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
-    /// Where models compute: auto, cpu, cuda or cuda:N [device.spec].
+    /// Device of the models: auto, cpu, cuda or cuda:N [device.spec].
     #[arg(long)]
     pub device: Option<String>,
     #[command(flatten)]
@@ -139,7 +139,7 @@ pub struct Up {
 }
 
 impl Up {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         let listen = self.listen.map(|listen| listen.to_string());
         self.ready
@@ -152,25 +152,25 @@ impl Up {
 /// `capstan demoweb`.
 #[derive(Debug, ClapArgs)]
 pub struct DemoWeb {
-    /// Address and port of the first host; each further one takes the next port, port 0 free ones.
+    /// Address and port of the first host. Further hosts take the next ports; port 0 takes free ones.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8001")]
     pub listen_from: SocketAddr,
-    /// Where crawlers reach it, where that is another name than the address listened on.
+    /// Host name at which crawlers reach it, if it differs from the listening address.
     #[arg(long, value_name = "HOST")]
     pub advertise: Option<String>,
-    /// Folder for the annotated sets; one of its own is left as it is.
+    /// Folder for the annotated sets; sets of the same web are kept.
     #[arg(long, value_name = "DIR")]
     pub annotations: PathBuf,
-    /// Describes the web (see `capstan demo --print-world`).
+    /// Description of the web (see `capstan demo --print-world`).
     #[arg(long, value_name = "FILE.toml")]
     pub world: Option<PathBuf>,
     /// Seed of the web.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Write every request to this file, a JSON object a line.
+    /// Log every request to this file, one JSON object per line.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
-    /// Write this file once it listens: JSON with `role` and `hosts`.
+    /// Write this file when the web listens: JSON with `role` and `hosts`.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
 }

@@ -7,13 +7,13 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use super::StoreArgs;
 
-/// Which coordinator.
+/// The coordinator of a command.
 #[derive(Debug, ClapArgs)]
 pub struct Remote {
     /// Coordinator [coordinator.address].
     #[arg(long, value_name = "URL")]
     pub coordinator: Option<String>,
-    /// Seconds to wait for a coordinator that is not there yet.
+    /// Seconds to wait for a coordinator that does not listen yet.
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     pub wait: u64,
     /// JSON on stdout.
@@ -22,7 +22,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// What its flags say.
+    /// The settings that the flags override.
     pub fn overrides(&self) -> Overrides {
         Overrides::new().set_some("coordinator.address", self.coordinator.clone())
     }
@@ -42,19 +42,19 @@ pub struct Check {
 /// `capstan run`.
 #[derive(Debug, ClapArgs)]
 pub struct Run {
-    /// The stages.
+    /// The pipeline file.
     #[arg(value_name = "PIPELINE.toml")]
     pub pipeline: PathBuf,
     /// Seed of every draw [default: the pipeline's].
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Id of the run [default: made from the pipeline's name, its content and the seed].
+    /// Id of the run [default: from the pipeline's name, its content and the seed].
     #[arg(long, value_name = "ID")]
     pub run: Option<String>,
-    /// Show stages, tasks and what is done already; start nothing.
+    /// Show the stages, their tasks and how many are done; start nothing.
     #[arg(long, conflicts_with = "detach")]
     pub plan: bool,
-    /// Submit and leave.
+    /// Submit the run and exit.
     #[arg(long)]
     pub detach: bool,
     #[command(flatten)]
@@ -73,7 +73,7 @@ pub struct Watch {
 /// `capstan runs`.
 #[derive(Debug, ClapArgs)]
 pub struct Runs {
-    /// Runs at most.
+    /// Maximum number of runs.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
     #[command(flatten)]
@@ -94,10 +94,10 @@ pub struct Cancel {
 pub struct Retry {
     /// Id of the run.
     pub run: String,
-    /// Of this stage only.
+    /// Only this stage.
     #[arg(long)]
     pub stage: Option<String>,
-    /// Of this shard only: its number or its name.
+    /// Only this shard: its number or its name.
     #[arg(long, requires = "stage")]
     pub shard: Option<String>,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub struct Retry {
 pub struct Report {
     /// Id of the run.
     pub run: String,
-    /// Folder for report.html and summary.json; made where it is absent.
+    /// Folder for report.html and summary.json; created if it is absent.
     #[arg(long, value_name = "DIR", default_value = "capstan-report")]
     pub out: PathBuf,
     #[command(flatten)]
@@ -119,11 +119,11 @@ pub struct Report {
 /// `capstan state`.
 #[derive(Debug, Subcommand)]
 pub enum State {
-    /// Make the coordinator's database anew from what stands in the store.
+    /// Rebuild the coordinator's database from the store.
     #[command(
         after_help = "Example:\n  capstan state rebuild --store s3://bucket/prefix --database \
-        sqlite:capstan.db\n\nNo coordinator may be running. What stands in the database's \
-        place is replaced."
+        sqlite:capstan.db\n\nNo coordinator may be running. The present database is \
+        replaced."
     )]
     Rebuild {
         /// Store: a folder, s3://bucket/prefix or another object store URL [store.url].

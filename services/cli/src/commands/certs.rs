@@ -8,11 +8,11 @@ use crate::args;
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output;
 
-/// Makes them, and prints the files that were written.
+/// Creates the certificates and prints the files that were written.
 ///
 /// # Errors
-/// Usage, for files that are there, a name, a role or a number of days that cannot be; run failed,
-/// where the folder cannot be written.
+/// Usage, for files that exist or a name, role or number of days that is invalid; run failed, if
+/// the folder cannot be written.
 pub fn run(args: &args::Certs) -> Result<(), ExpectedError> {
     let validity = Validity::days(args.days, SystemClock::new().wall()).or_exit(Exit::Usage)?;
     let written = match &args.role {

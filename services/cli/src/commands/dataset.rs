@@ -1,4 +1,4 @@
-//! `capstan dataset`: what a store holds, whether it is whole, what comes in and goes out.
+//! `capstan dataset`: the datasets of a store: listing, checking, import and export.
 
 mod export;
 mod import;
@@ -20,7 +20,7 @@ use crate::store;
 /// Runs a dataset command.
 ///
 /// # Errors
-/// Unavailable store, unknown dataset (usage), or what `verify` finds (run failed).
+/// Unavailable store; usage, for an unknown dataset; run failed, for damage that `verify` finds.
 pub fn run(command: &Dataset, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         match command {
@@ -62,13 +62,13 @@ pub fn run(command: &Dataset, settings: &Settings) -> Result<(), ExpectedError> 
     })
 }
 
-/// Opens a store that is there; reading makes no new one.
+/// Opens a store that exists; reading creates none.
 pub(super) async fn open(args: &StoreArgs, settings: &Settings) -> Result<Store, ExpectedError> {
     let overrides = capstan_runtime::Overrides::new().set_some("store.url", args.store.clone());
     store::open_existing(&settings.load_with(overrides)?.store).await
 }
 
-/// A dataset or version that is not there is the caller's mistake.
+/// A dataset or version that does not exist is a mistake of the caller.
 fn found<T>(result: Result<T, Error>) -> Result<T, ExpectedError> {
     result.map_err(|error| {
         let exit = match &error {

@@ -1,4 +1,4 @@
-//! `capstan demoweb`: the miniature web as a process, a port per host.
+//! `capstan demoweb`: the miniature web as a process, one port per host.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -18,19 +18,19 @@ use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output::write_whole;
 use crate::settings::Settings;
 
-/// By which a folder of annotated sets is recognised.
+/// Name of the file that marks a folder of annotated sets.
 const MARKER: &str = "demoweb.json";
-/// The sets, each a folder.
+/// The names of the sets; each is a folder.
 const SETS: [&str; 3] = ["human", "evaluation", "zero_shot"];
-/// Between two looks for requests that are not in the log file yet.
+/// Time between two flushes of requests to the log file.
 const FLUSH: Duration = Duration::from_millis(200);
 
-/// Lays the annotated sets out and serves the web until a signal. The first line on stdout is the
-/// table for `[crawl]` of the workers.
+/// Writes the annotated sets and serves the web until a signal. The first line on stdout is the
+/// `[crawl] hosts` table for the workers.
 ///
 /// # Errors
-/// Configuration, for a world that is none; usage, for a folder of something else; unavailable,
-/// where a port is taken.
+/// Configuration, for an invalid world; usage, for a folder with other content; unavailable, if a
+/// port is in use.
 pub fn run(args: &args::DemoWeb, settings: &Settings) -> Result<(), ExpectedError> {
     let config = settings.load()?;
     let world = world(args.world.as_deref())?;
@@ -68,7 +68,7 @@ fn world(path: Option<&Path>) -> Result<World, ExpectedError> {
     World::from_toml(&text, &file).or_exit(Exit::Configuration)
 }
 
-/// A listener for each host, in their order; gives where crawlers reach each.
+/// A listener for each host, in order, with the address at which crawlers reach it.
 async fn listen(
     args: &args::DemoWeb,
     site: &Site,
@@ -87,7 +87,7 @@ async fn listen(
     Ok((hosts, listeners))
 }
 
-/// The address of the n-th host: the next ports, or free ones from port 0.
+/// The address of the n-th host: consecutive ports, or free ones if the first port is 0.
 fn nth(mut first: SocketAddr, ordinal: usize) -> Result<SocketAddr, ExpectedError> {
     if first.port() != 0 {
         let port = u16::try_from(ordinal)
@@ -110,14 +110,14 @@ fn inline_table(hosts: &[(String, String)]) -> String {
     format!("{{ {} }}", entries.collect::<Vec<_>>().join(", "))
 }
 
-/// What the annotated sets are a function of.
+/// The inputs that determine the annotated sets.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Marker {
     world: String,
     seed: u64,
 }
 
-/// Lays the sets out, each whole or not at all; those of the same web are left as they are.
+/// Writes the sets, each atomically. Sets of the same web are kept.
 fn lay_out(site: &Site, folder: &Path) -> Result<(), ExpectedError> {
     let marker = Marker {
         world: Digest::of(site.world().to_toml().as_bytes()).to_string(),
@@ -144,7 +144,7 @@ fn lay_out(site: &Site, folder: &Path) -> Result<(), ExpectedError> {
     std::fs::remove_dir_all(&partial).map_err(fail)
 }
 
-/// Makes the folder this web's own, or finds that it is.
+/// Marks the folder as one of this web, or checks the mark.
 fn claim(folder: &Path, marker: &Marker) -> Result<(), ExpectedError> {
     let shown = folder.display();
     let usage = |text: String| ExpectedError::new(Exit::Usage, text);
@@ -179,7 +179,7 @@ fn open_log(path: &Path) -> Result<std::fs::File, ExpectedError> {
     })
 }
 
-/// Writes requests as they come, the last ones after the shutdown.
+/// Appends requests to the log file, the last ones after the shutdown.
 async fn write_log(
     site: Arc<Site>,
     file: std::fs::File,

@@ -1,4 +1,4 @@
-//! `capstan model`: what models a store holds, and models in and out of it.
+//! `capstan model`: the models of a store: listing, import and export.
 
 use std::path::Path;
 
@@ -62,7 +62,7 @@ fn maker(model: &Listed) -> String {
     }
 }
 
-/// Bytes in the largest unit that leaves a whole number before the point.
+/// Bytes in the largest unit that is not larger than the size.
 fn size(bytes: u64) -> String {
     let units = ["B", "kB", "MB", "GB"];
     let mut value = bytes as f64;
@@ -101,7 +101,7 @@ async fn export(
     }
     let store = dataset::open(args, settings).await?;
     let model = find(&store, digest).await?;
-    // Fetched beside its place, so that it appears whole or not at all.
+    // Fetched beside its place and renamed, so that it appears atomically.
     let partial = output::beside(folder);
     let fetched = models::fetch(&store, &model, &partial).await;
     let moved = fetched.and_then(|fetched| {

@@ -1,4 +1,4 @@
-//! What every role as a process does: logs, signals, listeners, the announcement that it is there.
+//! The parts that every role process shares: logs, signals, listeners, the ready file.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ use crate::health::Health;
 use crate::output::write_whole;
 use crate::roles;
 
-/// Runs a role with logs and signals: the first SIGTERM or SIGINT cancels its token, the second
-/// one ends the process.
+/// Runs a role with logs and signals. The first SIGTERM or SIGINT cancels its token, the second
+/// exits the process.
 ///
 /// # Errors
 /// The role's own; configuration for logs that cannot be set up.
@@ -34,12 +34,12 @@ pub fn process(
         let shutdown = shutdown::on_signals().or_exit(Exit::RunFailed)?;
         role(shutdown).await
     });
-    // Work that was dropped may still block a thread; a process that stops waits for none.
+    // Dropped work may still block a thread. A stopping process does not wait for it.
     runtime.shutdown_background();
     ended
 }
 
-/// The value, or `None` where `shutdown` came first.
+/// The value, or `None` if `shutdown` is cancelled first.
 pub async fn unless<T>(
     shutdown: &CancellationToken,
     work: impl Future<Output = Result<T, ExpectedError>>,
@@ -67,22 +67,22 @@ pub async fn bind(address: SocketAddr, setting: &str) -> Result<TcpListener, Exp
     })
 }
 
-/// Tells people (a log line) and programs (a file) that a role listens.
+/// Announces that a role listens: a log line for people, a file for programs.
 pub struct Ready {
     role: &'static str,
     file: Option<PathBuf>,
 }
 
-/// What is told. A role without a listener of its own has only a name.
+/// The content of the announcement. A role without a listener has only a name.
 #[derive(Debug, Default, Serialize)]
 pub struct Announcement {
-    /// Where it listens, with the port that was bound.
+    /// The bound address.
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<SocketAddr>,
-    /// Where health and metrics are served.
+    /// The address of health and metrics.
     #[serde(skip_serializing_if = "Option::is_none")]
     health: Option<SocketAddr>,
-    /// How it calls itself.
+    /// The name of the worker or trainer.
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
 }
@@ -91,7 +91,7 @@ impl Announcement {
     /// A role with these listeners.
     ///
     /// # Errors
-    /// Unavailable, where the system does not say where they are bound.
+    /// Unavailable, if the system does not report the bound addresses.
     pub fn of(listener: Option<&TcpListener>, health: &Health) -> Result<Self, ExpectedError> {
         let listen = listener.map(TcpListener::local_addr);
         Ok(Self {
@@ -112,10 +112,10 @@ impl Announcement {
 }
 
 impl Ready {
-    /// Takes away a file that an earlier process left: it must not be taken for this one's.
+    /// Removes the file of an earlier process, so that it is not mistaken for the file of this one.
     ///
     /// # Errors
-    /// Usage, where it cannot be taken away.
+    /// Usage, if it cannot be removed.
     pub fn new(role: &'static str, args: &args::Ready) -> Result<Self, ExpectedError> {
         Self::at(role, args.ready_file.as_deref())
     }
@@ -140,7 +140,7 @@ impl Ready {
         })
     }
 
-    /// Tells it.
+    /// Writes the announcement.
     ///
     /// # Errors
     /// Run failed, where the file cannot be written.

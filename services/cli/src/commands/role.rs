@@ -19,7 +19,7 @@ use crate::{access, args, hosts, roles, store};
 ///
 /// # Errors
 /// Configuration; unavailable, where the port is taken, or the store or the database cannot be
-/// used, or another coordinator has taken over.
+/// used, or another coordinator has replaced this one.
 pub fn coordinator(args: &args::Coordinator, settings: &Settings) -> Result<(), ExpectedError> {
     let config = settings.load_with(args.overrides())?;
     let access = access::coordinator(&config)?;
@@ -36,7 +36,7 @@ pub fn coordinator(args: &args::Coordinator, settings: &Settings) -> Result<(), 
         };
         let told = Announcement::of(Some(&listener), &health)?;
         health.serve(vec![("coordinator", options.readiness.clone())]);
-        // Told only once its database is its own and its runs are known.
+        // Ready only once it holds its database and knows its runs.
         let handle = roles::coordinator(&config, &store, &shutdown).await?;
         ready.announce(&told)?;
         capstan_coordinator::serve(handle, options, listener, shutdown)
@@ -48,7 +48,7 @@ pub fn coordinator(args: &args::Coordinator, settings: &Settings) -> Result<(), 
 /// Runs a worker until a signal.
 ///
 /// # Errors
-/// Configuration; unavailable, where the store or the coordinator stays away.
+/// Configuration; unavailable, if the store or the coordinator stays unreachable.
 pub fn worker(args: &args::Worker, settings: &Settings) -> Result<(), ExpectedError> {
     let config = settings.load_with(args.overrides())?;
     let member = Member {
@@ -97,7 +97,7 @@ pub fn trainer(args: &args::Trainer, settings: &Settings) -> Result<(), Expected
     let ready = Ready::new("trainer", &args.ready)?;
     process(&config, async |shutdown| {
         let settings = &config.trainer;
-        // A rank listens while its gang trains; that the port is free is found out now.
+        // A rank listens only while its gang trains. Check now that the port is free.
         drop(bind(settings.listen, "[trainer] listen").await?);
         let health = Health::bind(&config).await?;
         let Some(advertise) = unless(&shutdown, hosts::advertised(&config)).await? else {

@@ -17,11 +17,11 @@ use crate::output;
 use crate::settings::Settings;
 use crate::watch::{Board, Followed, finished, follow};
 
-/// Submits a pipeline and watches it, or shows what it would do.
+/// Submits a pipeline and watches it, or shows its tasks.
 ///
 /// # Errors
 /// Configuration, naming file, stage and key; unavailable coordinator; run failed, with the stage,
-/// the shards and what they said; interrupted, where a signal left the run going.
+/// the shards and their errors; interrupted, if a signal ended the watch.
 pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
     let (text, pipeline) = check::read(&args.pipeline)?;
     let request = v1::SubmitRunRequest {
@@ -48,7 +48,7 @@ pub fn run(args: &args::Run, settings: &Settings) -> Result<(), ExpectedError> {
     })
 }
 
-/// Submits a pipeline; watches it to its end, or leaves.
+/// Submits a pipeline and watches it to its end, or exits.
 ///
 /// # Errors
 /// As [`run`].
@@ -88,7 +88,7 @@ pub(super) async fn submit(
 /// Watches a run that was submitted before.
 ///
 /// # Errors
-/// As [`run`]; usage, for a run that is not there.
+/// As [`run`]; usage, for an unknown run.
 pub fn watch(args: &args::Watch, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         let coordinator = connect(&args.remote, settings).await?;
@@ -117,7 +117,7 @@ pub(super) async fn connect(
     Coordinator::connect(&config.coordinator.address, &access, wait).await
 }
 
-/// Watches on a board until the run ends or a signal comes, then tells what it gave.
+/// Watches on a board until the run ends or a signal arrives, then prints the stages.
 async fn to_its_end(
     coordinator: &Coordinator,
     run: &str,
@@ -131,7 +131,9 @@ async fn to_its_end(
     let ended = match followed? {
         Followed::Ended(ended) => ended,
         Followed::Left => {
-            let line = format!("left; run {run} goes on: `capstan watch {run}` comes back to it");
+            let line = format!(
+                "stopped watching; run {run} continues: `capstan watch {run}` watches it again"
+            );
             return Err(ExpectedError::new(Exit::Interrupted, line));
         }
     };

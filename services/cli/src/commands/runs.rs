@@ -31,10 +31,10 @@ pub fn list(args: &args::Runs, settings: &Settings) -> Result<(), ExpectedError>
     })
 }
 
-/// Ends a run.
+/// Cancels a run.
 ///
 /// # Errors
-/// Configuration, unavailable; usage, for a run that is not there.
+/// Configuration, unavailable; usage, for an unknown run.
 pub fn cancel(args: &args::Cancel, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         let coordinator = connect(&args.remote, settings).await?;
@@ -48,10 +48,10 @@ pub fn cancel(args: &args::Cancel, settings: &Settings) -> Result<(), ExpectedEr
     })
 }
 
-/// Tries again what a run has given up.
+/// Retries the shards that a run has quarantined.
 ///
 /// # Errors
-/// Configuration, unavailable; usage, for a run that is not there, or nothing to try again.
+/// Configuration, unavailable; usage, for an unknown run, or one without shards to retry.
 pub fn retry(args: &args::Retry, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         let coordinator = connect(&args.remote, settings).await?;
@@ -63,8 +63,8 @@ pub fn retry(args: &args::Retry, settings: &Settings) -> Result<(), ExpectedErro
         let retried = coordinator.retry(request).await?;
         let state = describe::run_state(retried.state());
         if args.remote.json {
-            let told = json!({"run": args.run, "state": state, "shards": retried.shards});
-            return output::json(&told);
+            let answer = json!({"run": args.run, "state": state, "shards": retried.shards});
+            return output::json(&answer);
         }
         let run = &args.run;
         println!(
@@ -75,7 +75,7 @@ pub fn retry(args: &args::Retry, settings: &Settings) -> Result<(), ExpectedErro
     })
 }
 
-/// A shard by name, or by number as most are named.
+/// The name of a shard; most shards are named by their number.
 fn shard(given: &str) -> String {
     match given.parse::<u32>() {
         Ok(number) => format!("{number:05}"),

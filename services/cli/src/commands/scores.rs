@@ -1,4 +1,4 @@
-//! `capstan caption` and `capstan match`: models on somebody's own pictures.
+//! `capstan caption` and `capstan match`: models on the user's own pictures.
 
 use std::path::Path;
 
@@ -12,10 +12,10 @@ use serde_json::json;
 use crate::args::{Caption, Match};
 use crate::error::{Exit, ExpectedError, OrExit};
 
-/// Prints a caption per picture.
+/// Prints one caption per picture.
 ///
 /// # Errors
-/// Foreign input, naming the picture or the model folder and what is wrong with it.
+/// Foreign input, naming the picture or the model folder and the reason.
 pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
     let (pool, device) = compute(&args.device)?;
     pool.install(|| {
@@ -171,7 +171,7 @@ fn pixels(preprocess: &ImagePreprocess, path: &Path) -> Result<Vec<f32>, Expecte
 /// Whether the folder holds a CLIP model, by its configuration.
 fn is_clip(folder: &Path) -> Result<bool, ExpectedError> {
     let path = folder.join(capstan_model::folder::CONFIG_FILE);
-    // A pre-trained MED has its configurations one folder deeper.
+    // The configurations of a pre-trained MED are one folder deeper.
     let Ok(text) = std::fs::read_to_string(&path) else {
         return Ok(false);
     };
@@ -188,7 +188,7 @@ fn floats<const D: usize>(tensor: capstan_model::Tensor<D>) -> Result<Vec<f32>, 
         .map_err(|error| ExpectedError::new(Exit::RunFailed, format!("{error:?}")))
 }
 
-/// Every core, and the device asked for.
+/// A pool of every core, and the requested device.
 fn compute(device: &str) -> Result<(ComputePool, Device), ExpectedError> {
     let spec: DeviceSpec = device.parse().or_exit(Exit::Usage)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -9,7 +9,7 @@ use crate::error::{Exit, ExpectedError, OrExit};
 use crate::settings::Settings;
 use crate::{output, store};
 
-/// Makes the database anew from the store.
+/// Rebuilds the database from the store.
 ///
 /// # Errors
 /// Configuration; unavailable, where the store cannot be read, or the database cannot be written

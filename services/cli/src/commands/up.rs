@@ -1,4 +1,4 @@
-//! `capstan up`: the whole system on this machine, waiting for work.
+//! `capstan up`: the whole system on this machine, until a signal.
 
 use capstan_runtime::tls::Role;
 
@@ -9,7 +9,7 @@ use crate::settings::Settings;
 use crate::system::{Setup, System};
 use crate::{access, args, hosts, roles, store};
 
-/// Keeps coordinator, workers and trainers until a signal.
+/// Runs coordinator, workers and trainers until a signal.
 ///
 /// # Errors
 /// Configuration; unavailable, where the port is taken, or the store or the database cannot be

@@ -1,4 +1,4 @@
-//! The folder of a demo: made, recognised, refused.
+//! The folder of a demo: created, recognised or refused.
 
 use std::path::{Path, PathBuf};
 
@@ -8,10 +8,10 @@ use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output::write_whole;
 use crate::report;
 
-/// Name of the file by which a folder is recognised as a demo's own.
+/// Name of the file that marks the folder of a demo.
 const MARKER: &str = "demo.json";
 
-/// What a demo is a function of: one folder holds one of these.
+/// The inputs that determine a demo. One folder holds one demo.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
     /// Seed of the world and of every draw.
@@ -22,17 +22,17 @@ pub struct Marker {
     pub pipeline: String,
 }
 
-/// A folder that belongs to one demo.
+/// The folder of one demo.
 #[derive(Debug, Clone)]
 pub struct Folder {
     root: PathBuf,
 }
 
 impl Folder {
-    /// Opens the folder of this demo, new or begun before.
+    /// Opens the folder of this demo; creates it if it is absent or empty.
     ///
     /// # Errors
-    /// Usage, naming the folder, where it holds anything else or another demo.
+    /// Usage, naming the folder, if it holds other files or another demo.
     pub fn open(root: &Path, marker: &Marker) -> Result<Self, ExpectedError> {
         let shown = root.display();
         let usage = |text: String| ExpectedError::new(Exit::Usage, text);
@@ -101,7 +101,7 @@ impl Folder {
         self.root.join("state.db")
     }
 
-    /// Annotated sets, laid out by the demo web for the imports.
+    /// Annotated sets, written by the demo web for the imports.
     pub fn annotations(&self) -> PathBuf {
         self.root.join("annotations")
     }
@@ -121,7 +121,7 @@ impl Folder {
         self.root.join(report::PAGE)
     }
 
-    /// The log of the run, one JSON object a line.
+    /// The log of the run, one JSON object per line.
     pub fn log(&self) -> PathBuf {
         self.root.join("log.jsonl")
     }
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_folder_is_opened_again_and_another_demo_is_refused_by_name() {
+    fn the_folder_of_this_demo_is_opened_again_and_another_demo_is_refused() {
         let temp = tempfile::tempdir().unwrap();
         let root = temp.path().join("out");
         Folder::open(&root, &marker(1)).unwrap();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_folder_is_refused_and_left_alone() {
+    fn a_folder_with_other_files_is_refused_and_not_changed() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("thesis.tex"), "dear").unwrap();
         let error = Folder::open(temp.path(), &marker(1))
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_is_taken() {
+    fn an_empty_folder_is_used() {
         let temp = tempfile::tempdir().unwrap();
         Folder::open(temp.path(), &marker(1)).unwrap();
         assert!(temp.path().join(MARKER).exists());

@@ -1,4 +1,4 @@
-//! What a demo is asked to do: world, pipeline, device, all checked before anything is written.
+//! The inputs of a demo: world, pipeline and device, checked before anything is written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,10 +24,10 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Reads and checks them; nothing is written.
+    /// Reads and checks the inputs; writes nothing.
     ///
     /// # Errors
-    /// Configuration, naming file, stage and key; usage for a device that is none.
+    /// Configuration, naming file, stage and key; usage, for an unknown device.
     pub fn read(args: &args::Demo) -> Result<Self, ExpectedError> {
         let world = match &args.world {
             Some(path) => World::from_toml(&read(path)?, &path.display().to_string())
@@ -45,7 +45,7 @@ impl Inputs {
         let device = device.resolve().or_exit(Exit::Usage)?;
         let world_digest = Digest::of(world.to_toml().as_bytes()).to_string();
         pipeline.seed = args.seed;
-        point_crawls(
+        set_snapshots(
             &mut pipeline,
             &Digest::of_parts([world_digest.as_bytes(), &args.seed.to_le_bytes()[..]]),
         );
@@ -64,8 +64,8 @@ impl Inputs {
     }
 }
 
-/// The snapshot of a crawl of the demo web is the digest of what the web is a function of.
-fn point_crawls(pipeline: &mut Pipeline, snapshot: &Digest) {
+/// Sets the snapshot of each crawl to the digest of the inputs of the demo web.
+fn set_snapshots(pipeline: &mut Pipeline, snapshot: &Digest) {
     for stage in &mut pipeline.stages {
         if let Kind::Crawl(crawl) = &mut stage.kind {
             crawl.snapshot = format!("demo-{}", snapshot.short());
@@ -73,7 +73,7 @@ fn point_crawls(pipeline: &mut Pipeline, snapshot: &Digest) {
     }
 }
 
-/// The text of the pipeline asked for.
+/// The text of the requested pipeline.
 pub fn pipeline_text(args: &args::Demo) -> Result<String, ExpectedError> {
     let text = match &args.pipeline {
         Some(path) => read(path)?,
@@ -92,8 +92,8 @@ fn read(path: &Path) -> Result<String, ExpectedError> {
     })
 }
 
-/// Lays the annotated sets out, whole or not at all.
-pub fn lay_out_annotations(site: &Site, folder: &Folder) -> Result<(), ExpectedError> {
+/// Writes the annotated sets, atomically.
+pub fn write_annotations(site: &Site, folder: &Folder) -> Result<(), ExpectedError> {
     let partial = folder.root().join("annotations.partial");
     if partial.exists() {
         std::fs::remove_dir_all(&partial).or_exit(Exit::RunFailed)?;
@@ -102,8 +102,8 @@ pub fn lay_out_annotations(site: &Site, folder: &Folder) -> Result<(), ExpectedE
     std::fs::rename(&partial, folder.annotations()).or_exit(Exit::RunFailed)
 }
 
-/// Copies models out of the store under their stages' names.
-pub async fn lay_out_models(
+/// Copies models from the store into folders named after their stages.
+pub async fn copy_models(
     store: &Store,
     trained: &BTreeMap<StageName, ModelDigest>,
     folder: &Folder,

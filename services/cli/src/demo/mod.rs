@@ -1,4 +1,4 @@
-//! `capstan demo`: the whole loop over the demo web, in one process, on loopback sockets.
+//! `capstan demo`: the whole loop over the demo web, in one process, on loopback.
 //!
 //! ```text
 //! world file + seed ─► demo web ─┐
@@ -23,10 +23,10 @@ use crate::report::{self, Heading, Recorded, gather};
 use folder::Folder;
 use inputs::Inputs;
 
-/// The shipped pipeline: the one file that `deploy` offers too.
+/// The shipped pipeline, the same file as in `deploy`.
 pub const PIPELINE: &str = include_str!("../../../../deploy/pipelines/demo.toml");
 
-/// What `--full` adds to it.
+/// The stages that `--full` adds to it.
 pub const FULL: &str = include_str!("full.toml");
 
 /// Runs the demo.
@@ -51,18 +51,18 @@ pub fn run(args: &args::Demo) -> Result<(), ExpectedError> {
         .build()
         .or_exit(Exit::RunFailed)?;
     let site = Arc::new(Site::build(&inputs.world, args.seed));
-    runtime.block_on(whole(args, inputs, &folder, site))
+    runtime.block_on(run_demo(args, inputs, &folder, site))
 }
 
-/// Everything that needs the runtime.
-async fn whole(
+/// The part of the demo that needs the runtime.
+async fn run_demo(
     args: &args::Demo,
     inputs: Inputs,
     folder: &Folder,
     site: Arc<Site>,
 ) -> Result<(), ExpectedError> {
     if !folder.annotations().exists() {
-        inputs::lay_out_annotations(&site, folder)?;
+        inputs::write_annotations(&site, folder)?;
     }
     let store_url = folder.store().display().to_string();
     let store = Store::open(&store_url).or_exit(Exit::Unavailable)?;
@@ -74,7 +74,7 @@ async fn whole(
     let recorded = Recorded::read(&store, &ended.run).await?;
     let gathered = gather(&store, &recorded, Some(&ended.watched), Some(&site)).await?;
     gathered.summary.check().or_exit(Exit::RunFailed)?;
-    inputs::lay_out_models(&store, &gathered.models, folder).await?;
+    inputs::copy_models(&store, &gathered.models, folder).await?;
     let heading = Heading {
         title: "capstan demo".to_owned(),
         started: None,

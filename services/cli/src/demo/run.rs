@@ -1,4 +1,4 @@
-//! The demo's run: every role on a loopback socket of its own, over the demo web, to its end.
+//! The run of the demo: every role on its own loopback socket, over the demo web.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,26 +25,26 @@ use crate::watch::{Board, Followed, follow};
 
 /// Workers of the demo.
 const WORKERS: usize = 2;
-/// Its trainers: ranks of its gangs.
+/// Trainers of the demo: ranks of its gangs.
 const TRAINERS: usize = 2;
 
-/// How a run ended.
+/// A run that ended.
 pub struct Ended {
     /// The run.
     pub run: RunId,
-    /// Tasks that were leased: none where nothing was left to do.
+    /// Tasks that were leased; 0 if nothing was left to do.
     pub leased: u64,
     /// The times of this invocation.
     pub watched: Watched,
 }
 
-/// Runs the pipeline to its end and takes every role down again.
+/// Runs the pipeline to its end and stops every role.
 ///
-/// - `leave`: cancelled by a signal, the run stops where it is and can be resumed.
+/// - `leave`: cancelled by a signal; the run stops and can be resumed.
 ///
 /// # Errors
-/// Run failed, with the stage, the shards and what they said; unavailable, where a socket cannot
-/// be bound.
+/// Run failed, with the stage, the shards and their errors; unavailable, if a socket cannot be
+/// bound.
 pub async fn to_its_end(
     folder: &Folder,
     store: &Store,
@@ -57,7 +57,7 @@ pub async fn to_its_end(
     let listener = bind().await?;
     let config = config(folder);
     if !folder.database().exists() {
-        // New or lost: made of what the folder's store holds, so that the run goes on from there.
+        // New or lost: rebuilt from the store of the folder, so that the run resumes.
         capstan_coordinator::rebuild(&config.coordinator, store)
             .await
             .or_exit(Exit::Unavailable)?;
@@ -78,18 +78,18 @@ pub async fn to_its_end(
     let coordinator = Coordinator::lazy(system.address(), &Access::default())?;
     let ended = run(&coordinator, &inputs.pipeline, &leave).await;
     let stopped = system.stop().await;
-    // A role that failed is why the watch was left.
+    // If a role failed, its error is the reason why the watch ended.
     match ended {
         Ok(Some(ended)) => stopped.map(|()| ended),
         Ok(None) => Err(stopped.err().unwrap_or_else(|| {
-            let line = "interrupted; the same command goes on where it stopped";
+            let line = "interrupted; the same command resumes the run";
             ExpectedError::new(Exit::RunFailed, line)
         })),
         Err(error) => Err(error),
     }
 }
 
-/// Submits the pipeline and watches it on a board; `None` where it was left.
+/// Submits the pipeline and watches it on a board; `None` if `leave` was cancelled.
 async fn run(
     coordinator: &Coordinator,
     pipeline: &Pipeline,
@@ -149,7 +149,7 @@ async fn bind_web(site: &Site) -> Result<Vec<(String, TcpListener)>, ExpectedErr
     Ok(listeners)
 }
 
-/// The crawler's map of names.
+/// The network configuration of the crawler: the hosts of the demo web.
 fn net(hosts: &[(String, TcpListener)]) -> Result<NetConfig, ExpectedError> {
     let address = |listener: &TcpListener| listener.local_addr().or_exit(Exit::Unavailable);
     let hosts: Result<BTreeMap<String, SocketAddr>, ExpectedError> = hosts
@@ -162,7 +162,7 @@ fn net(hosts: &[(String, TcpListener)]) -> Result<NetConfig, ExpectedError> {
     })
 }
 
-/// The configuration of the demo's own roles: everything lies in its folder.
+/// The configuration of the demo: every path is in its folder.
 fn config(folder: &Folder) -> Config {
     let mut config = Config::default();
     config.store.url = folder.store().display().to_string();

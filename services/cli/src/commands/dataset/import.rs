@@ -13,8 +13,8 @@ use crate::settings::Settings;
 /// Submits the import and watches it.
 ///
 /// # Errors
-/// Usage, for a format or an origin that is none; unavailable coordinator; run failed, with what
-/// the worker said of the source.
+/// Usage, for an unknown format or origin; unavailable coordinator; run failed, with the worker's
+/// error about the source.
 pub async fn import(args: &args::Import, settings: &Settings) -> Result<(), ExpectedError> {
     let text = pipeline(args).to_string();
     let pipeline = Pipeline::from_toml(&text, "dataset import").or_exit(Exit::Usage)?;
@@ -27,7 +27,7 @@ pub async fn import(args: &args::Import, settings: &Settings) -> Result<(), Expe
     run::submit(request, &pipeline, args.detach, &args.remote, settings).await
 }
 
-/// The pipeline of the flags; what is left out keeps the stage's own default.
+/// The pipeline of the flags. Flags that are not given keep the defaults of the stage.
 fn pipeline(args: &args::Import) -> Table {
     let text = |text: &String| Value::String(text.clone());
     let mut stage = Table::new();
