@@ -211,7 +211,7 @@ mod tests {
             };
             let output = command.output().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
-            (output.status, text.matches("passed").count())
+            (output.status, text.matches("passed ").count())
         };
         let (status, _) = child(None);
         assert!(status.success());
