@@ -201,14 +201,15 @@ impl Database {
 /// The files of `migrations/`. The `migrate!` macro would list them itself, but its crate compiles
 /// SQLite a second time, for use inside the compiler.
 fn migrator() -> Migrator {
-    let initial = include_str!("../migrations/0001_initial.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "initial".into(),
-        MigrationType::Simple,
-        initial,
-        false,
-    )])
+    let files = [
+        ("initial", include_str!("../migrations/0001_initial.sql")),
+        ("device", include_str!("../migrations/0002_device.sql")),
+    ];
+    let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
+    });
+    Migrator::with_migrations(migrations.collect())
 }
 
 fn options(url: &str) -> Result<SqliteConnectOptions, Error> {

@@ -56,8 +56,10 @@ const TABLES: [(&str, &str, &str, &str); 7] = [
 
 /// Defaults of keys that are left out of the stored settings while they have them, so that recipes
 /// made before the keys existed stay valid.
-const UNSTORED_DEFAULTS: [(&str, &str); 2] =
-    [("texts", "`\"optional\"`"), ("bytes_per_file", "`268435456`")];
+const UNSTORED_DEFAULTS: [(&str, &str); 2] = [
+    ("texts", "`\"optional\"`"),
+    ("bytes_per_file", "`268435456`"),
+];
 
 #[derive(Debug, Clone)]
 struct Field {
