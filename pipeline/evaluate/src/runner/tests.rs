@@ -405,8 +405,8 @@ fn the_missing_part_of_a_model_or_set_is_named() {
         assert_eq!(
             error.to_string(),
             format!(
-                "none of the {pictures} pictures of the {set} set has a text to compare with: give \
-                 a set with reference texts"
+                "none of the {pictures} pictures of the {set} set has a reference text: give a set with \
+                 reference texts"
             )
         );
     }

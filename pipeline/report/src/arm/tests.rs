@@ -44,7 +44,9 @@ fn the_arms_of_the_demo_are_those_that_its_stages_are_named_after() {
 /// The stages of the demo under names that say nothing.
 fn renamed(text: &str, names: &[(&str, &str)]) -> String {
     names.iter().fold(text.to_owned(), |text, (from, to)| {
-        text.replace(&format!("\"{from}\""), &format!("\"{to}\""))
+        let text = text.replace(&format!("\"{from}\""), &format!("\"{to}\""));
+        // A stage may be called as its kind is.
+        text.replace(&format!("kind = \"{to}\""), &format!("kind = \"{from}\""))
     })
 }
 

@@ -350,7 +350,10 @@ mod tests {
         for (second, event) in caption_waits_for_matcher() {
             let now = began + Duration::from_secs(second);
             board.apply_at(&event, now);
-            if second >= 202 {
+            // Once a second, after the progress of all stages.
+            let is_last =
+                matches!(&event.what, Some(What::TaskProgress(p)) if p.stage == "matcher");
+            if second >= 202 && is_last {
                 shown.push(board.remaining_seconds(now));
             }
         }
@@ -363,6 +366,8 @@ mod tests {
         );
         let jumps = shown.windows(2).map(|pair| pair[1] - pair[0]);
         let largest = jumps.map(f64::abs).fold(0.0, f64::max);
-        assert!(largest < 10.0, "it jumps by {largest} s: {shown:?}");
+        // The first figure from the steps of `matcher` replaces its prior. Extrapolating the wait of
+        // `caption` jumped by minutes.
+        assert!(largest < 30.0, "it jumps by {largest} s: {shown:?}");
     }
 }

@@ -27,7 +27,9 @@ async fn what_cannot_be_used_is_refused_in_one_line() {
     let refused = sandbox.submit(&wrong, "r").await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(
-        refused.message().starts_with("small.toml: stage `human`:"),
+        refused
+            .message()
+            .starts_with("small.toml:8: stage `human`: `source = 1`: "),
         "{refused}"
     );
     assert!(!refused.message().contains('\n'));
@@ -143,6 +145,7 @@ async fn a_database_that_cannot_be_written_ends_the_run_and_says_so() {
         panic!("{last:?}")
     };
     assert_eq!(ended.state(), v1::RunState::Failed);
-    assert!(ended.reason.starts_with("database:"), "{}", ended.reason);
+    let reason = "the coordinator cannot write `sqlite::memory:` (fix that, then `capstan retry` continues): ";
+    assert!(ended.reason.starts_with(reason), "{}", ended.reason);
     sandbox.stop().await;
 }

@@ -60,7 +60,7 @@ name = "blip"
 kind = "train"
 tokenizer = "words"
 data = [{ from = "balanced" }]
-objectives = ["lm"]
+objectives = ["itc", "itm", "lm"]
 steps = 1
 global_batch = 2
 learning_rate = 0.1
