@@ -379,7 +379,8 @@ fn synthetic_texts_lead_back(given: &Given, out: &Path, run: &Value) {
         .iter()
         .map(|made| made["commit"]["stage"].as_str().unwrap())
         .collect();
-    assert_eq!(made, ["pairs", "caption", "filter"]);
+    // A base is two files, metadata and pixels.
+    assert_eq!(made, ["pairs", "pairs", "caption", "filter"]);
     let models = json(&mut given.over(&["model", "ls", "--json"]));
     let captioner = models.as_array().unwrap().iter();
     let mut captioner = captioner.filter(|model| model["model"] == output("captioner").as_str());
@@ -580,7 +581,7 @@ fn a_given_model_is_trained_further_and_an_unknown_model_is_refused() {
     let mut run = given.run_text("foreign", &model("source = \"models/foreign\""));
     lines.add(&fail(&mut run, 5));
     let source = "name = \"s\"\n[[stage]]\nname = \"s\"\nkind = \"import\"\ndataset = \"s\"\n\
-        format = \"img2dataset\"\nsource = \"pictures\"\n";
+        format = \"img2dataset\"\nsource = \"pictures\"\nshards = 1\n";
     lines.add(&fail(&mut given.run_text("source", source), 5));
     lines.check();
 }

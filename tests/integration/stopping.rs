@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// Limit for each wait; much shorter than a lease period.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 const IMPORT: &str = r#"
 name = "stopping"

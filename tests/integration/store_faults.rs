@@ -129,7 +129,7 @@ async fn a_server_that_keeps_failing_is_a_transient_error() {
         for error in [read.unwrap_err(), written.unwrap_err()] {
             assert!(matches!(error, Error::Store { .. }), "{fault:?}: {error:?}");
             assert_eq!(error.kind(), FailureKind::Transient);
-            let line = error.to_string();
+            let line = capstan_plan::failure::chain(&error);
             assert!(line.contains("s3://capstan/ill"), "{line}");
             assert!(line.contains(code) && !line.contains('\n'), "{line}");
         }
