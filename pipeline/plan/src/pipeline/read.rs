@@ -305,9 +305,7 @@ impl<'t> Reader<'t> {
                 }
                 return None;
             };
-            if entries.remove(top.as_str()).is_none() {
-                return None;
-            }
+            entries.remove(top.as_str())?;
             found_any = true;
             let problem = Problem::new(error.message())
                 .of_stage(stage)

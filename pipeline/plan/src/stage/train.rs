@@ -153,12 +153,12 @@ impl Architecture {
         check.any("family", "both families are meant");
         check.integer("image_size", self.image_size, 1..=4_096);
         check.integer("patch_size", self.patch_size, 1..=4_096);
-        let divides = self.patch_size > 0 && self.image_size % self.patch_size == 0;
+        let divides = self.patch_size > 0 && self.image_size.is_multiple_of(self.patch_size);
         let text = format!("a multiple of `patch_size` {}", self.patch_size);
         check.rule("image_size", self.image_size, divides, &text);
         check.integer("width", self.width, 1..=65_536);
         check.integer("heads", self.heads, 1..=1_024);
-        let divides = self.heads > 0 && self.width % self.heads == 0;
+        let divides = self.heads > 0 && self.width.is_multiple_of(self.heads);
         let text = format!("a multiple of `heads` {}", self.heads);
         check.rule("width", self.width, divides, &text);
         check.integer("vision_layers", self.vision_layers, 1..=1_000);
@@ -218,7 +218,7 @@ impl Settings for Train {
         check.integer("steps", self.steps, 1..=1_000_000_000);
         check.integer("world_size", self.world_size, 1..=65_536);
         check.integer("global_batch", self.global_batch, 1..=16_777_216);
-        let divides = self.world_size > 0 && self.global_batch % self.world_size == 0;
+        let divides = self.world_size > 0 && self.global_batch.is_multiple_of(self.world_size);
         let text = format!("a multiple of `world_size` {}", self.world_size);
         check.rule("global_batch", self.global_batch, divides, &text);
         check.number(
