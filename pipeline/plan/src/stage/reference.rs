@@ -337,6 +337,8 @@ fn reference() -> String {
             .unwrap();
         let summary = source.lines().next().unwrap();
         let summary = summary.split_once("`: ").unwrap().1;
+        let (first, rest) = summary.split_at(1);
+        let summary = first.to_uppercase() + rest;
         writeln!(text, "## `kind = \"{kind}\"`\n\n{summary}\n").unwrap();
         table_of(&mut text, struct_name, &example, &[]);
         write!(text, "```toml\n{}\n```\n\n", example_text(&stage)).unwrap();
