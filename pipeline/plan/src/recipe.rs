@@ -83,14 +83,9 @@ pub(crate) fn rows<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<Digest>
     files.into_iter().map(|file| file.rows_digest).collect()
 }
 
-/// One digest of a shard whose pictures are read.
-pub(crate) fn part(part: &Part) -> Digest {
-    part.digest_with_pixels()
-}
-
 /// One digest of a list of shards whose pictures are read.
 pub(crate) fn parts(parts: &[Part]) -> Digest {
-    let digests: Vec<Digest> = parts.iter().map(part).collect();
+    let digests: Vec<Digest> = parts.iter().map(Part::digest_with_pixels).collect();
     combined(&digests)
 }
 

@@ -2,7 +2,7 @@
 //! particular to it: settings, defaults, checks, inputs, output, tasks and recipes.
 //!
 //! This file holds what is the same for all: [`Stage`], the traits that a kind implements, and
-//! the list of kinds, which is the only place where they are told apart.
+//! the list of kinds, the only place that distinguishes them.
 //!
 //! To add a kind: write `stage/<kind>.rs`, add one line to `kinds!` below, write
 //! `services/worker/src/stage/<kind>.rs` and add one line to the dispatch there.

@@ -35,7 +35,7 @@ pub enum Texts {
     CaptionerOnly,
     /// Synthetic texts that a filter kept.
     Bootstrapped,
-    /// The pipeline does not tell: the model was brought in from outside.
+    /// Unknown: the model was not trained by this pipeline.
     #[default]
     Unknown,
 }

@@ -76,6 +76,28 @@ impl<'a> Graph<'a> {
                 .collect(),
         )
     }
+
+    /// Whether a model was trained with an objective at any time; true where it is not known.
+    pub fn may_be_trained(&self, model: &StageName, objective: Objective) -> bool {
+        let objectives = self.objectives(model);
+        objectives.is_none_or(|known| known.contains(&objective))
+    }
+
+    /// States that the model that `key` names was trained with a BLIP objective.
+    pub fn check_trained(
+        &self,
+        check: &mut Check,
+        key: &str,
+        model: &StageName,
+        objective: Objective,
+    ) {
+        let holds = self.may_be_trained(model, objective);
+        let text = format!(
+            "a BLIP model that was trained with objective {}",
+            objective.as_str()
+        );
+        check.rule(key, format!("{:?}", model.as_str()), holds, &text);
+    }
 }
 
 /// Everything that is wrong with how the stages fit together.

@@ -69,10 +69,7 @@ impl Settings for Caption {
     }
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
-        let objectives = graph.objectives(&self.model);
-        let writes = objectives.is_none_or(|known| known.contains(&Objective::Lm));
-        let text = "a BLIP model that was trained with objective lm";
-        check.rule("model", format!("{:?}", self.model.as_str()), writes, text);
+        graph.check_trained(check, "model", &self.model, Objective::Lm);
     }
 
     fn split(&self) -> Split {
@@ -105,7 +102,7 @@ impl TaskWork for CaptionWork {
             ..self.config.clone()
         };
         let seed = config.decoding.draws().then_some(scope.seed);
-        let inputs = [recipe::part(&self.part)];
+        let inputs = [self.part.digest_with_pixels()];
         recipe::of_device::<Caption>("", seed, &config, &[self.model.0], &inputs, scope.device)
     }
 

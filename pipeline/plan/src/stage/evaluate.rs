@@ -161,8 +161,7 @@ impl Settings for Evaluate {
     }
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
-        let objectives = graph.objectives(&self.model);
-        let trained = |objective| objectives.as_ref().is_none_or(|o| o.contains(&objective));
+        let trained = |objective| graph.may_be_trained(&self.model, objective);
         if let Some(retrieval) = &self.retrieval {
             let holds = retrieval.rerank == 0 || trained(Objective::Itm);
             let text = "0 unless the model was trained with objective itm";
@@ -175,15 +174,7 @@ impl Settings for Evaluate {
             check.rule("captioning.from", from, holds, text);
         }
         if let Some(captioner) = &self.captioner {
-            let objectives = graph.objectives(captioner);
-            let holds = objectives.is_none_or(|known| known.contains(&Objective::Lm));
-            let text = "a BLIP model that was trained with objective lm";
-            check.rule(
-                "captioner",
-                format!("{:?}", captioner.as_str()),
-                holds,
-                text,
-            );
+            graph.check_trained(check, "captioner", captioner, Objective::Lm);
         }
         let contrasts = trained(Objective::Itc);
         let holds = contrasts || (self.retrieval.is_none() && self.zero_shot.is_none());

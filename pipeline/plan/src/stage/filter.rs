@@ -61,10 +61,7 @@ impl Settings for Filter {
     }
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
-        let objectives = graph.objectives(&self.model);
-        let judges = objectives.is_none_or(|known| known.contains(&Objective::Itm));
-        let text = "a BLIP model that was trained with objective itm";
-        check.rule("model", format!("{:?}", self.model.as_str()), judges, text);
+        graph.check_trained(check, "model", &self.model, Objective::Itm);
     }
 
     fn split(&self) -> Split {
@@ -96,7 +93,7 @@ impl TaskWork for FilterWork {
             model: blank_stage(),
             ..self.config.clone()
         };
-        let inputs = [recipe::part(&self.part)];
+        let inputs = [self.part.digest_with_pixels()];
         recipe::of_device::<Filter>("", None, &config, &[self.model.0], &inputs, scope.device)
     }
 

@@ -234,7 +234,7 @@ fn default_of(kind: &Kind, path: &[&str]) -> String {
             unstored.map_or("none", |(_, default)| *default).to_owned()
         }
         serde_json::Value::Object(_) => "its defaults".to_owned(),
-        // Single-precision values are stored with digits that nobody wrote.
+        // Single-precision values are stored with more digits than the file has.
         serde_json::Value::Number(number) if number.is_f64() => {
             format!("`{}`", number.as_f64().unwrap() as f32)
         }

@@ -176,13 +176,14 @@ impl Workers {
     /// Whether a worker is alive that can take such a task, is none of these, and is not ejected.
     pub(super) fn others(
         &self,
-        spec: &Spec,
+        role: Role,
+        device: Option<&DeviceKind>,
         but: &BTreeSet<WorkerId>,
         policy: &Policy,
         now: Now,
     ) -> bool {
         self.seen.iter().any(|(worker, seen)| {
-            seen.can_take(spec.role, spec.device.as_ref())
+            seen.can_take(role, device)
                 && seen.is_alive(policy, now)
                 && seen.ejected_until <= now
                 && !but.contains(worker)
@@ -221,12 +222,8 @@ impl Workers {
         let Some(own) = self.seen.get(worker).filter(|seen| is_ejected(seen)) else {
             return false;
         };
-        self.seen.iter().any(|(other, seen)| {
-            other != worker
-                && seen.can_take(role, Some(&own.device))
-                && seen.is_alive(policy, now)
-                && seen.ejected_until <= now
-        })
+        let but = BTreeSet::from([worker.clone()]);
+        self.others(role, Some(&own.device), &but, policy, now)
     }
 
     /// Workers that are ejected now.
