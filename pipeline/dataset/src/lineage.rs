@@ -23,7 +23,7 @@ use crate::{commits, stats};
 /// A search for texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Query {
-    /// The text or the pair of this id.
+    /// The text of this id, or all texts of the pair of this id.
     Id(Digest),
     /// Texts that contain these words, ignoring case.
     Words(String),
@@ -38,27 +38,24 @@ impl Query {
         }
     }
 
+    fn is_id(&self, id: &Digest) -> bool {
+        matches!(self, Self::Id(queried) if queried == id)
+    }
+
     fn matches(&self, pair: &PairId, text: &Text) -> bool {
         match self {
-            Self::Id(id) => text.text_id.0 == *id || pair.0 == *id,
+            Self::Id(_) => self.is_id(&text.text_id.0) || self.is_id(&pair.0),
             Self::Words(words) => text.text.to_lowercase().contains(words),
         }
     }
 }
 
-/// The origin of a text.
+/// The origin of a text, or of a picture without texts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Lineage {
-    /// Its id.
-    pub text_id: TextId,
-    /// The text itself.
-    pub text: String,
-    /// Where the text was found, or `synthetic`.
-    pub origin: Origin,
-    /// The captioner, of a synthetic text.
-    pub written_by: Option<ModelDigest>,
-    /// The verdict of the last filter, if it judged the text.
-    pub judged: Option<Judged>,
+    /// The text; `None` for a picture without texts. As JSON its fields lie beside the others.
+    #[serde(flatten)]
+    pub text: Option<Traced>,
     /// Whether curation keeps the picture and, for a found text, the text itself.
     pub curated: bool,
     /// Why curation drops the picture.
@@ -88,6 +85,21 @@ pub struct Lineage {
     pub versions: Vec<Passed>,
     /// Files with data of the text, base first, and the commits that made them.
     pub files: Vec<Made>,
+}
+
+/// A text with its writer and its verdict.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Traced {
+    /// Its id.
+    pub text_id: TextId,
+    /// The text itself.
+    pub text: String,
+    /// Where the text was found, or `synthetic`.
+    pub origin: Origin,
+    /// The captioner, of a synthetic text.
+    pub written_by: Option<ModelDigest>,
+    /// The verdict of the last filter, if it judged the text.
+    pub judged: Option<Judged>,
 }
 
 /// The verdict of a filter.
@@ -160,12 +172,12 @@ fn hex<S: Serializer>(sha256: &[u8; 32], serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(&Digest(*sha256))
 }
 
-/// Traces the texts of a version that match `query`, at most `limit`, in the order of the version.
-/// Pixels files are not opened.
+/// Traces the texts of a version that match `query`, at most `limit`, in the order of the version. A
+/// pair's id finds its picture even if that has no text. Pixels files are not opened.
 ///
 /// # Errors
 /// Those of [`versions::parts`], of the view and of the commits.
-pub async fn of(
+pub async fn trace(
     store: &Store,
     version: &VersionRef,
     query: &Query,
@@ -181,8 +193,10 @@ pub async fn of(
         let mut view = View::open(store, &part, Pixels::Skip).await?;
         while let Some(rows) = view.next().await? {
             for row in &rows {
-                let texts = row.pair.texts.iter().chain(&row.synthetic);
+                let mut texts = row.pair.texts.iter().chain(&row.synthetic).peekable();
+                let is_textless = texts.peek().is_none() && query.is_id(&row.pair.pair_id.0);
                 let texts = texts.filter(|text| query.matches(&row.pair.pair_id, text));
+                let texts = texts.map(Some).chain(is_textless.then_some(None));
                 let room = limit - found.len();
                 found.extend(texts.take(room).map(|text| describe(row, text, &view)));
             }
@@ -199,23 +213,14 @@ pub async fn of(
 }
 
 /// The part of a lineage that the row itself holds.
-fn describe(row: &ViewRow, text: &Text, view: &View) -> Lineage {
-    let is_synthetic = text.origin == Origin::Synthetic;
-    let judged = row.verdict(&text.text_id).map(|verdict: &Verdict| Judged {
-        by: view.filter(),
-        itc: verdict.itc,
-        itm: verdict.itm,
-        kept: verdict.kept,
-        reason: verdict.reason.clone(),
+fn describe(row: &ViewRow, text: Option<&Text>, view: &View) -> Lineage {
+    let is_curated = text.is_none_or(|text| {
+        text.origin == Origin::Synthetic || row.kept_texts.contains(&text.text_id)
     });
     let pair = &row.pair;
     Lineage {
-        text_id: text.text_id,
-        text: text.text.clone(),
-        origin: text.origin,
-        written_by: view.captioner().filter(|_| is_synthetic),
-        judged,
-        curated: row.keep && (is_synthetic || row.kept_texts.contains(&text.text_id)),
+        text: text.map(|text| traced(row, text, view)),
+        curated: row.keep && is_curated,
         reason: row.reason.clone(),
         queries: row.queries.clone(),
         pair_id: pair.pair_id,
@@ -229,6 +234,23 @@ fn describe(row: &ViewRow, text: &Text, view: &View) -> Lineage {
         row: row.row,
         versions: Vec::new(),
         files: Vec::new(),
+    }
+}
+
+fn traced(row: &ViewRow, text: &Text, view: &View) -> Traced {
+    let is_synthetic = text.origin == Origin::Synthetic;
+    Traced {
+        text_id: text.text_id,
+        text: text.text.clone(),
+        origin: text.origin,
+        written_by: view.captioner().filter(|_| is_synthetic),
+        judged: row.verdict(&text.text_id).map(|verdict: &Verdict| Judged {
+            by: view.filter(),
+            itc: verdict.itc,
+            itm: verdict.itm,
+            kept: verdict.kept,
+            reason: verdict.reason.clone(),
+        }),
     }
 }
 

@@ -63,7 +63,7 @@ pub struct Stats {
 /// # Errors
 /// Those of [`versions::parts`] and of the view.
 pub async fn stats(store: &Store, version: &VersionRef) -> Result<Stats> {
-    let mut stats = of_parts(store, &versions::parts(store, version).await?).await?;
+    let mut stats = read_parts(store, &versions::parts(store, version).await?).await?;
     stats.rejects = rejects(store, version).await?;
     Ok(stats)
 }
@@ -72,7 +72,7 @@ pub async fn stats(store: &Store, version: &VersionRef) -> Result<Stats> {
 ///
 /// # Errors
 /// Those of the view.
-pub async fn of_parts(store: &Store, parts: &[Part]) -> Result<Stats> {
+pub async fn read_parts(store: &Store, parts: &[Part]) -> Result<Stats> {
     let mut stats = Stats {
         parts: parts.len() as u64,
         ..Stats::default()

@@ -60,8 +60,8 @@ pub enum Error {
     /// A runtime for a crawl could not be started.
     #[error("the threads of a crawl could not be started: {0}")]
     Runtime(#[source] std::io::Error),
-    /// The computing thread broke.
-    #[error("the computation broke: {0}")]
+    /// The computing thread panicked.
+    #[error("the computing thread panicked: {0}")]
     Broken(String),
     /// The task was cancelled.
     #[error("the task was cancelled")]

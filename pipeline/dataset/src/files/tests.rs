@@ -393,7 +393,7 @@ async fn a_metadata_scan_never_opens_pixels() {
         View::read(&store, part, Pixels::Skip).await.unwrap();
     }
     scans(&counting);
-    stats::of_parts(&store, &parts).await.unwrap();
+    stats::read_parts(&store, &parts).await.unwrap();
     scans(&counting);
     let data = Data {
         version: VersionRef {

@@ -81,20 +81,21 @@ async fn a_synthetic_text_leads_to_page_models_verdict_versions_and_commits() {
         .position(|row| !row.texts.is_empty())
         .unwrap();
     let text = &written[row].texts[0];
-    let found = of(&store, &version, &Query::Id(text.text_id.0), 10)
+    let found = trace(&store, &version, &Query::Id(text.text_id.0), 10)
         .await
         .unwrap();
     let [lineage] = &found[..] else {
         panic!("{found:?}")
     };
-    assert_eq!((lineage.text_id, &lineage.text), (text.text_id, &text.text));
+    let traced = lineage.text.as_ref().unwrap();
+    assert_eq!((traced.text_id, &traced.text), (text.text_id, &text.text));
     assert_eq!(lineage.page_url, pairs[row].page_url);
     assert_eq!(lineage.image_url, pairs[row].image_url);
     assert_eq!(
-        lineage.written_by,
+        traced.written_by,
         Some(ModelDigest(Digest::of(b"captioner")))
     );
-    let judged = lineage.judged.as_ref().unwrap();
+    let judged = traced.judged.as_ref().unwrap();
     assert_eq!(judged.by, Some(ModelDigest(Digest::of(b"filter"))));
     let verdict = rows::verdicts(&pairs)[row].verdicts.clone();
     let verdict = verdict.iter().find(|v| v.text_id == text.text_id).unwrap();
@@ -135,21 +136,46 @@ async fn a_pair_gives_all_of_its_texts_and_words_those_that_hold_them() {
     let store = Store::memory();
     let pairs = rows::pairs("site", 30);
     let version = three_versions(&store, &pairs).await;
-    let of_pair = of(&store, &version, &Query::Id(pairs[14].pair_id.0), 10)
+    let of_pair = trace(&store, &version, &Query::Id(pairs[14].pair_id.0), 10)
         .await
         .unwrap();
     let texts = pairs[14].texts.len() + rows::captions(&pairs)[14].texts.len();
     assert_eq!(of_pair.len(), texts);
-    assert!(
-        of_pair
-            .iter()
-            .any(|l| l.origin == Origin::Human && l.judged.is_none())
-    );
-    let by_words = of(&store, &version, &Query::parse("TITLE 1"), 3)
+    let mut texts = of_pair.iter().filter_map(|lineage| lineage.text.as_ref());
+    assert!(texts.any(|text| text.origin == Origin::Human && text.judged.is_none()));
+    let by_words = trace(&store, &version, &Query::parse("TITLE 1"), 3)
         .await
         .unwrap();
-    let words: Vec<_> = by_words.iter().map(|l| l.text.as_str()).collect();
+    let words: Vec<_> = by_words
+        .iter()
+        .map(|lineage| lineage.text.as_ref().unwrap().text.as_str())
+        .collect();
     assert_eq!(words, ["title 10", "title 12", "title 14"], "three at most");
-    let nothing = of(&store, &version, &Query::parse("no such words"), 3).await;
+    let nothing = trace(&store, &version, &Query::parse("no such words"), 3).await;
     assert_eq!(nothing.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_picture_without_texts_is_found_by_its_pair_alone() {
+    let store = Store::memory();
+    let mut pairs = rows::pairs("site", 3);
+    pairs[1].texts.clear();
+    let base = files::write_pairs(&store, 100, pairs.clone())
+        .await
+        .unwrap();
+    let part = parts_of(&base).unwrap().remove(0);
+    let version = publish(&store, "import", None, part).await;
+    let found = trace(&store, &version, &Query::Id(pairs[1].pair_id.0), 10)
+        .await
+        .unwrap();
+    let [lineage] = &found[..] else {
+        panic!("{found:?}")
+    };
+    assert_eq!((&lineage.text, lineage.curated), (&None, true));
+    assert_eq!(lineage.image_url, pairs[1].image_url);
+    let json = serde_json::to_value(lineage).unwrap();
+    assert!(json.get("text_id").is_none(), "{json}");
+    assert_eq!(json["pair_id"], pairs[1].pair_id.to_string());
+    let by_words = trace(&store, &version, &Query::parse(""), 10).await;
+    assert!(by_words.unwrap().iter().all(|l| l.text.is_some()));
 }

@@ -111,6 +111,9 @@ pub struct Import {
     /// Origin of the texts: alt, title, caption or human [default: by format].
     #[arg(long)]
     pub origin: Option<String>,
+    /// `required` rejects a picture without a text; by default it is a row like any other.
+    #[arg(long, value_name = "RULE")]
+    pub texts: Option<String>,
     /// Label of the state of the source: a new label imports it again.
     #[arg(long, value_name = "LABEL")]
     pub snapshot: Option<String>,

@@ -116,7 +116,8 @@ pub fn stages_table(status: &v1::RunStatus) -> Table {
     table
 }
 
-/// A plan, as JSON. `tasks` is null where it cannot be known yet.
+/// A plan, as JSON. `tasks` is null where it cannot be known yet, `done` where adoption was not
+/// looked up.
 pub fn plan_json(plan: &v1::PlanRunResponse) -> Value {
     let stage = |stage: &v1::StagePlan| {
         json!({
@@ -124,7 +125,7 @@ pub fn plan_json(plan: &v1::PlanRunResponse) -> Value {
             "kind": stage.kind,
             "reads": stage.reads,
             "tasks": stage.tasks,
-            "done": stage.done,
+            "done": (!stage.adoption_unknown).then_some(stage.done),
             "output": output(stage.output.as_ref()),
         })
     };

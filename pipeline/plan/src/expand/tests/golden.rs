@@ -10,6 +10,7 @@ use super::*;
 const DEMO: &str = include_str!("../../../../../deploy/pipelines/demo.toml");
 const FULL: &str = include_str!("../../../../../services/cli/src/demo/full.toml");
 const CAPFILT: &str = include_str!("../../../../../deploy/pipelines/capfilt.toml");
+const CAPTION_FOLDER: &str = include_str!("../../../../../deploy/pipelines/caption-folder.toml");
 
 /// Every task of a pipeline with its recipe, one a line, the run id first.
 fn recipes(text: &str) -> String {
@@ -54,4 +55,9 @@ fn golden_recipes_of_the_demo() {
 #[test]
 fn golden_recipes_of_capfilt() {
     holds("capfilt.txt", CAPFILT);
+}
+
+#[test]
+fn golden_recipes_of_caption_folder() {
+    holds("caption-folder.txt", CAPTION_FOLDER);
 }

@@ -42,6 +42,7 @@ fn pipeline(args: &args::Import) -> Table {
     set("format", Some(text(&args.format)));
     set("source", Some(text(&args.source)));
     set("origin", args.origin.as_ref().map(text));
+    set("texts", args.texts.as_ref().map(text));
     set("snapshot", args.snapshot.as_ref().map(text));
     let shards = args
         .shards
@@ -79,6 +80,8 @@ mod tests {
             "4",
             "--origin",
             "alt",
+            "--texts",
+            "required",
         ];
         let pipeline = import(&flags).unwrap();
         assert_eq!(pipeline.name, "import-mine");

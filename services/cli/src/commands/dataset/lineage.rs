@@ -19,7 +19,7 @@ pub async fn lineage(
     as_json: bool,
 ) -> Result<(), ExpectedError> {
     let version = found(versions::resolve(store, dataset).await)?;
-    let lineages = found(lineage::of(store, &version, &Query::parse(query), limit).await)?;
+    let lineages = found(lineage::trace(store, &version, &Query::parse(query), limit).await)?;
     if lineages.is_empty() {
         let line = format!("{version} holds no text or pair `{query}`");
         return Err(ExpectedError::new(Exit::Usage, line));
@@ -34,17 +34,26 @@ pub async fn lineage(
 }
 
 fn print(lineage: &Lineage) {
-    println!("\"{}\"", lineage.text);
+    match &lineage.text {
+        Some(traced) => println!("\"{}\"", traced.text),
+        None => println!("a picture without texts"),
+    }
     let line = |name: &str, value: String| println!("  {name:9} {value}");
-    line("text", lineage.text_id.to_string());
-    let writer = lineage.written_by.as_ref();
-    let writer = writer.map_or_else(String::new, |model| format!(", written by model {model}"));
-    line("origin", format!("{}{writer}", lineage.origin.as_str()));
+    if let Some(traced) = &lineage.text {
+        line("text", traced.text_id.to_string());
+        let writer = traced.written_by.as_ref();
+        let writer = writer.map_or_else(String::new, |model| format!(", written by model {model}"));
+        line("origin", format!("{}{writer}", traced.origin.as_str()));
+    }
     line("picture", lineage.image_url.clone());
     line("page", lineage.page_url.clone());
     line("pair", format!("{} (row {})", lineage.pair_id, lineage.row));
     line("curation", curation(lineage));
-    if let Some(judged) = &lineage.judged {
+    if let Some(judged) = lineage
+        .text
+        .as_ref()
+        .and_then(|traced| traced.judged.as_ref())
+    {
         let by = judged
             .by
             .map_or_else(String::new, |model| format!(" by model {model}"));
