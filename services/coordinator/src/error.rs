@@ -17,6 +17,17 @@ pub enum Error {
     /// The database fails.
     #[error(transparent)]
     Database(Arc<state::Error>),
+    /// The database cannot be written for now, so no work is taken.
+    #[error("the coordinator takes no new work until its database can be written again")]
+    Halted(#[source] Arc<state::Error>),
+    /// A part of the coordinator panicked.
+    #[error("{part} panicked: {said}")]
+    Panicked {
+        /// The part.
+        part: &'static str,
+        /// The message of the panic.
+        said: String,
+    },
     /// The store fails.
     #[error(transparent)]
     Store(#[from] capstan_dataset::Error),
@@ -139,6 +150,8 @@ impl Error {
         match self {
             Self::Store(error) => error.kind(),
             Self::Database(_)
+            | Self::Halted(_)
+            | Self::Panicked { .. }
             | Self::Ring { .. }
             | Self::Closing
             | Self::Superseded { .. }
@@ -170,6 +183,8 @@ impl Error {
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
             Self::Database(_)
+            | Self::Halted(_)
+            | Self::Panicked { .. }
             | Self::Closing
             | Self::Superseded { .. }
             | Self::Behind { .. }

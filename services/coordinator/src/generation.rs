@@ -46,7 +46,7 @@ fn path(generation: u64) -> String {
 /// [`Error::Database`].
 pub(crate) async fn take(
     store: &Store,
-    database: &Database,
+    database: &dyn Database,
     url: &str,
     clock: &dyn Clock,
 ) -> Result<u64, Error> {

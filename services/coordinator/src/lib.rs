@@ -39,6 +39,7 @@ use capstan_proto::v1::ring_server::RingServer;
 use capstan_runtime::config;
 use capstan_runtime::health::Readiness;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -90,6 +91,19 @@ pub async fn run(
     serve(handle, options, listener, shutdown).await
 }
 
+/// Marks the coordinator as ready while it can take work. Never returns.
+async fn show_readiness(mut works: watch::Receiver<bool>, readiness: &Readiness) {
+    loop {
+        match *works.borrow_and_update() {
+            true => readiness.mark(),
+            false => readiness.unmark(),
+        }
+        if works.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// Serves a coordinator that was started, until `shutdown`; then stops it.
 ///
 /// # Errors
@@ -117,8 +131,11 @@ pub async fn serve(
         .add_service(coordinator)
         .add_service(RingServer::new(handle.clone()))
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
-    readiness.mark();
-    let served = capstan_runtime::shutdown::with_grace(&shutdown, GRACE, server).await;
+    let served = capstan_runtime::shutdown::with_grace(&shutdown, GRACE, server);
+    let served = tokio::select! {
+        served = served => served,
+        () = show_readiness(handle.works(), &readiness) => None,
+    };
     readiness.unmark();
     // The server may have ended by itself; nothing goes on without it.
     shutdown.cancel();

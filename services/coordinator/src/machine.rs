@@ -310,6 +310,19 @@ impl Machine {
         expired
     }
 
+    /// The caller could hear nobody for this long: leases end that much later, and workers count as
+    /// heard of that much later.
+    pub fn postpone(&mut self, gap: Duration) {
+        for ordinal in self.queues.leased() {
+            if let Some(entry) = self.entries.get_mut(&ordinal)
+                && let State::Leased(held) = &mut entry.task.state
+            {
+                held.postpone(gap);
+            }
+        }
+        self.workers.postpone(gap);
+    }
+
     /// Ends every task of a run that is not final; leases are told so by their next heartbeat.
     pub fn cancel(&mut self, run: &RunId) {
         for ordinal in self.stages.of_run(run) {

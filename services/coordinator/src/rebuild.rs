@@ -17,7 +17,7 @@ use capstan_runtime::config;
 use crate::error::Error;
 use crate::generation;
 use crate::scheduler::{Survey, Surveyed};
-use crate::state::{Database, Known, Op};
+use crate::state::{Database, Known, Op, Sqlite};
 use crate::view::{RunView, StageView};
 
 /// What was found.
@@ -42,7 +42,7 @@ pub struct Rebuilt {
 /// [`Error::Database`]: a coordinator has it, or it cannot be written; [`Error::Store`].
 pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Rebuilt, Error> {
     let mut rebuilt = Rebuilt::default();
-    Database::replace(&settings.database, async |database| {
+    Sqlite::replace(&settings.database, async |database| {
         let newest = generation::newest(store).await?;
         for record in runs::list(store).await? {
             let view = view(store, record).await?;
@@ -51,8 +51,9 @@ pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Re
             rebuilt.committed += view.stages.iter().map(|s| s.committed).sum::<u64>();
             let at = view.submitted_unix_ms;
             tracing::info!(run = %view.run, state = view.state.as_str_name(), "run found");
+            // A new database belongs to no generation yet.
             database
-                .write(&[Op::Submit(Box::new(view))], &[], at)
+                .append(0, &[Op::Submit(Box::new(view))], &[], at)
                 .await?;
         }
         if let Some(newest) = newest {

@@ -23,6 +23,7 @@ mod plan;
 mod retry;
 mod runs;
 mod show;
+mod supervise;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,7 @@ use capstan_plan::clock::Clock;
 use capstan_plan::id::DeviceKind;
 use capstan_plan::stage::Stage;
 use capstan_runtime::config;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as watching};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -42,11 +43,14 @@ use crate::error::Error;
 use crate::generation;
 use crate::machine::{Machine, Policy, State};
 use crate::ring::Rendezvous;
-use crate::state::{Database, Restored};
+use crate::state::{Database, Restored, Sqlite};
 
 pub(crate) use plan::{Survey, Surveyed};
 pub use retry::Retried;
 pub use runs::Submitted;
+
+/// How long the tasks of a coordinator may take to stop.
+const STOP: Duration = Duration::from_secs(10);
 
 /// A running coordinator. Cheap to clone; it stops when its shutdown token is cancelled.
 #[derive(Clone)]
@@ -57,9 +61,12 @@ pub struct Handle {
 pub(crate) struct Inner {
     pub(crate) settings: config::Coordinator,
     pub(crate) store: Store,
-    pub(crate) database: Database,
+    pub(crate) database: Arc<dyn Database>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) policy: Policy,
     core: Mutex<Core>,
+    /// Whether it can take work: false while the database cannot be written, and at the end.
+    works: watching::Sender<bool>,
     /// Told when there is something to write or to hand out.
     pub(crate) pump: Notify,
     pub(crate) shutdown: CancellationToken,
@@ -82,10 +89,24 @@ impl Handle {
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
     ) -> Result<Self, Error> {
-        let database = Database::open(&settings.database).await?;
-        let started = begin(&store, &database, &settings.database, &*clock).await;
+        let database = Sqlite::open(&settings.database).await?;
+        Self::start_over(settings, store, Arc::new(database), clock, shutdown).await
+    }
+
+    /// [`Handle::start`] over a database that is open.
+    ///
+    /// # Errors
+    /// Those of [`Handle::start`].
+    pub async fn start_over(
+        settings: config::Coordinator,
+        store: Store,
+        database: Arc<dyn Database>,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> Result<Self, Error> {
+        let started = begin(&store, &*database, &settings.database, &*clock).await;
         if started.is_err() {
-            // Whoever mends it may open it at once.
+            // Whoever repairs it may open it at once.
             database.close().await;
         }
         let (generation, restored) = started?;
@@ -95,7 +116,7 @@ impl Handle {
             Duration::from_millis(settings.backoff_ms),
             Duration::from_millis(settings.max_backoff_ms),
         );
-        let mut core = Core::new(Machine::new(policy, generation));
+        let mut core = Core::new(Machine::new(policy, generation), clock.now());
         for run in restored {
             restore(&mut core, run, clock.now());
         }
@@ -107,15 +128,18 @@ impl Handle {
                 store,
                 database,
                 clock,
+                policy,
                 core: Mutex::new(core),
+                works: watching::Sender::new(true),
                 pump: Notify::new(),
                 shutdown,
                 tasks: TaskTracker::new(),
                 generation,
             }),
         };
-        handle.inner.tasks.spawn(handle.inner.clone().beats());
-        handle.inner.tasks.spawn(handle.inner.clone().look_out());
+        let inner = &handle.inner;
+        inner.supervise("the beat", inner.clone().beats());
+        inner.supervise("the watcher of generations", inner.clone().look_out());
         for run in running {
             tracing::info!(%run, generation, "going on with a run");
             handle.spawn_driver(run);
@@ -128,18 +152,32 @@ impl Handle {
         self.inner.generation
     }
 
+    /// Whether the coordinator can take work: false while its database cannot be written, and once it
+    /// goes down.
+    pub fn works(&self) -> watching::Receiver<bool> {
+        self.inner.works.subscribe()
+    }
+
     /// Waits until every task of the coordinator has stopped, then closes the database. To be
     /// called after its shutdown token was cancelled.
     ///
     /// # Errors
-    /// [`Error::Superseded`] where a newer coordinator is why it stopped.
+    /// Why it stopped by itself: [`Error::Superseded`], [`Error::Database`], [`Error::Panicked`].
     pub async fn stopped(&self) -> Result<(), Error> {
         self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        if tokio::time::timeout(STOP, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            // Whatever it waits for, the next start finds the same.
+            tracing::warn!("work of the coordinator did not stop in time and is left");
+        }
         self.inner.database.close().await;
-        match self.inner.lock().gate {
-            Gate::Superseded { ours, newer } => Err(Error::Superseded { ours, newer }),
-            Gate::Open | Gate::Shut | Gate::Closing => Ok(()),
+        let mut core = self.inner.lock();
+        match (core.broken.take(), core.gate) {
+            (Some(why), _) => Err(why),
+            (None, Gate::Superseded { ours, newer }) => Err(Error::Superseded { ours, newer }),
+            (None, _) => Ok(()),
         }
     }
 }
@@ -161,6 +199,17 @@ impl Inner {
         Ok(core)
     }
 
+    /// Refuses new work while the database cannot be written.
+    ///
+    /// # Errors
+    /// [`Error::Halted`]; those of [`Inner::core`].
+    pub(crate) fn takes_work(&self) -> Result<(), Error> {
+        match &self.core()?.halted {
+            Some(why) => Err(Error::Halted(why.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// What a stage that computes with models would compute on: its setting, else the most common
     /// kind among the live workers of its role. `None` where no such worker is there.
     ///
@@ -177,11 +226,11 @@ impl Inner {
 
     /// Changes the state. Gives the answer once everything that was changed is in the database.
     ///
-    /// A database that cannot be written ends every run: the commits are safe in the store, and
-    /// submitting again goes on from them.
+    /// While the database cannot be written, this waits until it can.
     ///
     /// # Errors
-    /// [`Error::Closing`], [`Error::Superseded`]: nothing was changed. [`Error::Database`].
+    /// [`Error::Closing`], [`Error::Superseded`]: nothing was changed. [`Error::Database`]: the
+    /// coordinator goes down, and the change was not written.
     pub(crate) async fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> Result<T, Error> {
         let (answer, written) = {
             let mut core = self.core()?;
@@ -203,12 +252,12 @@ impl Inner {
 
 async fn begin(
     store: &Store,
-    database: &Database,
+    database: &dyn Database,
     url: &str,
     clock: &dyn Clock,
 ) -> Result<(u64, Vec<Restored>), Error> {
     let generation = generation::take(store, database, url, clock).await?;
-    Ok((generation, database.restore().await?))
+    Ok((generation, database.load().await?))
 }
 
 fn restore(core: &mut Core, restored: Restored, now: Duration) {

@@ -1,36 +1,27 @@
-//! What the coordinator remembers over a restart: runs, stages, tasks, attempts and leases, in
-//! SQL that SQLite and PostgreSQL both take.
+//! What the coordinator remembers over a restart: runs, stages, tasks, attempts and leases.
 //!
-//! One connection, so one writer: changes are written in the order in which they happened. One
-//! process, too: a lock on `FILE.lock`, which the operating system releases with the process,
-//! keeps a second coordinator out. The truth about data is in the store; all that is here can be
-//! made anew from it.
+//! The scheduler knows the trait [`Database`] alone. [`Sqlite`] is the database of a coordinator;
+//! [`InMemory`] keeps the same promises without a disk, for simulations. `tests/conformance.rs` holds
+//! both to one suite. The truth about data is in the object store: all that is here can be rebuilt
+//! from it.
 
-mod fence;
-mod lock;
-mod output;
-mod read;
+mod memory;
+mod sqlite;
 #[cfg(test)]
 mod tests;
-mod write;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::path::PathBuf;
 
-use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqlitePoolOptions,
-    SqliteSynchronous,
-};
-use sqlx::{SqlSafeStr, SqlitePool};
+use async_trait::async_trait;
+use capstan_plan::id::{RunId, StageName};
 
-pub(crate) use fence::Known;
-pub use read::Restored;
-pub use write::{NewTask, Op, ViewChange};
+use crate::machine::{Change, Key, Spec, Task};
+use crate::view::RunView;
+
+pub use memory::InMemory;
+pub use sqlite::Sqlite;
 
 /// Why the database failed.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +69,14 @@ pub enum Error {
     /// A statement failed.
     #[error("a statement of the database failed")]
     Statement(#[from] sqlx::Error),
+    /// A newer coordinator writes to the database.
+    #[error("the database belongs to generation {newer}, this coordinator is generation {ours}")]
+    Superseded {
+        /// The generation of the coordinator that asked to write.
+        ours: u64,
+        /// The generation that the database belongs to.
+        newer: u64,
+    },
     /// A row does not hold what the program wrote.
     #[error(
         "database: {table} of run {run} is damaged: {reason}; \
@@ -93,163 +92,130 @@ pub enum Error {
     },
 }
 
-/// The coordinator's memory. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Database {
-    pool: SqlitePool,
-    /// Held for as long as the database is open; an in-memory one needs none.
-    lock: Option<Arc<File>>,
-    /// The last place that was given to a task.
-    position: Arc<AtomicI64>,
-}
-
-impl Database {
-    /// Opens the database, makes it where it is missing, and brings its tables up to date. Until
-    /// it is closed, or the process ends, nobody else can open it.
-    ///
-    /// # Errors
-    /// [`Error::Held`], [`Error::Open`], [`Error::Migrate`], [`Error::File`].
-    pub async fn open(url: &str) -> Result<Self, Error> {
-        let lock = match file_of(url)? {
-            Some(file) => Some(lock::take(&file)?),
-            None => None,
-        };
-        Self::open_locked(url, lock).await
-    }
-
-    async fn open_locked(url: &str, lock: Option<File>) -> Result<Self, Error> {
-        let options = options(url)?
-            .create_if_missing(true)
-            .locking_mode(SqliteLockingMode::Exclusive)
-            .journal_mode(SqliteJournalMode::Wal)
-            // What was answered stands, power loss or not. A beat is one transaction, so one
-            // sync serves all that came meanwhile.
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(5));
-        // One connection that is never given up: an in-memory database lives as long as it does.
-        let pool = SqlitePoolOptions::new()
-            .max_connections(1)
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options)
-            .await
-            .map_err(|source| open_error(url, source))?;
-        migrator()
-            .run(&pool)
-            .await
-            .map_err(|source| Error::Migrate {
-                url: url.to_owned(),
-                source,
-            })?;
-        let (last,): (i64,) = sqlx::query_as("SELECT COALESCE(MAX(position), 0) FROM tasks")
-            .fetch_one(&pool)
-            .await?;
-        Ok(Self {
-            pool,
-            lock: lock.map(Arc::new),
-            position: Arc::new(AtomicI64::new(last)),
-        })
-    }
-
-    /// Makes a database in the place of this one: `fill` writes it, and only a whole one is put
-    /// there. What stands there may be damaged, or missing.
-    ///
-    /// # Errors
-    /// [`Error::Held`] where a coordinator has it; those of `fill`.
-    pub(crate) async fn replace<E: From<Error>>(
-        url: &str,
-        fill: impl AsyncFnOnce(&Self) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(file) = file_of(url)? else {
-            // In memory there is nothing to replace, and nothing that would last.
-            let database = Self::open(url).await?;
-            let filled = fill(&database).await;
-            database.close().await;
-            return filled;
-        };
-        let _lock = lock::take(&file)?;
-        let new = beside(&file, ".new");
-        remove(&new)?;
-        let database = Self::open_locked(&format!("sqlite:{}", new.display()), None).await?;
-        let filled = fill(&database).await;
-        database.close().await;
-        filled?;
-        // The old one's log would be taken for the new one's.
-        for log in ["-wal", "-shm"] {
-            remove_one(&beside(&file, log))?;
-        }
-        std::fs::rename(&new, &file).map_err(|source| Error::File { file, source })?;
-        Ok(())
-    }
-
-    /// Closes it, with everything written, and lets others open it.
-    pub async fn close(&self) {
-        self.pool.close().await;
-        if let Some(lock) = &self.lock
-            && let Err(error) = lock.unlock()
-        {
-            tracing::warn!(%error, "the lock of the database stays until the process ends");
+impl Error {
+    /// Whether the same transaction may succeed later: the disk is full, the file system does not
+    /// answer. A damaged file and a statement that the database refuses stay as they are.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Statement(error) => sqlite::is_transient(error),
+            Self::Open { .. }
+            | Self::Held { .. }
+            | Self::File { .. }
+            | Self::Migrate { .. }
+            | Self::Superseded { .. }
+            | Self::Damaged { .. } => false,
         }
     }
-
-    fn next_position(&self) -> i64 {
-        self.position.fetch_add(1, Ordering::Relaxed) + 1
-    }
 }
 
-/// The files of `migrations/`. The `migrate!` macro would list them itself, but its crate compiles
-/// SQLite a second time, for use inside the compiler.
-fn migrator() -> Migrator {
-    let files = [
-        ("initial", include_str!("../migrations/0001_initial.sql")),
-        ("device", include_str!("../migrations/0002_device.sql")),
-    ];
-    let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
-        let kind = MigrationType::Simple;
-        Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
-    });
-    Migrator::with_migrations(migrations.collect())
+/// A task to be added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewTask {
+    /// Its key.
+    pub key: Key,
+    /// Who can take it.
+    pub spec: Spec,
+    /// `plan::task::Task` as JSON.
+    pub task_json: String,
 }
 
-fn options(url: &str) -> Result<SqliteConnectOptions, Error> {
-    SqliteConnectOptions::from_str(url).map_err(|source| open_error(url, source))
+/// A change to be written. The order of changes matters.
+#[derive(Debug)]
+pub enum Op {
+    /// A run that was submitted, or submitted again: the tasks and attempts of an earlier submission
+    /// are deleted.
+    Submit(Box<RunView>),
+    /// Tasks that wait for workers. Tasks that exist already stay as they are.
+    Tasks(Vec<NewTask>),
+    /// A task changed.
+    Change(Change),
 }
 
-fn open_error(url: &str, source: sqlx::Error) -> Error {
-    Error::Open {
-        url: url.to_owned(),
-        source,
-    }
+/// A run whose view changed, and the stages that did.
+#[derive(Debug)]
+pub struct ViewChange {
+    /// The present view.
+    pub view: RunView,
+    /// Stages to be written.
+    pub stages: BTreeSet<StageName>,
 }
 
-/// The file of a database; `None` for one in memory.
-fn file_of(url: &str) -> Result<Option<PathBuf>, Error> {
-    let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
-    let options = options(url)?;
-    Ok((!is_in_memory).then(|| options.get_filename().to_owned()))
+/// A run that goes on, as it was last written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Restored {
+    /// The run.
+    pub view: RunView,
+    /// Its tasks that are not committed, in the order in which they were added.
+    pub tasks: Vec<(Key, Task)>,
 }
 
-fn beside(file: &Path, suffix: &str) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
+/// What a database knows of the store's generations.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Known {
+    /// The newest generation; 0 before the first.
+    pub generation: u64,
+    /// The start that took it.
+    pub start: String,
+    /// The start that was about to take the next one.
+    pub intended: String,
 }
 
-/// Removes a database file and its logs.
-fn remove(file: &Path) -> Result<(), Error> {
-    for suffix in ["", "-wal", "-shm"] {
-        remove_one(&beside(file, suffix))?;
-    }
-    Ok(())
-}
+/// The database of a coordinator.
+///
+/// Everything that was appended survives the process. Reads see whole appends only.
+#[async_trait]
+pub trait Database: Debug + Send + Sync {
+    /// What it knows of the store's generations; the default for a new database.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn known(&self) -> Result<Known, Error>;
 
-fn remove_one(file: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(file) {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(Error::File {
-            file: file.to_owned(),
-            source,
-        }),
-        _ => Ok(()),
-    }
+    /// Stores it. Durable when this returns, also over a loss of power.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn know(&self, known: &Known) -> Result<(), Error>;
+
+    /// Runs that go on, with their open tasks and leases, oldest submission first.
+    ///
+    /// # Errors
+    /// [`Error::Statement`], [`Error::Damaged`].
+    async fn load(&self) -> Result<Vec<Restored>, Error>;
+
+    /// Writes `ops` in order and then the views, all or nothing.
+    ///
+    /// - `generation`: that of the caller. It is compared with the database's in the same
+    ///   transaction, so a coordinator that was superseded writes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`], [`Error::Statement`]; nothing is written then.
+    async fn append(
+        &self,
+        generation: u64,
+        ops: &[Op],
+        views: &[ViewChange],
+        now_unix_ms: i64,
+    ) -> Result<(), Error>;
+
+    /// Runs without their stages, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Statement`], [`Error::Damaged`].
+    async fn runs(&self, limit: u32) -> Result<Vec<RunView>, Error>;
+
+    /// A run with its stages.
+    ///
+    /// # Errors
+    /// [`Error::Statement`], [`Error::Damaged`].
+    async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error>;
+
+    /// The JSON of these tasks; keys without a task are left out.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error>;
+
+    /// Closes it, with everything written, so that another process can open it.
+    async fn close(&self);
 }

@@ -8,6 +8,7 @@ mod access;
 mod fence;
 mod leases;
 mod operate;
+mod outage;
 mod rebuild;
 mod runs;
 mod sandbox;

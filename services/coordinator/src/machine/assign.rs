@@ -69,7 +69,9 @@ impl Offer {
 impl Machine {
     /// Serves offers, the oldest first, with tasks, the oldest first.
     ///
-    /// - A gang's task is granted to all of its ranks or not at all, each to another worker.
+    /// - A gang's task is granted to all of its ranks or not at all, each to another worker. Workers
+    ///   that failed it through a fault of their own, or are ejected, take part only where too few
+    ///   others are alive.
     /// - A task whose base file a worker has cached goes to it before older ones, and other
     ///   workers leave it alone: both for a bounded time, so that nothing starves (delay
     ///   scheduling: Zaharia et al., EuroSys 2010).
@@ -100,13 +102,26 @@ impl Machine {
         let mut grants = Vec::new();
         for ordinal in self.queues.gangs() {
             let spec = &self.entries[&ordinal].task.spec;
+            let is_suspect = |worker: &WorkerId| {
+                let policy = &self.policy;
+                self.workers.is_suspect(worker, ordinal, policy, now)
+            };
             let mut members: Vec<(usize, &WorkerId)> = Vec::new();
+            let mut suspects: Vec<(usize, &WorkerId)> = Vec::new();
             for (index, offer) in offers.iter().enumerate() {
                 let is_free = slots[index] > 0 && offer.fits(spec);
-                let is_new = members.iter().all(|(_, worker)| *worker != &offer.worker);
-                if is_free && is_new && members.len() < spec.world_size {
-                    members.push((index, &offer.worker));
+                let mut chosen = members.iter().chain(&suspects);
+                let is_new = chosen.all(|(_, worker)| *worker != &offer.worker);
+                match is_suspect(&offer.worker) {
+                    _ if !is_free || !is_new || members.len() == spec.world_size => {}
+                    true => suspects.push((index, &offer.worker)),
+                    false => members.push((index, &offer.worker)),
                 }
+            }
+            // A worker whose device fails takes part only where there are too few others.
+            let missing = spec.world_size - members.len();
+            if missing > 0 && !self.are_enough_trusted(ordinal, spec, now) {
+                members.extend(suspects.into_iter().take(missing));
             }
             if members.len() < spec.world_size {
                 continue;
@@ -117,6 +132,12 @@ impl Machine {
             grants.extend(self.grant(ordinal, &members, now));
         }
         grants
+    }
+
+    /// Whether a gang could be made of live workers that are not suspect.
+    fn are_enough_trusted(&self, ordinal: Ordinal, spec: &Spec, now: Now) -> bool {
+        let trusted = self.workers.trusted(spec, ordinal, &self.policy, now);
+        trusted >= spec.world_size
     }
 
     /// The task that an offer gets: the oldest, unless a cache speaks for another one.

@@ -17,7 +17,8 @@ struct Failure<'a> {
 }
 
 impl Machine {
-    /// An attempt failed.
+    /// An attempt failed. A worker that fails through a fault of its own is remembered with the task
+    /// even where another rank of its gang has reported first.
     ///
     /// # Errors
     /// [`Stale`] where the lease is no longer this worker's; the failure does not count then.
@@ -28,6 +29,10 @@ impl Machine {
         message: &str,
         now: Now,
     ) -> Result<(), Stale> {
+        let is_own_fault = kind == FailureKind::WorkerFault;
+        if let Some(ordinal) = self.by_key.get(&claim.key).filter(|_| is_own_fault) {
+            self.workers.at_fault(&claim.worker, *ordinal, now);
+        }
         let is_gang = self.check(claim)?.ranks.len() > 1;
         let Some((ordinal, _)) = self.find(&claim.key) else {
             return Err(Stale::NotHeld);
@@ -39,7 +44,7 @@ impl Machine {
             message,
         };
         self.attempt_failed(ordinal, &failure, now);
-        if kind.is_retryable() && !is_gang {
+        if kind.is_retryable() && (!is_gang || is_own_fault) {
             self.blame(&claim.worker, ordinal, now);
         }
         Ok(())

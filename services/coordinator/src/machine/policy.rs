@@ -51,7 +51,8 @@ impl Policy {
         }
     }
 
-    pub(super) fn backoff_after(&self, attempts: u32) -> Duration {
+    /// The pause after this many attempts.
+    pub(crate) fn backoff_after(&self, attempts: u32) -> Duration {
         let doublings = attempts.saturating_sub(1).min(16);
         (self.backoff * 2u32.pow(doublings)).min(self.max_backoff)
     }

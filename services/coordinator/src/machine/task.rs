@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use capstan_plan::FailureKind;
 use capstan_plan::id::{
@@ -159,6 +160,15 @@ impl Held {
             Some(lease)
         };
         rest.map(|lease| State::leased(lease, None))
+    }
+
+    pub(super) fn postpone(&mut self, gap: Duration) {
+        for lease in [&mut self.lease].into_iter().chain(&mut self.twin) {
+            lease.since += gap;
+            for rank in &mut lease.ranks {
+                rank.deadline += gap;
+            }
+        }
     }
 
     pub(super) fn renew_all(&mut self, now: Now, deadline: Now) {

@@ -301,6 +301,57 @@ fn one_lost_rank_fails_the_attempt_of_all() {
 }
 
 #[test]
+fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
+    let trainers: Vec<_> = ["t1", "t2", "t3"]
+        .map(|name| offer(name, Role::Train))
+        .into();
+    let workers = |grants: &[Grant], offers: &[Offer]| -> Vec<String> {
+        let of = |grant: &Grant| offers[grant.offer].worker.to_string();
+        grants.iter().map(of).collect()
+    };
+    let mut machine = Machine::new(POLICY, 1);
+    machine.add(key("all"), spec(Role::Train, 2));
+    let grants = machine.assign(&trainers, seconds(0));
+    assert_eq!(workers(&grants, &trainers), ["t1", "t2"]);
+    // The peer sees a broken ring and reports first; the fault counts all the same.
+    let (peer, broken) = (claim(&grants[0], "t1"), claim(&grants[1], "t2"));
+    machine
+        .fail(&peer, FailureKind::Transient, "the ring broke", seconds(1))
+        .unwrap();
+    let late = machine.fail(&broken, FailureKind::WorkerFault, "no device", seconds(1));
+    assert_eq!(late, Err(Stale::NotHeld));
+    machine.tick(seconds(10));
+    let without = machine.assign(&trainers[..2], seconds(10));
+    assert!(without.is_empty(), "t3 is alive: it is waited for");
+    let grants = machine.assign(&trainers, seconds(11));
+    assert_eq!(workers(&grants, &trainers), ["t1", "t3"]);
+
+    // Where nobody else is there, it takes part.
+    let mut machine = Machine::new(POLICY, 1);
+    machine.add(key("all"), spec(Role::Train, 2));
+    let grants = machine.assign(&trainers[..2], seconds(0));
+    let broken = claim(&grants[1], "t2");
+    machine
+        .fail(&broken, FailureKind::WorkerFault, "no device", seconds(1))
+        .unwrap();
+    machine.tick(seconds(10));
+    let again = machine.assign(&trainers[..2], seconds(10));
+    assert_eq!(workers(&again, &trainers), ["t1", "t2"]);
+}
+
+#[test]
+fn leases_and_workers_last_longer_by_what_they_are_postponed() {
+    let mut machine = Machine::new(POLICY, 1);
+    machine.add(key("a"), spec(Role::Crawl, 1));
+    let held = lease(&mut machine, "w", seconds(0)).unwrap();
+    machine.postpone(Duration::from_secs(100));
+    assert!(machine.tick(seconds(129)).is_empty());
+    assert_eq!(machine.live_workers(Role::Crawl, None, seconds(129)), 1);
+    assert_eq!(machine.tick(seconds(131)), [held.key]);
+    assert_eq!(machine.live_workers(Role::Crawl, None, seconds(131)), 0);
+}
+
+#[test]
 fn a_rank_that_has_finished_may_fall_silent() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));

@@ -4,8 +4,8 @@
 //! attempts of it succeeded than failed, while another live worker of a role of its own succeeds
 //! more than it fails: then the fault is the worker's, not the store's or the data's. An ejected
 //! worker gets no lease for a period that doubles each time, but never so that a role has nobody:
-//! whether somebody else is there is asked at each lease. What it holds it may finish. Gangs are
-//! left out: one rank fails all of them, and which is at fault nobody knows.
+//! whether somebody else is there is asked at each lease. What it holds it may finish. Of the failures
+//! of gangs only faults of the worker itself count: one rank fails all of them.
 //!
 //! This is memory only: a coordinator that starts anew trusts everybody again.
 
@@ -38,6 +38,8 @@ struct Seen {
     cached: BTreeSet<Digest>,
     /// Its last outcomes: the shard where it failed, `None` where it committed.
     outcomes: VecDeque<(Now, Option<Ordinal>)>,
+    /// Tasks that it failed through a fault of its own, and when, oldest first.
+    faults: VecDeque<(Now, Ordinal)>,
     ejected_until: Now,
     /// How often it was ejected of late.
     ejections: u32,
@@ -61,6 +63,12 @@ impl Seen {
 
     fn is_alive(&self, policy: &Policy, now: Now) -> bool {
         self.at >= now.saturating_sub(policy.lease)
+    }
+
+    fn is_suspect(&self, task: Ordinal, policy: &Policy, now: Now) -> bool {
+        let since = now.saturating_sub(policy.ejection_window);
+        let mut faults = self.faults.iter();
+        self.ejected_until > now || faults.any(|(at, of)| *at >= since && *of == task)
     }
 
     /// Distinct shards failed and attempts committed within the window.
@@ -96,6 +104,7 @@ impl Workers {
             device: device.clone(),
             cached: BTreeSet::new(),
             outcomes: VecDeque::new(),
+            faults: VecDeque::new(),
             ejected_until: Now::ZERO,
             ejections: 0,
         });
@@ -122,6 +131,13 @@ impl Workers {
     pub(super) fn beats(&mut self, worker: &WorkerId, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
             seen.at = now;
+        }
+    }
+
+    /// Every worker counts as heard of this much later.
+    pub(super) fn postpone(&mut self, gap: Now) {
+        for seen in self.seen.values_mut() {
+            seen.at += gap;
         }
     }
 
@@ -208,6 +224,39 @@ impl Workers {
                     && seen.ejected_until <= now
             })
         })
+    }
+
+    /// This worker failed a task through a fault of its own, such as a broken device.
+    pub(super) fn at_fault(&mut self, worker: &WorkerId, task: Ordinal, now: Now) {
+        if let Some(seen) = self.seen.get_mut(worker) {
+            if seen.faults.len() == OUTCOMES {
+                seen.faults.pop_front();
+            }
+            seen.faults.push_back((now, task));
+        }
+    }
+
+    /// Whether a gang is better off without this worker: it failed this task through a fault of its
+    /// own within the window, or is ejected.
+    pub(super) fn is_suspect(
+        &self,
+        worker: &WorkerId,
+        task: Ordinal,
+        policy: &Policy,
+        now: Now,
+    ) -> bool {
+        let seen = self.seen.get(worker);
+        seen.is_some_and(|seen| seen.is_suspect(task, policy, now))
+    }
+
+    /// Live workers that can take such a task and are not suspect.
+    pub(super) fn trusted(&self, spec: &Spec, task: Ordinal, policy: &Policy, now: Now) -> usize {
+        let is_trusted = |seen: &&Seen| {
+            seen.can_take(spec.role, spec.device.as_ref())
+                && seen.is_alive(policy, now)
+                && !seen.is_suspect(task, policy, now)
+        };
+        self.seen.values().filter(is_trusted).count()
     }
 
     /// Whether this worker gets no lease of this role: it is ejected, and others are there.

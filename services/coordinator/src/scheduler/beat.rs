@@ -3,6 +3,9 @@
 //! One beat is one transaction. Requests that come while it writes are gathered for the next one,
 //! so the more they are, the more of them one transaction serves (group commit: DeWitt et al.,
 //! SIGMOD 1984).
+//!
+//! A batch that the database does not take is kept and tried again until it does. Meanwhile leases are
+//! renewed, answers of workers are gathered, and no new work is taken or handed out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,15 +15,26 @@ use capstan_dataset::commits;
 use capstan_plan::failure;
 use capstan_proto::v1;
 use capstan_runtime::fault;
+use futures::StreamExt;
 
 use super::Inner;
 use super::core::{Batch, Gate, Waiting};
 use crate::convert::lease_message;
+use crate::error::Error;
 use crate::machine::{Grant, Key, Notice};
 use crate::{metrics, trace};
 
 /// Between two looks at the clock where nothing else happens.
 const TICK: Duration = Duration::from_millis(200);
+
+/// Longest pause between two attempts to write a batch.
+const WRITE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Attempts to write the last batch of a coordinator that was told to stop.
+const LAST_WRITES: u32 = 3;
+
+/// Expired leases whose commits are asked for at the same time.
+const IN_FLIGHT: usize = 16;
 
 /// What one beat found under the lock.
 struct Found {
@@ -69,25 +83,83 @@ impl Inner {
             served,
             expired,
         } = self.find();
-        let now = self.clock.unix_ms();
-        if let Err(error) = self.database.write(&batch.ops, &batch.views, now).await {
-            tracing::error!(
-                error = failure::chain(&error),
-                "the database cannot be written"
-            );
-            self.give_up(batch, error);
+        if let Err(error) = self.write(&batch).await {
+            for waiter in batch.waiters {
+                // Whoever asked may have gone away.
+                let _ = waiter.send(Err(error.clone()));
+            }
             return expired;
         }
         self.deliver(&grants, served).await;
         let mut core = self.lock();
+        core.is_written();
         core.send(batch.events);
         core.forget_ended();
         drop(core);
         for waiter in batch.waiters {
-            // Whoever asked may have gone away.
             let _ = waiter.send(Ok(()));
         }
         expired
+    }
+
+    /// Writes a batch, however long the database takes to accept it.
+    ///
+    /// # Errors
+    /// The coordinator goes down: it is superseded, the database is damaged, or it was told to stop
+    /// and the database does not take the batch. What the batch says of tasks is found in the store
+    /// by the next start.
+    async fn write(&self, batch: &Batch) -> Result<(), Arc<crate::state::Error>> {
+        let now = self.clock.unix_ms();
+        let mut failures = 0;
+        loop {
+            let database = &self.database;
+            let written = database.append(self.generation, &batch.ops, &batch.views, now);
+            let error = match written.await {
+                Ok(()) => {
+                    self.go_on_writing();
+                    return Ok(());
+                }
+                Err(error) => Arc::new(error),
+            };
+            failures += 1;
+            tracing::error!(
+                database = self.settings.database,
+                error = failure::chain(&*error),
+                failures,
+                "the database cannot be written: no work begins until it can"
+            );
+            if let crate::state::Error::Superseded { ours, newer } = *error {
+                self.step_down(ours, newer);
+                return Err(error);
+            }
+            if !error.is_transient() {
+                self.break_down(Error::Database(error.clone()));
+                return Err(error);
+            }
+            self.halt(error.clone());
+            let pause = self.policy.backoff_after(failures).min(WRITE_PAUSE);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.shutdown.cancelled() => {
+                    if failures >= LAST_WRITES {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(TICK).await;
+                }
+            }
+        }
+    }
+
+    fn halt(&self, error: Arc<crate::state::Error>) {
+        self.lock().halted = Some(error);
+        self.works.send_replace(false);
+    }
+
+    fn go_on_writing(&self) {
+        if self.lock().halted.take().is_some() {
+            tracing::info!("the database can be written again: work begins again");
+            self.works.send_replace(true);
+        }
     }
 
     /// Everything of a beat that needs the lock.
@@ -95,6 +167,7 @@ impl Inner {
         let now = self.clock.now();
         let mut core = self.lock();
         let core = &mut *core;
+        core.look(now, self.policy.lease);
         let (mut grants, mut served) = (Vec::new(), BTreeMap::new());
         let mut expired = Vec::new();
         if core.gate.check().is_ok() {
@@ -118,29 +191,6 @@ impl Inner {
             grants,
             served,
             expired,
-        }
-    }
-
-    /// The database does not take what happened: every run ends, and everybody is told.
-    fn give_up(&self, batch: Batch, error: crate::state::Error) {
-        let now = self.clock.unix_ms();
-        let mut core = self.lock();
-        let mut events = batch.events;
-        let reason = format!(
-            "the coordinator cannot write `{}` (fix that, then `capstan retry` continues): {}",
-            self.settings.database,
-            failure::chain(&error)
-        );
-        for run in core.running() {
-            core.end_run(&run, v1::RunState::Failed, &reason, now);
-        }
-        let rest = core.take_batch();
-        events.extend(rest.events);
-        core.send(events);
-        drop(core);
-        let error = Arc::new(error);
-        for waiter in batch.waiters.into_iter().chain(rest.waiters) {
-            let _ = waiter.send(Err(error.clone()));
         }
     }
 
@@ -213,21 +263,28 @@ impl Inner {
         }
     }
 
-    /// A worker may have died between its commit and its answer: the commit record decides.
+    /// A worker may have died between its commit and its answer: the commit record decides. Ends
+    /// with the coordinator; the next start looks again.
     async fn look_for_commits(self: Arc<Self>, expired: Vec<Key>) {
-        for key in expired {
-            tracing::warn!(task = %key, "lease expired");
-            match commits::read(&self.store, &key.run, &key.stage, &key.shard).await {
-                Ok(None) => {}
-                Ok(Some(commit)) => {
-                    let now = self.clock.now();
-                    // A failure to write was logged and has ended the runs.
-                    let _ = self.change(|core| core.committed(&key, commit, now)).await;
-                }
-                // The next attempt will find out.
-                Err(error) => {
-                    tracing::warn!(error = failure::chain(&error), task = %key, "commit cannot be read")
-                }
+        let looks = futures::stream::iter(expired).for_each_concurrent(IN_FLIGHT, |key| {
+            let inner = self.clone();
+            async move { inner.look_for_commit(key).await }
+        });
+        self.shutdown.run_until_cancelled(looks).await;
+    }
+
+    async fn look_for_commit(&self, key: Key) {
+        tracing::warn!(task = %key, "lease expired");
+        match commits::read(&self.store, &key.run, &key.stage, &key.shard).await {
+            Ok(None) => {}
+            Ok(Some(commit)) => {
+                let now = self.clock.now();
+                // A coordinator that goes down asks again at its next start.
+                let _ = self.change(|core| core.committed(&key, commit, now)).await;
+            }
+            // The next attempt will find out.
+            Err(error) => {
+                tracing::warn!(error = failure::chain(&error), task = %key, "commit cannot be read")
             }
         }
     }

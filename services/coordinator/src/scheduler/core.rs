@@ -34,8 +34,16 @@ pub(crate) struct Core {
     pub(crate) waiting: Vec<Waiting>,
     /// Whether work is handed out.
     pub(crate) gate: Gate,
+    /// Why the coordinator goes down by itself.
+    pub(crate) broken: Option<Error>,
+    /// Why the database does not take the last batch. Work begins again once it does.
+    pub(crate) halted: Option<Arc<crate::state::Error>>,
     /// What is not written yet.
     batch: Batch,
+    /// Whether a batch is being written.
+    is_writing: bool,
+    /// When the beat looked at the clock last.
+    looked_at: Now,
     /// Events told so far.
     pub(super) told: u64,
 }
@@ -57,6 +65,8 @@ pub(crate) enum Gate {
         /// The newer one's.
         newer: u64,
     },
+    /// A part of the coordinator cannot go on, so the process ends: nothing is answered.
+    Broken,
 }
 
 /// What is written together and then told.
@@ -142,22 +152,47 @@ impl Gate {
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
             Self::Open | Self::Shut => Ok(()),
-            Self::Closing => Err(Error::Closing),
+            Self::Closing | Self::Broken => Err(Error::Closing),
             Self::Superseded { ours, newer } => Err(Error::Superseded { ours, newer }),
         }
     }
 }
 
 impl Core {
-    pub(crate) fn new(machine: Machine) -> Self {
+    pub(crate) fn new(machine: Machine, now: Now) -> Self {
         Self {
             machine,
             runs: BTreeMap::new(),
             waiting: Vec::new(),
             gate: Gate::Open,
+            broken: None,
+            halted: None,
             batch: Batch::default(),
+            is_writing: false,
+            looked_at: now,
             told: 0,
         }
+    }
+
+    /// The beat looks at the clock. A look that comes later than a third of `lease` after the last
+    /// one means that this process stood still (it was stopped, its machine was paused, or it could
+    /// not write), and could not have heard anyone: everybody gets that time again.
+    pub(crate) fn look(&mut self, now: Now, lease: Now) {
+        let gap = now.saturating_sub(self.looked_at);
+        self.looked_at = now;
+        if gap > lease / 3 {
+            tracing::warn!(
+                seconds = gap.as_secs_f64(),
+                "the coordinator stood still: leases last that much longer"
+            );
+            self.machine.postpone(gap);
+        }
+    }
+
+    /// The clock at the last look.
+    #[cfg(test)]
+    pub(crate) fn looked_at(&self) -> Now {
+        self.looked_at
     }
 
     /// Shows in the views what the machine has noted.
@@ -271,7 +306,8 @@ impl Core {
     pub(crate) fn written(
         &mut self,
     ) -> Option<oneshot::Receiver<Result<(), Arc<crate::state::Error>>>> {
-        if self.batch.ops.is_empty() && self.batch.dirty.is_empty() {
+        // What was changed before may be in the batch that is being written.
+        if self.batch.ops.is_empty() && self.batch.dirty.is_empty() && !self.is_writing {
             return None;
         }
         let (waiter, written) = oneshot::channel();
@@ -282,6 +318,7 @@ impl Core {
     /// Takes what is to be written.
     pub(crate) fn take_batch(&mut self) -> Batch {
         let mut batch = std::mem::take(&mut self.batch);
+        self.is_writing = !batch.ops.is_empty() || !batch.dirty.is_empty();
         for (run, stages) in std::mem::take(&mut batch.dirty) {
             if let Some(active) = self.runs.get(&run) {
                 let view = active.view.clone();
@@ -289,6 +326,11 @@ impl Core {
             }
         }
         batch
+    }
+
+    /// The batch that was taken is written.
+    pub(crate) fn is_written(&mut self) {
+        self.is_writing = false;
     }
 
     /// Sends events of a batch that is written. Nobody may be watching.
@@ -320,7 +362,8 @@ impl Core {
             return;
         };
         view.progress.insert(shard.clone(), progress);
-        if self.is_watched(run) {
+        // Events wait for the database, so of progress none is kept while it takes nothing.
+        if self.is_watched(run) && self.halted.is_none() {
             self.tell(run, v1::event::What::TaskProgress(message), now_unix_ms);
         }
     }

@@ -11,6 +11,7 @@ mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capstan_dataset::{commits, runs, versions};
@@ -25,6 +26,7 @@ use capstan_proto::v1;
 
 use super::Inner;
 use super::plan::dataset_of;
+use super::supervise::panicked;
 use crate::machine::Key;
 pub(super) use step::rebased;
 
@@ -118,11 +120,36 @@ pub(super) struct Driver {
     outputs: BTreeMap<StageName, StageOutput>,
     /// Whether a stage waits for the first worker that could take its tasks.
     awaits_worker: bool,
+    /// Whether the store took or gave anything since the last failure.
+    has_succeeded: AtomicBool,
 }
 
 impl Driver {
+    /// Drives a run until it ends or the coordinator goes down. A driver that panics begins again,
+    /// a few times: it remembers nothing that the store does not hold.
+    pub(super) async fn drive_supervised(inner: Arc<Inner>, run: RunId) {
+        for panics in 1.. {
+            let driving = Self::drive(inner.clone(), run.clone());
+            let Some(said) = panicked(driving).await else {
+                return;
+            };
+            let error = Error::Coordinator(crate::Error::Panicked {
+                part: "the driver of the run",
+                said,
+            });
+            if panics >= inner.settings.max_attempts {
+                return failed(&inner, &run, &error).await;
+            }
+            tracing::error!(%run, error = failure::chain(&error), panics, "beginning again");
+            let pause = tokio::time::sleep(inner.policy.backoff_after(panics));
+            if inner.shutdown.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
     /// Drives a run until it ends or the coordinator goes down.
-    pub(super) async fn drive(inner: Arc<Inner>, run: RunId) {
+    async fn drive(inner: Arc<Inner>, run: RunId) {
         let (wake, stop, json, given_up) = {
             let core = inner.lock();
             let Some(active) = core.runs.get(&run) else {
@@ -158,6 +185,7 @@ impl Driver {
             stages: given_up.collect(),
             outputs: BTreeMap::new(),
             awaits_worker: false,
+            has_succeeded: AtomicBool::new(false),
         };
         let mut failures = 0;
         let mut failing_since = None;
@@ -180,16 +208,18 @@ impl Driver {
                 }
                 Err(error) => error,
             };
+            // An outage lasts from the first failure after the last success.
+            if driver.has_succeeded.swap(false, Ordering::Relaxed) {
+                (failures, failing_since) = (0, None);
+            }
             let now = inner.clock.now();
             let lasts = now - *failing_since.get_or_insert(now);
             if !may_pass(error.kind(), lasts, failures < inner.settings.max_attempts) {
                 return failed(&inner, &run, &error).await;
             }
             tracing::warn!(error = failure::chain(&error), %run, failures, "trying again");
-            let most = Duration::from_millis(inner.settings.max_backoff_ms);
-            let backoff = Duration::from_millis(inner.settings.backoff_ms);
-            let pause = (backoff * 2u32.pow(failures.min(16))).min(most);
             failures += 1;
+            let pause = inner.policy.backoff_after(failures);
             // What else happens is no reason to ask a store sooner that does not answer.
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -282,6 +312,7 @@ impl Driver {
         }
         let store = &self.inner.store;
         let found = commits::of_stage(store, &self.run, &stage.name).await?;
+        self.succeeded();
         let device = match stage.kind.settings().computes() {
             true => runs::device(store, &self.run, &stage.name).await?,
             false => None,
@@ -339,6 +370,11 @@ impl Driver {
             missing: &missing,
         };
         Ok((expand(request)?, expand::left_out(request)?))
+    }
+
+    /// The store answered.
+    fn succeeded(&self) {
+        self.has_succeeded.store(true, Ordering::Relaxed);
     }
 
     fn device(&self, stage: &Stage) -> Option<&DeviceKind> {

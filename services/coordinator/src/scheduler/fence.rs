@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::core::Gate;
+use crate::error::Error;
 use crate::generation;
 
 impl Inner {
@@ -37,7 +38,7 @@ impl Inner {
                     answered = Instant::now();
                     self.open();
                 }
-                Ok(Ok(true)) => return self.step_down(),
+                Ok(Ok(true)) => return self.step_down(self.generation, self.generation + 1),
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = failure::chain(&error),
@@ -69,13 +70,29 @@ impl Inner {
         }
     }
 
-    fn step_down(&self) {
-        let (ours, newer) = (self.generation, self.generation + 1);
+    /// A newer coordinator is there: this one goes down.
+    pub(super) fn step_down(&self, ours: u64, newer: u64) {
         tracing::error!(ours, newer, "a newer coordinator is there: this one stops");
+        self.stop(Gate::Superseded { ours, newer });
+    }
+
+    /// A part of the coordinator cannot go on: it goes down, so that whoever supervises the process
+    /// starts it again.
+    pub(super) fn break_down(&self, why: Error) {
+        tracing::error!(
+            error = failure::chain(&why),
+            "the coordinator cannot go on: it stops"
+        );
+        self.lock().broken.get_or_insert(why);
+        self.stop(Gate::Broken);
+    }
+
+    fn stop(&self, gate: Gate) {
         let mut core = self.lock();
-        core.gate = Gate::Superseded { ours, newer };
+        core.gate = gate;
         core.waiting.clear();
         drop(core);
+        self.works.send_replace(false);
         self.shutdown.cancel();
     }
 }

@@ -73,6 +73,7 @@ impl Handle {
                 reason: "names a shard without its stage",
             });
         }
+        self.inner.takes_work()?;
         let view = self.run(run).await?;
         if let Some(stage) = &stage
             && !view.stages.iter().any(|view| &view.stage == stage)

@@ -44,6 +44,7 @@ impl Handle {
         seed: Option<u64>,
         run: Option<RunId>,
     ) -> Result<Submitted, Error> {
+        self.inner.takes_work()?;
         let asked = Asked::new(pipeline, seed, run)?;
         let resumed = self.begin(&asked).await?;
         let run = asked.run.clone();
@@ -150,7 +151,7 @@ impl Handle {
     pub(super) fn spawn_driver(&self, run: RunId) {
         self.inner
             .tasks
-            .spawn(Driver::drive(self.inner.clone(), run));
+            .spawn(Driver::drive_supervised(self.inner.clone(), run));
     }
 
     /// Runs without their stages, newest first.

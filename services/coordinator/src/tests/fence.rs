@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::sandbox::{ManualClock, ONE_TASK, Sandbox, settings};
 use crate::scheduler::core::Gate;
-use crate::state::{self, Database, Known};
+use crate::state::{self, Database, Known, Sqlite};
 use crate::{Error, Handle, generation, rebuild};
 
 fn database(folder: &Path, name: &str) -> String {
@@ -107,7 +107,7 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
     stop(start(&store, &url).await.unwrap()).await;
 
     // It was about to: nothing is in the store yet.
-    let memory = Database::open(&url).await.unwrap();
+    let memory = Sqlite::open(&url).await.unwrap();
     let about_to = Known {
         intended: "mine".to_owned(),
         ..memory.known().await.unwrap()
@@ -119,7 +119,7 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
     stop(second).await;
 
     // It had: the database does not know.
-    let memory = Database::open(&url).await.unwrap();
+    let memory = Sqlite::open(&url).await.unwrap();
     let about_to = Known {
         intended: "mine".to_owned(),
         ..memory.known().await.unwrap()

@@ -21,11 +21,11 @@ async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let (mut zombie, mut second) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
     let lost = zombie.lease().await;
-    sandbox.clock.advance(Duration::from_secs(29));
+    sandbox.pass(Duration::from_secs(29)).await;
     assert_eq!(zombie.heartbeat(&lost).await, v1::LeaseStatus::Keep);
-    sandbox.clock.advance(PAST_LEASE);
+    sandbox.pass(PAST_LEASE).await;
     sandbox.until("r", is_ready).await;
-    sandbox.clock.advance(PAST_BACKOFF);
+    sandbox.pass(PAST_BACKOFF).await;
     let held = second.lease().await;
     assert_eq!(held.attempt_number, 2);
     assert!(epoch(&held) > epoch(&lost));
@@ -56,7 +56,7 @@ async fn a_commit_without_an_answer_is_found() {
     let mut worker = sandbox.worker("w1").await;
     let held = worker.lease().await;
     worker.commit(&held).await;
-    sandbox.clock.advance(PAST_LEASE);
+    sandbox.pass(PAST_LEASE).await;
     sandbox
         .until("r", |status| status.state() == v1::RunState::Done)
         .await;
@@ -76,7 +76,7 @@ async fn completing_without_a_commit_fails_the_attempt() {
         refused.message().contains("human/all has no commit record"),
         "{refused}"
     );
-    sandbox.clock.advance(PAST_BACKOFF);
+    sandbox.pass(PAST_BACKOFF).await;
     assert_eq!(worker.lease().await.attempt_number, 2);
     sandbox.stop().await;
 }
@@ -96,9 +96,9 @@ async fn a_worker_that_went_away_while_it_waited_loses_nothing() {
     let assignment = match worker.poll(1_000).await {
         Some(assignment) => assignment,
         None => {
-            sandbox.clock.advance(PAST_LEASE);
+            sandbox.pass(PAST_LEASE).await;
             sandbox.until("r", is_ready).await;
-            sandbox.clock.advance(PAST_BACKOFF);
+            sandbox.pass(PAST_BACKOFF).await;
             worker.lease().await
         }
     };
@@ -157,7 +157,7 @@ async fn a_gang_is_leased_together_and_meets_in_the_ring() {
         one.join(&first).await.unwrap_err().code(),
         Code::FailedPrecondition
     );
-    sandbox.clock.advance(PAST_BACKOFF);
+    sandbox.pass(PAST_BACKOFF).await;
     let (first, second) = tokio::join!(one.lease(), two.lease());
     let (again, _) = tokio::join!(one.join(&first), two.join(&second));
     let again = again.unwrap();
@@ -251,4 +251,25 @@ fn rank(assignment: &v1::Assignment) -> u32 {
 fn epoch(assignment: &v1::Assignment) -> (u64, u64) {
     let epoch = assignment.lease.as_ref().unwrap().lease_epoch.unwrap();
     (epoch.generation, epoch.counter)
+}
+
+#[tokio::test]
+async fn a_coordinator_that_stood_still_takes_no_lease_away() {
+    let sandbox = Sandbox::memory().await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let held = worker.lease().await;
+    // A stopped process or a paused machine: no look at the clock in between.
+    for _ in 0..5 {
+        sandbox.clock.advance(PAST_LEASE * 4);
+        sandbox.looks().await;
+    }
+    assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Keep);
+    let task = sandbox.status("r").await.stages.remove(0);
+    assert_eq!((task.leased, task.quarantined.len()), (1, 0));
+    // A worker that is gone is noticed all the same.
+    sandbox.pass(PAST_LEASE).await;
+    sandbox.until("r", is_ready).await;
+    assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Stale);
+    sandbox.stop().await;
 }

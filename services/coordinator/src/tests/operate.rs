@@ -440,7 +440,7 @@ cap = 10
         worker.work(&assignment).await;
     }
     assert!(worker.poll(300).await.is_none(), "not late yet");
-    sandbox.clock.advance(Duration::from_secs(10));
+    sandbox.pass(Duration::from_secs(10)).await;
     let twin = worker.lease().await;
     assert_eq!(
         twin.lease.as_ref().unwrap().shard,

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use crate::state::{Database, Sqlite};
 use crate::{Error, Handle, Options, config, serve};
 
 /// Longest that a test waits for anything.
@@ -211,7 +212,18 @@ impl Sandbox {
         clock: Arc<ManualClock>,
         options: Options,
     ) -> Self {
-        let settings = settings(database);
+        let opened = Arc::new(Sqlite::open(database).await.unwrap());
+        Self::start_over(store, (database, opened), clock, options).await
+    }
+
+    /// Over a database that is open.
+    pub async fn start_over(
+        store: Store,
+        (url, database): (&str, Arc<dyn Database>),
+        clock: Arc<ManualClock>,
+        options: Options,
+    ) -> Self {
+        let settings = settings(url);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let scheme = match options.access.tls() {
             Some(_) => "https",
@@ -219,9 +231,14 @@ impl Sandbox {
         };
         let address = format!("{scheme}://{}", listener.local_addr().unwrap());
         let shutdown = CancellationToken::new();
-        let handle = Handle::start(settings, store.clone(), clock.clone(), shutdown.clone())
-            .await
-            .unwrap();
+        let handle = Handle::start_over(
+            settings,
+            store.clone(),
+            database,
+            clock.clone(),
+            shutdown.clone(),
+        );
+        let handle = handle.await.unwrap();
         let server = tokio::spawn(serve(handle.clone(), options, listener, shutdown.clone()));
         Self {
             store,
@@ -230,7 +247,7 @@ impl Sandbox {
             address,
             shutdown,
             server,
-            database: database.to_owned(),
+            database: url.to_owned(),
         }
     }
 
@@ -244,6 +261,28 @@ impl Sandbox {
     pub async fn stopped(self) -> Result<(), Error> {
         let stopped = tokio::time::timeout(PATIENCE, self.server).await;
         stopped.expect("it stops in time").unwrap()
+    }
+
+    /// Lets time pass for a coordinator that looks at the clock all the while.
+    pub async fn pass(&self, time: Duration) {
+        const STEP: Duration = Duration::from_secs(5);
+        let mut left = time;
+        while !left.is_zero() {
+            let step = left.min(STEP);
+            self.clock.advance(step);
+            self.looks().await;
+            left -= step;
+        }
+    }
+
+    /// Waits until the coordinator has looked at the clock.
+    pub async fn looks(&self) {
+        let (started, now) = (Instant::now(), self.clock.now());
+        while self.handle.inner.lock().looked_at() < now {
+            self.handle.inner.pump.notify_one();
+            assert!(started.elapsed() < PATIENCE, "it never looked at the clock");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Stops it and starts another over the same store and database.

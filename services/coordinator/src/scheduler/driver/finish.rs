@@ -52,6 +52,7 @@ impl Driver {
                     parts: parts.clone(),
                 };
                 let version = versions::publish(&self.inner.store, new).await?;
+                self.succeeded();
                 StageOutput::Dataset { version, parts }
             }
             Given::Model(digest) => StageOutput::Model { digest },
@@ -77,7 +78,6 @@ impl Driver {
         let Some(view) = core.stage_mut(&self.run, stage) else {
             return;
         };
-        view.state = v1::StageState::Done;
         view.tasks = shown.committed + shown.missing.len() as u64;
         view.committed = shown.committed;
         view.adopted = shown.adopted;
@@ -87,6 +87,13 @@ impl Driver {
         for (shard, said) in shown.missing {
             let said = before.remove(&shard).unwrap_or(said);
             view.quarantined.insert(shard, said);
+        }
+        // A driver that begins again comes by stages that were done before.
+        let was_done =
+            std::mem::replace(&mut view.state, v1::StageState::Done) == v1::StageState::Done;
+        if was_done {
+            view.output = Some(shown.output);
+            return;
         }
         if view.started_unix_ms == 0 {
             view.started_unix_ms = now;

@@ -1,10 +1,13 @@
 //! What became of tasks since the driver looked last.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::Commit;
-use capstan_plan::id::StageName;
+use capstan_plan::id::{ShardId, StageName};
 use capstan_plan::stage::Stage;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use super::{Driver, Error, GivenUp, IN_FLIGHT, Since};
 use crate::machine::Key;
@@ -73,6 +76,7 @@ impl Driver {
         for (shard, given_up) in new {
             let inner = &self.inner;
             let commit = commits::read(&inner.store, &self.run, &stage.name, shard).await?;
+            self.has_succeeded.store(true, Ordering::Relaxed);
             given_up.since = Since::Looked;
             let Some(commit) = commit else {
                 continue;
@@ -91,20 +95,33 @@ impl Driver {
 
     /// Points recipes at the commits that came in, so that other runs may adopt them.
     pub(super) async fn publish_recipes(&mut self, stage: &StageName) -> Result<(), Error> {
-        let Some(progress) = self.stages.get_mut(stage) else {
+        let Some(progress) = self.stages.get(stage) else {
             return Ok(());
         };
-        let store = &self.inner.store;
         let shards = progress.unpublished.iter();
         let commits: Vec<Commit> = shards
             .filter_map(|shard| progress.commits.get(shard).cloned())
             .collect();
-        futures::stream::iter(commits)
-            .map(|commit| async move { recipes::publish(store, &commit).await })
+        let this = &*self;
+        let published: Vec<(ShardId, Result<(), _>)> = futures::stream::iter(commits)
+            .map(|commit| async move {
+                let published = recipes::publish(&this.inner.store, &commit).await;
+                if published.is_ok() {
+                    this.succeeded();
+                }
+                (commit.shard, published)
+            })
             .buffer_unordered(IN_FLIGHT)
-            .try_collect::<()>()
-            .await?;
-        progress.unpublished.clear();
-        Ok(())
+            .collect()
+            .await;
+        let done = published.iter().filter(|(_, published)| published.is_ok());
+        let done: BTreeSet<&ShardId> = done.map(|(shard, _)| shard).collect();
+        if let Some(progress) = self.stages.get_mut(stage) {
+            progress.unpublished.retain(|shard| !done.contains(shard));
+        }
+        let failed = published
+            .into_iter()
+            .find_map(|(_, published)| published.err());
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }

@@ -39,6 +39,7 @@ impl Driver {
         let adopted: Vec<(Task, Option<Commit>)> = futures::stream::iter(wanted)
             .map(|task| async move {
                 let commit = this.adopt(&task).await?;
+                this.succeeded();
                 Ok::<_, Error>((task, commit))
             })
             .buffered(IN_FLIGHT)

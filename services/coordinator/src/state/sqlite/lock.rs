@@ -3,7 +3,8 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
 
-use super::{Error, beside};
+use super::beside;
+use crate::state::Error;
 
 /// Takes the lock of a database file for as long as what is given lives. It stands on a file of
 /// its own: SQLite takes and drops locks on the database itself, and the operating system keeps

@@ -1,4 +1,4 @@
-//! Reading: runs for people, and everything that goes on for a restart.
+//! Reads: runs for people, and all runs that go on for a restart.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,68 +7,48 @@ use capstan_plan::id::{Digest, LeaseEpoch, RunId};
 use capstan_plan::role::UnknownRole;
 use capstan_proto::v1;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row, Sqlite};
+use sqlx::{QueryBuilder, Row};
 
 use super::write::{by_stage, chunks, where_in};
-use super::{Database, Error, output};
+use super::{Sqlite, output};
 use crate::machine::{Held, Key, Lease, Rank, Spec, State, Task};
+use crate::state::{Error, Restored};
 use crate::view::{RunView, StageView};
 
-/// A run that goes on, as it was written last.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Restored {
-    /// The run.
-    pub view: RunView,
-    /// Its tasks that are not committed, in the order in which they were added.
-    pub tasks: Vec<(Key, Task)>,
-}
-
-impl Database {
-    /// Runs without their stages, newest first.
-    ///
-    /// # Errors
-    /// [`Error::Statement`], [`Error::Damaged`].
-    pub async fn runs(&self, limit: u32) -> Result<Vec<RunView>, Error> {
+impl Sqlite {
+    pub(super) async fn read_runs(&self, limit: u32) -> Result<Vec<RunView>, Error> {
         let rows = sqlx::query("SELECT * FROM runs ORDER BY submitted_unix_ms DESC, run LIMIT $1")
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.readers)
             .await?;
-        rows.iter().map(read_run).collect()
+        rows.iter().map(run_view).collect()
     }
 
-    /// A run with its stages.
-    ///
-    /// # Errors
-    /// [`Error::Statement`], [`Error::Damaged`].
-    pub async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error> {
+    pub(super) async fn read_run(&self, run: &RunId) -> Result<Option<RunView>, Error> {
         let row = sqlx::query("SELECT * FROM runs WHERE run = $1")
             .bind(run.as_str())
-            .fetch_optional(&self.pool)
+            .fetch_optional(&self.readers)
             .await?;
         let Some(row) = row else { return Ok(None) };
-        let mut view = read_run(&row)?;
+        let mut view = run_view(&row)?;
         let rows = sqlx::query("SELECT * FROM stages WHERE run = $1 ORDER BY position")
             .bind(run.as_str())
-            .fetch_all(&self.pool)
+            .fetch_all(&self.readers)
             .await?;
         view.stages = rows.iter().map(read_stage).collect::<Result<_, _>>()?;
         Ok(Some(view))
     }
 
-    /// Runs that go on, with their tasks and leases.
-    ///
-    /// # Errors
-    /// [`Error::Statement`], [`Error::Damaged`].
-    pub async fn restore(&self) -> Result<Vec<Restored>, Error> {
+    pub(super) async fn read_running(&self) -> Result<Vec<Restored>, Error> {
         let running = v1::RunState::Running.as_str_name();
         let rows = sqlx::query("SELECT run FROM runs WHERE state = $1 ORDER BY submitted_unix_ms")
             .bind(running)
-            .fetch_all(&self.pool)
+            .fetch_all(&self.readers)
             .await?;
         let mut restored = Vec::with_capacity(rows.len());
         for row in rows {
             let run = RunId(row.try_get("run")?);
-            if let Some(view) = self.run(&run).await? {
+            if let Some(view) = self.read_run(&run).await? {
                 restored.push(Restored {
                     tasks: self.tasks(&run).await?,
                     view,
@@ -78,18 +58,18 @@ impl Database {
         Ok(restored)
     }
 
-    /// Tasks as JSON; those that are not there are left out.
-    ///
-    /// # Errors
-    /// [`Error::Statement`].
-    pub async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {
+    pub(super) async fn read_task_jsons(
+        &self,
+        keys: &[&Key],
+    ) -> Result<HashMap<Key, String>, Error> {
         let mut jsons = HashMap::with_capacity(keys.len());
         for of_stage in by_stage(keys) {
             for chunk in chunks(&of_stage) {
-                let mut query =
-                    QueryBuilder::<Sqlite>::new("SELECT run, stage, shard, task_json FROM tasks");
+                let mut query = QueryBuilder::<sqlx::Sqlite>::new(
+                    "SELECT run, stage, shard, task_json FROM tasks",
+                );
                 where_in(&mut query, chunk);
-                for row in query.build().fetch_all(&self.pool).await? {
+                for row in query.build().fetch_all(&self.readers).await? {
                     jsons.insert(read_key(&row)?, row.try_get("task_json")?);
                 }
             }
@@ -111,7 +91,7 @@ impl Database {
         .bind(run.as_str())
         .bind(v1::TaskState::Ready.as_str_name())
         .bind(v1::TaskState::Committed.as_str_name())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         let mut leases = self.leases(run).await?;
         let mut tasks = Vec::with_capacity(rows.len());
@@ -137,7 +117,7 @@ impl Database {
              ORDER BY stage, shard, generation, counter, rank",
         )
         .bind(run.as_str())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         let mut leases: HashMap<Key, Vec<Lease>> = HashMap::new();
         for row in &rows {
@@ -173,7 +153,7 @@ fn read_key(row: &SqliteRow) -> Result<Key, Error> {
     })
 }
 
-fn read_run(row: &SqliteRow) -> Result<RunView, Error> {
+fn run_view(row: &SqliteRow) -> Result<RunView, Error> {
     let run: String = row.try_get("run")?;
     let damaged = |reason: String| Error::Damaged {
         table: "runs",

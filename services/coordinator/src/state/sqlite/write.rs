@@ -1,59 +1,25 @@
 //! Writing: each call is one transaction, and rows of a kind go together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use capstan_plan::id::{LeaseEpoch, StageName};
-use sqlx::{QueryBuilder, Sqlite, Transaction};
+use capstan_plan::id::LeaseEpoch;
+use sqlx::{QueryBuilder, Transaction};
 
-use super::{Database, Error, output};
+use super::{Sqlite, fence, output};
 use crate::convert::task_state;
-use crate::machine::{Change, Key, Lease, Rank, Spec, State, What};
+use crate::machine::{Change, Key, Lease, Rank, State, What};
+use crate::state::{Error, NewTask, Op, ViewChange};
 use crate::view::{RunView, StageView};
 
 /// Rows of one statement, the largest first: few sizes, so that each is prepared once.
 const ROWS: [usize; 3] = [128, 16, 1];
 
-type Writing = Transaction<'static, Sqlite>;
+type Writing = Transaction<'static, sqlx::Sqlite>;
 
-/// A task to be added.
-#[derive(Debug, Clone)]
-pub struct NewTask {
-    /// Its key.
-    pub key: Key,
-    /// Who can take it.
-    pub spec: Spec,
-    /// `plan::task::Task` as JSON.
-    pub task_json: String,
-}
-
-/// Something to be written, in its order.
-#[derive(Debug)]
-pub enum Op {
-    /// A run that was submitted, or submitted again: its tasks and attempts of an earlier time
-    /// are forgotten.
-    Submit(Box<RunView>),
-    /// Tasks that wait for workers; those that stand already are left as they are.
-    Tasks(Vec<NewTask>),
-    /// A task changed.
-    Change(Change),
-}
-
-/// A run whose view changed, and which stages of it did.
-#[derive(Debug)]
-pub struct ViewChange {
-    /// As it is now.
-    pub view: RunView,
-    /// Stages to be written.
-    pub stages: BTreeSet<StageName>,
-}
-
-impl Database {
-    /// Writes what happened, in order, and then the runs that it concerns.
-    ///
-    /// # Errors
-    /// [`Error::Statement`]; nothing is written then.
-    pub async fn write(
+impl Sqlite {
+    pub(super) async fn write(
         &self,
+        generation: u64,
         ops: &[Op],
         views: &[ViewChange],
         now_unix_ms: i64,
@@ -61,7 +27,8 @@ impl Database {
         if ops.is_empty() && views.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.pool.begin().await?;
+        let mut transaction = self.writer.begin().await?;
+        fence::check(&mut transaction, generation).await?;
         let mut changes: Vec<&Change> = Vec::new();
         for op in ops {
             match op {
@@ -90,7 +57,7 @@ impl Database {
 
     async fn add_tasks(&self, writing: &mut Writing, tasks: &[NewTask]) -> Result<(), Error> {
         for chunk in chunks(tasks) {
-            let mut query = QueryBuilder::<Sqlite>::new(
+            let mut query = QueryBuilder::<sqlx::Sqlite>::new(
                 "INSERT INTO tasks (run, stage, shard, position, role, world_size, base, \
                  device, may_twin, task_json) ",
             );
@@ -264,7 +231,7 @@ async fn write_leases(
     now_unix_ms: i64,
 ) -> Result<(), Error> {
     for chunk in chunks(began) {
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::<sqlx::Sqlite>::new(
             "INSERT INTO attempts (run, stage, shard, generation, counter, rank, number, worker, \
              finished, started_unix_ms, ended_unix_ms, outcome, message) ",
         );
@@ -323,7 +290,8 @@ async fn end_committed(
 ) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
-            let mut query = QueryBuilder::<Sqlite>::new("UPDATE attempts SET ended_unix_ms = ");
+            let mut query =
+                QueryBuilder::<sqlx::Sqlite>::new("UPDATE attempts SET ended_unix_ms = ");
             query.push_bind(now_unix_ms);
             query.push(", outcome = ");
             query.push_bind(task_state(&State::Committed).as_str_name());
@@ -361,7 +329,7 @@ async fn end_attempt(
 
 async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), Error> {
     for chunk in chunks(changes) {
-        let mut query = QueryBuilder::<Sqlite>::new(
+        let mut query = QueryBuilder::<sqlx::Sqlite>::new(
             "INSERT INTO task_states (run, stage, shard, state, attempts, failed_on, \
              last_worker, message) ",
         );
@@ -406,7 +374,7 @@ pub(super) fn by_stage<'a>(keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
 }
 
 /// ` WHERE` these keys, all of one stage. A list of whole keys would scan the table.
-pub(super) fn where_in(query: &mut QueryBuilder<Sqlite>, keys: &[&Key]) {
+pub(super) fn where_in(query: &mut QueryBuilder<sqlx::Sqlite>, keys: &[&Key]) {
     let Some(first) = keys.first() else { return };
     query.push(" WHERE run = ").push_bind(first.run.as_str());
     query.push(" AND stage = ").push_bind(first.stage.as_str());

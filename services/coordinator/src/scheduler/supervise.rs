@@ -1,0 +1,35 @@
+//! Parts of the coordinator that must not end unnoticed.
+
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+
+use super::Inner;
+use crate::error::Error;
+
+impl Inner {
+    /// Runs a part without which the coordinator does nothing. If it panics, the coordinator goes
+    /// down.
+    pub(crate) fn supervise(
+        self: &Arc<Self>,
+        part: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let inner = self.clone();
+        self.tasks.spawn(async move {
+            if let Some(said) = panicked(work).await {
+                inner.break_down(Error::Panicked { part, said });
+            }
+        });
+    }
+}
+
+/// Runs `work` to its end; gives the message of a panic.
+pub(super) async fn panicked(work: impl Future<Output = ()>) -> Option<String> {
+    let panic = AssertUnwindSafe(work).catch_unwind().await.err()?;
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+    Some(said.unwrap_or("a panic without a text").to_owned())
+}

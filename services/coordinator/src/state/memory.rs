@@ -1,0 +1,290 @@
+//! A database without a disk, for simulations: what was appended survives a coordinator that is
+//! started again over the same value, as a file survives a process.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use capstan_plan::id::{LeaseEpoch, RunId, ShardId, StageName, WorkerId};
+use capstan_proto::v1;
+
+use super::{Database, Error, Known, NewTask, Op, Restored, ViewChange};
+use crate::machine::{Change, Held, Key, Lease, Rank, State, Task, What};
+use crate::view::{RunView, StageView};
+
+/// A database in memory. Cheap to clone; clones share their contents.
+#[derive(Debug, Clone, Default)]
+pub struct InMemory {
+    tables: Arc<Mutex<Tables>>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    known: Known,
+    runs: BTreeMap<RunId, Rows>,
+    /// The last position that was given to a task.
+    position: u64,
+}
+
+type TaskId = (StageName, ShardId);
+
+/// The rows of a run.
+#[derive(Debug)]
+struct Rows {
+    view: RunView,
+    tasks: BTreeMap<TaskId, (u64, NewTask)>,
+    states: BTreeMap<TaskId, TaskState>,
+    attempts: BTreeMap<(StageName, ShardId, LeaseEpoch), Attempt>,
+}
+
+#[derive(Debug)]
+struct TaskState {
+    state: State,
+    attempts: u32,
+    failed_on: BTreeSet<WorkerId>,
+    last_worker: Option<WorkerId>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    lease: Lease,
+    is_open: bool,
+}
+
+impl InMemory {
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Submit(view) => {
+                let rows = Rows {
+                    view: stored(view),
+                    tasks: BTreeMap::new(),
+                    states: BTreeMap::new(),
+                    attempts: BTreeMap::new(),
+                };
+                self.runs.insert(view.run.clone(), rows);
+            }
+            Op::Tasks(tasks) => {
+                for task in tasks {
+                    self.position += 1;
+                    if let Some(rows) = self.runs.get_mut(&task.key.run) {
+                        let row = (self.position, task.clone());
+                        rows.tasks.entry(task_id(&task.key)).or_insert(row);
+                    }
+                }
+            }
+            Op::Change(change) => {
+                if let Some(rows) = self.runs.get_mut(&change.key.run) {
+                    rows.change(change);
+                }
+            }
+        }
+    }
+
+    fn show(&mut self, change: &ViewChange) {
+        let Some(rows) = self.runs.get_mut(&change.view.run) else {
+            return;
+        };
+        let before = std::mem::replace(&mut rows.view, stored(&change.view));
+        for old in before.stages {
+            let is_kept = !change.stages.contains(&old.stage);
+            if let Some(stage) = rows.view.stage_mut(&old.stage).filter(|_| is_kept) {
+                *stage = old;
+            }
+        }
+    }
+}
+
+impl Rows {
+    fn change(&mut self, change: &Change) {
+        let (stage, shard) = task_id(&change.key);
+        let of = |lease_epoch| (stage.clone(), shard.clone(), lease_epoch);
+        let leases = change.task.held().into_iter().flat_map(Held::leases);
+        match &change.what {
+            What::Added => return,
+            What::Began(lease_epoch) | What::RankFinished(lease_epoch) => {
+                for lease in leases.filter(|lease| lease.lease_epoch == *lease_epoch) {
+                    let attempt = Attempt {
+                        lease: lease.clone(),
+                        is_open: true,
+                    };
+                    self.attempts.insert(of(*lease_epoch), attempt);
+                }
+                return;
+            }
+            What::TakenBack(lease_epoch) => self.end(&of(*lease_epoch)),
+            What::Moved(over) => {
+                for lease_epoch in over {
+                    self.end(&of(*lease_epoch));
+                }
+            }
+            What::Retried => {}
+        }
+        let task = &change.task;
+        let state = TaskState {
+            state: task.state.clone(),
+            attempts: task.attempts,
+            failed_on: task.failed_on.clone(),
+            last_worker: task.last_worker.clone(),
+        };
+        self.states.insert((stage, shard), state);
+    }
+
+    fn end(&mut self, attempt: &(StageName, ShardId, LeaseEpoch)) {
+        if let Some(attempt) = self.attempts.get_mut(attempt) {
+            attempt.is_open = false;
+        }
+    }
+
+    /// Tasks that are not committed, in the order in which they were added.
+    fn open_tasks(&self) -> Vec<(Key, Task)> {
+        let mut tasks: Vec<(u64, Key, Task)> = Vec::new();
+        for (id, (position, new)) in &self.tasks {
+            let mut task = Task::new(new.spec.clone());
+            if let Some(stored) = self.states.get(id) {
+                // Whether it is leased is stated by its attempts; a backoff ends with the process.
+                task.state = match &stored.state {
+                    State::Committed => continue,
+                    State::Quarantined => State::Quarantined,
+                    State::Cancelled => State::Cancelled,
+                    State::Blocked { .. } | State::Ready | State::Leased(_) => State::Ready,
+                };
+                task.attempts = stored.attempts;
+                task.failed_on.clone_from(&stored.failed_on);
+                task.last_worker.clone_from(&stored.last_worker);
+            }
+            let mut held = self.leases(id);
+            if let Some(lease) = held.next() {
+                let twin = held.next();
+                let numbers = [&lease].into_iter().chain(&twin).map(|lease| lease.number);
+                task.attempts = numbers.fold(task.attempts, u32::max);
+                task.state = State::Leased(Box::new(Held { lease, twin }));
+            }
+            tasks.push((*position, new.key.clone(), task));
+        }
+        tasks.sort_by_key(|(position, ..)| *position);
+        let tasks = tasks.into_iter().map(|(_, key, task)| (key, task));
+        tasks.collect()
+    }
+
+    /// Open leases of a task, by epoch.
+    fn leases(&self, (stage, shard): &TaskId) -> impl Iterator<Item = Lease> + use<'_> {
+        let first = (stage.clone(), shard.clone(), LeaseEpoch::default());
+        let of_task = self.attempts.range(first.clone()..);
+        let of_task = of_task.take_while(move |(id, _)| (&id.0, &id.1) == (&first.0, &first.1));
+        let open = of_task.filter(|(_, attempt)| attempt.is_open);
+        open.map(|(_, attempt)| Lease {
+            since: Duration::ZERO,
+            ranks: attempt.lease.ranks.iter().map(without_clock).collect(),
+            ..attempt.lease.clone()
+        })
+    }
+}
+
+/// The clock of a deadline ends with the process.
+fn without_clock(rank: &Rank) -> Rank {
+    Rank {
+        deadline: Duration::ZERO,
+        ..rank.clone()
+    }
+}
+
+fn task_id(key: &Key) -> TaskId {
+    (key.stage.clone(), key.shard.clone())
+}
+
+/// A view without what is not written: who holds leases, and how far they are.
+fn stored(view: &RunView) -> RunView {
+    let stages = view.stages.iter().map(|stage| StageView {
+        leased: BTreeSet::new(),
+        progress: BTreeMap::new(),
+        ..stage.clone()
+    });
+    RunView {
+        stages: stages.collect(),
+        ..view.clone()
+    }
+}
+
+#[async_trait]
+impl Database for InMemory {
+    async fn known(&self) -> Result<Known, Error> {
+        Ok(self.tables().known.clone())
+    }
+
+    async fn know(&self, known: &Known) -> Result<(), Error> {
+        self.tables().known = known.clone();
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Vec<Restored>, Error> {
+        let tables = self.tables();
+        let running = tables.runs.values();
+        let running = running.filter(|rows| rows.view.state == v1::RunState::Running);
+        let mut restored: Vec<Restored> = running
+            .map(|rows| Restored {
+                view: rows.view.clone(),
+                tasks: rows.open_tasks(),
+            })
+            .collect();
+        restored.sort_by_key(|restored| restored.view.submitted_unix_ms);
+        Ok(restored)
+    }
+
+    async fn append(
+        &self,
+        generation: u64,
+        ops: &[Op],
+        views: &[ViewChange],
+        _now_unix_ms: i64,
+    ) -> Result<(), Error> {
+        let mut tables = self.tables();
+        let newer = tables.known.generation;
+        if newer != generation {
+            let ours = generation;
+            return Err(Error::Superseded { ours, newer });
+        }
+        ops.iter().for_each(|op| tables.apply(op));
+        views.iter().for_each(|change| tables.show(change));
+        Ok(())
+    }
+
+    async fn runs(&self, limit: u32) -> Result<Vec<RunView>, Error> {
+        let tables = self.tables();
+        let mut views: Vec<RunView> = tables
+            .runs
+            .values()
+            .map(|rows| RunView {
+                stages: Vec::new(),
+                ..rows.view.clone()
+            })
+            .collect();
+        views.sort_by(|a, b| {
+            let newest = b.submitted_unix_ms.cmp(&a.submitted_unix_ms);
+            newest.then_with(|| a.run.cmp(&b.run))
+        });
+        views.truncate(limit as usize);
+        Ok(views)
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error> {
+        Ok(self.tables().runs.get(run).map(|rows| rows.view.clone()))
+    }
+
+    async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {
+        let tables = self.tables();
+        let json = |key: &&Key| {
+            let (_, task) = tables.runs.get(&key.run)?.tasks.get(&task_id(key))?;
+            Some(((*key).clone(), task.task_json.clone()))
+        };
+        Ok(keys.iter().filter_map(json).collect())
+    }
+
+    async fn close(&self) {}
+}

@@ -1,0 +1,150 @@
+//! The file of the database: held by one process, replaced whole, errors that name it; and readers
+//! beside the writer.
+
+use capstan_plan::failure;
+
+use super::*;
+
+fn view(run: &str) -> RunView {
+    let text = "name = \"p\"\n[[stage]]\nname = \"s\"\nkind = \"import\"\ndataset = \"d\"\n\
+                format = \"coco_captions\"\nsource = \"x\"\n";
+    let pipeline = capstan_plan::Pipeline::from_toml(text, "p.toml").unwrap();
+    RunView::new(run.into(), &pipeline, "{}".to_owned(), 1, 7)
+}
+
+async fn submit(database: &Sqlite, view: RunView) {
+    let ops = [Op::Submit(Box::new(view))];
+    database.append(0, &ops, &[], 7).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_held_by_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("capstan.db");
+    let url = format!("sqlite:{}", file.display());
+    let database = Sqlite::open(&url).await.unwrap();
+    let error = Sqlite::open(&url).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Held { file: held } if *held == file),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("capstan.db is held by another coordinator: stop"),
+        "{text}"
+    );
+    assert!(!text.contains('\n'), "{text}");
+    let replaced = Sqlite::replace(&url, async |_| Ok::<_, Error>(())).await;
+    assert!(matches!(replaced, Err(Error::Held { .. })));
+    database.close().await;
+    Sqlite::open(&url).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_database_is_replaced_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
+    let database = Sqlite::open(&url).await.unwrap();
+    submit(&database, view("old")).await;
+    database.close().await;
+    let fails = async |database: &Sqlite| {
+        submit(database, view("half")).await;
+        Err(Error::Damaged {
+            table: "runs",
+            run: "half".to_owned(),
+            reason: "test".to_owned(),
+        })
+    };
+    Sqlite::replace(&url, fails).await.unwrap_err();
+    let fills = async |database: &Sqlite| {
+        submit(database, view("new")).await;
+        Ok::<_, Error>(())
+    };
+    for (expected, replaces) in [("old", false), ("new", true)] {
+        if replaces {
+            Sqlite::replace(&url, fills).await.unwrap();
+        }
+        let database = Sqlite::open(&url).await.unwrap();
+        let runs = database.runs(10).await.unwrap();
+        assert_eq!(runs.len(), 1);
+        assert_eq!(runs[0].run.as_str(), expected);
+        database.close().await;
+    }
+    // Whatever stands there.
+    std::fs::write(folder.path().join("capstan.db"), b"no database").unwrap();
+    assert!(Sqlite::open(&url).await.is_err());
+    Sqlite::replace(&url, fills).await.unwrap();
+    Sqlite::open(&url).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_is_named() {
+    let error = Sqlite::open("sqlite:/nowhere/at/all.db").await.unwrap_err();
+    assert_eq!(
+        failure::chain(&error),
+        "database /nowhere/at/all.db cannot be locked or replaced (give sqlite:FILE in an \
+         existing, writable folder): No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn the_program_contains_every_file_of_the_migrations_folder() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read_to_string(entry.path()).unwrap())
+        })
+        .collect();
+    files.sort();
+    let compiled: Vec<(String, String)> = migrator()
+        .iter()
+        .map(|migration| {
+            let words = migration.description.replace(' ', "_");
+            let name = format!("{:04}_{words}.sql", migration.version);
+            (name, migration.sql.as_str().to_owned())
+        })
+        .collect();
+    assert_eq!(compiled, files);
+}
+
+#[tokio::test]
+async fn readers_do_not_wait_for_the_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
+    let database = Sqlite::open(&url).await.unwrap();
+    submit(&database, view("r")).await;
+    let mut writing = database.writer.begin().await.unwrap();
+    sqlx::query("UPDATE runs SET reason = 'not yet committed'")
+        .execute(&mut *writing)
+        .await
+        .unwrap();
+    let run = database.run(&"r".into()).await.unwrap().unwrap();
+    assert_eq!(run.reason, "", "whole transactions only");
+    writing.commit().await.unwrap();
+    let run = database.run(&"r".into()).await.unwrap().unwrap();
+    assert_eq!(run.reason, "not yet committed");
+    database.close().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_is_transient_and_a_refused_statement_is_not() {
+    let database = Sqlite::open("sqlite::memory:").await.unwrap();
+    let (pages,): (i64,) = sqlx::query_as("PRAGMA page_count")
+        .fetch_one(&database.writer)
+        .await
+        .unwrap();
+    let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
+    sqlx::query(limit).execute(&database.writer).await.unwrap();
+    let mut large = view("r");
+    large.pipeline_json = "x".repeat(1 << 20);
+    let ops = [Op::Submit(Box::new(large))];
+    let error = database.append(0, &ops, &[], 7).await.unwrap_err();
+    assert!(error.is_transient(), "{}", failure::chain(&error));
+    let refused = sqlx::query("SELECT * FROM nothing")
+        .execute(&database.writer)
+        .await;
+    assert!(!Error::from(refused.unwrap_err()).is_transient());
+}
