@@ -112,6 +112,21 @@ enum Since {
 /// Between two looks for a worker that could take the tasks of a stage.
 const WORKER_POLL: Duration = Duration::from_millis(200);
 
+/// Failures of the driver's own since the last success.
+#[derive(Debug, Default)]
+struct Outage {
+    failures: u32,
+    since: Option<Duration>,
+}
+
+impl Outage {
+    /// One more failure. Gives how long the outage lasts.
+    fn failed(&mut self, now: Duration) -> Duration {
+        self.failures += 1;
+        now.saturating_sub(*self.since.get_or_insert(now))
+    }
+}
+
 pub(super) struct Driver {
     inner: Arc<Inner>,
     run: RunId,
@@ -187,8 +202,7 @@ impl Driver {
             awaits_worker: false,
             has_succeeded: AtomicBool::new(false),
         };
-        let mut failures = 0;
-        let mut failing_since = None;
+        let mut outage = Outage::default();
         loop {
             let passed = tokio::select! {
                 () = stop.cancelled() => return,
@@ -198,7 +212,7 @@ impl Driver {
             let error = match passed {
                 Ok(true) => return inner.end(&run, v1::RunState::Done, "").await,
                 Ok(false) => {
-                    (failures, failing_since) = (0, None);
+                    outage = Outage::default();
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = inner.shutdown.cancelled() => return,
@@ -208,17 +222,15 @@ impl Driver {
                 }
                 Err(error) => error,
             };
-            // An outage lasts from the first failure after the last success.
             if driver.has_succeeded.swap(false, Ordering::Relaxed) {
-                (failures, failing_since) = (0, None);
+                outage = Outage::default();
             }
-            let now = inner.clock.now();
-            let lasts = now - *failing_since.get_or_insert(now);
-            if !may_pass(error.kind(), lasts, failures < inner.settings.max_attempts) {
+            let lasts = outage.failed(inner.clock.now());
+            let failures = outage.failures;
+            if !may_pass(error.kind(), lasts, failures <= inner.settings.max_attempts) {
                 return failed(&inner, &run, &error).await;
             }
             tracing::warn!(error = failure::chain(&error), %run, failures, "trying again");
-            failures += 1;
             let pause = inner.policy.backoff_after(failures);
             // What else happens is no reason to ask a store sooner that does not answer.
             tokio::select! {
@@ -521,5 +533,28 @@ impl Inner {
         if let Err(error) = runs::stands(&self.store, run, &standing).await {
             tracing::warn!(error = failure::chain(&error), %run, "the store was not told where the run stands");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_ends_a_run_only_where_nothing_succeeded_in_between() {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let lasts = |outage: &mut Outage, at| outage.failed(minutes(at));
+        let passes = |lasts| may_pass(FailureKind::Transient, lasts, true);
+        let mut outage = Outage::default();
+        assert_eq!(lasts(&mut outage, 5), Duration::ZERO);
+        assert!(passes(lasts(&mut outage, 14)));
+        // The store answers, and fails again.
+        outage = Outage::default();
+        assert!(passes(lasts(&mut outage, 16)));
+        assert!(passes(lasts(&mut outage, 25)));
+        assert!(
+            !passes(lasts(&mut outage, 26)),
+            "ten minutes without an answer"
+        );
     }
 }

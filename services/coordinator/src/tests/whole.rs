@@ -183,3 +183,28 @@ async fn it_says_that_it_is_healthy() {
     sandbox.submit(ONE_TASK, "x").await.unwrap();
     sandbox.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_leaves_the_times_of_finished_stages_as_they_were() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
+    let sandbox = Sandbox::start(Store::memory(), &url).await;
+    sandbox.submit(CURATED, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let assignment = worker.lease().await;
+    sandbox.pass(std::time::Duration::from_secs(7)).await;
+    worker.work(&assignment).await;
+    let is_first_done = |status: &v1::RunStatus| status.stages[0].state() == v1::StageState::Done;
+    sandbox.until("r", is_first_done).await;
+    let before = sandbox.status("r").await.stages.remove(0);
+    assert_eq!(before.ended_unix_ms - before.started_unix_ms, 7_000);
+
+    let sandbox = sandbox.restart().await;
+    sandbox.pass(std::time::Duration::from_secs(60)).await;
+    // Whatever the driver finds, it has found once the second stage goes on.
+    let ended = sandbox.play_out("r").await;
+    assert_eq!(ended.state(), v1::RunState::Done);
+    let after = sandbox.status("r").await.stages.remove(0);
+    assert_eq!(after, before);
+    sandbox.stop().await;
+}
