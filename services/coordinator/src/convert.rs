@@ -4,7 +4,7 @@ use capstan_proto::v1;
 
 use crate::machine::{Claim, Grant, Key, State};
 
-pub(crate) fn lease_message(grant: &Grant) -> v1::LeaseRef {
+pub(crate) fn lease_message(grant: &Grant, token: Vec<u8>) -> v1::LeaseRef {
     v1::LeaseRef {
         run: grant.key.run.to_string(),
         stage: grant.key.stage.to_string(),
@@ -12,6 +12,7 @@ pub(crate) fn lease_message(grant: &Grant) -> v1::LeaseRef {
         attempt: grant.attempt.to_string(),
         lease_epoch: Some(grant.lease_epoch.into()),
         rank: u32::try_from(grant.rank).unwrap_or(u32::MAX),
+        token,
     }
 }
 

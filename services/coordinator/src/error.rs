@@ -118,6 +118,12 @@ pub enum Error {
         /// The task.
         key: Key,
     },
+    /// The token is not that of the lease.
+    #[error("lease of {key} was not granted to the caller: show the token that came with it")]
+    Token {
+        /// The task.
+        key: Key,
+    },
     /// A completion without a commit record.
     #[error("{key} has no commit record: commit to the store first")]
     NoCommit {
@@ -166,6 +172,7 @@ impl Error {
             | Self::OtherPipeline { .. }
             | Self::Request { .. }
             | Self::Stale { .. }
+            | Self::Token { .. }
             | Self::NoCommit { .. } => FailureKind::BadInput,
         }
     }
@@ -180,6 +187,7 @@ impl Error {
             Self::Stale { .. } | Self::NoCommit { .. } | Self::NothingToRetry { .. } => {
                 Code::FailedPrecondition
             }
+            Self::Token { .. } => Code::PermissionDenied,
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
             Self::Database(_)

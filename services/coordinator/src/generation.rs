@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::state::{Database, Known};
+use crate::token::{self, Tokens};
 
 const FOLDER: &str = "coordinator/generations";
 
@@ -39,7 +40,7 @@ fn path(generation: u64) -> String {
     format!("{FOLDER}/{generation}.json")
 }
 
-/// Takes the next generation.
+/// Takes the next generation. Gives it, and the tokens of the database.
 ///
 /// # Errors
 /// [`Error::Behind`]: the newest generation is none of this database's; [`Error::Store`],
@@ -49,7 +50,7 @@ pub(crate) async fn take(
     database: &dyn Database,
     url: &str,
     clock: &dyn Clock,
-) -> Result<u64, Error> {
+) -> Result<(u64, Tokens), Error> {
     let known = database.known().await?;
     let newest = newest(store).await?;
     let behind = |newest: u64| Error::Behind {
@@ -64,12 +65,15 @@ pub(crate) async fn take(
             generation: newest.generation,
             start: newest.start,
             intended: String::new(),
+            secret: known.secret,
         },
         newest => return Err(behind(newest.map_or(0, |newest| newest.generation))),
     };
     let start = unique_start();
+    let secret = before.secret.unwrap_or_else(token::random);
     let intended = Known {
         intended: start.clone(),
+        secret: Some(secret),
         ..before
     };
     database.know(&intended).await?;
@@ -88,9 +92,10 @@ pub(crate) async fn take(
         generation,
         start,
         intended: String::new(),
+        secret: Some(secret),
     };
     database.know(&taken).await?;
-    Ok(generation)
+    Ok((generation, Tokens::new(secret)))
 }
 
 /// The newest generation of a store.

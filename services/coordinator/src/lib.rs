@@ -25,6 +25,7 @@ mod service;
 pub mod state;
 #[cfg(test)]
 mod tests;
+mod token;
 mod trace;
 pub mod view;
 

@@ -61,7 +61,7 @@ pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Re
             let known = Known {
                 generation: newest.generation,
                 start: newest.start,
-                intended: String::new(),
+                ..Known::default()
             };
             database.know(&known).await?;
         }

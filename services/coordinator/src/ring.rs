@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use capstan_plan::id::{Digest, LeaseEpoch};
+use capstan_plan::id::LeaseEpoch;
 use capstan_proto::v1;
 use tokio::sync::oneshot;
 
 use crate::error::Error;
 use crate::machine::Claim;
 use crate::scheduler::Handle;
+use crate::token;
 
 /// Gangs that are gathering.
 pub(crate) struct Rendezvous {
@@ -127,7 +128,7 @@ fn tell(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
         .values()
         .filter_map(|joined| joined.last_applied_step)
         .max();
-    let secret = secret();
+    let secret = token::random().0;
     for (rank, joined) in gang {
         let plan = v1::RingPlan {
             ring_epoch: Some(ring_epoch.into()),
@@ -139,11 +140,4 @@ fn tell(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
         };
         let _ = joined.answer.send(plan);
     }
-}
-
-/// 244 bits of the operating system's randomness in 32 bytes.
-#[expect(clippy::disallowed_methods, reason = "a secret must be random")]
-fn secret() -> [u8; 32] {
-    let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
-    Digest::of_parts([&first.as_bytes()[..], &second.as_bytes()[..]]).0
 }

@@ -44,6 +44,7 @@ use crate::generation;
 use crate::machine::{Machine, Policy, State};
 use crate::ring::Rendezvous;
 use crate::state::{Database, Restored, Sqlite};
+use crate::token::Tokens;
 
 pub(crate) use plan::{Survey, Surveyed};
 pub use retry::Retried;
@@ -67,6 +68,7 @@ pub(crate) struct Inner {
     core: Mutex<Core>,
     /// Whether it can take work: false while the database cannot be written, and at the end.
     works: watching::Sender<bool>,
+    pub(crate) tokens: Tokens,
     /// Told when there is something to write or to hand out.
     pub(crate) pump: Notify,
     pub(crate) shutdown: CancellationToken,
@@ -109,7 +111,7 @@ impl Handle {
             // Whoever repairs it may open it at once.
             database.close().await;
         }
-        let (generation, restored) = started?;
+        let (generation, tokens, restored) = started?;
         let policy = Policy::new(
             Duration::from_secs(settings.lease_seconds),
             settings.max_attempts,
@@ -131,6 +133,7 @@ impl Handle {
                 policy,
                 core: Mutex::new(core),
                 works: watching::Sender::new(true),
+                tokens,
                 pump: Notify::new(),
                 shutdown,
                 tasks: TaskTracker::new(),
@@ -255,9 +258,9 @@ async fn begin(
     database: &dyn Database,
     url: &str,
     clock: &dyn Clock,
-) -> Result<(u64, Vec<Restored>), Error> {
-    let generation = generation::take(store, database, url, clock).await?;
-    Ok((generation, database.load().await?))
+) -> Result<(u64, Tokens, Vec<Restored>), Error> {
+    let (generation, tokens) = generation::take(store, database, url, clock).await?;
+    Ok((generation, tokens, database.load().await?))
 }
 
 fn restore(core: &mut Core, restored: Restored, now: Duration) {

@@ -82,14 +82,20 @@ impl Coordinator for Handle {
             .into());
         }
         let worker = &request.worker;
-        let claims = request.leases.into_iter().map(|lease| {
+        let claims = request.leases.into_iter().map(|mut lease| {
             let progress = UnitProgress {
                 done: lease.done,
                 total: lease.total,
                 unit: lease.unit,
                 waiting: lease.waiting,
             };
-            (convert::claim(worker, lease.lease), progress)
+            let token = take_token(&mut lease.lease);
+            let claim = convert::claim(worker, lease.lease);
+            // A lease that was granted to another is not this worker's.
+            (
+                claim.filter(|claim| self.inner.tokens.is_valid(claim, &token)),
+                progress,
+            )
         });
         let statuses = self.heartbeat(claims.collect()).await?;
         let statuses = statuses.into_iter().map(|status| status as i32).collect();
@@ -102,7 +108,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
-        let claim = claim(&request.worker, request.lease)?;
+        let claim = self.claim(&request.worker, request.lease)?;
         let mine = async {
             let mine = self.complete(claim).await?;
             tracing::info!(mine, "completed");
@@ -126,7 +132,7 @@ impl Coordinator for Handle {
                 .collect::<Vec<_>>()
                 .join(" "),
         );
-        let claim = claim(&request.worker, request.lease)?;
+        let claim = self.claim(&request.worker, request.lease)?;
         let failed = self.fail(claim, kind, &message).instrument(span);
         let state = failed.await?;
         Ok(Response::new(v1::FailResponse {
@@ -140,7 +146,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
-        let claim = claim(&request.worker, request.lease)?;
+        let claim = self.claim(&request.worker, request.lease)?;
         self.release(claim).instrument(span).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
     }
@@ -219,7 +225,7 @@ impl Ring for Handle {
     ) -> Result<Response<v1::RingPlan>, Status> {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
-        let claim = claim(&request.worker, request.lease)?;
+        let claim = self.claim(&request.worker, request.lease)?;
         let joined = self.join_ring(claim, request.address, request.last_applied_step);
         let plan = joined.instrument(span).await?;
         Ok(Response::new(plan))
@@ -274,10 +280,23 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
     })
 }
 
-fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
-    convert::claim(worker, lease).ok_or(Error::Request {
-        reason: "names no lease with an epoch",
-    })
+impl Handle {
+    /// The lease that a caller speaks of, and was granted.
+    fn claim(&self, worker: &str, mut lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
+        let token = take_token(&mut lease);
+        let claim = convert::claim(worker, lease).ok_or(Error::Request {
+            reason: "names no lease with an epoch",
+        })?;
+        match self.inner.tokens.is_valid(&claim, &token) {
+            true => Ok(claim),
+            false => Err(Error::Token { key: claim.key }),
+        }
+    }
+}
+
+fn take_token(lease: &mut Option<v1::LeaseRef>) -> Vec<u8> {
+    let token = lease.as_mut().map(|lease| &mut lease.token);
+    token.map(std::mem::take).unwrap_or_default()
 }
 
 /// Text of bounded length, cut between characters; its lines stay, one per problem.

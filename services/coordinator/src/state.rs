@@ -15,7 +15,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use capstan_plan::id::{RunId, StageName};
+use capstan_plan::id::{Digest, RunId, StageName};
 
 use crate::machine::{Change, Key, Spec, Task};
 use crate::view::RunView;
@@ -158,6 +158,8 @@ pub struct Known {
     pub start: String,
     /// The start that was about to take the next one.
     pub intended: String,
+    /// The key of the tokens that grants carry; `None` before the first start.
+    pub secret: Option<Digest>,
 }
 
 /// The database of a coordinator.

@@ -243,14 +243,12 @@ impl Inner {
         served: &BTreeMap<usize, Waiting>,
         task_json: String,
     ) -> v1::Assignment {
-        let lease = lease_message(grant);
-        let worker = served
-            .get(&grant.offer)
-            .map(|waiting| &waiting.offer.worker);
-        let worker = worker.map(ToString::to_string).unwrap_or_default();
+        let worker = &served[&grant.offer].offer.worker;
+        let token = self.tokens.of(grant.lease_epoch, grant.rank, worker);
+        let lease = lease_message(grant, token);
         trace::begun(&lease).in_scope(|| {
             tracing::info!(
-                task = %grant.key, attempt = %grant.attempt, rank = grant.rank, worker, "leased"
+                task = %grant.key, attempt = %grant.attempt, rank = grant.rank, %worker, "leased"
             );
         });
         v1::Assignment {

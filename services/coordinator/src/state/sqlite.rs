@@ -191,6 +191,7 @@ fn migrator() -> Migrator {
         ("initial", include_str!("../../migrations/0001_initial.sql")),
         ("device", include_str!("../../migrations/0002_device.sql")),
         ("indexes", include_str!("../../migrations/0003_indexes.sql")),
+        ("secret", include_str!("../../migrations/0004_secret.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
         let kind = MigrationType::Simple;

@@ -254,6 +254,58 @@ fn epoch(assignment: &v1::Assignment) -> (u64, u64) {
 }
 
 #[tokio::test]
+async fn a_lease_needs_the_token_of_its_grant_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
+    let mut sandbox = Sandbox::start(capstan_dataset::Store::memory(), &url).await;
+    sandbox.submit(ONE_TASK, "r").await.unwrap();
+    let held = sandbox.worker("w1").await.lease().await;
+    let mut forged = held.clone();
+    forged.lease.as_mut().unwrap().token[0] ^= 1;
+    let mut bare = held.clone();
+    bare.lease.as_mut().unwrap().token.clear();
+    for restarts in 0..2 {
+        if restarts > 0 {
+            sandbox = sandbox.restart().await;
+        }
+        let mut worker = sandbox.worker("w1").await;
+        // Another worker's name does not help either: the token is bound to it.
+        let mut other = sandbox.worker("w2").await;
+        let mut same = worker.clone();
+        for (caller, assignment) in [
+            (&mut worker, &forged),
+            (&mut same, &bare),
+            (&mut other, &held),
+        ] {
+            assert_eq!(caller.heartbeat(assignment).await, v1::LeaseStatus::Stale);
+            let refusals = [
+                caller.complete(assignment).await.unwrap_err(),
+                caller.release(assignment).await.unwrap_err(),
+                caller.join(assignment).await.unwrap_err(),
+                caller
+                    .fail(assignment, v1::FailureKind::Fatal)
+                    .await
+                    .unwrap_err(),
+            ];
+            for refused in refusals {
+                assert_eq!(refused.code(), Code::PermissionDenied);
+                assert_eq!(
+                    refused.message(),
+                    "lease of r/human/all was not granted to the caller: show the token that came \
+                     with it"
+                );
+            }
+        }
+        assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Keep);
+    }
+    sandbox.worker("w1").await.work(&held).await;
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test]
 async fn a_coordinator_that_stood_still_takes_no_lease_away() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();

@@ -1,5 +1,6 @@
 //! Which generation of the store this database belongs to.
 
+use capstan_plan::id::Digest;
 use sqlx::{Row, Transaction};
 
 use super::Sqlite;
@@ -10,10 +11,12 @@ const ROW: i64 = 1;
 
 impl Sqlite {
     pub(super) async fn read_known(&self) -> Result<Known, Error> {
-        let row = sqlx::query("SELECT generation, start, intended FROM coordinator WHERE id = $1")
-            .bind(ROW)
-            .fetch_optional(&self.writer)
-            .await?;
+        let row = sqlx::query(
+            "SELECT generation, start, intended, secret FROM coordinator WHERE id = $1",
+        )
+        .bind(ROW)
+        .fetch_optional(&self.writer)
+        .await?;
         let Some(row) = row else {
             return Ok(Known::default());
         };
@@ -21,19 +24,27 @@ impl Sqlite {
             generation: u64::try_from(row.try_get::<i64, _>("generation")?).unwrap_or(0),
             start: row.try_get("start")?,
             intended: row.try_get("intended")?,
+            secret: Digest::from_hex(&row.try_get::<String, _>("secret")?),
         })
     }
 
     pub(super) async fn write_known(&self, known: &Known) -> Result<(), Error> {
         sqlx::query(
-            "INSERT INTO coordinator (id, generation, start, intended) VALUES ($1, $2, $3, $4) \
+            "INSERT INTO coordinator (id, generation, start, intended, secret) \
+             VALUES ($1, $2, $3, $4, $5) \
              ON CONFLICT (id) DO UPDATE SET generation = excluded.generation, \
-             start = excluded.start, intended = excluded.intended",
+             start = excluded.start, intended = excluded.intended, secret = excluded.secret",
         )
         .bind(ROW)
         .bind(i64::try_from(known.generation).unwrap_or(i64::MAX))
         .bind(&known.start)
         .bind(&known.intended)
+        .bind(
+            known
+                .secret
+                .map(|secret| secret.to_string())
+                .unwrap_or_default(),
+        )
         .execute(&self.writer)
         .await?;
         // Commits reach the disk with the next checkpoint of the log otherwise; a generation in
