@@ -83,12 +83,33 @@ pub struct Store {
     folder: Option<Arc<FsPath>>,
     /// Copies of `data/` objects on local disk.
     cache: Option<Arc<Cache>>,
+    /// Waits between two tries.
+    waits: Arc<Waits>,
+    /// Requests that were answered.
+    answers: Arc<AtomicU64>,
+}
+
+/// Waits between two tries. Up to half of a wait is jitter, so that processes whose requests failed
+/// together do not try again together.
+#[derive(Debug)]
+struct Waits {
+    draws: Draws,
+    drawn: AtomicU64,
 }
 
 impl Store {
     /// The URL for messages, without credentials.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Requests that were answered so far, through any clone. It stands still during an outage.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn answered(&self) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The folder of a local store.
@@ -171,7 +192,7 @@ impl Store {
         let mut tries = TRIES;
         let mut attempt = 0;
         while attempt < tries {
-            wait(path, attempt).await;
+            self.waits.wait(path, attempt).await;
             attempt += 1;
             let options = PutOptions::from(PutMode::Create);
             let put = self
@@ -180,6 +201,7 @@ impl Store {
                 .await;
             match put {
                 Ok(_) => {
+                    self.answered();
                     counter!(WRITTEN_BYTES).increment(bytes.len() as u64);
                     return Ok(Created::Created);
                 }
@@ -187,6 +209,7 @@ impl Store {
                     object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. },
                 ) => {
+                    self.answered();
                     let found = match unsure {
                         true => self.try_get(path).await?.map(|found| found == bytes),
                         false => self.size(path).await?.map(|_| false),
@@ -463,15 +486,21 @@ impl Store {
         let mut attempt = 0;
         loop {
             let error = match operation().await {
-                Ok(done) => return Ok(done),
+                Ok(done) => {
+                    self.answered();
+                    return Ok(done);
+                }
                 Err(error) => cause::explain(&self.url, path, error),
             };
             attempt += 1;
+            if !is_transient(&error) {
+                self.answered();
+            }
             if attempt >= tries_for(&error) || !is_transient(&error) {
                 return Err(error);
             }
             tracing::debug!(path, attempt, %error, "store failed, trying again");
-            wait(path, attempt).await;
+            self.waits.wait(path, attempt).await;
         }
     }
 }
@@ -512,18 +541,25 @@ fn absent<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Waits before every try but the first. The jitter is drawn per process and wait, so that
-/// writers that failed together do not retry together.
-async fn wait(path: &str, attempt: u32) {
-    static WAITS: AtomicU64 = AtomicU64::new(0);
-    if attempt == 0 {
-        return;
+impl Waits {
+    /// - `seed`: different in every process.
+    fn new(seed: u64) -> Self {
+        Self {
+            draws: Draws::new(seed, "store-jitter"),
+            drawn: AtomicU64::new(0),
+        }
     }
-    let longest = (FIRST_WAIT * 2u32.pow(attempt - 1)).min(LONGEST_WAIT);
-    let count = WAITS.fetch_add(1, Ordering::Relaxed);
-    let draws = Draws::new(u64::from(std::process::id()), "store-jitter");
-    let share = 0.5 + 0.5 * draws.unit(path.as_bytes(), count);
-    tokio::time::sleep(longest.mul_f64(share)).await;
+
+    /// Waits before every try but the first.
+    async fn wait(&self, path: &str, attempt: u32) {
+        if attempt == 0 {
+            return;
+        }
+        let longest = (FIRST_WAIT * 2u32.pow(attempt - 1)).min(LONGEST_WAIT);
+        let count = self.drawn.fetch_add(1, Ordering::Relaxed);
+        let share = 0.5 + 0.5 * self.draws.unit(path.as_bytes(), count);
+        tokio::time::sleep(longest.mul_f64(share)).await;
+    }
 }
 
 /// `name` as a part of a path.
@@ -542,18 +578,23 @@ pub(crate) fn checked<'a>(what: &'static str, name: &'a str) -> Result<&'a str> 
     })
 }
 
-/// A path beside `target` that no other call of any process uses. A process id does not suffice:
-/// processes of two containers may share a folder and have the same id.
-pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
+/// A number that no other process has. A process id does not suffice: the first process of every
+/// container has the same one.
+fn process() -> u64 {
     #[expect(
         clippy::disallowed_methods,
-        reason = "two processes must not choose the same name"
+        reason = "two processes must not choose the same number"
     )]
     static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+    *PROCESS
+}
+
+/// A path beside `target` that no other call of any process uses.
+pub(crate) fn unique_beside(target: &FsPath) -> PathBuf {
     static UNIQUE: AtomicU64 = AtomicU64::new(0);
     let count = UNIQUE.fetch_add(1, Ordering::Relaxed);
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.{:016x}-{count}.tmp", *PROCESS))
+    target.with_file_name(format!(".{name}.{:016x}-{count}.tmp", process()))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::local::SyncedFolder;
-use super::{Store, credentials};
+use super::{Store, Waits, credentials, process};
 use crate::error::{Error, Result, one_line};
 
 /// Limit for setting up a connection.
@@ -90,7 +90,7 @@ impl Store {
         let backend = Arc::new(SyncedFolder::new(backend));
         let mut store = Self::over(backend, Path::default(), &url);
         store.folder = Some(folder.into());
-        Ok(store)
+        Ok(store.with_own_waits())
     }
 
     fn open_s3(
@@ -142,10 +142,17 @@ impl Store {
         if let Some(endpoint) = endpoint {
             shown.push_str(&format!(" at {endpoint}"));
         }
-        Ok(Self::over(Arc::new(backend), prefix, &shown))
+        Ok(Self::over(Arc::new(backend), prefix, &shown).with_own_waits())
     }
 
-    /// A store over any backend; tests inject failures with it.
+    /// Other processes over the same store wait for other times.
+    fn with_own_waits(mut self) -> Self {
+        self.waits = Arc::new(Waits::new(process()));
+        self
+    }
+
+    /// A store over any backend; tests inject failures with it. Its waits are the same in every
+    /// process.
     pub fn over(backend: Arc<dyn ObjectStore>, prefix: Path, url: &str) -> Self {
         Self {
             backend,
@@ -153,6 +160,8 @@ impl Store {
             url: url.into(),
             folder: None,
             cache: None,
+            waits: Arc::new(Waits::new(0)),
+            answers: Arc::default(),
         }
     }
 }
