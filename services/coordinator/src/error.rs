@@ -20,6 +20,14 @@ pub enum Error {
     /// The database cannot be written for now, so no work is taken.
     #[error("the coordinator takes no new work until its database can be written again")]
     Halted(#[source] Arc<state::Error>),
+    /// A limit of the coordinator is reached.
+    #[error("the coordinator has {most} {what}, which is its limit: ask again later")]
+    Busy {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        most: usize,
+    },
     /// A part of the coordinator panicked.
     #[error("{part} panicked: {said}")]
     Panicked {
@@ -157,6 +165,7 @@ impl Error {
             Self::Store(error) => error.kind(),
             Self::Database(_)
             | Self::Halted(_)
+            | Self::Busy { .. }
             | Self::Panicked { .. }
             | Self::Ring { .. }
             | Self::Closing
@@ -190,6 +199,7 @@ impl Error {
             Self::Token { .. } => Code::PermissionDenied,
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
+            Self::Busy { .. } => Code::ResourceExhausted,
             Self::Database(_)
             | Self::Halted(_)
             | Self::Panicked { .. }

@@ -109,6 +109,7 @@ impl Handle {
             tell(gang, ring_epoch);
         }
         tokio::select! {
+            biased;
             plan = &mut plan => plan.map_err(|_| stale()),
             () = self.inner.shutdown.cancelled() => Err(Error::Closing),
             () = tokio::time::sleep(ring.wait) => Err(Error::Ring {

@@ -12,7 +12,8 @@
 //! Everything that changes goes through one lock, which is never held while anything is waited
 //! for, and is in the database before anybody is answered. What changes while the database
 //! writes is written together next, so that one transaction serves many requests. The store is
-//! read and written outside of the lock.
+//! read and written outside of the lock. Every `select!` is `biased`, so that a simulation with one
+//! seed has one history.
 
 mod beat;
 pub(crate) mod core;
@@ -34,7 +35,7 @@ use capstan_plan::clock::Clock;
 use capstan_plan::id::DeviceKind;
 use capstan_plan::stage::Stage;
 use capstan_runtime::config;
-use tokio::sync::{Notify, watch as watching};
+use tokio::sync::{Notify, Semaphore, watch as watching};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     /// Whether it can take work: false while the database cannot be written, and at the end.
     works: watching::Sender<bool>,
     pub(crate) tokens: Tokens,
+    /// One permit for each stream of events.
+    watchers: Arc<Semaphore>,
     /// Told when there is something to write or to hand out.
     pub(crate) pump: Notify,
     pub(crate) shutdown: CancellationToken,
@@ -134,6 +137,7 @@ impl Handle {
                 core: Mutex::new(core),
                 works: watching::Sender::new(true),
                 tokens,
+                watchers: Arc::new(Semaphore::new(watch::WATCHERS)),
                 pump: Notify::new(),
                 shutdown,
                 tasks: TaskTracker::new(),

@@ -50,6 +50,7 @@ impl Inner {
     pub(super) async fn beats(self: Arc<Self>) {
         loop {
             let is_last = tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => true,
                 () = self.pump.notified() => false,
                 () = tokio::time::sleep(TICK) => false,
@@ -139,6 +140,7 @@ impl Inner {
             self.halt(error.clone());
             let pause = self.policy.backoff_after(failures).min(WRITE_PAUSE);
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => {
                     if failures >= LAST_WRITES {

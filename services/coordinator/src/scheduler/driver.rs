@@ -11,7 +11,6 @@ mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capstan_dataset::{commits, runs, versions};
@@ -112,18 +111,28 @@ enum Since {
 /// Between two looks for a worker that could take the tasks of a stage.
 const WORKER_POLL: Duration = Duration::from_millis(200);
 
-/// Failures of the driver's own since the last success.
+/// Failures of the driver's own since the store answered last.
 #[derive(Debug, Default)]
 struct Outage {
     failures: u32,
-    since: Option<Duration>,
+    since: Duration,
+    answers: u64,
 }
 
 impl Outage {
     /// One more failure. Gives how long the outage lasts.
-    fn failed(&mut self, now: Duration) -> Duration {
+    ///
+    /// - `answers`: requests that the store has answered so far.
+    fn failed(&mut self, now: Duration, answers: u64) -> Duration {
+        if self.failures == 0 || answers > self.answers {
+            *self = Self {
+                failures: 0,
+                since: now,
+                answers,
+            };
+        }
         self.failures += 1;
-        now.saturating_sub(*self.since.get_or_insert(now))
+        now.saturating_sub(self.since)
     }
 }
 
@@ -135,8 +144,6 @@ pub(super) struct Driver {
     outputs: BTreeMap<StageName, StageOutput>,
     /// Whether a stage waits for the first worker that could take its tasks.
     awaits_worker: bool,
-    /// Whether the store took or gave anything since the last failure.
-    has_succeeded: AtomicBool,
 }
 
 impl Driver {
@@ -200,11 +207,11 @@ impl Driver {
             stages: given_up.collect(),
             outputs: BTreeMap::new(),
             awaits_worker: false,
-            has_succeeded: AtomicBool::new(false),
         };
         let mut outage = Outage::default();
         loop {
             let passed = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = inner.shutdown.cancelled() => return,
                 passed = driver.pass() => passed,
@@ -214,6 +221,7 @@ impl Driver {
                 Ok(false) => {
                     outage = Outage::default();
                     tokio::select! {
+                        biased;
                         () = stop.cancelled() => return,
                         () = inner.shutdown.cancelled() => return,
                         () = wake.notified() => continue,
@@ -222,10 +230,7 @@ impl Driver {
                 }
                 Err(error) => error,
             };
-            if driver.has_succeeded.swap(false, Ordering::Relaxed) {
-                outage = Outage::default();
-            }
-            let lasts = outage.failed(inner.clock.now());
+            let lasts = outage.failed(inner.clock.now(), inner.store.answers());
             let failures = outage.failures;
             if !may_pass(error.kind(), lasts, failures <= inner.settings.max_attempts) {
                 return failed(&inner, &run, &error).await;
@@ -234,6 +239,7 @@ impl Driver {
             let pause = inner.policy.backoff_after(failures);
             // What else happens is no reason to ask a store sooner that does not answer.
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 () = inner.shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -324,7 +330,6 @@ impl Driver {
         }
         let store = &self.inner.store;
         let found = commits::of_stage(store, &self.run, &stage.name).await?;
-        self.succeeded();
         let device = match stage.kind.settings().computes() {
             true => runs::device(store, &self.run, &stage.name).await?,
             false => None,
@@ -382,11 +387,6 @@ impl Driver {
             missing: &missing,
         };
         Ok((expand(request)?, expand::left_out(request)?))
-    }
-
-    /// The store answered.
-    fn succeeded(&self) {
-        self.has_succeeded.store(true, Ordering::Relaxed);
     }
 
     fn device(&self, stage: &Stage) -> Option<&DeviceKind> {
@@ -543,18 +543,15 @@ mod tests {
     #[test]
     fn an_outage_ends_a_run_only_where_nothing_succeeded_in_between() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-        let lasts = |outage: &mut Outage, at| outage.failed(minutes(at));
+        let lasts = |outage: &mut Outage, at, answers| outage.failed(minutes(at), answers);
         let passes = |lasts| may_pass(FailureKind::Transient, lasts, true);
         let mut outage = Outage::default();
-        assert_eq!(lasts(&mut outage, 5), Duration::ZERO);
-        assert!(passes(lasts(&mut outage, 14)));
+        assert_eq!(lasts(&mut outage, 5, 100), Duration::ZERO);
+        assert!(passes(lasts(&mut outage, 14, 100)));
         // The store answers, and fails again.
-        outage = Outage::default();
-        assert!(passes(lasts(&mut outage, 16)));
-        assert!(passes(lasts(&mut outage, 25)));
-        assert!(
-            !passes(lasts(&mut outage, 26)),
-            "ten minutes without an answer"
-        );
+        assert!(passes(lasts(&mut outage, 16, 101)));
+        assert!(passes(lasts(&mut outage, 25, 101)));
+        let lasted = lasts(&mut outage, 26, 101);
+        assert!(!passes(lasted), "ten minutes without an answer");
     }
 }

@@ -29,6 +29,7 @@ impl Inner {
         let mut answered = Instant::now();
         loop {
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => return,
                 _ = looks.tick() => {}
             }

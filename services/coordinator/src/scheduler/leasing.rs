@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::machine::{Claim, Key, Offer, Stale, attempt_id};
 use crate::view::UnitProgress;
 
-/// Workers that wait at most; more are answered with nothing at once.
+/// Workers that wait at most; more are refused, so that they ask again after a pause.
 const WAITING: usize = 10_000;
 
 /// A worker's place among those that wait. Work that was handed to a worker which went away in
@@ -57,7 +57,7 @@ impl Handle {
     /// Waits for work for at most `wait`; gives none where there was none.
     ///
     /// # Errors
-    /// [`Error::Closing`], [`Error::Superseded`].
+    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Busy`] where too many wait.
     pub async fn lease(&self, offer: Offer, wait: Duration) -> Result<Vec<v1::Assignment>, Error> {
         let (sender, answer) = oneshot::channel();
         {
@@ -66,7 +66,10 @@ impl Handle {
                 core.waiting.retain(|waiting| !waiting.answer.is_closed());
             }
             if core.waiting.len() >= WAITING {
-                return Ok(Vec::new());
+                return Err(Error::Busy {
+                    what: "workers that wait for tasks",
+                    most: WAITING,
+                });
             }
             core.waiting.push(Waiting {
                 offer,
@@ -79,6 +82,7 @@ impl Handle {
         };
         self.inner.pump.notify_one();
         tokio::select! {
+            biased;
             given = &mut place.answer => match given {
                 Ok(given) => Ok(given),
                 // Nobody answers any more, for the reason that the gate gives.

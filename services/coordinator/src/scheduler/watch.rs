@@ -5,16 +5,21 @@ use std::collections::VecDeque;
 use capstan_plan::id::RunId;
 use capstan_proto::v1;
 use futures::Stream;
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use super::Handle;
 use super::core::Told;
 use crate::error::Error;
 use crate::view::RunView;
 
+/// Streams of events at a time, over all runs.
+pub(super) const WATCHERS: usize = 1_000;
+
 struct Watching {
     handle: Handle,
+    /// Given back when the stream ends.
+    _permit: OwnedSemaphorePermit,
     run: RunId,
     first: VecDeque<v1::Event>,
     /// The last event that the snapshot holds already.
@@ -27,11 +32,16 @@ impl Handle {
     /// goes down.
     ///
     /// # Errors
-    /// [`Error::UnknownRun`], [`Error::Database`].
+    /// [`Error::UnknownRun`], [`Error::Database`]; [`Error::Busy`] where too many watch.
     pub async fn watch(
         &self,
         run: RunId,
     ) -> Result<impl Stream<Item = v1::Event> + Send + use<>, Error> {
+        let permit = self.inner.watchers.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| Error::Busy {
+            what: "streams of events",
+            most: WATCHERS,
+        })?;
         let (seen, active) = {
             let core = self.inner.core()?;
             let active = core.runs.get(&run);
@@ -47,6 +57,7 @@ impl Handle {
             seen,
             events: receiver.filter(|_| view.state == v1::RunState::Running),
             handle: self.clone(),
+            _permit: permit,
             run,
         };
         Ok(futures::stream::unfold(watching, Watching::next))

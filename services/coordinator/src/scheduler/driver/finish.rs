@@ -52,7 +52,6 @@ impl Driver {
                     parts: parts.clone(),
                 };
                 let version = versions::publish(&self.inner.store, new).await?;
-                self.succeeded();
                 StageOutput::Dataset { version, parts }
             }
             Given::Model(digest) => StageOutput::Model { digest },

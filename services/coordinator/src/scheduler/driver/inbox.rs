@@ -1,7 +1,6 @@
 //! What became of tasks since the driver looked last.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::Commit;
@@ -76,7 +75,6 @@ impl Driver {
         for (shard, given_up) in new {
             let inner = &self.inner;
             let commit = commits::read(&inner.store, &self.run, &stage.name, shard).await?;
-            self.has_succeeded.store(true, Ordering::Relaxed);
             given_up.since = Since::Looked;
             let Some(commit) = commit else {
                 continue;
@@ -106,9 +104,6 @@ impl Driver {
         let published: Vec<(ShardId, Result<(), _>)> = futures::stream::iter(commits)
             .map(|commit| async move {
                 let published = recipes::publish(&this.inner.store, &commit).await;
-                if published.is_ok() {
-                    this.succeeded();
-                }
                 (commit.shard, published)
             })
             .buffer_unordered(IN_FLIGHT)

@@ -39,7 +39,6 @@ impl Driver {
         let adopted: Vec<(Task, Option<Commit>)> = futures::stream::iter(wanted)
             .map(|task| async move {
                 let commit = this.adopt(&task).await?;
-                this.succeeded();
                 Ok::<_, Error>((task, commit))
             })
             .buffered(IN_FLIGHT)
