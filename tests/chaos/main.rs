@@ -10,6 +10,7 @@
 //! | SIGTERM of rank 0, then of rank 1, in the middle of a training | sent when the trainer's metrics count a step; these trainings write checkpoints only when they are stopped | |
 //! | [`rebuild`]: the database is lost during a run and rebuilt from the store | the coordinator is killed after the first checkpoint; leases are counted by task | |
 //! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued after another worker has committed the task | |
+//! | SIGSTOP of the coordinator for longer than a lease, twice | stopped once tasks are leased; no lease may expire | its first look at the clock took every lease away |
 //! | [`fences`]: two coordinators on one database, or on one store | both run at the same time; the generation is read from the store | a coordinator that may not serve announced that it was ready |
 //!
 //! `capstan_runtime::fault` lists the points and what is true at each. A scenario without a bug has

@@ -1,4 +1,6 @@
-//! A worker that is suspended for longer than its lease changes nothing when it continues.
+//! A process that is suspended for longer than a lease changes nothing when it continues.
+
+use std::time::Duration;
 
 use capstan_tests::cluster::{Cluster, Setup, task_of, turn};
 
@@ -27,5 +29,32 @@ fn a_worker_suspended_beyond_its_lease_changes_nothing() {
     cluster.await_quiet_end(RUN);
     assert_eq!(by(&cluster), Some(first), "{held}");
     assert_eq!(&cluster.outcome(RUN), expected);
+    cluster.stop();
+}
+
+#[test]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a real process stands still in real time"
+)]
+fn a_coordinator_suspended_beyond_a_lease_takes_no_lease_away() {
+    let _turn = turn();
+    let expected = undisturbed();
+    let temp = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(Setup::in_folder(temp.path()));
+    cluster.submit(&pipeline(), RUN);
+    let lease = Duration::from_secs(Setup::in_folder(temp.path()).lease_seconds);
+    for leases in [1, 4] {
+        cluster.await_state("leases", |cluster| {
+            (cluster.leased().len() >= leases).then_some(())
+        });
+        cluster.role("coordinator").signal("STOP");
+        std::thread::sleep(lease * 2);
+        cluster.role("coordinator").signal("CONT");
+    }
+    cluster.await_quiet_end(RUN);
+    assert_eq!(&cluster.outcome(RUN), expected);
+    let expired = cluster.role("coordinator").events_with("lease expired");
+    assert!(expired.is_empty(), "{expired:?}");
     cluster.stop();
 }
