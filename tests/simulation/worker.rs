@@ -77,7 +77,7 @@ impl Worker {
                 roles: self.life.roles.clone(),
                 device: "cpu-avx512".into(),
                 slots: 1,
-                cached: BTreeSet::new(),
+                cached: Arc::default(),
             };
             let asked = self.world.now();
             let call =

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_plan::Pipeline;
@@ -108,7 +109,14 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
-        let claim = self.claim(&request.worker, request.lease)?;
+        let claim = match self.claim(&request.worker, request.lease) {
+            Err(Error::Token { key }) => {
+                // After `state rebuild` no earlier token holds, but the commit stands.
+                self.inner.find_commit(&key).await;
+                return Err(Error::Token { key }.into());
+            }
+            claim => claim?,
+        };
         let mine = async {
             let mine = self.complete(claim).await?;
             tracing::info!(mine, "completed");
@@ -274,9 +282,11 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
         roles,
         device: request.device.into(),
         slots: request.slots.clamp(1, SLOTS) as usize,
-        cached: cached
-            .filter_map(|digest| Digest::from_hex(digest))
-            .collect(),
+        cached: Arc::new(
+            cached
+                .filter_map(|digest| Digest::from_hex(digest))
+                .collect(),
+        ),
     })
 }
 

@@ -27,8 +27,8 @@ pub struct Offer {
     pub device: DeviceKind,
     /// Tasks that it wants at most.
     pub slots: usize,
-    /// Base files in its cache.
-    pub cached: BTreeSet<Digest>,
+    /// Base files in its cache. Shared: an offer that waits is looked at by every beat.
+    pub cached: Arc<BTreeSet<Digest>>,
 }
 
 /// A task for a worker.
@@ -86,8 +86,12 @@ impl Machine {
         let mut slots: Vec<usize> = offers.iter().map(|offer| offer.slots).collect();
         let mut grants = self.assign_gangs(&offers, &mut slots, now);
         for (index, offer) in offers.iter().enumerate() {
+            if slots[index] == 0 || !self.queues.any_ready() {
+                continue;
+            }
+            let lanes = offer.lanes(&self.roles_of(offer, now));
             while slots[index] > 0 {
-                let Some(ordinal) = self.pick(offer, now) else {
+                let Some(ordinal) = self.pick(offer, &lanes, now) else {
                     break;
                 };
                 slots[index] -= 1;
@@ -141,14 +145,12 @@ impl Machine {
     }
 
     /// The task that an offer gets: the oldest, unless a cache speaks for another one.
-    fn pick(&mut self, offer: &Offer, now: Now) -> Option<Ordinal> {
-        if !self.queues.any_ready(&offer.lanes(&offer.roles)) {
-            return None;
-        }
-        let lanes = offer.lanes(&self.roles_of(offer, now));
+    ///
+    /// - `lanes`: those that the worker may take tasks from now.
+    fn pick(&mut self, offer: &Offer, lanes: &[Lane], now: Now) -> Option<Ordinal> {
         let mut oldest = None;
         let mut left: Vec<Ordinal> = Vec::new();
-        for ordinal in self.queues.ready(&lanes).take(LOOKAHEAD) {
+        for ordinal in self.queues.ready(lanes).take(LOOKAHEAD) {
             let task = &self.entries[&ordinal].task;
             if self.must_avoid(task, &offer.worker, now) {
                 continue;
@@ -163,7 +165,7 @@ impl Machine {
         let overtaking = oldest
             .filter(|oldest| !self.has_cached(offer, *oldest))
             .filter(|oldest| !self.is_overdue(*oldest, now))
-            .and_then(|_| self.cached_by(offer, &lanes, now));
+            .and_then(|_| self.cached_by(offer, lanes, now));
         if overtaking.is_some() {
             left.extend(oldest);
         }

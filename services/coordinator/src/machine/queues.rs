@@ -109,10 +109,9 @@ impl Queues {
         }
     }
 
-    /// Whether any task of one rank is ready in these lanes.
-    pub(super) fn any_ready<'a>(&self, lanes: impl IntoIterator<Item = &'a Lane>) -> bool {
-        let mut queues = lanes.into_iter().filter_map(|lane| self.ready.get(lane));
-        queues.any(|queue| !queue.is_empty())
+    /// Whether any task of one rank is ready.
+    pub(super) fn any_ready(&self) -> bool {
+        self.ready.values().any(|queue| !queue.is_empty())
     }
 
     /// Ready gangs, the oldest first.

@@ -40,7 +40,7 @@ fn spec(role: Role, world_size: usize) -> Spec {
 }
 
 fn offer(worker: &str, role: Role) -> Offer {
-    let cached = BTreeSet::new();
+    let cached = Arc::default();
     Offer {
         worker: worker.into(),
         roles: [role].into(),
@@ -112,7 +112,7 @@ fn a_worker_gets_the_shard_that_it_has_cached() {
         );
     }
     let offer = Offer {
-        cached: [bases[1]].into(),
+        cached: Arc::new([bases[1]].into()),
         ..offer("w", Role::Crawl)
     };
     assert_eq!(

@@ -10,6 +10,7 @@
 //! This is memory only: a coordinator that starts anew trusts everybody again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use capstan_plan::id::{DeviceKind, Digest, WorkerId};
 use capstan_plan::task::Role;
@@ -35,7 +36,7 @@ struct Seen {
     at: Now,
     roles: BTreeSet<Role>,
     device: DeviceKind,
-    cached: BTreeSet<Digest>,
+    cached: Arc<BTreeSet<Digest>>,
     /// Its last outcomes: the shard where it failed, `None` where it committed.
     outcomes: VecDeque<(Now, Option<Ordinal>)>,
     /// Tasks that it failed through a fault of its own, and when, oldest first.
@@ -95,14 +96,14 @@ impl Workers {
         worker: &WorkerId,
         roles: &BTreeSet<Role>,
         device: &DeviceKind,
-        cached: &BTreeSet<Digest>,
+        cached: &Arc<BTreeSet<Digest>>,
         now: Now,
     ) {
         let seen = self.seen.entry(worker.clone()).or_insert_with(|| Seen {
             at: now,
             roles: roles.clone(),
             device: device.clone(),
-            cached: BTreeSet::new(),
+            cached: Arc::default(),
             outcomes: VecDeque::new(),
             faults: VecDeque::new(),
             ejected_until: Now::ZERO,
@@ -115,7 +116,8 @@ impl Workers {
         if &seen.device != device {
             seen.device.clone_from(device);
         }
-        if &seen.cached == cached {
+        // The offer of a worker that waits is the same at every beat.
+        if Arc::ptr_eq(&seen.cached, cached) || seen.cached == *cached {
             return;
         }
         for gone in seen.cached.difference(cached) {
@@ -124,7 +126,7 @@ impl Workers {
         for new in cached.difference(&seen.cached) {
             self.holders.entry(*new).or_default().insert(worker.clone());
         }
-        seen.cached.clone_from(cached);
+        seen.cached = cached.clone();
     }
 
     /// A worker is heard of.
@@ -152,7 +154,7 @@ impl Workers {
             .collect();
         for worker in gone {
             if let Some(seen) = self.seen.remove(&worker) {
-                for base in &seen.cached {
+                for base in seen.cached.iter() {
                     drop_holder(&mut self.holders, base, &worker);
                 }
             }

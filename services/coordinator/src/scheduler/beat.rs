@@ -268,19 +268,22 @@ impl Inner {
     async fn look_for_commits(self: Arc<Self>, expired: Vec<Key>) {
         let looks = futures::stream::iter(expired).for_each_concurrent(IN_FLIGHT, |key| {
             let inner = self.clone();
-            async move { inner.look_for_commit(key).await }
+            async move {
+                tracing::warn!(task = %key, "lease expired");
+                inner.find_commit(&key).await;
+            }
         });
         self.shutdown.run_until_cancelled(looks).await;
     }
 
-    async fn look_for_commit(&self, key: Key) {
-        tracing::warn!(task = %key, "lease expired");
+    /// Asks the store for the commit of a task. One that stands counts, whoever made it.
+    pub(crate) async fn find_commit(&self, key: &Key) {
         match commits::read(&self.store, &key.run, &key.stage, &key.shard).await {
             Ok(None) => {}
             Ok(Some(commit)) => {
                 let now = self.clock.now();
                 // A coordinator that goes down asks again at its next start.
-                let _ = self.change(|core| core.committed(&key, commit, now)).await;
+                let _ = self.change(|core| core.committed(key, commit, now)).await;
             }
             // The next attempt will find out.
             Err(error) => {

@@ -106,7 +106,7 @@ impl Trial {
                 device: "cpu-avx512".into(),
                 slots: 2,
                 // Each has other base files; tasks read one of four.
-                cached: [base(*worker), base(worker + 1)].into(),
+                cached: Arc::new([base(*worker), base(worker + 1)].into()),
                 ..offer(&format!("w{worker}"), Role::Crawl)
             })
             .collect();

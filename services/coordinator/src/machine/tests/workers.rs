@@ -153,7 +153,7 @@ fn what_one_silence_costs_counts_once() {
 
 fn cached(worker: &str, bases: &[Digest]) -> Offer {
     Offer {
-        cached: bases.iter().copied().collect(),
+        cached: Arc::new(bases.iter().copied().collect()),
         ..offer(worker, Role::Crawl)
     }
 }
