@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use capstan_plan::draw::Draws;
+use capstan_plan::backoff::{Backoff, jitter};
 use capstan_plan::id::Digest;
 use futures::TryStreamExt;
 use metrics::counter;
@@ -44,7 +44,7 @@ const TRIES_UNANSWERED: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(150);
 /// Longest wait before a further try.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// First wait before an unreachable store is probed again; doubles up to the longest.
+/// Limit of the first wait before an unreachable store is probed again; doubles up to the longest.
 const FIRST_READY_WAIT: Duration = Duration::from_millis(250);
 
 /// Bytes read from stores, without those read from caches; described in `runtime::metrics`.
@@ -124,13 +124,12 @@ impl Store {
     /// Those of [`Store::probe`].
     pub async fn ready(&self, patience: Duration) -> Result<()> {
         let began = Instant::now();
-        let mut wait = FIRST_READY_WAIT;
+        let mut backoff = Backoff::new(FIRST_READY_WAIT, LONGEST_WAIT);
         loop {
             match self.probe_once().await {
                 Err(error) if is_transient(&error) && began.elapsed() < patience => {
                     tracing::info!(%error, "waiting for the store");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
                 outcome => return outcome,
             }
@@ -171,7 +170,7 @@ impl Store {
         let mut tries = TRIES;
         let mut attempt = 0;
         while attempt < tries {
-            wait(path, attempt).await;
+            wait(attempt).await;
             attempt += 1;
             let options = PutOptions::from(PutMode::Create);
             let put = self
@@ -471,7 +470,7 @@ impl Store {
                 return Err(error);
             }
             tracing::debug!(path, attempt, %error, "store failed, trying again");
-            wait(path, attempt).await;
+            wait(attempt).await;
         }
     }
 }
@@ -512,18 +511,13 @@ fn absent<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// Waits before every try but the first. The jitter is drawn per process and wait, so that
-/// writers that failed together do not retry together.
-async fn wait(path: &str, attempt: u32) {
-    static WAITS: AtomicU64 = AtomicU64::new(0);
+/// Waits before every try but the first.
+async fn wait(attempt: u32) {
     if attempt == 0 {
         return;
     }
     let longest = (FIRST_WAIT * 2u32.pow(attempt - 1)).min(LONGEST_WAIT);
-    let count = WAITS.fetch_add(1, Ordering::Relaxed);
-    let draws = Draws::new(u64::from(std::process::id()), "store-jitter");
-    let share = 0.5 + 0.5 * draws.unit(path.as_bytes(), count);
-    tokio::time::sleep(longest.mul_f64(share)).await;
+    tokio::time::sleep(longest.mul_f64(0.5 + 0.5 * jitter())).await;
 }
 
 /// `name` as a part of a path.
