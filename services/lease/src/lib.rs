@@ -23,9 +23,11 @@ mod message;
 mod options;
 mod report;
 mod serve;
+mod turns;
 mod work;
 
 pub use assignment::{Assignment, Control, Done, Executor, Failure, ProgressCounter, Waiting};
 pub use error::Error;
 pub use options::Options;
 pub use serve::serve;
+pub use turns::{Seat, Turn, Turns};
