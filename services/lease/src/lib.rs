@@ -10,7 +10,7 @@
 //!   ▲          │  progress            │ another attempt's: adopted
 //!   │          ▼                      ▼
 //!   └──── heartbeat thread        Fail(kind, message)
-//!              │ stale, cancelled      │ the worker stops
+//!              │ stale, cancelled      │ the worker stops, or the lease was not renewed in time
 //!              ▼                       ▼
 //!         cancel, no report         Release
 //! ```
@@ -18,6 +18,8 @@
 mod assignment;
 mod count;
 mod error;
+#[cfg(test)]
+mod fake;
 mod heartbeat;
 mod message;
 mod options;

@@ -30,11 +30,13 @@ pub struct Options {
     pub slots: usize,
     /// The kind of device that it computes on, as recipes name it: `cpu-avx512`.
     pub device: String,
-    /// Time between two heartbeats.
+    /// Time between two heartbeats, where an assignment names none.
     pub heartbeat: Duration,
-    /// The longest time that one lease request waits for a task.
+    /// The longest time that one lease request waits for a task. It is cut to half of the lease
+    /// period that assignments name.
     pub poll: Duration,
-    /// How long the coordinator or the store may be unavailable before the worker exits.
+    /// How long the coordinator or the store may be unavailable before the worker exits. A task that
+    /// contacts no foreign hosts goes on for as long after its lease has ended.
     pub patience: Duration,
     /// How long a worker that is stopping may finish or save its tasks.
     pub grace: Duration,
