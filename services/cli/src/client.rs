@@ -4,6 +4,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use capstan_plan::backoff::Backoff;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::bearer::Bearer;
@@ -18,8 +19,8 @@ use crate::error::{Exit, ExpectedError, OrExit};
 
 /// Limit for setting up one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts to connect.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Limits of the delays between two attempts to connect.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What a client needs to reach a coordinator.
 #[derive(Clone, Default)]
@@ -54,13 +55,14 @@ impl Coordinator {
     ) -> Result<Self, ExpectedError> {
         let endpoint = endpoint(address, access)?;
         let began = Instant::now();
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
             match endpoint.connect().await {
                 Ok(channel) => return Ok(Self::over(address, channel, access)),
                 Err(error) if began.elapsed() >= wait || tls::refusal(&error).is_some() => {
                     return Err(unreachable(address, &error));
                 }
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => tokio::time::sleep(backoff.next_delay()).await,
             }
         }
     }

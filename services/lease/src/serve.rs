@@ -118,6 +118,7 @@ impl SlotContext {
     async fn slot(self: Arc<Self>) -> Result<(), Error> {
         let mut last_answer = Instant::now();
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut overload = Backoff::new(FIRST_DELAY, self.options.poll);
         // The first request does not wait for a task: its answer shows that the coordinator is up.
         let mut wait = Duration::ZERO;
         let mut poll = self.options.poll;
@@ -134,6 +135,12 @@ impl SlotContext {
                 Ok(assignments) => {
                     self.options.readiness.mark();
                     backoff.reset();
+                    // An overloaded coordinator keeps no place for this worker and answers at once.
+                    if assignments.is_empty() && requested_at.elapsed() * 2 < wait {
+                        self.pause(overload.next_delay()).await;
+                    } else {
+                        overload.reset();
+                    }
                     for (assignment, trace) in assignments {
                         poll = self.options.poll.min(longest_wait(&assignment));
                         let store = self.work(assignment, trace, requested_at).await;
@@ -226,7 +233,69 @@ fn longest_wait(assignment: &v1::Assignment) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::assignment::{Assignment, Control, Done, Failure};
+    use crate::fake::{self, Fake};
+
+    struct Idle;
+
+    #[async_trait::async_trait]
+    impl Executor for Idle {
+        async fn execute(&self, _: Assignment, _: Control) -> Result<Option<Done>, Failure> {
+            Ok(None)
+        }
+    }
+
+    /// The slots of a worker whose lease requests go through `channel`.
+    fn slots(channel: Channel, shutdown: CancellationToken) -> Arc<SlotContext> {
+        let options = fake::options();
+        let endpoint = options.endpoint().unwrap();
+        Arc::new(SlotContext {
+            client: CoordinatorClient::new(channel),
+            heartbeat: Heartbeat::start(endpoint, &options).unwrap(),
+            options,
+            store: Store::memory(),
+            executor: Arc::new(Idle),
+            shutdown,
+            overdue: CancellationToken::new(),
+        })
+    }
+
+    /// Lets a slot ask until the coordinator has answered `calls` times, and returns the time that
+    /// this took.
+    async fn asked(calls: usize, answer: Result<(), tonic::Status>) -> Duration {
+        let shutdown = CancellationToken::new();
+        let (stop, count) = (shutdown.clone(), AtomicUsize::new(1));
+        let fake = Fake {
+            lease: Box::new(move |_| {
+                if count.fetch_add(1, Ordering::Relaxed) == calls {
+                    stop.cancel();
+                }
+                answer.clone().map(|()| v1::LeaseResponse::default())
+            }),
+            ..Fake::default()
+        };
+        let began = Instant::now();
+        slots(fake.serve(), shutdown).slot().await.unwrap();
+        began.elapsed()
+    }
+
+    // These tests check the least time, which delays of 0.4 s on average all but always exceed.
+    // Without delays, the calls take a few milliseconds.
+
+    #[tokio::test]
+    async fn a_worker_that_is_sent_away_at_once_asks_ever_more_rarely() {
+        let took = asked(7, Ok(())).await;
+        assert!(took > Duration::from_millis(20), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_waits_after_every_error_of_the_coordinator() {
+        let took = asked(7, Err(tonic::Status::unavailable("busy"))).await;
+        assert!(took > Duration::from_millis(20), "{took:?}");
+    }
 
     async fn panicking() -> Result<(), Error> {
         panic!("no such index")
