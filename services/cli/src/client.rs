@@ -9,7 +9,7 @@ use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::bearer::Bearer;
 use capstan_runtime::config::Secret;
-use capstan_runtime::tls;
+use capstan_runtime::{keepalive, tls};
 use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -164,9 +164,8 @@ fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .or_exit(Exit::Configuration)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_while_idle(true)
         .tcp_nodelay(true);
+    let endpoint = keepalive::client(endpoint);
     check_token(address, &endpoint, access)?;
     match &access.tls {
         Some(tls) => endpoint
