@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use capstan_dataset::conformance::rows;
 use capstan_dataset::{Store, checkpoints, commits, files};
-use capstan_lease::{Assignment, Control, Done, Executor, Failure};
+use capstan_lease::{Assignment, Control, Done, Executor, Failure, Turns};
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Outputs;
 use capstan_plan::id::{ModelDigest, RunId, StageName};
@@ -22,7 +22,6 @@ use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_runtime::config;
 use capstan_runtime::health::Readiness;
-use capstan_worker::Turns;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
@@ -212,8 +211,7 @@ impl Cluster {
             metrics: self.folder.path().join(format!("metrics-{name}")),
             picture_bytes: 1 << 28,
             device: capstan_model::DeviceSpec::Cpu,
-            turns: Turns::unbounded().semaphore(),
-            most_turns: usize::MAX,
+            turns: Turns::unbounded(),
         };
         let stop = CancellationToken::new();
         let run = capstan_trainer::run(options, self.store.clone(), stop.clone());

@@ -13,6 +13,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use capstan_plan::backoff::Backoff;
 use capstan_plan::draw::Draws;
 use capstan_plan::id::Digest;
 use futures::TryStreamExt;
@@ -44,7 +45,7 @@ const TRIES_UNANSWERED: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_millis(150);
 /// Longest wait before a further try.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
-/// First wait before an unreachable store is probed again; doubles up to the longest.
+/// Limit of the first wait before an unreachable store is probed again; doubles up to the longest.
 const FIRST_READY_WAIT: Duration = Duration::from_millis(250);
 
 /// Bytes read from stores, without those read from caches; described in `runtime::metrics`.
@@ -145,13 +146,12 @@ impl Store {
     /// Those of [`Store::probe`].
     pub async fn ready(&self, patience: Duration) -> Result<()> {
         let began = Instant::now();
-        let mut wait = FIRST_READY_WAIT;
+        let mut backoff = Backoff::new(FIRST_READY_WAIT, LONGEST_WAIT);
         loop {
             match self.probe_once().await {
                 Err(error) if is_transient(&error) && began.elapsed() < patience => {
                     tracing::info!(%error, "waiting for the store");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(LONGEST_WAIT);
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
                 outcome => return outcome,
             }

@@ -1,6 +1,7 @@
 //! The conformance suite on local disk and in memory.
 
 pub(crate) mod counting;
+mod full;
 mod scan;
 
 use crate::conformance::conformance;

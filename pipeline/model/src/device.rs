@@ -124,21 +124,44 @@ fn cpu_kind() -> String {
     format!("cpu-{}", std::env::consts::ARCH).replace('_', "-")
 }
 
+#[cfg(any(feature = "cuda", test))]
+thread_local! {
+    /// Whether this thread probes for a device.
+    static PROBES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// The value of `probe`, or `None` if it panics. The panic is not printed.
+///
+/// The panic hook belongs to the process, so it is wrapped once and never put back: a probe that
+/// replaced and restored the hook would lose it to another probe at the same time, and would hide
+/// the panics of other threads.
+#[cfg(any(feature = "cuda", test))]
+fn quietly<T>(probe: impl FnOnce() -> T + std::panic::UnwindSafe) -> Option<T> {
+    static WRAPPED: std::sync::Once = std::sync::Once::new();
+    WRAPPED.call_once(|| {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !PROBES.get() {
+                hook(panic);
+            }
+        }));
+    });
+    PROBES.set(true);
+    let value = std::panic::catch_unwind(probe);
+    PROBES.set(false);
+    value.ok()
+}
+
 #[cfg(feature = "cuda")]
 mod cuda {
-    use super::{Device, Error};
+    use super::{Device, Error, quietly};
     use burn::tensor::DeviceType;
 
     /// Opens a GPU after asking the driver for it: burn itself panics without one.
     pub(super) fn open(index: usize) -> Result<Device, Error> {
         // The driver library is loaded at run time, and its absence is a panic there.
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(|_| {}));
-        let found =
-            std::panic::catch_unwind(|| Device::enumerate(DeviceType::Cuda).into_iter().count());
-        std::panic::set_hook(hook);
-        match found {
-            Ok(count) if index < count => Ok(Device::cuda(index)),
+        match quietly(|| Device::enumerate(DeviceType::Cuda).into_iter().count()) {
+            Some(count) if index < count => Ok(Device::cuda(index)),
             _ => Err(Error::Absent(index)),
         }
     }
@@ -226,6 +249,47 @@ mod tests {
         assert!(DeviceSpec::Cuda(99).open().is_err());
         assert!(DeviceSpec::Auto.open().is_ok());
         assert!(DeviceSpec::Cpu.open().is_ok());
+    }
+
+    #[test]
+    fn probes_at_the_same_time_hide_only_their_own_panics() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        use std::sync::{Arc, Barrier};
+        static PROBED: AtomicUsize = AtomicUsize::new(0);
+        static HEARD: AtomicUsize = AtomicUsize::new(0);
+        std::panic::set_hook(Box::new(|panic| {
+            match panic.payload().downcast_ref::<&str>() {
+                Some(&"a probe") => PROBED.fetch_add(1, Ordering::Relaxed),
+                Some(&"heard") => HEARD.fetch_add(1, Ordering::Relaxed),
+                _ => 0,
+            };
+        }));
+        let heard = || drop(std::panic::catch_unwind(|| panic!("heard")));
+        const PROBES: usize = 4;
+        for _ in 0..20 {
+            let inside = Arc::new(Barrier::new(PROBES + 1));
+            let probe = |_| {
+                let inside = inside.clone();
+                std::thread::spawn(move || {
+                    let found: Option<()> = quietly(move || {
+                        // All probes are inside; the panic of another thread; all end.
+                        inside.wait();
+                        inside.wait();
+                        panic!("a probe")
+                    });
+                    assert!(found.is_none());
+                })
+            };
+            let probes: Vec<_> = (0..PROBES).map(probe).collect();
+            inside.wait();
+            heard();
+            inside.wait();
+            probes.into_iter().for_each(|probe| probe.join().unwrap());
+            heard();
+        }
+        drop(std::panic::take_hook());
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+        assert_eq!((count(&PROBED), count(&HEARD)), (0, 40));
     }
 
     #[test]

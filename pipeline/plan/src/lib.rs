@@ -5,7 +5,8 @@
 //! into tasks (`expand`), recipe hashes, and the plain result types that
 //! `report` draws. Everything else may depend on this room; it depends on none
 //! of ours and touches no file and no socket. Its one module that reads the time
-//! is `clock`: other rooms are handed that clock.
+//! is `clock`: other rooms are handed that clock. Its one module that draws
+//! random numbers is `backoff`, for the delays of retries.
 //!
 //! ```text
 //! pipeline.toml ─► Pipeline ─► graph (checked) ─► expand(stage, commits so far)
@@ -13,6 +14,7 @@
 //!                                      tasks of the next step, or Done(outputs)
 //! ```
 
+pub mod backoff;
 pub mod check;
 pub mod clock;
 pub mod commit;

@@ -208,6 +208,13 @@ pub trait TaskWork {
     fn part(&self) -> Option<&Part> {
         None
     }
+
+    /// Whether the work sends requests to hosts of others. Each host has one owner, so the work
+    /// stops as soon as its lease may be over by the worker's clock. Other work goes on while the
+    /// coordinator is unavailable: which attempt counts is decided by the commit.
+    fn contacts_foreign_hosts(&self) -> bool {
+        false
+    }
 }
 
 macro_rules! kinds {

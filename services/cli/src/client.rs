@@ -4,11 +4,12 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use capstan_plan::backoff::Backoff;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::bearer::Bearer;
 use capstan_runtime::config::Secret;
-use capstan_runtime::tls;
+use capstan_runtime::{keepalive, tls};
 use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -18,8 +19,8 @@ use crate::error::{Exit, ExpectedError, OrExit};
 
 /// Limit for setting up one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time between two attempts to connect.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Limits of the delays between two attempts to connect.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What a client needs to reach a coordinator.
 #[derive(Clone, Default)]
@@ -54,13 +55,14 @@ impl Coordinator {
     ) -> Result<Self, ExpectedError> {
         let endpoint = endpoint(address, access)?;
         let began = Instant::now();
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         loop {
             match endpoint.connect().await {
                 Ok(channel) => return Ok(Self::over(address, channel, access)),
                 Err(error) if began.elapsed() >= wait || tls::refusal(&error).is_some() => {
                     return Err(unreachable(address, &error));
                 }
-                Err(_) => tokio::time::sleep(AGAIN).await,
+                Err(_) => tokio::time::sleep(backoff.next_delay()).await,
             }
         }
     }
@@ -162,9 +164,8 @@ fn endpoint(address: &str, access: &Access) -> Result<Endpoint, ExpectedError> {
     let endpoint = Endpoint::from_shared(address.to_owned())
         .or_exit(Exit::Configuration)?
         .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_while_idle(true)
         .tcp_nodelay(true);
+    let endpoint = keepalive::client(endpoint);
     check_token(address, &endpoint, access)?;
     match &access.tls {
         Some(tls) => endpoint

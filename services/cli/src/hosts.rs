@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use capstan_crawl::NetConfig;
+use capstan_plan::backoff::Backoff;
 use capstan_runtime::Config;
 use tokio::time::Instant;
 
@@ -12,8 +13,8 @@ use crate::error::{Exit, ExpectedError};
 
 /// Longest wait for a name to resolve: its process may start at the same time as this one.
 const WAIT: Duration = Duration::from_secs(30);
-/// Time between two attempts.
-const AGAIN: Duration = Duration::from_millis(500);
+/// Limits of the delays between two attempts.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// The network configuration of the crawler, every name of `[crawl] hosts` resolved.
 ///
@@ -53,6 +54,7 @@ pub async fn advertised(config: &Config) -> Result<Option<SocketAddr>, ExpectedE
 /// The first address of `host:port`, IPv4 before IPv6: listeners are IPv4 by default.
 async fn resolve(target: &str) -> Result<SocketAddr, String> {
     let began = Instant::now();
+    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
     loop {
         let reason = match tokio::net::lookup_host(target).await {
             Ok(addresses) => {
@@ -68,7 +70,7 @@ async fn resolve(target: &str) -> Result<SocketAddr, String> {
         if began.elapsed() >= WAIT {
             return Err(reason);
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 

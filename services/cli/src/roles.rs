@@ -7,6 +7,7 @@ use std::time::Duration;
 use capstan_coordinator::Handle;
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
+use capstan_lease::Turns;
 use capstan_model::{DeviceSpec, device};
 use capstan_plan::clock::SystemClock;
 use capstan_plan::id::WorkerId;
@@ -14,7 +15,6 @@ use capstan_plan::task::Role;
 use capstan_runtime::Config;
 use capstan_runtime::health::Readiness;
 use capstan_runtime::tls::Identity;
-use capstan_worker::Turns;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -132,7 +132,7 @@ pub fn trainer(
     config: &Config,
     member: Member<'_>,
     advertise: Option<SocketAddr>,
-    turns: &Turns,
+    turns: Turns,
 ) -> capstan_trainer::Options {
     let settings = &config.trainer;
     let device = member.device;
@@ -152,8 +152,7 @@ pub fn trainer(
         metrics: settings.metrics_folder.clone(),
         picture_bytes: settings.picture_bytes,
         device,
-        turns: turns.semaphore(),
-        most_turns: usize::MAX,
+        turns,
     }
 }
 

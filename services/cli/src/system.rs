@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
+use capstan_lease::Turns;
 use capstan_model::DeviceSpec;
 use capstan_runtime::Config;
 use capstan_runtime::health::{CONTACT, Readiness};
 use capstan_runtime::tls::Identity;
-use capstan_worker::Turns;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -71,19 +71,12 @@ impl System {
             readiness: Vec::new(),
         };
         system.coordinate(&setup, listener, store).await?;
-        // A role that requests more turns than exist would block for ever, and so would the roles
-        // queued behind it. The ranks of a gang wait for one another while they hold their turns.
-        let threads = worker_threads(&setup);
-        let all = roles::cores()
-            .max(setup.workers * threads)
-            .max(setup.trainers);
-        let turns = Turns::new(all);
+        let turns = Turns::new(roles::cores().max(setup.workers * worker_threads(&setup)));
         for ordinal in 0..setup.workers {
             system.work(&setup, ordinal, store, net, turns.clone());
         }
         for ordinal in 0..setup.trainers {
-            let share = all / setup.trainers;
-            system.train(&setup, ordinal, store, (&turns, share));
+            system.train(&setup, ordinal, store, turns.clone());
         }
         Ok(system)
     }
@@ -127,14 +120,7 @@ impl System {
         self.spawn(async move { roles::ended(run.await) });
     }
 
-    /// - `turns`: the turns, and the maximum number that a rank requests.
-    fn train(
-        &mut self,
-        setup: &Setup<'_>,
-        ordinal: usize,
-        store: &Store,
-        (turns, share): (&Turns, usize),
-    ) {
+    fn train(&mut self, setup: &Setup<'_>, ordinal: usize, store: &Store, turns: Turns) {
         let address = self.address.clone();
         let member = Member {
             address: &address,
@@ -144,7 +130,6 @@ impl System {
             readiness: self.ready("trainer", Readiness::within(CONTACT)),
         };
         let mut options = roles::trainer(setup.config, member, None, turns);
-        options.most_turns = share;
         options.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let run = capstan_trainer::run(options, store.clone(), self.shutdown.child_token());
         self.spawn(async move { roles::ended(run.await) });

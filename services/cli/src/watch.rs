@@ -12,6 +12,7 @@ mod stage;
 
 use std::time::Duration;
 
+use capstan_plan::backoff::Backoff;
 use capstan_proto::v1;
 use capstan_proto::v1::event::What;
 use tokio::time::Instant;
@@ -25,8 +26,8 @@ use crate::error::{Exit, ExpectedError};
 
 /// Time between two drawings without events.
 const TICK: Duration = Duration::from_millis(500);
-/// Time between two attempts to reconnect.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Limits of the delays between two attempts to reconnect.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(4));
 /// Longest time without the coordinator.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -64,6 +65,7 @@ pub async fn follow(
     leave: &CancellationToken,
 ) -> Result<Followed, ExpectedError> {
     let mut lost: Option<Instant> = None;
+    let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
     loop {
         let status = match stream(coordinator, run, board, leave, &mut lost).await {
             Ok(followed) => return Ok(followed),
@@ -73,6 +75,7 @@ pub async fn follow(
             return Err(client::refused(coordinator.address(), &status));
         }
         let since = *lost.get_or_insert_with(|| {
+            backoff.reset();
             board.say(&format!(
                 "lost the coordinator ({}); reconnecting",
                 status.message()
@@ -84,7 +87,7 @@ pub async fn follow(
         }
         tokio::select! {
             () = leave.cancelled() => return Ok(Followed::Left),
-            () = tokio::time::sleep(AGAIN) => board.tick(),
+            () = tokio::time::sleep(backoff.next_delay()) => board.tick(),
         }
     }
 }

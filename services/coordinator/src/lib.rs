@@ -39,6 +39,7 @@ use capstan_proto::v1::coordinator_server::CoordinatorServer;
 use capstan_proto::v1::ring_server::RingServer;
 use capstan_runtime::config;
 use capstan_runtime::health::Readiness;
+use capstan_runtime::keepalive;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -122,7 +123,9 @@ pub async fn serve(
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let Options { access, readiness } = options;
-    let mut server = Server::builder();
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(keepalive::INTERVAL))
+        .http2_keepalive_timeout(Some(keepalive::TIMEOUT));
     if let Some(tls) = access.tls() {
         server = server.tls_config(tls)?;
     }

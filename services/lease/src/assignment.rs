@@ -140,8 +140,8 @@ impl Drop for Waiting {
 pub struct Control {
     /// The progress that the executor reports.
     pub progress: ProgressCounter,
-    /// Cancelled when the computation must end immediately: the lease is lost, the run is
-    /// cancelled, or the grace period of a stopping worker is over.
+    /// Cancelled when the computation must end immediately: the lease is lost or was not renewed in
+    /// time, the run is cancelled, or the grace period of a stopping worker is over.
     pub cancel: CancellationToken,
     /// Cancelled when the worker is asked to stop. The executor finishes what takes little time
     /// and saves the rest; `cancel` follows when the grace period is over.

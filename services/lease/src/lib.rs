@@ -10,7 +10,7 @@
 //!   ▲          │  progress            │ another attempt's: adopted
 //!   │          ▼                      ▼
 //!   └──── heartbeat thread        Fail(kind, message)
-//!              │ stale, cancelled      │ the worker stops
+//!              │ stale, cancelled      │ the worker stops, or the lease was not renewed in time
 //!              ▼                       ▼
 //!         cancel, no report         Release
 //! ```
@@ -18,14 +18,18 @@
 mod assignment;
 mod count;
 mod error;
+#[cfg(test)]
+mod fake;
 mod heartbeat;
 mod message;
 mod options;
 mod report;
 mod serve;
+mod turns;
 mod work;
 
 pub use assignment::{Assignment, Control, Done, Executor, Failure, ProgressCounter, Waiting};
 pub use error::Error;
 pub use options::Options;
 pub use serve::serve;
+pub use turns::{Seat, Turn, Turns};

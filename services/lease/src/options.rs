@@ -5,6 +5,7 @@ use std::time::Duration;
 use capstan_plan::id::WorkerId;
 use capstan_plan::task::Role;
 use capstan_runtime::health::Readiness;
+use capstan_runtime::keepalive;
 use capstan_runtime::tls::Identity;
 use tonic::transport::Endpoint;
 
@@ -12,10 +13,6 @@ use crate::error::Error;
 
 /// Limit for setting up a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The interval between two HTTP/2 pings, and the limit for the answer to one. A peer that left
-/// the network without closing its connections is detected within their sum, not when the kernel
-/// gives up.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The identity and the limits of a worker.
 #[derive(Debug, Clone)]
@@ -30,11 +27,13 @@ pub struct Options {
     pub slots: usize,
     /// The kind of device that it computes on, as recipes name it: `cpu-avx512`.
     pub device: String,
-    /// Time between two heartbeats.
+    /// Time between two heartbeats, where an assignment names none.
     pub heartbeat: Duration,
-    /// The longest time that one lease request waits for a task.
+    /// The longest time that one lease request waits for a task. It is cut to half of the lease
+    /// period that assignments name.
     pub poll: Duration,
-    /// How long the coordinator or the store may be unavailable before the worker exits.
+    /// How long the coordinator or the store may be unavailable before the worker exits. A task that
+    /// contacts no foreign hosts goes on for as long after its lease has ended.
     pub patience: Duration,
     /// How long a worker that is stopping may finish or save its tasks.
     pub grace: Duration,
@@ -59,12 +58,8 @@ impl Options {
         if let Some(identity) = &self.identity {
             endpoint = endpoint.tls_config(identity.client()).map_err(wrong)?;
         }
-        Ok(endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true))
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        Ok(keepalive::client(endpoint))
     }
 
     /// Whether the worker is a trainer, that is, a rank of training gangs.

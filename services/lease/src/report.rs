@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use capstan_plan::FailureKind;
+use capstan_plan::backoff::Backoff;
 use capstan_proto::v1;
 use capstan_runtime::trace::Context;
 use tokio::time::Instant;
@@ -61,7 +62,7 @@ impl SlotContext {
             Outcome::Release => info!("lease is released unfinished"),
             Outcome::Complete { .. } => {}
         }
-        let mut delay = FIRST_DELAY;
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         let began = Instant::now();
         loop {
             let call = self.send(lease, &outcome, trace);
@@ -70,8 +71,7 @@ impl SlotContext {
             match sent {
                 Ok(()) => return,
                 Err(status) if is_transient(&status) && began.elapsed() < self.report_limit() => {
-                    tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(LONGEST_DELAY);
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(status) => {
                     info!(code = ?status.code(), error = status.message(), "report was rejected");

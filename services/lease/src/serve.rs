@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::Store;
+use capstan_plan::backoff::Backoff;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::tls::refusal;
@@ -25,10 +26,10 @@ use crate::work::{StoreState, panic_text};
 const MAX_CACHED: usize = 1_000;
 /// How much longer than the coordinator's wait a lease request may take.
 const SLACK: Duration = Duration::from_secs(10);
-/// Delay before the first retry of a call that the coordinator did not answer. It doubles with
-/// each further retry.
+/// Limit of the delay before the first retry of a call that the coordinator did not answer. It
+/// doubles with each further retry.
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(50);
-/// Longest delay between two retries.
+/// Limit of every delay between two retries.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// Leases, executes, commits and reports until `shutdown`.
@@ -51,13 +52,7 @@ pub async fn serve(
         () = shutdown.cancelled() => return Ok(()),
         ready = store.ready(options.patience) => ready?,
     }
-    let heartbeat = Heartbeat::start(
-        endpoint.clone(),
-        options.worker.clone(),
-        options.heartbeat,
-        options.is_trainer(),
-        options.readiness.clone(),
-    )?;
+    let heartbeat = Heartbeat::start(endpoint.clone(), &options)?;
     let context = Arc::new(SlotContext {
         client: CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
@@ -122,10 +117,13 @@ impl SlotContext {
     /// The loop of one slot, which executes one task at a time.
     async fn slot(self: Arc<Self>) -> Result<(), Error> {
         let mut last_answer = Instant::now();
-        let mut delay = FIRST_DELAY;
+        let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
+        let mut overload = Backoff::new(FIRST_DELAY, self.options.poll);
         // The first request does not wait for a task: its answer shows that the coordinator is up.
         let mut wait = Duration::ZERO;
+        let mut poll = self.options.poll;
         while !self.shutdown.is_cancelled() {
+            let requested_at = Instant::now();
             // An answer that has arrived is used, because its leases would otherwise have to
             // expire.
             let leased = tokio::select! {
@@ -136,13 +134,21 @@ impl SlotContext {
             match leased {
                 Ok(assignments) => {
                     self.options.readiness.mark();
-                    wait = self.options.poll;
+                    backoff.reset();
+                    // An overloaded coordinator keeps no place for this worker and answers at once.
+                    if assignments.is_empty() && requested_at.elapsed() * 2 < wait {
+                        self.pause(overload.next_delay()).await;
+                    } else {
+                        overload.reset();
+                    }
                     for (assignment, trace) in assignments {
-                        if self.work(assignment, trace).await == StoreState::Unavailable {
+                        poll = self.options.poll.min(longest_wait(&assignment));
+                        let store = self.work(assignment, trace, requested_at).await;
+                        if store == StoreState::Unavailable {
                             self.wait_for_store().await?;
                         }
                     }
-                    (last_answer, delay) = (Instant::now(), FIRST_DELAY);
+                    (last_answer, wait) = (Instant::now(), poll);
                 }
                 Err(status) if refusal(&status).is_some() => {
                     return Err(Error::Certificate {
@@ -155,15 +161,17 @@ impl SlotContext {
                 }
                 Err(status) => {
                     self.check_patience(last_answer, &status)?;
-                    tokio::select! {
-                        () = self.shutdown.cancelled() => return Ok(()),
-                        () = tokio::time::sleep(delay) => {}
-                    }
-                    delay = (delay * 2).min(LONGEST_DELAY);
+                    self.pause(backoff.next_delay()).await;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits before another request, or until the worker is asked to stop.
+    async fn pause(&self, delay: Duration) {
+        let pause = tokio::time::sleep(delay);
+        self.shutdown.run_until_cancelled(pause).await;
     }
 
     /// One lease request, which the coordinator answers within `wait`. Each assignment comes with
@@ -217,9 +225,77 @@ impl SlotContext {
     }
 }
 
+/// The longest wait of a request for such a task. A lease ends by the worker's clock a period after
+/// it was requested, so at least half of the period must be left when the task arrives.
+fn longest_wait(assignment: &v1::Assignment) -> Duration {
+    Duration::from_millis(assignment.lease_ms) / 2
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+    use crate::assignment::{Assignment, Control, Done, Failure};
+    use crate::fake::{self, Fake};
+
+    struct Idle;
+
+    #[async_trait::async_trait]
+    impl Executor for Idle {
+        async fn execute(&self, _: Assignment, _: Control) -> Result<Option<Done>, Failure> {
+            Ok(None)
+        }
+    }
+
+    /// The slots of a worker whose lease requests go through `channel`.
+    fn slots(channel: Channel, shutdown: CancellationToken) -> Arc<SlotContext> {
+        let options = fake::options();
+        let endpoint = options.endpoint().unwrap();
+        Arc::new(SlotContext {
+            client: CoordinatorClient::new(channel),
+            heartbeat: Heartbeat::start(endpoint, &options).unwrap(),
+            options,
+            store: Store::memory(),
+            executor: Arc::new(Idle),
+            shutdown,
+            overdue: CancellationToken::new(),
+        })
+    }
+
+    /// Lets a slot ask until the coordinator has answered `calls` times, and returns the time that
+    /// this took.
+    async fn asked(calls: usize, answer: Result<(), tonic::Status>) -> Duration {
+        let shutdown = CancellationToken::new();
+        let (stop, count) = (shutdown.clone(), AtomicUsize::new(1));
+        let fake = Fake {
+            lease: Box::new(move |_| {
+                if count.fetch_add(1, Ordering::Relaxed) == calls {
+                    stop.cancel();
+                }
+                answer.clone().map(|()| v1::LeaseResponse::default())
+            }),
+            ..Fake::default()
+        };
+        let began = Instant::now();
+        slots(fake.serve(), shutdown).slot().await.unwrap();
+        began.elapsed()
+    }
+
+    // These tests check the least time, which delays of 0.4 s on average all but always exceed.
+    // Without delays, the calls take a few milliseconds.
+
+    #[tokio::test]
+    async fn a_worker_that_is_sent_away_at_once_asks_ever_more_rarely() {
+        let took = asked(7, Ok(())).await;
+        assert!(took > Duration::from_millis(20), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_waits_after_every_error_of_the_coordinator() {
+        let took = asked(7, Err(tonic::Status::unavailable("busy"))).await;
+        assert!(took > Duration::from_millis(20), "{took:?}");
+    }
 
     async fn panicking() -> Result<(), Error> {
         panic!("no such index")

@@ -7,13 +7,16 @@ use capstan_plan::FailureKind;
 use capstan_plan::commit::Commit;
 use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
+use capstan_plan::task::Task;
 use capstan_proto::v1;
 use capstan_runtime::fault;
 use capstan_runtime::trace::{Attempt, Context};
+use tokio::time::Instant;
 use tracing::{Instrument, info, warn};
 
 use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
+use crate::heartbeat::Terms;
 use crate::report::Outcome;
 use crate::serve::SlotContext;
 
@@ -33,10 +36,12 @@ impl SlotContext {
     /// Executes one assignment and reports its outcome, in the span of its attempt.
     ///
     /// - `trace`: the trace that the coordinator sent with the assignment.
+    /// - `requested_at`: when the assignment was requested.
     pub(crate) async fn work(
         &self,
         assignment: v1::Assignment,
         trace: Option<Context>,
+        requested_at: Instant,
     ) -> StoreState {
         let Some(lease) = assignment.lease.clone() else {
             warn!("ignored an assignment without a lease");
@@ -51,7 +56,7 @@ impl SlotContext {
         };
         let trace = trace.unwrap_or_else(|| attempt.context());
         let span = attempt.span(trace);
-        self.work_on(assignment, &lease, trace)
+        self.work_on(assignment, &lease, trace, requested_at)
             .instrument(span)
             .await
     }
@@ -61,14 +66,18 @@ impl SlotContext {
         assignment: v1::Assignment,
         lease: &v1::LeaseRef,
         trace: Context,
+        requested_at: Instant,
     ) -> StoreState {
         if !self.options.is_trainer() {
             fault::point("worker.after_lease");
         }
         let (stop, cancel) = (self.shutdown.child_token(), self.overdue.child_token());
         let control = Control::new(stop, cancel).with_stage(&lease.stage);
-        self.heartbeat.hold(lease, &control);
-        let result = match serde_json::from_str(&assignment.task_json) {
+        let task = serde_json::from_str::<Task>(&assignment.task_json);
+        let contacts = matches!(&task, Ok(task) if task.work.contacts_foreign_hosts());
+        let terms = Terms::new(&assignment, contacts, &self.options);
+        self.heartbeat.hold(lease, &control, terms, requested_at);
+        let result = match task {
             // The assignment arrived while the worker was asked to stop.
             Ok(_) if self.shutdown.is_cancelled() => Err(stopped()),
             Ok(task) => {

@@ -1,6 +1,6 @@
 //! What every process of Capstan needs before it starts its role: configuration; identity and
 //! access (TLS, certificates, the bearer token); telemetry (logs, traces, metrics, the health
-//! port); shutdown; and the fault points at which tests kill it. Each is a module. Of the crates of
+//! port); shutdown; pings on connections; and the fault points at which tests kill it. Each is a module. Of the crates of
 //! the workspace it calls `plan` alone, for the names of roles.
 //!
 //! ```text
@@ -15,6 +15,7 @@ pub mod certificates;
 pub mod config;
 pub mod fault;
 pub mod health;
+pub mod keepalive;
 pub mod metrics;
 pub mod shutdown;
 pub mod telemetry;

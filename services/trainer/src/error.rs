@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use capstan_model::{folder, tokenizer};
 use capstan_plan::FailureKind;
 
 /// Why a rank's attempt failed.
@@ -22,10 +23,10 @@ pub enum Error {
     State(#[from] capstan_train::StateError),
     /// The vocabulary cannot be used.
     #[error(transparent)]
-    Tokenizer(#[from] capstan_model::tokenizer::Error),
+    Tokenizer(#[from] tokenizer::Error),
     /// A model folder cannot be read or written.
     #[error(transparent)]
-    Model(#[from] capstan_model::folder::Error),
+    Model(#[from] folder::Error),
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] capstan_model::device::Error),
@@ -77,7 +78,15 @@ impl Error {
             Self::Dataset(error) => error.kind(),
             Self::Train(error) => error.kind(),
             Self::Ring(_) | Self::Rendezvous(_) | Self::Cancelled => FailureKind::Transient,
-            Self::State(capstan_train::StateError::File { .. }) => FailureKind::WorkerFault,
+            Self::State(capstan_train::StateError::File { .. })
+            | Self::Model(folder::Error::Write { .. }) => FailureKind::WorkerFault,
+            // A file that a folder lacks is lacking for every worker.
+            Self::Model(folder::Error::Read { source, .. })
+            | Self::Tokenizer(tokenizer::Error::Io { source, .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                FailureKind::WorkerFault
+            }
             Self::State(_)
             | Self::Tokenizer(_)
             | Self::Model(_)
@@ -111,6 +120,44 @@ mod tests {
     use std::error::Error as _;
 
     use super::*;
+
+    #[test]
+    fn a_full_disk_is_the_fault_of_the_worker_and_names_the_file() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let path = || PathBuf::from("scratch/model.safetensors");
+        let (file, state) = (path(), path());
+        let errors = [
+            Error::Model(folder::Error::Write {
+                path: file,
+                source: full(),
+            }),
+            Error::Tokenizer(tokenizer::Error::Io {
+                path: path(),
+                source: full(),
+            }),
+            Error::State(capstan_train::StateError::File {
+                path: state,
+                source: full(),
+            }),
+            Error::local(path(), full()),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), FailureKind::WorkerFault, "{error:?}");
+            let line = capstan_plan::failure::chain(&error);
+            for part in ["scratch/model.safetensors", "no storage space"] {
+                assert!(line.contains(part), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_model_that_lacks_a_file_is_a_wrong_input() {
+        let error = Error::Model(folder::Error::Read {
+            path: "model/config.json".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        });
+        assert_eq!(error.kind(), FailureKind::BadInput);
+    }
 
     #[test]
     fn no_variant_prints_its_source() {

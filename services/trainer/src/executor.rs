@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use capstan_collective::{Breaker, Collective, Ring, RingPlan, deadline_after};
 use capstan_dataset::{Store, models};
-use capstan_lease::{Assignment, Control, Done, Executor, Failure};
+use capstan_lease::{Assignment, Control, Done, Executor, Failure, Turn};
 use capstan_model::folder::Assets;
 use capstan_plan::clock::Stopwatch;
 use capstan_plan::commit::Outputs;
@@ -57,8 +57,8 @@ struct Attempt {
     /// The state to resume from, the same on every rank.
     resume: Option<State>,
     scratch: Scratch,
-    /// The permits of its slot and of its threads.
-    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    /// The permit of its slot, and the turns of its gang.
+    _held: (OwnedSemaphorePermit, Turn),
 }
 
 /// The result of the computing thread.
@@ -105,7 +105,10 @@ impl Trainer {
         }
     }
 
-    /// Everything before the ring: slot, inputs, permits, checkpoint and rendezvous.
+    /// Everything before the ring: slot, inputs, checkpoint, rendezvous and turns.
+    ///
+    /// The rank holds no turn while it waits for the others at the rendezvous. Then the ranks of
+    /// this process take their turns together.
     async fn prepare(&self, assignment: Assignment, control: Control) -> Result<Attempt, Error> {
         let task = assignment.task.clone();
         let Work::Train(work) = task.work else {
@@ -128,17 +131,15 @@ impl Trainer {
         let slot = slot.await.map_err(|_| Error::Cancelled)?;
         let scratch = Scratch::new(&self.options.cache, &assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
-        let turns = self.options.turns.clone();
-        let threads = training.config.threads_per_rank;
-        let permits = threads.min(self.options.most_turns);
-        let waiting = control.progress.wait();
-        let turn = turns.acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX));
-        let turn = turn.await.map_err(|_| Error::Cancelled)?;
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
         let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
         let (listener, bound) = join::bind(self.options.listen)?;
         let applied = found.as_ref().map_or(0, |state| state.step);
+        let threads = training.config.threads_per_rank;
+        let seat = self.options.turns.seat(&assignment.lease.attempt, threads);
+        let waiting = control.progress.wait();
         let Rendezvous { plan, step } = self.rendezvous(&assignment, bound, applied).await?;
+        let turn = seat.take().await;
         drop(waiting);
         let resume = if step == applied {
             found

@@ -5,7 +5,7 @@
 //! model folder and returns the output to be committed; the other ranks only compute.
 //!
 //! ```text
-//! lease ─► samples, vocabulary, checkpoint ─► turn ─► JoinRing ─► Ring ─► train ─► model folder
+//! lease ─► samples, vocabulary, checkpoint ─► JoinRing ─► turns of the gang ─► Ring ─► train ─► model folder
 //! ```
 
 mod checkpoint;
@@ -23,9 +23,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::Store;
+use capstan_lease::Turns;
 use capstan_model::DeviceSpec;
 use capstan_plan::clock::{Clock, SystemClock};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::Error;
@@ -49,11 +49,8 @@ pub struct Options {
     pub picture_bytes: u64,
     /// The device that it computes on.
     pub device: DeviceSpec,
-    /// Permits to compute, one per thread, shared with the other roles of this process.
-    pub turns: Arc<Semaphore>,
-    /// Most permits that a rank acquires. It is smaller than the number of its threads where that
-    /// many permits do not exist.
-    pub most_turns: usize,
+    /// Turns at the processor, shared with the other roles of this process.
+    pub turns: Turns,
 }
 
 /// Executes training tasks until `shutdown`. Then rank 0 of a gang writes a checkpoint of its last

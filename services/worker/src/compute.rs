@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use capstan_lease::Turn;
 use capstan_model::ComputePool;
 use capstan_plan::clock::Stopwatch;
 use cpu_time::ThreadTime;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::error::Error;
@@ -46,14 +46,11 @@ pub(crate) async fn compute<T: Send + 'static>(
         .unwrap_or_else(|panic| Err(Error::Broken(panic.to_string())))
 }
 
-async fn turn(context: &Context, threads: usize) -> Result<OwnedSemaphorePermit, Error> {
-    let semaphore = context.turns.semaphore();
+async fn turn(context: &Context, threads: usize) -> Result<Turn, Error> {
     let _waiting = context.control.progress.wait();
     tokio::select! {
         () = context.control.cancel.cancelled() => Err(Error::Cancelled),
-        turn = semaphore.acquire_many_owned(threads as u32) => {
-            turn.map_err(|_| Error::Cancelled)
-        }
+        turn = context.turns.take(threads) => Ok(turn),
     }
 }
 

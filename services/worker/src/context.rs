@@ -1,36 +1,13 @@
 //! What every task of a worker may use.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
 use capstan_import::Roots;
+use capstan_lease::Turns;
 use capstan_model::device::DeviceSpec;
 use capstan_runtime::fault;
-use tokio::sync::Semaphore;
-
-/// Turns at the processor, for roles that share a machine. A long computation takes one turn per
-/// thread first, so that a training gang and a worker do not slow each other down.
-#[derive(Debug, Clone)]
-pub struct Turns(Arc<Semaphore>);
-
-impl Turns {
-    /// As many turns as threads may compute at once.
-    pub fn new(threads: usize) -> Self {
-        Self(Arc::new(Semaphore::new(threads.max(1))))
-    }
-
-    /// No limit, for a process that has the machine to itself.
-    pub fn unbounded() -> Self {
-        Self(Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)))
-    }
-
-    /// The semaphore, for a role that waits by itself.
-    pub fn semaphore(&self) -> Arc<Semaphore> {
-        self.0.clone()
-    }
-}
 
 /// The settings of a worker.
 #[derive(Debug, Clone)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use capstan_model::tokenizer;
 use capstan_plan::FailureKind;
 use capstan_plan::id::ModelDigest;
 
@@ -28,7 +29,7 @@ pub enum Error {
     Evaluate(#[from] capstan_evaluate::Error),
     /// A vocabulary.
     #[error(transparent)]
-    Tokenizer(#[from] capstan_model::tokenizer::Error),
+    Tokenizer(#[from] tokenizer::Error),
     /// A given model folder that is none.
     #[error(transparent)]
     Given(#[from] capstan_model::inspect::Error),
@@ -81,11 +82,42 @@ impl Error {
             Self::Curate(error) => error.kind(),
             Self::CapFilt(error) => error.kind(),
             Self::Evaluate(error) => error.kind(),
+            // A file that a folder lacks is lacking for every worker.
+            Self::Tokenizer(tokenizer::Error::Io { source, .. })
+                if source.kind() != std::io::ErrorKind::NotFound =>
+            {
+                FailureKind::WorkerFault
+            }
             Self::Tokenizer(_) | Self::Given(_) | Self::OtherModel { .. } => FailureKind::BadInput,
             Self::Device(_) | Self::Local { .. } | Self::Runtime(_) => FailureKind::WorkerFault,
             Self::Broken(_) => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
             Self::Role(_) => FailureKind::Fatal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, ErrorKind};
+
+    use super::*;
+
+    fn of(kind: ErrorKind) -> Error {
+        Error::Tokenizer(tokenizer::Error::Io {
+            path: "scratch/vocab.txt".into(),
+            source: io::Error::from(kind),
+        })
+    }
+
+    #[test]
+    fn a_full_disk_is_the_fault_of_the_worker_and_names_the_file() {
+        let error = of(ErrorKind::StorageFull);
+        assert_eq!(error.kind(), FailureKind::WorkerFault);
+        let line = capstan_plan::failure::chain(&error);
+        for part in ["scratch/vocab.txt", "no storage space"] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert_eq!(of(ErrorKind::NotFound).kind(), FailureKind::BadInput);
     }
 }

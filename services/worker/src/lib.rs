@@ -24,7 +24,7 @@ use std::sync::Arc;
 use capstan_dataset::Store;
 use tokio_util::sync::CancellationToken;
 
-pub use context::{Options, Turns};
+pub use context::Options;
 pub use error::Error;
 
 /// Works until `shutdown`.

@@ -300,6 +300,19 @@ fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
 }
 
 #[test]
+fn only_the_fetches_of_a_crawl_contact_foreign_hosts() {
+    let (_, tasks) = work_through_all(&pipeline(), 1);
+    let contact = tasks.values().flatten().filter_map(|task| {
+        let contacts = task.work.contacts_foreign_hosts();
+        contacts.then_some(task.shard.as_str())
+    });
+    let contact: BTreeSet<&str> = contact
+        .map(|shard| shard.trim_end_matches(char::is_numeric))
+        .collect();
+    assert_eq!(contact, BTreeSet::from(["images-", "pages-0-", "pages-1-"]));
+}
+
+#[test]
 fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
     let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
     let Work::Crawl(CrawlWork::Frontier {

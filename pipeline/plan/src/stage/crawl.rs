@@ -206,6 +206,13 @@ impl TaskWork for CrawlWork {
             }
         }
     }
+
+    fn contacts_foreign_hosts(&self) -> bool {
+        match self {
+            Self::Pages { .. } | Self::Images { .. } => true,
+            Self::Frontier { .. } | Self::ImageFrontier { .. } => false,
+        }
+    }
 }
 
 fn nameless(config: &Crawl) -> Crawl {

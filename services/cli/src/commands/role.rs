@@ -4,9 +4,9 @@
 //! configuration (checked) ─► bind ─► store answers ─► announce ─► role::run ─► signal, graceful stop
 //! ```
 
+use capstan_lease::Turns;
 use capstan_runtime::health::{CONTACT, Readiness};
 use capstan_runtime::tls::Role;
-use capstan_worker::Turns;
 
 use super::process::{Announcement, Ready, bind, process, unless};
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -110,7 +110,7 @@ pub fn trainer(args: &args::Trainer, settings: &Settings) -> Result<(), Expected
         let told = Announcement::of(None, &health)?.named(&member.name);
         health.serve(vec![("trainer", member.readiness.clone())]);
         ready.announce(&told)?;
-        let options = roles::trainer(&config, member, advertise, &Turns::unbounded());
+        let options = roles::trainer(&config, member, advertise, Turns::unbounded());
         roles::ended(capstan_trainer::run(options, store, shutdown).await)
     })
 }
