@@ -202,6 +202,10 @@ impl Cluster {
     }
 
     fn trainer(&self, name: &str) -> Running {
+        self.trainer_with(name, Turns::unbounded())
+    }
+
+    fn trainer_with(&self, name: &str, turns: Turns) -> Running {
         let options = capstan_trainer::Options {
             lease: self.lease(name, vec![Role::Train], PATIENCE),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -211,7 +215,7 @@ impl Cluster {
             metrics: self.folder.path().join(format!("metrics-{name}")),
             picture_bytes: 1 << 28,
             device: capstan_model::DeviceSpec::Cpu,
-            turns: Turns::unbounded(),
+            turns,
         };
         let stop = CancellationToken::new();
         let run = capstan_trainer::run(options, self.store.clone(), stop.clone());
@@ -486,6 +490,50 @@ async fn steps_done(cluster: &Cluster, steps: u64) {
         assert!(began.elapsed() < PATIENCE, "no progress: {status:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits until the gang waits for its turns, or for its ranks.
+async fn gang_waits(cluster: &Cluster) {
+    let began = Instant::now();
+    loop {
+        let request = v1::GetRunRequest {
+            run: "run".to_owned(),
+        };
+        let answer = cluster.client().get_run(request).await.unwrap();
+        let status = answer.into_inner().status.unwrap();
+        let training = status.stages.iter().find(|stage| stage.stage == "clip");
+        if training.is_some_and(|stage| stage.progress.iter().any(|progress| progress.waiting)) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not wait: {status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gang_shares_one_turn_with_the_shards_of_a_worker() {
+    let cluster = Cluster::start().await;
+    annotate(cluster.folder.path());
+    let turns = Turns::new(1);
+    let shard = turns.take(1).await;
+    let trainers = ["a", "b"].map(|name| cluster.trainer_with(name, turns.clone()));
+    let worker = cluster.worker();
+    cluster
+        .submit(&TRAINING.replace("steps = 1500", "steps = 3"))
+        .await;
+    gang_waits(&cluster).await;
+    // The next shard asks before the turn is free, as in a queue of shards.
+    let next = tokio::spawn(async move { drop(turns.take(1).await) });
+    drop(shard);
+    let ended = cluster.ended().await;
+    assert_eq!(ended.state(), v1::RunState::Done, "{}", ended.reason);
+    assert_eq!(ended.leased, 3, "one attempt at each task");
+    tokio::time::timeout(PATIENCE, next).await.unwrap().unwrap();
+    for role in trainers {
+        role.stop().await;
+    }
+    worker.stop().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
