@@ -310,8 +310,8 @@ impl Machine {
         expired
     }
 
-    /// The caller could hear nobody for this long: leases end that much later, and workers count as
-    /// heard of that much later.
+    /// Extends every lease by `gap`, a time in which the caller received no heartbeats. Workers count
+    /// as alive for as much longer.
     pub fn postpone(&mut self, gap: Duration) {
         for ordinal in self.queues.leased() {
             if let Some(entry) = self.entries.get_mut(&ordinal)

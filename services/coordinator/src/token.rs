@@ -1,4 +1,4 @@
-//! Tokens of grants: whoever speaks of a lease shows that it was granted to it.
+//! Tokens of grants: a caller proves that a lease was granted to it.
 //!
 //! A certificate proves a role, and replicas share it, so it does not tell one worker from another.
 //! The token of a grant is a hash of lease epoch, rank and worker under a key that only the

@@ -136,7 +136,7 @@ impl Workers {
         }
     }
 
-    /// Every worker counts as heard of this much later.
+    /// Every worker counts as alive for `gap` longer.
     pub(super) fn postpone(&mut self, gap: Now) {
         for seen in self.seen.values_mut() {
             seen.at += gap;

@@ -4,8 +4,8 @@
 //! so the more they are, the more of them one transaction serves (group commit: DeWitt et al.,
 //! SIGMOD 1984).
 //!
-//! A batch that the database does not take is kept and tried again until it does. Meanwhile leases are
-//! renewed, answers of workers are gathered, and no new work is taken or handed out.
+//! A batch that the database rejects is kept and retried until it succeeds. Meanwhile leases are renewed,
+//! reports of workers are collected, and no new work is accepted or leased.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -103,12 +103,11 @@ impl Inner {
         expired
     }
 
-    /// Writes a batch, however long the database takes to accept it.
+    /// Writes a batch. Retries while the database fails.
     ///
     /// # Errors
-    /// The coordinator goes down: it is superseded, the database is damaged, or it was told to stop
-    /// and the database does not take the batch. What the batch says of tasks is found in the store
-    /// by the next start.
+    /// The coordinator stops: it is superseded, the database is damaged, or it was asked to stop while
+    /// the database fails. The next start reads the commits of the batch from the store.
     async fn write(&self, batch: &Batch) -> Result<(), Arc<crate::state::Error>> {
         let now = self.clock.unix_ms();
         let mut failures = 0;

@@ -174,16 +174,16 @@ impl Core {
         }
     }
 
-    /// The beat looks at the clock. A look that comes later than a third of `lease` after the last
-    /// one means that this process stood still (it was stopped, its machine was paused, or it could
-    /// not write), and could not have heard anyone: everybody gets that time again.
+    /// Called by each beat. If the last call was longer ago than a third of `lease`, this process
+    /// was suspended, its machine was paused, or it could not write. It received no heartbeats in
+    /// that time, so every deadline is extended by it.
     pub(crate) fn look(&mut self, now: Now, lease: Now) {
         let gap = now.saturating_sub(self.looked_at);
         self.looked_at = now;
         if gap > lease / 3 {
             tracing::warn!(
                 seconds = gap.as_secs_f64(),
-                "the coordinator stood still: leases last that much longer"
+                "the coordinator was suspended: every lease is extended by that time"
             );
             self.machine.postpone(gap);
         }

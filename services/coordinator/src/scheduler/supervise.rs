@@ -1,4 +1,4 @@
-//! Parts of the coordinator that must not end unnoticed.
+//! Panics of the coordinator's tasks are reported, not swallowed.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,8 +10,7 @@ use super::Inner;
 use crate::error::Error;
 
 impl Inner {
-    /// Runs a part without which the coordinator does nothing. If it panics, the coordinator goes
-    /// down.
+    /// Runs a part that the coordinator cannot work without. If it panics, the coordinator stops.
     pub(crate) fn supervise(
         self: &Arc<Self>,
         part: &'static str,
