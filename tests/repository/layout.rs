@@ -59,3 +59,24 @@ fn a_suite_is_a_folder_with_a_main_file_and_the_name_of_its_target() {
     }
     assert!(suites >= 7, "{suites} suites");
 }
+
+/// The patches are used by a script that CI does not run, so that lines which move would break them
+/// unnoticed.
+#[test]
+fn every_revert_of_the_simulation_applies() {
+    let folder = root().join("tests/simulation/reverts");
+    let mut patches = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let patch = entry.unwrap().path();
+        let check = std::process::Command::new("git")
+            .args(["apply", "--check"])
+            .arg(&patch)
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&check.stderr);
+        assert!(check.status.success(), "{}: {said}", patch.display());
+        patches += 1;
+    }
+    assert!(patches >= 5, "{patches} patches");
+}
