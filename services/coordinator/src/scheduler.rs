@@ -111,7 +111,7 @@ impl Handle {
     ) -> Result<Self, Error> {
         let started = begin(&store, &*database, &settings.database, &*clock).await;
         if started.is_err() {
-            // Whoever repairs it may open it at once.
+            // The lock is released, so that another process can repair it.
             database.close().await;
         }
         let (generation, tokens, restored) = started?;

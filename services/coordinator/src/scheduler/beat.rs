@@ -93,7 +93,7 @@ impl Inner {
         }
         self.deliver(&grants, served).await;
         let mut core = self.lock();
-        core.is_written();
+        core.finish_writing();
         core.send(batch.events);
         core.forget_ended();
         drop(core);

@@ -328,8 +328,8 @@ impl Core {
         batch
     }
 
-    /// The batch that was taken is written.
-    pub(crate) fn is_written(&mut self) {
+    /// Notes that the batch that was taken is written.
+    pub(crate) fn finish_writing(&mut self) {
         self.is_writing = false;
     }
 

@@ -1,5 +1,4 @@
-//! A database that cannot be written, parts that panic, a store that is away: nothing of that ends a
-//! run.
+//! A database that cannot be written, and parts of the coordinator that panic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::{Error, Options};
 struct Flaky {
     inner: InMemory,
     failures: AtomicU32,
-    /// Fails with an error that no second try mends.
+    /// Fails with an error that is not transient.
     is_damaged: bool,
 }
 
