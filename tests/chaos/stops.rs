@@ -38,8 +38,9 @@ fn stopped_processes_release_their_leases_and_lose_no_training() {
 fn stop_a_worker_in_a_shard(cluster: &mut Cluster) {
     const WITHOUT_GRACE: (&str, &str) = ("CAPSTAN__WORKER__GRACE_SECONDS", "0");
     for _ in 0..TRIES {
+        let earlier = cluster.leased().len();
         cluster.spawn_with("worker-a", &[WITHOUT_GRACE]);
-        let held = cluster.freeze("worker-a", RUN);
+        let held = cluster.freeze("worker-a", RUN, earlier);
         let worker = cluster.role("worker-a");
         worker.signal("TERM");
         worker.signal("CONT");

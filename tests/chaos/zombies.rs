@@ -16,7 +16,7 @@ fn a_worker_suspended_beyond_its_lease_changes_nothing() {
         cluster.spawn(name);
     }
     cluster.submit(&pipeline(), RUN);
-    let held = cluster.freeze("worker-a", RUN);
+    let held = cluster.freeze("worker-a", RUN, 0);
     cluster.spawn("worker-b");
     let by = |cluster: &Cluster| {
         let commits = cluster.commits(RUN);

@@ -201,10 +201,14 @@ impl Cluster {
 
     /// Suspends a worker (SIGSTOP) while it holds a lease whose task is not committed, and returns that
     /// task. No other worker may run.
-    pub fn freeze(&mut self, name: &str, run: &str) -> String {
+    ///
+    /// - `earlier`: leases before the worker was started, which are not its own.
+    pub fn freeze(&mut self, name: &str, run: &str, earlier: usize) -> String {
+        // Before that, a signal would end the process.
+        self.role(name).await_ready();
         self.await_state("a lease whose task is not committed", |cluster| {
             cluster.role(name).signal("STOP");
-            let held = cluster.leased().pop();
+            let held = cluster.leased().split_off(earlier).pop();
             let held = held.filter(|held| !cluster.is_committed(run, held));
             if held.is_none() {
                 cluster.role(name).signal("CONT");
