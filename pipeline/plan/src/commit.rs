@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    AttemptId, DatasetName, Digest, LeaseEpoch, ModelDigest, RecipeHash, RunId, ShardId, StageName,
-    WorkerId,
+    AttemptId, DatasetName, Digest, LeaseEpoch, ModelDigest, PartsHasher, RecipeHash, RunId,
+    ShardId, StageName, WorkerId,
 };
 use crate::reject::RejectCode;
 
@@ -111,6 +111,84 @@ impl Part {
 fn rows_digest<'a>(files: impl Iterator<Item = &'a File>) -> Digest {
     let digests: Vec<Digest> = files.map(|file| file.rows_digest).collect();
     Digest::of_parts(digests.iter().map(|digest| &digest.0[..]))
+}
+
+/// The shards of a dataset version, by reference: its size does not grow with their number.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shards {
+    /// The version that lists them.
+    pub version: VersionRef,
+    /// How many there are.
+    pub count: u64,
+    /// Digest of [`Part::digest_of_metadata`] of each, in order: the recipe input of a stage that
+    /// reads all of them and never reads pictures.
+    pub metadata: Digest,
+    /// Digest of [`Part::digest_with_pixels`] of each, in order.
+    pub with_pixels: Digest,
+}
+
+/// Counts and hashes shards one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct ShardsHasher {
+    count: u64,
+    metadata: PartsHasher,
+    with_pixels: PartsHasher,
+}
+
+impl ShardsHasher {
+    /// Adds a shard.
+    pub fn push(&mut self, part: &Part) {
+        self.count += 1;
+        self.metadata.push(&part.digest_of_metadata().0);
+        self.with_pixels.push(&part.digest_with_pixels().0);
+    }
+
+    /// The shards so far, as those of this version.
+    pub fn finish(&self, version: VersionRef) -> Shards {
+        Shards {
+            version,
+            count: self.count,
+            metadata: self.metadata.finish(),
+            with_pixels: self.with_pixels.finish(),
+        }
+    }
+}
+
+/// Files of one kind that a step made, by reference: its size grows by one entry with tens of
+/// thousands of files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileList {
+    /// How many there are.
+    pub count: u64,
+    /// Digest of the row digests of each, in order: the recipe input of a task that reads all of
+    /// them.
+    pub rows: Digest,
+    /// Files of kind `Manifest` that list them, in order. Empty where the files are held in memory.
+    pub manifests: Vec<File>,
+}
+
+/// Counts and hashes files one after the other.
+#[derive(Debug, Clone, Default)]
+pub struct FilesHasher {
+    count: u64,
+    rows: PartsHasher,
+}
+
+impl FilesHasher {
+    /// Adds a file.
+    pub fn push(&mut self, file: &File) {
+        self.count += 1;
+        self.rows.push(&file.rows_digest.0);
+    }
+
+    /// The files so far, which these manifests list.
+    pub fn finish(&self, manifests: Vec<File>) -> FileList {
+        FileList {
+            count: self.count,
+            rows: self.rows.finish(),
+            manifests,
+        }
+    }
 }
 
 /// Base and pixels files of a commit that do not form shards.
@@ -226,6 +304,10 @@ pub struct Outputs {
     /// Files of `data/`, in shard order; a pixels file directly follows its base file.
     #[serde(default)]
     pub files: Vec<File>,
+    /// Files of kind `Manifest` that list the outputs in place of `files`, where they are many, so
+    /// that a commit has a bounded size.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub manifests: Vec<File>,
     /// A model folder (trained model, tokenizer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelDigest>,
@@ -260,7 +342,8 @@ pub struct Commit {
     pub lease_epoch: LeaseEpoch,
     /// The recipe of the task.
     pub recipe: RecipeHash,
-    /// Digests of the files and models that were read.
+    /// Digests of the files and models that were read; of a task that reads a whole version or
+    /// list, those of its manifests.
     pub inputs: Vec<Digest>,
     /// What the task wrote.
     pub outputs: Outputs,
@@ -273,17 +356,33 @@ pub struct Commit {
     pub adopted: bool,
 }
 
-/// The output of a finished stage, as later stages read it.
+/// What the stage that made a commit needs of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+pub struct Summary {
+    /// The recipe of the task.
+    pub recipe: RecipeHash,
+    /// What the task wrote.
+    pub outputs: Outputs,
+    /// Whether the outputs were adopted from an earlier commit of the same recipe.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+impl From<Commit> for Summary {
+    fn from(commit: Commit) -> Self {
+        Self {
+            recipe: commit.recipe,
+            outputs: commit.outputs,
+            adopted: commit.adopted,
+        }
+    }
+}
+
+/// The output of a finished stage, as later stages read it.
+#[derive(Debug, Clone, PartialEq)]
 pub enum StageOutput {
-    /// A dataset version.
-    Dataset {
-        /// Its name and number.
-        version: VersionRef,
-        /// Its shards, in order.
-        parts: Vec<Part>,
-    },
+    /// The shards of a dataset version.
+    Dataset(Shards),
     /// A model or tokenizer folder.
     Model {
         /// Its digest.
@@ -294,12 +393,12 @@ pub enum StageOutput {
 }
 
 impl StageOutput {
-    /// The output without its shards.
+    /// The output as people see it.
     pub fn reference(&self) -> OutputRef {
         match self {
-            Self::Dataset { version, parts } => OutputRef::Dataset {
-                version: version.clone(),
-                parts: parts.len() as u64,
+            Self::Dataset(shards) => OutputRef::Dataset {
+                version: shards.version.clone(),
+                parts: shards.count,
             },
             Self::Model { digest } => OutputRef::Model { digest: *digest },
             Self::Figures => OutputRef::Figures,

@@ -1,23 +1,31 @@
-//! What a stage has to do next: its tasks, step by step, as a pure function of what is committed.
+//! What a stage does next: its tasks, step by step, as a pure function of the steps that are over.
 //!
 //! ```text
-//! expand(stage, inputs, commits so far) ─► Tasks(the current step) ─► committed ─► expand again
-//!                                      └─► Done(what the stage gave)
+//! next(stage, inputs, steps so far) ─► Tasks(a step) ─► all settled ─► a list of files ─► next again
+//!                                  └─► Done(what the stage gave)
 //! ```
 //!
-//! A coordinator that restarts calls [`expand`] again and continues where the commits end. This file
-//! and `done.rs` are the machinery that all kinds share; what a kind's tasks are stands in
-//! `stage/<kind>.rs`.
+//! A step is one task, or a task for each slice, shard or file of a list that an earlier step or
+//! stage made. Lists are named here and never held, so that a step of a million tasks costs as much
+//! as a step of one: whoever walks through a stage reads lists page by page, makes the tasks of a
+//! page, and at the end of a step collects the files of its commits into lists again. [`memory`] does
+//! so for stages that fit in memory; the coordinator does so in the store.
+//!
+//! What the tasks of a kind are stands in `stage/<kind>.rs`; `outcome.rs` reads what a finished stage
+//! gave from its commits.
 
-mod done;
+pub mod memory;
+pub mod outcome;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use crate::commit::{Commit, FileKind, Part, StageOutput, VersionRef};
-use crate::id::{DatasetName, DeviceKind, ModelDigest, RecipeHash, RunId, ShardId, StageName};
-use crate::recipe::Scope;
+use crate::commit::{File, FileKind, FileList, Outputs, Part, Shards, StageOutput};
+use crate::id::{
+    DatasetName, DeviceKind, Digest, ModelDigest, RecipeHash, RunId, ShardId, StageName,
+};
+use crate::recipe::Recipes;
 use crate::stage::{Source, Stage, Work};
 use crate::task::{Data, Task};
 
@@ -30,50 +38,53 @@ pub struct Request<'a> {
     pub run: &'a RunId,
     /// Seed of the run.
     pub seed: u64,
-    /// What the stage's models compute on, where it is known.
+    /// What the stage's models compute on. `None` where it is not known yet: recipes of a stage that
+    /// computes must not be looked up then.
     pub device: Option<&'a DeviceKind>,
     /// What the stages that it reads gave, by name.
     pub inputs: &'a BTreeMap<StageName, StageOutput>,
-    /// Commits of the stage so far, in any order.
-    pub commits: &'a [Commit],
-    /// Shards that were quarantined: they are left out.
-    pub missing: &'a BTreeSet<ShardId>,
+    /// The steps that are over, in order.
+    pub steps: &'a [Step],
+}
+
+/// A step that is over.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Step {
+    /// What the task wrote, where the step was one task.
+    pub outputs: Option<Outputs>,
+    /// Files of its commits in the order of the tasks, of the kinds that [`Tasks::lists`] names.
+    pub lists: BTreeMap<FileKind, FileList>,
 }
 
 /// What comes next.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Expansion {
-    /// Every task of the current step, committed and quarantined ones among them.
-    Tasks(Vec<Task>),
+#[derive(Debug)]
+pub enum Next {
+    /// A step.
+    Tasks(Tasks),
     /// Nothing: the stage is done.
-    Done(Done),
+    Done(Outcome),
 }
 
-/// What a finished stage gave.
+/// Where to find what a finished stage gave.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Done {
-    /// For later stages; a dataset gets its version number when it is published.
-    pub given: Given,
-    /// Counts by name: sums over the commits, `rejected` and `rejected.<code>`,
-    /// `rows` for a dataset.
-    pub statistics: BTreeMap<String, u64>,
-    /// Recipes of its commits, in the order of the tasks.
-    pub recipes: Vec<RecipeHash>,
-    /// Shards that it was done without, in the order of the tasks.
-    pub missing: Vec<ShardId>,
-}
-
-/// A [`StageOutput`] without a version number.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Given {
-    /// A dataset to be published.
-    Dataset {
-        /// Its name.
-        dataset: DatasetName,
-        /// The version that overlays were added to.
-        derived_from: Option<VersionRef>,
-        /// Its shards, in order.
-        parts: Vec<Part>,
+pub enum Outcome {
+    /// The first version of a dataset: the base files of the last step's commits.
+    NewDataset(DatasetName),
+    /// Another version: these shards, each with one overlay of its commit of the last step. Shards
+    /// without a commit are left out.
+    Overlays {
+        /// The shards that were read.
+        shards: Shards,
+        /// The kind of overlay.
+        kind: FileKind,
+    },
+    /// Another version: these shards, each with one overlay; the one commit of the last step names
+    /// an overlay for each, in order.
+    OverlaysOfOne {
+        /// The shards that were read.
+        shards: Shards,
+        /// The kind of overlay.
+        kind: FileKind,
     },
     /// A model or tokenizer folder.
     Model(ModelDigest),
@@ -81,7 +92,34 @@ pub enum Given {
     Figures,
 }
 
-/// Why a stage cannot be expanded. Each is final: asking again gives the same.
+/// Work and recipe of a task that is not named yet.
+type Made = (Work, RecipeHash);
+/// Makes a task of an item.
+type Make<T> = Box<dyn Fn(T) -> Made + Send + Sync>;
+
+/// What the tasks of a step are made of.
+pub enum Items {
+    /// One task, which everything after it needs.
+    One(Box<Made>),
+    /// A task per slice of one source.
+    Slices(u64, Make<usize>),
+    /// A task per shard of a dataset version.
+    Shards(Shards, Make<Part>),
+    /// A task per file of a list.
+    Files(FileList, Make<File>),
+}
+
+/// The tasks of a step.
+#[derive(Debug)]
+pub struct Tasks {
+    /// What they are made of.
+    pub items: Items,
+    /// The kinds of files of which later steps read a list.
+    pub lists: &'static [FileKind],
+    namer: Namer,
+}
+
+/// Why a stage cannot go on. Each is final: asking again gives the same.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// An input is not there, or is not what the stage reads.
@@ -117,175 +155,175 @@ pub enum Error {
 /// The shard of a task that is alone in its step and its stage.
 pub const ALL: &str = "all";
 
-/// What `request.stage` has to do next.
+/// What the stage does next.
 ///
 /// # Errors
 /// [`Error`]: an input of the wrong kind, or a commit that does not hold what its task makes.
-pub fn expand(request: Request<'_>) -> Result<Expansion, Error> {
-    let step = Step::new(request);
-    request.stage.kind.settings().expand(&step)
+pub fn next(request: Request<'_>) -> Result<Next, Error> {
+    request.stage.kind.settings().next(&request)
 }
 
-impl Given {
-    /// The first version of a dataset.
-    pub(crate) fn new_dataset(dataset: &DatasetName, parts: Vec<Part>) -> Self {
-        Self::Dataset {
-            dataset: dataset.clone(),
-            derived_from: None,
-            parts,
-        }
-    }
-
-    /// A version with more overlays than the version it is derived from.
-    pub(crate) fn next_version(version: &VersionRef, parts: Vec<Part>) -> Self {
-        Self::Dataset {
-            dataset: version.dataset.clone(),
-            derived_from: Some(version.clone()),
-            parts,
-        }
-    }
+/// Names the tasks of a step: `<prefix><ordinal>`, or the prefix alone where there is one task.
+#[derive(Debug, Clone)]
+struct Namer {
+    run: RunId,
+    stage: StageName,
+    seed: u64,
+    settings: Digest,
+    prefix: String,
 }
 
-impl Done {
-    /// - `tasks`: every task of the stage, in order.
-    pub(crate) fn new(step: &Step<'_>, given: Given, tasks: &[Task]) -> Self {
-        let commits = tasks.iter().filter_map(|task| step.commit(&task.shard));
-        let missing = tasks
-            .iter()
-            .filter(|task| step.commit(&task.shard).is_none());
-        Self {
-            statistics: done::statistics(step, &given),
-            given,
-            recipes: commits.map(|commit| commit.recipe).collect(),
-            missing: missing.map(|task| task.shard.clone()).collect(),
-        }
-    }
-}
-
-/// Shards that later steps of the same stage were built without, so that they are not made any
-/// more.
-///
-/// # Errors
-/// Those of [`expand`].
-pub fn left_out(request: Request<'_>) -> Result<Vec<ShardId>, Error> {
-    request.stage.kind.settings().left_out(&Step::new(request))
-}
-
-/// A request with its commits by shard: what a kind of stage is expanded from.
-#[derive(Debug)]
-pub struct Step<'a> {
-    request: Request<'a>,
-    commits: BTreeMap<&'a ShardId, &'a Commit>,
-}
-
-impl<'a> Step<'a> {
-    fn new(request: Request<'a>) -> Self {
-        let commits = request
-            .commits
-            .iter()
-            .map(|commit| (&commit.shard, commit))
-            .collect();
-        Self { request, commits }
-    }
-
-    /// A task of the stage with its recipe.
-    pub(crate) fn task(&self, shard: impl Into<ShardId>, work: impl Into<Work>) -> Task {
-        let Request {
-            stage,
-            run,
-            seed,
-            device,
-            ..
-        } = self.request;
-        let work = work.into();
-        let scope = Scope { run, seed, device };
+impl Namer {
+    fn task(&self, shard: ShardId, (work, recipe): Made) -> Task {
         Task {
-            run: run.clone(),
-            stage: stage.name.clone(),
-            shard: shard.into(),
-            recipe: work.recipe(&scope),
-            seed,
+            run: self.run.clone(),
+            stage: self.stage.clone(),
+            shard,
+            recipe,
+            seed: self.seed,
+            settings: self.settings,
             work,
         }
     }
+}
 
-    /// The commit of this shard, where there is one.
-    pub(crate) fn commit(&self, shard: &ShardId) -> Option<&'a Commit> {
-        self.commits.get(shard).copied()
-    }
-
-    /// The commits of these tasks, in their order; tasks without one are left out.
-    pub(crate) fn commits_of(&self, tasks: &[Task]) -> impl Iterator<Item = &'a Commit> {
-        tasks.iter().filter_map(|task| self.commit(&task.shard))
-    }
-
-    /// The commit of a task that everything after it needs.
-    pub(crate) fn needed(&self, shard: &ShardId) -> Result<Option<&'a Commit>, Error> {
-        if self.commit(shard).is_none() && self.request.missing.contains(shard) {
-            let stage = self.request.stage.name.clone();
-            return Err(Error::Missing {
-                stage,
-                shard: shard.clone(),
-            });
+impl Tasks {
+    /// How many there are.
+    pub fn len(&self) -> u64 {
+        match &self.items {
+            Items::One(_) => 1,
+            Items::Slices(count, _) => *count,
+            Items::Shards(shards, _) => shards.count,
+            Items::Files(files, _) => files.count,
         }
-        Ok(self.commit(shard))
     }
 
-    /// Whether each of these tasks is committed or given up.
-    pub(crate) fn settled(&self, tasks: &[Task]) -> bool {
-        tasks.iter().all(|task| {
-            self.commit(&task.shard).is_some() || self.request.missing.contains(&task.shard)
-        })
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The one task of the step, which everything after it needs; `None` for a step of a list.
+    pub fn one(&self) -> Option<Task> {
+        match &self.items {
+            Items::One(made) => Some(self.namer.task(self.shard(0), (**made).clone())),
+            _ => None,
+        }
+    }
+
+    /// The shard of the task of this ordinal. Shards sort as their ordinals do.
+    pub fn shard(&self, ordinal: u64) -> ShardId {
+        let prefix = &self.namer.prefix;
+        match &self.items {
+            Items::One(_) => ShardId(prefix.clone()),
+            _ => ShardId(format!("{prefix}{}", ShardId::ordinal(ordinal as usize))),
+        }
+    }
+
+    /// The task of an item of this ordinal.
+    pub fn task<T>(&self, ordinal: u64, make: &Make<T>, item: T) -> Task {
+        self.namer.task(self.shard(ordinal), make(item))
+    }
+}
+
+impl std::fmt::Debug for Items {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::One(made) => f.debug_tuple("One").field(made).finish(),
+            Self::Slices(count, _) => f.debug_tuple("Slices").field(count).finish(),
+            Self::Shards(shards, _) => f.debug_tuple("Shards").field(shards).finish(),
+            Self::Files(files, _) => f.debug_tuple("Files").field(files).finish(),
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// A step of the tasks of `items`.
+    ///
+    /// - `prefix`: of the names of the shards; the whole name where there is one task.
+    pub(crate) fn step(
+        &self,
+        prefix: impl Into<String>,
+        items: Items,
+        lists: &'static [FileKind],
+    ) -> Tasks {
+        let namer = Namer {
+            run: self.run.clone(),
+            stage: self.stage.name.clone(),
+            seed: self.seed,
+            settings: self.stage.kind.digest(),
+            prefix: prefix.into(),
+        };
+        Tasks {
+            items,
+            lists,
+            namer,
+        }
     }
 
     /// A stage of one task.
     ///
-    /// - `given`: reads from the commit what the stage gave.
+    /// - `outcome`: reads from its outputs what the stage gave.
     pub(crate) fn single(
         &self,
         work: impl Into<Work>,
-        given: impl FnOnce(&Commit) -> Result<Given, Error>,
-    ) -> Result<Expansion, Error> {
-        let task = self.task(ALL, work);
-        match self.needed(&task.shard)? {
-            None => Ok(Expansion::Tasks(vec![task])),
-            Some(commit) => {
-                let given = given(commit)?;
-                Ok(Expansion::Done(Done::new(self, given, &[task])))
-            }
+        recipe: RecipeHash,
+        outcome: impl FnOnce(&Outputs) -> Result<Outcome, Error>,
+    ) -> Result<Next, Error> {
+        match self.steps.first() {
+            None => Ok(Next::Tasks(self.one(ALL, work, recipe, &[]))),
+            Some(step) => outcome(step.outputs.as_ref().unwrap_or(&Outputs::default()))
+                .map(Next::Done),
         }
     }
 
+    /// A step of one task.
+    pub(crate) fn one(
+        &self,
+        shard: impl Into<String>,
+        work: impl Into<Work>,
+        recipe: RecipeHash,
+        lists: &'static [FileKind],
+    ) -> Tasks {
+        self.step(shard, Items::One(Box::new((work.into(), recipe))), lists)
+    }
+
     /// A stage of one task per shard, each adding an overlay.
+    ///
+    /// - `recipes`, `input`: the recipe of a task is that of the one input digest of its shard.
     pub(crate) fn per_shard<W: Into<Work>>(
         &self,
         from: &StageName,
         overlay: FileKind,
-        work: impl Fn(Part) -> W,
-    ) -> Result<Expansion, Error> {
-        let (version, parts) = self.dataset(from)?;
-        let tasks: Vec<Task> = parts
-            .iter()
-            .enumerate()
-            .map(|(ordinal, part)| self.task(ordinal_name(ordinal), work(part.clone())))
-            .collect();
-        if !self.settled(&tasks) {
-            return Ok(Expansion::Tasks(tasks));
+        recipes: Recipes,
+        input: fn(&Part) -> Digest,
+        work: impl Fn(Part) -> W + Send + Sync + 'static,
+    ) -> Result<Next, Error> {
+        let shards = self.dataset(from)?.clone();
+        if !self.steps.is_empty() {
+            let kind = overlay;
+            return Ok(Next::Done(Outcome::Overlays { shards, kind }));
         }
-        self.overlaid(version, parts, overlay, &tasks)
+        let device = self.device.cloned();
+        let make = move |part: Part| {
+            let recipe = recipes.hash(&[input(&part)], device.as_ref());
+            (work(part).into(), recipe)
+        };
+        let items = Items::Shards(shards, Box::new(make));
+        Ok(Next::Tasks(self.step("", items, &[])))
     }
 
-    /// The dataset version that this stage gave, with its shards.
-    pub(crate) fn dataset(&self, input: &StageName) -> Result<(&'a VersionRef, &'a [Part]), Error> {
-        match self.request.inputs.get(input) {
-            Some(StageOutput::Dataset { version, parts }) => Ok((version, parts)),
+    /// The dataset version that this stage gave.
+    pub(crate) fn dataset(&self, input: &StageName) -> Result<&'a Shards, Error> {
+        match self.inputs.get(input) {
+            Some(StageOutput::Dataset(shards)) => Ok(shards),
             _ => Err(self.input(input, "a dataset")),
         }
     }
 
     /// The model or vocabulary that this stage gave.
     pub(crate) fn model(&self, input: &StageName) -> Result<ModelDigest, Error> {
-        match self.request.inputs.get(input) {
+        match self.inputs.get(input) {
             Some(StageOutput::Model { digest }) => Ok(*digest),
             _ => Err(self.input(input, "a model")),
         }
@@ -294,10 +332,8 @@ impl<'a> Step<'a> {
     /// The dataset versions of these sources, in order.
     pub(crate) fn data(&self, sources: &[Source]) -> Result<Vec<Data>, Error> {
         let read = |source: &Source| {
-            let (version, parts) = self.dataset(&source.from)?;
             Ok(Data {
-                version: version.clone(),
-                parts: parts.to_vec(),
+                shards: self.dataset(&source.from)?.clone(),
                 web: source.web,
                 synthetic: source.synthetic,
             })
@@ -305,10 +341,17 @@ impl<'a> Step<'a> {
         sources.iter().map(read).collect()
     }
 
+    /// The model or vocabulary of a stage of one task.
+    pub(crate) fn given_model(&self, outputs: &Outputs) -> Result<Outcome, Error> {
+        match outputs.model {
+            Some(digest) => Ok(Outcome::Model(digest)),
+            None => Err(self.damaged(&ALL.into(), "names no model")),
+        }
+    }
+
     fn input(&self, input: &StageName, expected: &'static str) -> Error {
-        let stage = self.request.stage.name.clone();
         Error::Input {
-            stage,
+            stage: self.stage.name.clone(),
             input: input.clone(),
             expected,
         }
@@ -316,16 +359,10 @@ impl<'a> Step<'a> {
 
     /// The error of a commit that does not hold what its task makes.
     pub(crate) fn damaged(&self, shard: &ShardId, reason: impl Into<String>) -> Error {
-        let stage = self.request.stage.name.clone();
         Error::Commit {
-            stage,
+            stage: self.stage.name.clone(),
             shard: shard.clone(),
             reason: reason.into(),
         }
     }
-}
-
-/// The shard of a part: its ordinal in the version.
-pub(crate) fn ordinal_name(ordinal: usize) -> String {
-    ShardId::ordinal(ordinal).0
 }

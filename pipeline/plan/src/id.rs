@@ -17,12 +17,11 @@ impl Digest {
     /// The digest of several parts; each part's length is hashed before it, so
     /// that no two lists of parts share a digest.
     pub fn of_parts<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = PartsHasher::default();
         for part in parts {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part);
+            hasher.push(part);
         }
-        Self(*hasher.finalize().as_bytes())
+        hasher.finish()
     }
 
     /// Reads 64 hexadecimal digits.
@@ -117,6 +116,23 @@ impl TextId {
             origin.as_str().as_bytes(),
             text.as_bytes(),
         ]))
+    }
+}
+
+/// [`Digest::of_parts`], one part at a time.
+#[derive(Debug, Clone, Default)]
+pub struct PartsHasher(blake3::Hasher);
+
+impl PartsHasher {
+    /// Adds a part.
+    pub fn push(&mut self, part: &[u8]) {
+        self.0.update(&(part.len() as u64).to_le_bytes());
+        self.0.update(part);
+    }
+
+    /// The digest of the parts so far.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
     }
 }
 

@@ -5,36 +5,28 @@
 
 use serde::Serialize;
 
-use crate::commit::{File, Part};
-use crate::id::{DeviceKind, Digest, RecipeHash, RunId};
+use crate::id::{DeviceKind, Digest, RecipeHash};
 use crate::stage::StageKind;
-use crate::task::Data;
 
-/// The parts of a recipe. Serialised as JSON with its fields in this order.
+/// What the recipes of the tasks of a step have in common. Serialised as JSON with its fields in
+/// this order, and followed by [`PerTask`] in the same object.
 #[derive(Serialize)]
-struct Recipe<'a, C> {
+struct Common<'a, C> {
     kind: &'a str,
     version: u32,
     step: &'a str,
     seed: Option<u64>,
     config: &'a C,
     models: &'a [Digest],
+}
+
+/// What is particular to a task.
+#[derive(Serialize)]
+struct PerTask<'a> {
     inputs: &'a [Digest],
     // Left out where nothing is computed with a model, so that those recipes have no such part.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'a DeviceKind>,
-}
-
-/// What a recipe may depend on beside settings and inputs.
-#[derive(Debug, Clone, Copy)]
-pub struct Scope<'a> {
-    /// The run: part of a recipe only where the input is unknown until the task runs.
-    pub run: &'a RunId,
-    /// The run's seed: part of a recipe only where the task draws.
-    pub seed: u64,
-    /// What models compute on: part of a recipe only where the task computes with one. `None`
-    /// where it is not known yet; such a recipe must not be looked up.
-    pub device: Option<&'a DeviceKind>,
 }
 
 /// The recipe of one task of a stage of kind `K`.
@@ -50,7 +42,7 @@ pub fn hash<K: StageKind>(
     models: &[Digest],
     inputs: &[Digest],
 ) -> RecipeHash {
-    of_device::<K>(step, seed, config, models, inputs, None)
+    Recipes::new::<K>(step, seed, config, models).hash(inputs, None)
 }
 
 /// The recipe of a task that computes with a model, as [`hash`] but for the device.
@@ -64,49 +56,96 @@ pub fn of_device<K: StageKind>(
     inputs: &[Digest],
     device: Option<&DeviceKind>,
 ) -> RecipeHash {
-    let recipe = Recipe {
-        kind: K::NAME,
-        version: K::VERSION,
-        step,
-        seed,
-        config,
-        models,
-        inputs,
-        device,
-    };
-    let json = serde_json::to_vec(&recipe).expect("settings are plain data");
-    RecipeHash(Digest::of(&json))
+    Recipes::new::<K>(step, seed, config, models).hash(inputs, device)
 }
 
-/// Digests of the rows of these files.
-pub(crate) fn rows<'a>(files: impl IntoIterator<Item = &'a File>) -> Vec<Digest> {
-    files.into_iter().map(|file| file.rows_digest).collect()
+/// Recipes of tasks that differ in their inputs alone. Settings may hold half a million queries, so
+/// they are hashed once and not once per task.
+#[derive(Debug, Clone)]
+pub(crate) struct Recipes(blake3::Hasher);
+
+impl Recipes {
+    /// The arguments are those of [`hash`].
+    pub(crate) fn new<K: StageKind>(
+        step: &str,
+        seed: Option<u64>,
+        config: &impl Serialize,
+        models: &[Digest],
+    ) -> Self {
+        let common = Common {
+            kind: K::NAME,
+            version: K::VERSION,
+            step,
+            seed,
+            config,
+            models,
+        };
+        let json = json(&common);
+        let mut hasher = blake3::Hasher::new();
+        // The object goes on with the inputs.
+        hasher.update(json.strip_suffix(b"}").unwrap_or(&json));
+        Self(hasher)
+    }
+
+    /// The recipe of the task with these inputs.
+    pub(crate) fn hash(&self, inputs: &[Digest], device: Option<&DeviceKind>) -> RecipeHash {
+        let json = json(&PerTask { inputs, device });
+        let mut hasher = self.0.clone();
+        hasher.update(b",");
+        hasher.update(json.strip_prefix(b"{").unwrap_or(&json));
+        RecipeHash(Digest(*hasher.finalize().as_bytes()))
+    }
 }
 
-/// One digest of a list of shards whose pictures are read.
-pub(crate) fn parts(parts: &[Part]) -> Digest {
-    let digests: Vec<Digest> = parts.iter().map(Part::digest_with_pixels).collect();
-    combined(&digests)
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("settings are plain data")
 }
 
-/// One digest per dataset whose pictures are read.
-pub(crate) fn data(data: &[Data]) -> Vec<Digest> {
-    data.iter().map(|data| parts(&data.parts)).collect()
+/// The recipe input of an absent dataset: the digest of no shards.
+pub(crate) fn no_shards() -> Digest {
+    Digest::of_parts([])
 }
 
-/// One digest of a list of shards whose pictures are not read.
-pub(crate) fn metadata_of_parts(parts: &[Part]) -> Digest {
-    let digests: Vec<Digest> = parts.iter().map(Part::digest_of_metadata).collect();
-    combined(&digests)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::Curate;
 
-/// One digest per dataset whose pictures are not read.
-pub(crate) fn metadata_of_data(data: &[Data]) -> Vec<Digest> {
-    data.iter()
-        .map(|data| metadata_of_parts(&data.parts))
-        .collect()
-}
+    /// A recipe in one piece. Serialised as JSON with its fields in this order.
+    #[derive(Serialize)]
+    struct Recipe<'a> {
+        kind: &'a str,
+        version: u32,
+        step: &'a str,
+        seed: Option<u64>,
+        config: &'a str,
+        models: &'a [Digest],
+        inputs: &'a [Digest],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        device: Option<&'a DeviceKind>,
+    }
 
-fn combined(digests: &[Digest]) -> Digest {
-    Digest::of_parts(digests.iter().map(|digest| &digest.0[..]))
+    #[test]
+    fn hashing_in_two_pieces_gives_the_hash_of_the_whole_json() {
+        let digests = [Digest::of(b"a"), Digest::of(b"b")];
+        let device = DeviceKind::from("cpu-avx2");
+        for (models, inputs, device) in [
+            (&digests[..0], &digests[..0], None),
+            (&digests[..1], &digests[..], Some(&device)),
+        ] {
+            let whole = json(&Recipe {
+                kind: Curate::NAME,
+                version: Curate::VERSION,
+                step: "pages",
+                seed: Some(7),
+                config: "{}",
+                models,
+                inputs,
+                device,
+            });
+            let recipes = Recipes::new::<Curate>("pages", Some(7), &"{}", models);
+            let expected = RecipeHash(Digest::of(&whole));
+            assert_eq!(recipes.hash(inputs, device), expected);
+        }
+    }
 }

@@ -11,11 +11,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
-use crate::commit::Part;
-use crate::expand::{self, Expansion, Step};
-use crate::id::{DatasetName, DeviceKind, RecipeHash, ShardId, StageName};
+use crate::commit::{Part, Shards};
+use crate::expand::{self, Next, Request};
+use crate::id::{DatasetName, DeviceKind, Digest, ShardId, StageName};
 use crate::pipeline::Graph;
-use crate::recipe::Scope;
 use crate::task::Role;
 
 mod balance;
@@ -165,18 +164,16 @@ pub trait Settings {
         false
     }
 
-    /// The tasks of the current step, or what the finished stage gave.
+    /// The tasks of the next step, or what the finished stage gave.
     ///
     /// # Errors
     /// An input of the wrong kind, or a commit that does not hold what its task makes.
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, expand::Error>;
+    fn next(&self, request: &Request<'_>) -> Result<Next, expand::Error>;
 
-    /// Shards that later steps of the same stage were built without; they are not made any more.
-    ///
-    /// # Errors
-    /// Those of [`Settings::expand`].
-    fn left_out(&self, _: &Step<'_>) -> Result<Vec<ShardId>, expand::Error> {
-        Ok(Vec::new())
+    /// The task of the next step, which is built on the commits of the step of this shard: once it is
+    /// committed, shards of the step that are not are made no more. `None` for the last step.
+    fn follower(&self, _: &ShardId) -> Option<ShardId> {
+        None
     }
 }
 
@@ -190,17 +187,22 @@ pub trait StageKind: Settings + Serialize + DeserializeOwned {
     const VERSION: u32;
 }
 
-/// The work of one task of a kind.
-pub trait TaskWork {
-    /// The recipe of the task: tasks with equal recipes make equal outputs.
-    ///
-    /// - `scope`: what else a recipe may depend on.
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash;
+/// The shards that the overlays of a task are aligned with.
+#[derive(Debug, Clone, Copy)]
+pub enum Overlaid<'a> {
+    /// The task writes no overlays.
+    None,
+    /// One shard.
+    One(&'a Part),
+    /// Every shard of a version.
+    All(&'a Shards),
+}
 
-    /// The shards that the task's overlays are aligned with, in the order of the overlays; empty
-    /// for work that writes no overlays.
-    fn overlaid(&self) -> &[Part] {
-        &[]
+/// The work of one task of a kind: what it reads, beside the settings of its stage.
+pub trait TaskWork {
+    /// The shards that the task's overlays are aligned with, in the order of the overlays.
+    fn overlaid(&self) -> Overlaid<'_> {
+        Overlaid::None
     }
 
     /// The one shard that the task reads, where another worker may work on the task at the same
@@ -250,6 +252,11 @@ macro_rules! kinds {
             /// The settings with the rules of the kind.
             pub fn settings(&self) -> &dyn Settings {
                 match self { $(Self::$kind(settings) => settings,)* }
+            }
+
+            /// Digest of the settings as JSON, by which tasks name them.
+            pub fn digest(&self) -> Digest {
+                Digest::of(&serde_json::to_vec(self).expect("settings are plain data"))
             }
 
             /// Reads the settings of the kind of this name; `None` where no kind has the name.

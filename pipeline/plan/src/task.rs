@@ -2,13 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::commit::{Part, VersionRef};
-use crate::id::{RecipeHash, RunId, ShardId, StageName};
+use crate::commit::Shards;
+use crate::id::{Digest, RecipeHash, RunId, ShardId, StageName};
 use crate::stage;
 
 pub use crate::stage::Work;
 
-/// One piece of work. Travels over gRPC as JSON inside a typed message.
+/// One piece of work. Travels over gRPC as JSON inside a typed message, whose size depends neither
+/// on the number of shards nor on the settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Task {
     /// The run.
@@ -21,6 +22,8 @@ pub struct Task {
     pub recipe: RecipeHash,
     /// Seed of the run.
     pub seed: u64,
+    /// Digest of the settings of the stage, which the store holds once for all of its tasks.
+    pub settings: Digest,
     /// The work.
     pub work: Work,
 }
@@ -46,10 +49,8 @@ pub enum Role {
 /// A version whose texts are used.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Data {
-    /// The dataset version.
-    pub version: VersionRef,
-    /// Its shards (as the version lists them).
-    pub parts: Vec<Part>,
+    /// The shards of the version.
+    pub shards: Shards,
     /// Which texts.
     pub web: stage::Use,
     /// Which texts.

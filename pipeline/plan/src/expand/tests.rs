@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 
+use std::collections::BTreeSet;
+
+use super::memory::{Done, Expansion, Given, Lists, expand};
 use super::*;
-use crate::commit::{File, Outputs};
-use crate::id::{Digest, LeaseEpoch};
+use crate::commit::{Summary, VersionRef};
 use crate::pipeline::Pipeline;
 use crate::reject::RejectCode;
 use crate::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork, Kind};
@@ -95,20 +97,72 @@ fn overlay(kind: FileKind, part: &Part, name: &str) -> File {
     }
 }
 
-fn commit(task: &Task, outputs: Outputs) -> Commit {
-    Commit {
-        run: task.run.clone(),
-        stage: task.stage.clone(),
-        shard: task.shard.clone(),
-        attempt: "a".into(),
-        worker: "w".into(),
-        lease_epoch: LeaseEpoch::default(),
+/// What earlier stages gave, and the lists that tasks name.
+#[derive(Debug, Clone, Default)]
+struct World {
+    given: BTreeMap<StageName, StageOutput>,
+    lists: Lists,
+}
+
+/// Commits by shard.
+type Commits = BTreeMap<ShardId, Summary>;
+
+fn commit(task: &Task, outputs: Outputs) -> (ShardId, Summary) {
+    let summary = Summary {
         recipe: task.recipe,
-        inputs: Vec::new(),
         outputs,
-        wall_seconds: 0.0,
-        cpu_seconds: 0.0,
         adopted: false,
+    };
+    (task.shard.clone(), summary)
+}
+
+impl World {
+    fn expand(&mut self, stage: &Stage, commits: &Commits) -> Result<Expansion, Error> {
+        self.expand_without(stage, 1, commits, &BTreeSet::new())
+    }
+
+    fn expand_without(
+        &mut self,
+        stage: &Stage,
+        seed: u64,
+        commits: &Commits,
+        missing: &BTreeSet<ShardId>,
+    ) -> Result<Expansion, Error> {
+        self.expand_for("r", stage, seed, commits, missing)
+    }
+
+    fn expand_for(
+        &mut self,
+        run: &str,
+        stage: &Stage,
+        seed: u64,
+        commits: &Commits,
+        missing: &BTreeSet<ShardId>,
+    ) -> Result<Expansion, Error> {
+        let request = Request {
+            stage,
+            run: &run.into(),
+            seed,
+            device: DEVICE.as_ref(),
+            inputs: &self.given,
+            steps: &[],
+        };
+        expand(request, &mut self.lists, commits, missing)
+    }
+
+    /// The tasks of the current step.
+    fn tasks(&mut self, stage: &Stage, commits: &Commits) -> Vec<Task> {
+        match self.expand(stage, commits).unwrap() {
+            Expansion::Tasks(tasks) => tasks,
+            Expansion::Done(done) => panic!("{done:?}"),
+        }
+    }
+
+    fn shards(&self, stage: &str) -> &[Part] {
+        match &self.given[&StageName::from(stage)] {
+            StageOutput::Dataset(shards) => self.lists.shards(shards),
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -126,7 +180,7 @@ fn split_bases(shard: &ShardId, count: usize) -> Vec<File> {
 }
 
 /// What a worker would commit, with `wave_files[k]` shards in wave k and `images` image shards.
-fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
+fn outputs(world: &World, task: &Task, wave_files: &[usize], images: usize) -> Outputs {
     let shard = &task.shard;
     let many = |kind, count: usize| -> Vec<File> {
         (0..count)
@@ -154,7 +208,9 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
         Work::Filter(FilterWork { part, .. }) => {
             vec![overlay(FileKind::Verdicts, part, "verdicts")]
         }
-        Work::Balance(BalanceWork { parts, .. }) => parts
+        Work::Balance(BalanceWork { shards }) => world
+            .lists
+            .shards(shards)
             .iter()
             .map(|part| overlay(FileKind::Curation, part, "balanced"))
             .collect(),
@@ -179,73 +235,66 @@ fn outputs(task: &Task, wave_files: &[usize], images: usize) -> Outputs {
 
 /// Expands and commits until the stage is done; gives what it gave and the steps by shard.
 fn work_through(
+    world: &mut World,
     stage: &Stage,
     seed: u64,
-    inputs: &BTreeMap<StageName, StageOutput>,
     waves: &[usize],
     images: usize,
 ) -> (Done, Vec<Vec<Task>>) {
-    let run = RunId::from("r");
-    let missing = BTreeSet::new();
-    let mut commits: Vec<Commit> = Vec::new();
+    let mut commits = Commits::new();
     let mut steps = Vec::new();
     loop {
-        let request = Request {
-            stage,
-            run: &run,
-            seed,
-            device: DEVICE.as_ref(),
-            inputs,
-            commits: &commits,
-            missing: &missing,
-        };
-        match expand(request).unwrap() {
-            Expansion::Done(done) => return (done, steps),
-            Expansion::Tasks(tasks) => {
-                let open: Vec<_> = tasks
-                    .iter()
-                    .filter(|task| commits.iter().all(|commit| commit.shard != task.shard))
+        match world.expand_without(stage, seed, &commits, &BTreeSet::new()) {
+            Ok(Expansion::Done(done)) => return (done, steps),
+            Ok(Expansion::Tasks(tasks)) => {
+                let open = tasks.iter().filter(|t| !commits.contains_key(&t.shard));
+                let open: Vec<_> = open
+                    .map(|task| commit(task, outputs(world, task, waves, images)))
                     .collect();
                 assert!(!open.is_empty(), "a step without open tasks");
-                commits.extend(
-                    open.into_iter()
-                        .map(|t| commit(t, outputs(t, waves, images))),
-                );
+                commits.extend(open);
                 steps.push(tasks);
             }
+            Err(error) => panic!("{error}"),
         }
         assert!(steps.len() < 100, "a stage that never ends");
     }
 }
 
-fn published(done: Done) -> StageOutput {
+/// A stage that reads nothing, worked through.
+fn work_alone(
+    stage: &Stage,
+    waves: &[usize],
+    images: usize,
+) -> (World, Done, Vec<Vec<Task>>) {
+    let mut world = World::default();
+    let (done, steps) = work_through(&mut world, stage, 1, waves, images);
+    (world, done, steps)
+}
+
+fn published(world: &mut World, done: Done) -> StageOutput {
     match done.given {
-        Given::Dataset { dataset, parts, .. } => StageOutput::Dataset {
-            version: VersionRef { dataset, number: 1 },
-            parts,
-        },
+        Given::Dataset { dataset, parts, .. } => {
+            let version = VersionRef { dataset, number: 1 };
+            StageOutput::Dataset(world.lists.add_shards(version, parts))
+        }
         Given::Model(digest) => StageOutput::Model { digest },
         Given::Figures => StageOutput::Figures,
     }
 }
 
 /// Works through a whole pipeline; gives outputs and tasks of every stage.
-fn work_through_all(
-    pipeline: &Pipeline,
-    seed: u64,
-) -> (
-    BTreeMap<StageName, StageOutput>,
-    BTreeMap<StageName, Vec<Task>>,
-) {
-    let (mut given, mut tasks) = (BTreeMap::new(), BTreeMap::new());
+fn work_through_all(pipeline: &Pipeline, seed: u64) -> (World, BTreeMap<StageName, Vec<Task>>) {
+    let (mut world, mut tasks) = (World::default(), BTreeMap::new());
     for name in pipeline.order() {
         let stage = pipeline.stage(&name).unwrap();
-        let (done, steps) = work_through(stage, seed, &given, &[2, 1], 3);
+        let (done, steps) = work_through(&mut world, stage, seed, &[2, 1], 3);
         assert_eq!(done.recipes.len(), steps.iter().flatten().count());
-        given.insert(name.clone(), published(done));
+        let output = published(&mut world, done);
+        world.given.insert(name.clone(), output);
         tasks.insert(name, steps.into_iter().flatten().collect());
     }
-    (given, tasks)
+    (world, tasks)
 }
 
 fn shards(steps: &[Vec<Task>]) -> Vec<Vec<&str>> {
@@ -265,7 +314,7 @@ fn crawl(max_depth: u32) -> Stage {
 
 #[test]
 fn a_crawl_goes_in_waves_until_a_frontier_is_empty() {
-    let (done, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 2);
+    let (_, done, steps) = work_alone(&crawl(8), &[1, 2], 2);
     let expected: [&[&str]; 7] = [
         &["frontier-0"],
         &["pages-0-00000"],
@@ -314,41 +363,44 @@ fn only_the_fetches_of_a_crawl_contact_foreign_hosts() {
 
 #[test]
 fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
-    let (_, steps) = work_through(&crawl(8), 1, &BTreeMap::new(), &[1, 2], 1);
+    let (world, _, steps) = work_alone(&crawl(8), &[1, 2], 1);
     let Work::Crawl(CrawlWork::Frontier {
         wave: 2,
         seen,
-        links,
-        ..
+        links: Some(links),
     }) = &steps[4][0].work
     else {
         panic!()
     };
-    assert_eq!(seen.len(), 3, "pages of both waves");
+    let seen: Vec<u64> = seen.iter().map(|list| list.count).collect();
+    assert_eq!(seen, [1, 2], "pages of both waves");
+    let links = world.lists.files(links);
     assert_eq!(links.len(), 2, "links of the last wave alone");
     assert!(links.iter().all(|file| file.kind == FileKind::PageLinks));
-    let Work::Crawl(CrawlWork::ImageFrontier { links, .. }) = &steps[5][0].work else {
+    let Work::Crawl(CrawlWork::ImageFrontier { links }) = &steps[5][0].work else {
         panic!()
     };
+    let links: Vec<&File> = links.iter().flat_map(|list| world.lists.files(list)).collect();
     assert_eq!(links.len(), 3, "pictures of every wave");
     assert!(links.iter().all(|file| file.kind == FileKind::ImageLinks));
 }
 
 #[test]
 fn a_crawl_stops_at_its_depth() {
-    let (_, steps) = work_through(&crawl(0), 1, &BTreeMap::new(), &[1, 1, 1, 1], 0);
+    let (_, _, steps) = work_alone(&crawl(0), &[1, 1, 1, 1], 0);
     let expected: [&[&str]; 3] = [&["frontier-0"], &["pages-0-00000"], &["image-frontier"]];
     assert_eq!(shards(&steps), expected);
 }
 
 #[test]
 fn overlays_pile_up_on_their_parts() {
-    let (given, tasks) = work_through_all(&pipeline(), 1);
-    let StageOutput::Dataset { version, parts } = &given[&StageName::from("kept")] else {
+    let (world, tasks) = work_through_all(&pipeline(), 1);
+    let StageOutput::Dataset(kept) = &world.given[&StageName::from("kept")] else {
         panic!()
     };
+    let parts = world.lists.shards(kept);
     assert_eq!(
-        version.dataset.as_str(),
+        kept.version.dataset.as_str(),
         "web",
         "overlays stay with their dataset"
     );
@@ -427,15 +479,10 @@ fn a_recipe_follows_settings_and_rows_but_no_file_digests() {
             dataset: "web".into(),
             number: 7,
         };
-        let inputs = [(
-            "crawl".into(),
-            StageOutput::Dataset {
-                version,
-                parts: vec![part],
-            },
-        )]
-        .into();
-        work_through(stage, 1, &inputs, &[], 0).0.recipes[0]
+        let mut world = World::default();
+        let shards = world.lists.add_shards(version, vec![part]);
+        world.given = [("crawl".into(), StageOutput::Dataset(shards))].into();
+        work_through(&mut world, stage, 1, &[], 0).0.recipes[0]
     };
     let base = file(FileKind::Base, "base");
     let same_rows = File {
@@ -473,155 +520,119 @@ fn how_often_a_model_is_saved_shapes_nothing() {
 
 #[test]
 fn shards_that_were_given_up_are_left_out() {
-    let (given, _) = work_through_all(&pipeline(), 1);
+    let (mut world, _) = work_through_all(&pipeline(), 1);
     let pipeline = pipeline();
     let stage = pipeline.stage(&"curated".into()).unwrap();
-    let run = RunId::from("r");
     let missing: BTreeSet<ShardId> = ["00002".into()].into();
-    let mut request = Request {
-        stage,
-        run: &run,
-        seed: 1,
-        device: DEVICE.as_ref(),
-        inputs: &given,
-        commits: &[],
-        missing: &missing,
-    };
-    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
+    let none = Commits::new();
+    let Ok(Expansion::Tasks(tasks)) = world.expand_without(stage, 1, &none, &missing) else {
         panic!()
     };
     assert_eq!(tasks.len(), 6, "given up or not");
     let kept = tasks.iter().filter(|task| task.shard.as_str() != "00002");
-    let commits: Vec<_> = kept
-        .map(|task| commit(task, outputs(task, &[], 0)))
+    let commits = kept
+        .map(|task| commit(task, outputs(&world, task, &[], 0)))
         .collect();
-    request.commits = &commits;
-    let Expansion::Done(done) = expand(request).unwrap() else {
+    let Ok(Expansion::Done(done)) = world.expand_without(stage, 1, &commits, &missing) else {
         panic!()
     };
     let Given::Dataset { parts, .. } = done.given else {
         panic!()
     };
     assert_eq!(parts.len(), 5);
+    assert_eq!(done.missing, [ShardId::from("00002")]);
 }
 
 #[test]
 fn a_crawl_goes_on_without_a_shard_that_later_steps_were_built_without() {
-    let (stage, run, inputs) = (crawl(1), RunId::from("r"), BTreeMap::new());
-    let (done, steps) = work_through(&stage, 1, &inputs, &[2, 1], 3);
+    let stage = crawl(1);
+    let (mut world, done, steps) = work_alone(&stage, &[2, 1], 3);
     assert!(done.missing.is_empty());
     let lost = "pages-0-00001";
-    let tasks = steps.iter().flatten();
-    let all: Vec<Commit> = tasks.map(|t| commit(t, outputs(t, &[2, 1], 3))).collect();
-    let without = |until: &str| -> Vec<Commit> {
-        let end = all.iter().position(|c| c.shard.as_str() == until).unwrap();
-        let kept = all[..=end].iter().filter(|c| c.shard.as_str() != lost);
-        kept.cloned().collect()
-    };
-    let missing = BTreeSet::new();
-    let next = |commits: &[Commit]| {
-        let request = Request {
-            stage: &stage,
-            run: &run,
-            seed: 1,
-            device: DEVICE.as_ref(),
-            inputs: &inputs,
-            commits,
-            missing: &missing,
-        };
-        (expand(request).unwrap(), left_out(request).unwrap())
+    let all: Vec<(ShardId, Summary)> = steps
+        .iter()
+        .flatten()
+        .map(|task| commit(task, outputs(&world, task, &[2, 1], 3)))
+        .collect();
+    let without = |until: &str| -> Commits {
+        let end = all.iter().position(|(shard, _)| shard.as_str() == until);
+        let kept = all[..=end.unwrap()].iter();
+        kept.filter(|(shard, _)| shard.as_str() != lost)
+            .cloned()
+            .collect()
     };
     // Its step is not over.
-    let (Expansion::Tasks(tasks), left) = next(&without("pages-0-00000")) else {
-        panic!()
-    };
+    let tasks = world.tasks(&stage, &without("pages-0-00000"));
     assert!(tasks.iter().any(|task| task.shard.as_str() == lost));
-    assert!(left.is_empty());
     // The next frontier was made without it: so it stays.
-    let (Expansion::Tasks(tasks), left) = next(&without("frontier-1")) else {
-        panic!()
-    };
+    let tasks = world.tasks(&stage, &without("frontier-1"));
     assert_eq!(shards(&[tasks]), [["pages-1-00000"]]);
-    assert_eq!(left, [ShardId::from(lost)]);
-    let (Expansion::Done(done), left) = next(&without("images-00002")) else {
+    let Ok(Expansion::Done(done)) = world.expand(&stage, &without("images-00002")) else {
         panic!()
     };
-    assert_eq!(left, done.missing);
     assert_eq!(done.missing, [ShardId::from(lost)]);
     assert_eq!(done.recipes.len(), all.len() - 1);
 }
 
 #[test]
+fn each_fetch_of_a_crawl_names_the_task_that_is_built_on_it() {
+    let stage = crawl(1);
+    let follower = |shard: &str| stage.kind.settings().follower(&shard.into());
+    assert_eq!(follower("pages-0-00001"), Some("frontier-1".into()));
+    assert_eq!(follower("pages-1-a100000"), Some("image-frontier".into()));
+    for last in ["frontier-1", "image-frontier", "images-00000"] {
+        assert_eq!(follower(last), None);
+    }
+}
+
+#[test]
 fn a_stage_of_one_task_cannot_lose_it() {
     let stage = pipeline().stages.remove(1);
-    let run = RunId::from("r");
     let missing: BTreeSet<ShardId> = [ALL.into()].into();
-    let inputs = BTreeMap::new();
-    let request = Request {
-        stage: &stage,
-        run: &run,
-        seed: 1,
-        device: DEVICE.as_ref(),
-        inputs: &inputs,
-        commits: &[],
-        missing: &missing,
-    };
-    assert!(matches!(expand(request), Err(Error::Missing { .. })));
+    let mut world = World::default();
+    let lost = world.expand_without(&stage, 1, &Commits::new(), &missing);
+    assert!(matches!(lost, Err(Error::Missing { .. })));
 }
 
 #[test]
 fn inputs_and_commits_of_the_wrong_kind_are_named() {
-    let (given, tasks) = work_through_all(&pipeline(), 1);
+    let (mut world, tasks) = work_through_all(&pipeline(), 1);
     let pipeline = pipeline();
-    let (run, missing) = (RunId::from("r"), BTreeSet::new());
-    let ask = |stage: &str, inputs: &BTreeMap<_, _>, commits: &[Commit]| {
+    let ask = |world: &mut World, stage: &str, commits: &Commits| {
         let stage = pipeline.stage(&stage.into()).unwrap();
-        let request = Request {
-            stage,
-            run: &run,
-            seed: 1,
-            device: DEVICE.as_ref(),
-            inputs,
-            commits,
-            missing: &missing,
-        };
-        expand(request).unwrap_err().to_string()
+        world.expand(stage, commits).unwrap_err().to_string()
     };
-    let text = ask("captions", &BTreeMap::new(), &[]);
+    let text = ask(&mut World::default(), "captions", &Commits::new());
     assert_eq!(
         text,
         "stage captions reads a model of stage blip, which gave none"
     );
-    let empty = commit(&tasks[&StageName::from("blip")][0], Outputs::default());
+    let empty = |stage: &str| [commit(&tasks[&stage.into()][0], Outputs::default())].into();
     assert_eq!(
-        ask("blip", &given, &[empty]),
+        ask(&mut world, "blip", &empty("blip")),
         "commit blip/all names no model"
     );
-    let few = commit(&tasks[&StageName::from("balanced")][0], Outputs::default());
-    let text = ask("balanced", &given, &[few]);
+    let text = ask(&mut world, "balanced", &empty("balanced"));
     assert_eq!(text, "commit balanced/all names 0 overlays for 6 shards");
+    let committed = |world: &World, stage: &str, waves: &[usize], images| -> Commits {
+        let tasks = tasks[&stage.into()].iter();
+        tasks
+            .map(|task| commit(task, outputs(world, task, waves, images)))
+            .collect()
+    };
     let bases = split_bases(&"images-00000".into(), 2);
-    let mut crawled = tasks[&StageName::from("crawl")]
-        .iter()
-        .map(|t| commit(t, outputs(t, &[1], 1)))
-        .collect::<Vec<_>>();
-    let images = crawled
-        .iter_mut()
-        .find(|commit| commit.shard.as_str() == "images-00000")
-        .unwrap();
+    let mut crawled = committed(&world, "crawl", &[1], 1);
+    let images = crawled.get_mut(&"images-00000".into()).unwrap();
     images.outputs.files = bases[..3].to_vec();
-    let text = ask("crawl", &given, &crawled);
+    let text = ask(&mut world, "crawl", &crawled);
     let expected = format!(
         "commit crawl/images-00000 names base {} without its pixels",
         bases[2].digest
     );
     assert_eq!(text, expected);
-    let mut foreign = tasks[&StageName::from("curated")]
-        .iter()
-        .map(|t| commit(t, outputs(t, &[], 0)))
-        .collect::<Vec<_>>();
-    foreign[3].outputs.files[0].base = None;
-    let text = ask("curated", &given, &foreign);
+    let mut foreign = committed(&world, "curated", &[], 0);
+    foreign.get_mut(&"00003".into()).unwrap().outputs.files[0].base = None;
+    let text = ask(&mut world, "curated", &foreign);
     assert!(
         text.starts_with("commit curated/00003 names an overlay of another base"),
         "{text}"
@@ -637,22 +648,18 @@ proptest! {
         picks in prop::collection::vec(any::<prop::sample::Index>(), 64),
     ) {
         let stage = crawl(3);
-        let (whole, _) = work_through(&stage, 1, &BTreeMap::new(), &waves, images);
-        let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
-        let mut commits: Vec<Commit> = Vec::new();
+        let (mut world, whole, _) = work_alone(&stage, &waves, images);
+        let mut commits = Commits::new();
         let mut picks = picks.iter().cycle();
         let piecemeal = loop {
-            let request =
-                Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &commits, missing: &missing };
-            match expand(request).unwrap() {
+            match world.expand(&stage, &commits).unwrap() {
                 Expansion::Done(done) => break done,
                 Expansion::Tasks(tasks) => {
-                    let open: Vec<_> = tasks
-                        .iter()
-                        .filter(|task| commits.iter().all(|commit| commit.shard != task.shard))
-                        .collect();
+                    let open = tasks.iter().filter(|task| !commits.contains_key(&task.shard));
+                    let open: Vec<_> = open.collect();
                     let task = picks.next().unwrap().get(&open);
-                    commits.push(commit(task, outputs(task, &waves, images)));
+                    let made = outputs(&world, task, &waves, images);
+                    commits.extend([commit(task, made)]);
                 }
             }
         };

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
+use super::{Input, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
-use crate::commit::Part;
-use crate::expand::{Error, Expansion, Given, Step};
-use crate::id::{RecipeHash, StageName};
-use crate::recipe::{self, Scope};
+use crate::commit::{FileKind, Shards};
+use crate::expand::{Error, Next, Outcome, Request};
+use crate::id::StageName;
+use crate::recipe;
 use crate::task::Role;
 
 /// How queries are balanced.
@@ -37,10 +37,8 @@ pub struct Balance {
 /// Global: balances. Commits one `Curation` overlay per shard, in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BalanceWork {
-    /// Settings.
-    pub config: Balance,
     /// The shards.
-    pub parts: Vec<Part>,
+    pub shards: Shards,
 }
 
 impl StageKind for Balance {
@@ -70,31 +68,25 @@ impl Settings for Balance {
         Role::Curate
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let (version, parts) = step.dataset(&self.from)?;
-        let work = BalanceWork {
-            config: self.clone(),
-            parts: parts.to_vec(),
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let shards = request.dataset(&self.from)?.clone();
+        let config = Self {
+            from: blank_stage(),
+            ..self.clone()
         };
-        step.single(work, |commit| {
-            let parts = step.with_overlays(commit, parts)?;
-            Ok(Given::next_version(version, parts))
-        })
+        let seed = Some(request.seed);
+        let recipe = recipe::hash::<Self>("", seed, &config, &[], &[shards.metadata]);
+        let work = BalanceWork {
+            shards: shards.clone(),
+        };
+        let kind = FileKind::Curation;
+        request.single(work, recipe, |_| Ok(Outcome::OverlaysOfOne { shards, kind }))
     }
 }
 
 impl TaskWork for BalanceWork {
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = Balance {
-            from: blank_stage(),
-            ..self.config.clone()
-        };
-        let inputs = [recipe::metadata_of_parts(&self.parts)];
-        recipe::hash::<Balance>("", Some(scope.seed), &config, &[], &inputs)
-    }
-
-    fn overlaid(&self) -> &[Part] {
-        &self.parts
+    fn overlaid(&self) -> Overlaid<'_> {
+        Overlaid::All(&self.shards)
     }
 }
 

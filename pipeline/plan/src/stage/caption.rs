@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Decoding, Input, Objective, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
+    Decoding, Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
 };
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
-use crate::expand::{Error, Expansion, Step};
-use crate::id::{ModelDigest, RecipeHash, StageName};
+use crate::expand::{Error, Next, Request};
+use crate::id::{ModelDigest, StageName};
 use crate::pipeline::Graph;
-use crate::recipe::{self, Scope};
+use crate::recipe::Recipes;
 use crate::task::Role;
 
 /// `kind = "caption"`.
@@ -34,8 +34,6 @@ pub struct Caption {
 /// Map: captions one shard. Commits a `Captions` overlay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaptionWork {
-    /// Settings.
-    pub config: Caption,
     /// The shard.
     pub part: Part,
     /// The model that writes.
@@ -84,30 +82,24 @@ impl Settings for Caption {
         true
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let model = step.model(&self.model)?;
-        step.per_shard(&self.from, FileKind::Captions, |part| CaptionWork {
-            config: self.clone(),
-            part,
-            model,
-        })
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let model = request.model(&self.model)?;
+        let config = Self {
+            from: blank_stage(),
+            model: blank_stage(),
+            ..self.clone()
+        };
+        let seed = config.decoding.draws().then_some(request.seed);
+        let recipes = Recipes::new::<Self>("", seed, &config, &[model.0]);
+        let work = move |part| CaptionWork { part, model };
+        let input = Part::digest_with_pixels;
+        request.per_shard(&self.from, FileKind::Captions, recipes, input, work)
     }
 }
 
 impl TaskWork for CaptionWork {
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = Caption {
-            from: blank_stage(),
-            model: blank_stage(),
-            ..self.config.clone()
-        };
-        let seed = config.decoding.draws().then_some(scope.seed);
-        let inputs = [self.part.digest_with_pixels()];
-        recipe::of_device::<Caption>("", seed, &config, &[self.model.0], &inputs, scope.device)
-    }
-
-    fn overlaid(&self) -> &[Part] {
-        std::slice::from_ref(&self.part)
+    fn overlaid(&self) -> Overlaid<'_> {
+        Overlaid::One(&self.part)
     }
 
     fn part(&self) -> Option<&Part> {

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Input, Output, Settings, Split, StageKind, Storing, TaskWork};
 use crate::check::Check;
-use crate::commit::{Commit, File, FileKind};
-use crate::expand::{Done, Error, Expansion, Given, Step, ordinal_name};
-use crate::id::{DatasetName, RecipeHash, ShardId};
-use crate::recipe::{Scope, hash, rows};
-use crate::task::{Role, Task};
+use crate::commit::{File, FileKind, FileList, FilesHasher};
+use crate::expand::{Error, Items, Next, Outcome, Request, Step, Tasks};
+use crate::id::{DatasetName, Digest, ShardId};
+use crate::recipe::{Recipes, hash};
+use crate::task::Role;
 
 /// The shard that sorts the pictures found.
 const IMAGE_FRONTIER: &str = "image-frontier";
@@ -82,34 +82,26 @@ pub enum CrawlWork {
     /// Global: takes the links of the waves so far and makes the pages of the next wave.
     /// Commits one `Pages` file per shard, none where nothing is left.
     Frontier {
-        /// Settings.
-        config: Crawl,
         /// The wave to plan, from 0 (the seeds).
         wave: u32,
-        /// `Pages` files of all earlier waves: the pages already seen.
-        seen: Vec<File>,
+        /// `Pages` files of all earlier waves, a list for each: the pages already seen.
+        seen: Vec<FileList>,
         /// `PageLinks` files of the wave before.
-        links: Vec<File>,
+        links: Option<FileList>,
     },
     /// Map: fetches the pages of one shard of a wave. Commits `PageLinks`, `ImageLinks`, `Rejects`.
     Pages {
-        /// Settings.
-        config: Crawl,
         /// The `Pages` file.
         pages: File,
     },
     /// Global: sorts the pictures found into shards by image host. Commits one `Images` file per
     /// shard.
     ImageFrontier {
-        /// Settings.
-        config: Crawl,
-        /// `ImageLinks` files of all waves.
-        links: Vec<File>,
+        /// `ImageLinks` files of all waves, a list for each.
+        links: Vec<FileList>,
     },
     /// Map: fetches the pictures of one shard. Commits base files and `Rejects`.
     Images {
-        /// Settings.
-        config: Crawl,
         /// The `Images` file.
         images: File,
     },
@@ -170,43 +162,22 @@ impl Settings for Crawl {
         Role::Crawl
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        waves(step, self, &mut Vec::new())
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        Ok(waves(request, self))
     }
 
-    fn left_out(&self, step: &Step<'_>) -> Result<Vec<ShardId>, Error> {
-        let mut left_out = Vec::new();
-        waves(step, self, &mut left_out)?;
-        Ok(left_out)
+    fn follower(&self, shard: &ShardId) -> Option<ShardId> {
+        let wave = shard.as_str().strip_prefix("pages-")?;
+        let (wave, _) = wave.split_once('-')?;
+        let wave: u32 = wave.parse().ok()?;
+        Some(ShardId(match wave {
+            last if last >= self.max_depth => IMAGE_FRONTIER.to_owned(),
+            wave => frontier(wave + 1),
+        }))
     }
 }
 
 impl TaskWork for CrawlWork {
-    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
-        match self {
-            Self::Frontier {
-                config,
-                wave,
-                seen,
-                links,
-            } => {
-                // The number of files seen marks where `seen` ends and `links` begin.
-                let config = (nameless(config), wave, seen.len());
-                let inputs = rows(seen.iter().chain(links));
-                hash::<Crawl>("frontier", None, &config, &[], &inputs)
-            }
-            Self::Pages { config, pages } => {
-                hash::<Crawl>("pages", None, &nameless(config), &[], &rows([pages]))
-            }
-            Self::ImageFrontier { config, links } => {
-                hash::<Crawl>("image-frontier", None, &nameless(config), &[], &rows(links))
-            }
-            Self::Images { config, images } => {
-                hash::<Crawl>("images", None, &nameless(config), &[], &rows([images]))
-            }
-        }
-    }
-
     fn contacts_foreign_hosts(&self) -> bool {
         match self {
             Self::Pages { .. } | Self::Images { .. } => true,
@@ -228,109 +199,82 @@ fn frontier(wave: u32) -> String {
 }
 
 /// The next step of a crawl.
-///
-/// - `left_out`: takes the shards that later steps were built without.
-fn waves(step: &Step<'_>, config: &Crawl, left_out: &mut Vec<ShardId>) -> Result<Expansion, Error> {
-    let mut seen: Vec<File> = Vec::new();
-    let mut page_links: Vec<File> = Vec::new();
-    let mut image_links: Vec<File> = Vec::new();
-    let mut tasks: Vec<Task> = Vec::new();
+fn waves(request: &Request<'_>, config: &Crawl) -> Next {
+    let (mut seen, mut image_links) = (Vec::new(), Vec::new());
+    let mut links = None;
+    let mut steps = request.steps.iter();
     for wave in 0..=config.max_depth {
-        let work = CrawlWork::Frontier {
-            config: config.clone(),
-            wave,
-            seen: seen.clone(),
-            links: std::mem::take(&mut page_links),
+        let Some(planned) = steps.next() else {
+            return Next::Tasks(frontier_task(request, config, wave, seen, links));
         };
-        let chosen = step.task(frontier(wave), work);
-        let Some(commit) = step.needed(&chosen.shard)? else {
-            return Ok(Expansion::Tasks(vec![chosen]));
-        };
-        tasks.push(chosen);
-        let pages = files(commit, FileKind::Pages);
-        if pages.is_empty() {
+        let pages = list(planned, FileKind::Pages);
+        if pages.count == 0 {
             break;
         }
-        let fetches = map(step, &format!("pages-{wave}"), &pages, |pages| {
-            CrawlWork::Pages {
-                config: config.clone(),
-                pages,
-            }
-        });
-        let next = match wave {
-            last if last == config.max_depth => IMAGE_FRONTIER.to_owned(),
-            wave => frontier(wave + 1),
+        let Some(fetched) = steps.next() else {
+            let prefix = format!("pages-{wave}-");
+            let work = |pages| CrawlWork::Pages { pages };
+            let items = fetches(config, "pages", pages, work);
+            let lists = &[FileKind::PageLinks, FileKind::ImageLinks];
+            return Next::Tasks(request.step(prefix, items, lists));
         };
-        // Once the next step was built without a shard, the crawl goes on without it.
-        if step.commit(&ShardId(next)).is_some() {
-            let open = fetches.iter().map(|fetch| &fetch.shard);
-            left_out.extend(open.filter(|shard| step.commit(shard).is_none()).cloned());
-        } else if !step.settled(&fetches) {
-            return Ok(Expansion::Tasks(fetches));
-        }
-        page_links = all(step, &fetches, FileKind::PageLinks);
-        image_links.extend(all(step, &fetches, FileKind::ImageLinks));
-        seen.extend(pages);
-        tasks.extend(fetches);
+        seen.push(pages);
+        links = Some(list(fetched, FileKind::PageLinks));
+        image_links.push(list(fetched, FileKind::ImageLinks));
     }
-    images(step, config, image_links, tasks)
+    let Some(sorted) = steps.next() else {
+        let inputs = rows(&image_links);
+        let config = nameless(config);
+        let recipe = hash::<Crawl>("image-frontier", None, &config, &[], &inputs);
+        let work = CrawlWork::ImageFrontier { links: image_links };
+        return Next::Tasks(request.one(IMAGE_FRONTIER, work, recipe, &[FileKind::Images]));
+    };
+    if steps.next().is_none() {
+        let images = list(sorted, FileKind::Images);
+        let items = fetches(config, "images", images, |images| CrawlWork::Images { images });
+        return Next::Tasks(request.step("images-", items, &[]));
+    }
+    Next::Done(Outcome::NewDataset(config.dataset.clone()))
 }
 
-/// The last two steps: pictures are sorted by host, then fetched.
-fn images(
-    step: &Step<'_>,
+fn frontier_task(
+    request: &Request<'_>,
     config: &Crawl,
-    links: Vec<File>,
-    mut tasks: Vec<Task>,
-) -> Result<Expansion, Error> {
-    let work = CrawlWork::ImageFrontier {
-        config: config.clone(),
-        links,
+    wave: u32,
+    seen: Vec<FileList>,
+    links: Option<FileList>,
+) -> Tasks {
+    // The number of lists seen marks where `seen` ends and `links` begin.
+    let config = (nameless(config), wave, seen.len());
+    let inputs = rows(seen.iter().chain(&links));
+    let recipe = hash::<Crawl>("frontier", None, &config, &[], &inputs);
+    let work = CrawlWork::Frontier { wave, seen, links };
+    request.one(frontier(wave), work, recipe, &[FileKind::Pages])
+}
+
+/// A task per file.
+fn fetches(
+    config: &Crawl,
+    step: &str,
+    files: FileList,
+    work: impl Fn(File) -> CrawlWork + Send + Sync + 'static,
+) -> Items {
+    let recipes = Recipes::new::<Crawl>(step, None, &nameless(config), &[]);
+    let make = move |file: File| {
+        let recipe = recipes.hash(&[file.rows_digest], None);
+        (work(file).into(), recipe)
     };
-    let frontier = step.task(IMAGE_FRONTIER, work);
-    let Some(commit) = step.needed(&frontier.shard)? else {
-        return Ok(Expansion::Tasks(vec![frontier]));
-    };
-    tasks.push(frontier);
-    let images = files(commit, FileKind::Images);
-    let fetches = map(step, "images", &images, |images| CrawlWork::Images {
-        config: config.clone(),
-        images,
-    });
-    if !step.settled(&fetches) {
-        return Ok(Expansion::Tasks(fetches));
-    }
-    let parts = step.bases(&fetches)?;
-    tasks.extend(fetches);
-    let given = Given::new_dataset(&config.dataset, parts);
-    Ok(Expansion::Done(Done::new(step, given, &tasks)))
+    Items::Files(files, Box::new(make))
 }
 
-/// One task per file, `<prefix>-<ordinal>`.
-fn map(
-    step: &Step<'_>,
-    prefix: &str,
-    files: &[File],
-    work: impl Fn(File) -> CrawlWork,
-) -> Vec<Task> {
-    let shard = |ordinal| ShardId(format!("{prefix}-{}", ordinal_name(ordinal)));
-    files
-        .iter()
-        .enumerate()
-        .map(|(ordinal, file)| step.task(shard(ordinal), work(file.clone())))
-        .collect()
+/// The files of this kind that a step made.
+fn list(step: &Step, kind: FileKind) -> FileList {
+    let list = step.lists.get(&kind).cloned();
+    list.unwrap_or_else(|| FilesHasher::default().finish(Vec::new()))
 }
 
-fn files(commit: &Commit, kind: FileKind) -> Vec<File> {
-    let files = commit.outputs.files.iter();
-    files.filter(|file| file.kind == kind).cloned().collect()
-}
-
-/// Files of one kind in all of these tasks' commits, in the order of the tasks.
-fn all(step: &Step<'_>, tasks: &[Task], kind: FileKind) -> Vec<File> {
-    step.commits_of(tasks)
-        .flat_map(|commit| files(commit, kind))
-        .collect()
+fn rows<'a>(lists: impl IntoIterator<Item = &'a FileList>) -> Vec<Digest> {
+    lists.into_iter().map(|list| list.rows).collect()
 }
 
 fn user_agent() -> String {

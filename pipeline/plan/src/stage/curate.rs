@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
+use super::{Input, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
-use crate::expand::{Error, Expansion, Step};
-use crate::id::{RecipeHash, StageName};
-use crate::recipe::{self, Scope};
+use crate::expand::{Error, Next, Request};
+use crate::id::StageName;
+use crate::recipe::Recipes;
 use crate::task::Role;
 
 /// `kind = "curate"`.
@@ -39,8 +39,6 @@ pub struct Curate {
 /// Map: curates one shard. Commits a `Curation` overlay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CurateWork {
-    /// Settings.
-    pub config: Curate,
     /// The shard.
     pub part: Part,
 }
@@ -87,25 +85,21 @@ impl Settings for Curate {
         Role::Curate
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        step.per_shard(&self.from, FileKind::Curation, |part| CurateWork {
-            config: self.clone(),
-            part,
-        })
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let config = Self {
+            from: blank_stage(),
+            ..self.clone()
+        };
+        let recipes = Recipes::new::<Self>("", None, &config, &[]);
+        let work = |part| CurateWork { part };
+        let input = Part::digest_of_metadata;
+        request.per_shard(&self.from, FileKind::Curation, recipes, input, work)
     }
 }
 
 impl TaskWork for CurateWork {
-    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
-        let config = Curate {
-            from: blank_stage(),
-            ..self.config.clone()
-        };
-        recipe::hash::<Curate>("", None, &config, &[], &[self.part.digest_of_metadata()])
-    }
-
-    fn overlaid(&self) -> &[Part] {
-        std::slice::from_ref(&self.part)
+    fn overlaid(&self) -> Overlaid<'_> {
+        Overlaid::One(&self.part)
     }
 
     fn part(&self) -> Option<&Part> {

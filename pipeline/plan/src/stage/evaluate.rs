@@ -6,11 +6,11 @@ use super::{
     Decoding, Input, Objective, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
 };
 use crate::check::Check;
-use crate::commit::Part;
-use crate::expand::{Error, Expansion, Given, Step};
+use crate::commit::Shards;
+use crate::expand::{ALL, Error, Next, Outcome, Request};
 use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe::{self, Scope};
+use crate::recipe;
 use crate::task::Role;
 
 /// Retrieval among the pictures and texts of a dataset.
@@ -70,18 +70,16 @@ pub struct Evaluate {
 /// Global: measures. Commits figures.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvaluateWork {
-    /// Settings.
-    pub config: Evaluate,
     /// The model.
     pub model: ModelDigest,
     /// The fine-tuned one.
     pub captioner: Option<ModelDigest>,
     /// Shards of the retrieval set.
-    pub retrieval: Vec<Part>,
+    pub retrieval: Option<Shards>,
     /// Shards of the captioning set.
-    pub captioning: Vec<Part>,
+    pub captioning: Option<Shards>,
     /// Shards of the zero-shot set.
-    pub zero_shot: Vec<Part>,
+    pub zero_shot: Option<Shards>,
 }
 
 impl Evaluate {
@@ -194,44 +192,44 @@ impl Settings for Evaluate {
         true
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let parts = |from: Option<&StageName>| match from {
-            Some(from) => step.dataset(from).map(|(_, parts)| parts.to_vec()),
-            None => Ok(Vec::new()),
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let shards = |from: Option<&StageName>| match from {
+            Some(from) => request.dataset(from).cloned().map(Some),
+            None => Ok(None),
         };
         let captioner = self.captioner.as_ref();
-        let [retrieval, captioning, zero_shot] = self.sets().map(|(_, from)| parts(from));
+        let [retrieval, captioning, zero_shot] = self.sets().map(|(_, from)| shards(from));
         let work = EvaluateWork {
-            config: self.clone(),
-            model: step.model(&self.model)?,
-            captioner: captioner.map(|model| step.model(model)).transpose()?,
+            model: request.model(&self.model)?,
+            captioner: captioner.map(|model| request.model(model)).transpose()?,
             retrieval: retrieval?,
             captioning: captioning?,
             zero_shot: zero_shot?,
         };
-        step.single(work, |commit| match commit.outputs.evaluation {
-            Some(_) => Ok(Given::Figures),
-            None => Err(step.damaged(&commit.shard, "holds no figures")),
+        let recipe = self.recipe(request, &work);
+        request.single(work, recipe, |outputs| match outputs.evaluation {
+            Some(_) => Ok(Outcome::Figures),
+            None => Err(request.damaged(&ALL.into(), "holds no figures")),
         })
     }
 }
 
-impl TaskWork for EvaluateWork {
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = self.config.nameless();
+impl Evaluate {
+    fn recipe(&self, request: &Request<'_>, work: &EvaluateWork) -> RecipeHash {
+        let config = self.nameless();
         let captioning = config.captioning.as_ref();
         let draws = config.blind || captioning.is_some_and(|set| set.decoding.draws());
-        let models = [self.model].into_iter().chain(self.captioner);
+        let models = [work.model].into_iter().chain(work.captioner);
         let models: Vec<Digest> = models.map(|model| model.0).collect();
-        let sets = [&self.retrieval, &self.captioning, &self.zero_shot];
-        let sets = sets.map(|parts| recipe::parts(parts));
-        recipe::of_device::<Evaluate>(
-            "",
-            draws.then_some(scope.seed),
-            &config,
-            &models,
-            &sets,
-            scope.device,
-        )
+        let sets = [&work.retrieval, &work.captioning, &work.zero_shot];
+        let input = |shards: &Option<Shards>| {
+            let shards = shards.as_ref();
+            shards.map_or_else(recipe::no_shards, |shards| shards.with_pixels)
+        };
+        let seed = draws.then_some(request.seed);
+        let inputs = sets.map(input);
+        recipe::of_device::<Self>("", seed, &config, &models, &inputs, request.device)
     }
 }
+
+impl TaskWork for EvaluateWork {}

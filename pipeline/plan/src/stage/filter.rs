@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Objective, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
+use super::{Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
-use crate::expand::{Error, Expansion, Step};
-use crate::id::{ModelDigest, RecipeHash, StageName};
+use crate::expand::{Error, Next, Request};
+use crate::id::{ModelDigest, StageName};
 use crate::pipeline::Graph;
-use crate::recipe::{self, Scope};
+use crate::recipe::Recipes;
 use crate::task::Role;
 
 /// `kind = "filter"`.
@@ -30,8 +30,6 @@ pub struct Filter {
 /// Map: judges the texts of one shard. Commits a `Verdicts` overlay.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FilterWork {
-    /// Settings.
-    pub config: Filter,
     /// The shard.
     pub part: Part,
     /// The model that judges.
@@ -76,29 +74,23 @@ impl Settings for Filter {
         true
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let model = step.model(&self.model)?;
-        step.per_shard(&self.from, FileKind::Verdicts, |part| FilterWork {
-            config: self.clone(),
-            part,
-            model,
-        })
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let model = request.model(&self.model)?;
+        let config = Self {
+            from: blank_stage(),
+            model: blank_stage(),
+            ..self.clone()
+        };
+        let recipes = Recipes::new::<Self>("", None, &config, &[model.0]);
+        let work = move |part| FilterWork { part, model };
+        let input = Part::digest_with_pixels;
+        request.per_shard(&self.from, FileKind::Verdicts, recipes, input, work)
     }
 }
 
 impl TaskWork for FilterWork {
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = Filter {
-            from: blank_stage(),
-            model: blank_stage(),
-            ..self.config.clone()
-        };
-        let inputs = [self.part.digest_with_pixels()];
-        recipe::of_device::<Filter>("", None, &config, &[self.model.0], &inputs, scope.device)
-    }
-
-    fn overlaid(&self) -> &[Part] {
-        std::slice::from_ref(&self.part)
+    fn overlaid(&self) -> Overlaid<'_> {
+        Overlaid::One(&self.part)
     }
 
     fn part(&self) -> Option<&Part> {

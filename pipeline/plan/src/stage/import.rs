@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::crawl::{max_image_bytes, max_text_bytes, shards};
 use super::{Input, Output, Settings, Split, StageKind, Storing, TaskWork};
 use crate::check::Check;
-use crate::expand::{Done, Error, Expansion, Given, Step, ordinal_name};
-use crate::id::{DatasetName, RecipeHash};
-use crate::recipe::{self, Scope};
+use crate::expand::{ALL, Error, Items, Next, Outcome, Request};
+use crate::id::DatasetName;
+use crate::recipe;
 use crate::row::Origin;
-use crate::task::{Role, Slice, Task};
+use crate::task::{Role, Slice};
 
 /// The form of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +134,6 @@ const MAX_SHARDS: usize = 1_000_000;
 /// Slice: imports pairs. Commits base files and `Rejects`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ImportWork {
-    /// Settings.
-    pub config: Import,
     /// Which slice of the source: items `i` of its sorted order with `i % of == index`.
     #[serde(default)]
     pub slice: Slice,
@@ -191,38 +189,32 @@ impl Settings for Import {
     }
 
     /// A source that is not split is one task, `all`. Slices that were given up are left out.
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let of = self.shards();
-        let work = |index| ImportWork {
-            config: self.clone(),
-            slice: Slice { index, of },
+    ///
+    /// What lies in the source is unknown here: without a label of its state no other run's import is
+    /// adopted. Later stages, whose recipes hold the rows, are. The name of the dataset is part of
+    /// the rows, so it stays in the recipe.
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        if !request.steps.is_empty() {
+            return Ok(Next::Done(Outcome::NewDataset(self.dataset.clone())));
+        }
+        let config = Self {
+            shards: None,
+            ..self.clone()
         };
-        if of == 1 {
-            return step.single(work(0), |commit| {
-                Ok(Given::new_dataset(&self.dataset, step.bases_in(commit)?))
-            });
-        }
-        let tasks: Vec<Task> = (0..of)
-            .map(|index| step.task(ordinal_name(index), work(index)))
-            .collect();
-        if !step.settled(&tasks) {
-            return Ok(Expansion::Tasks(tasks));
-        }
-        let given = Given::new_dataset(&self.dataset, step.bases(&tasks)?);
-        Ok(Expansion::Done(Done::new(step, given, &tasks)))
+        let run = config.snapshot.is_none().then(|| request.run.clone());
+        let of = self.shards();
+        let make = move |index: usize| {
+            let slice = Slice { index, of };
+            let config = (&config, slice, &run);
+            let recipe = recipe::hash::<Self>("", None, &config, &[], &[]);
+            (ImportWork { slice }.into(), recipe)
+        };
+        let (prefix, items) = match of {
+            1 => (ALL, Items::One(Box::new(make(0)))),
+            _ => ("", Items::Slices(of as u64, Box::new(make))),
+        };
+        Ok(Next::Tasks(request.step(prefix, items, &[])))
     }
 }
 
-impl TaskWork for ImportWork {
-    /// What lies in the source is unknown here: without a label of its state no other run's
-    /// import is adopted. Later stages, whose recipes hold the rows, are. The name of the dataset
-    /// is part of the rows, so it stays in the recipe.
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = Import {
-            shards: None,
-            ..self.config.clone()
-        };
-        let run = config.snapshot.is_none().then_some(scope.run);
-        recipe::hash::<Import>("", None, &(config, self.slice, run), &[], &[])
-    }
-}
+impl TaskWork for ImportWork {}

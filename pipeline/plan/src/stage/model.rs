@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Input, Output, Settings, Split, StageKind, TaskWork};
 use crate::check::Check;
-use crate::expand::{Error, Expansion, Step};
-use crate::id::{Digest, ModelDigest, RecipeHash};
-use crate::recipe::{self, Scope};
+use crate::expand::{Error, Next, Request};
+use crate::id::{Digest, ModelDigest};
+use crate::recipe;
 use crate::task::Role;
 
 /// `kind = "model"`: an existing model, in place of training one.
@@ -26,10 +26,7 @@ pub struct GivenModel {
 
 /// Global: reads a model. Commits a model folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelWork {
-    /// Settings.
-    pub config: GivenModel,
-}
+pub struct ModelWork {}
 
 impl StageKind for GivenModel {
     const NAME: &'static str = "model";
@@ -64,21 +61,14 @@ impl Settings for GivenModel {
         Role::Crawl
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let work = ModelWork {
-            config: self.clone(),
-        };
-        step.single(work, |commit| step.given_model(commit))
+    /// A digest says all; of a folder without one nothing is known here.
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let run = self.digest.is_none().then_some(request.run);
+        let source = self.source.as_ref().filter(|_| run.is_some());
+        let models: Vec<Digest> = self.digest.iter().map(|model| model.0).collect();
+        let recipe = recipe::hash::<Self>("", None, &(source, run), &models, &[]);
+        request.single(ModelWork {}, recipe, |outputs| request.given_model(outputs))
     }
 }
 
-impl TaskWork for ModelWork {
-    /// A digest says all; of a folder without one nothing is known here.
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
-        let config = &self.config;
-        let run = config.digest.is_none().then_some(scope.run);
-        let source = config.source.as_ref().filter(|_| run.is_some());
-        let models: Vec<Digest> = config.digest.iter().map(|model| model.0).collect();
-        recipe::hash::<GivenModel>("", None, &(source, run), &models, &[])
-    }
-}
+impl TaskWork for ModelWork {}

@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork};
 use crate::check::Check;
-use crate::expand::{Error, Expansion, Step};
-use crate::id::RecipeHash;
+use crate::expand::{Error, Next, Request};
+use crate::id::Digest;
 use crate::pipeline::Graph;
-use crate::recipe::{self, Scope};
+use crate::recipe;
 use crate::task::{Data, Role};
 
 /// `kind = "tokenizer"`.
@@ -28,8 +28,6 @@ pub struct Tokenizer {
 /// Global: makes a vocabulary. Commits a tokenizer folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TokenizerWork {
-    /// Settings.
-    pub config: Tokenizer,
     /// The texts, in the order of the settings.
     pub data: Vec<Data>,
 }
@@ -66,30 +64,20 @@ impl Settings for Tokenizer {
         Role::Curate
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
-        let work = TokenizerWork {
-            config: self.clone(),
-            data: step.data(&self.data)?,
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
+        let data = request.data(&self.data)?;
+        let config = Self {
+            data: source::nameless(&self.data),
+            ..self.clone()
         };
-        step.single(work, |commit| step.given_model(commit))
+        let inputs: Vec<Digest> = data.iter().map(|data| data.shards.metadata).collect();
+        let recipe = recipe::hash::<Self>("", None, &config, &[], &inputs);
+        let work = TokenizerWork { data };
+        request.single(work, recipe, |outputs| request.given_model(outputs))
     }
 }
 
-impl TaskWork for TokenizerWork {
-    fn recipe(&self, _: &Scope<'_>) -> RecipeHash {
-        let config = Tokenizer {
-            data: source::nameless(&self.config.data),
-            ..self.config.clone()
-        };
-        recipe::hash::<Tokenizer>(
-            "",
-            None,
-            &config,
-            &[],
-            &recipe::metadata_of_data(&self.data),
-        )
-    }
-}
+impl TaskWork for TokenizerWork {}
 
 fn min_count() -> u64 {
     2

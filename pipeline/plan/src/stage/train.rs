@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
-use crate::expand::{Error, Expansion, Step};
+use crate::expand::{Error, Next, Request};
 use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
-use crate::recipe::{self, Scope};
+use crate::recipe;
 use crate::task::{Data, Role};
 
 /// Which family a model belongs to.
@@ -137,8 +137,6 @@ pub struct Train {
 /// Gang: trains. Commits a model folder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainWork {
-    /// Settings.
-    pub config: Train,
     /// The samples, in the order of the settings.
     pub data: Vec<Data>,
     /// The vocabulary.
@@ -300,41 +298,39 @@ impl Settings for Train {
         true
     }
 
-    fn expand(&self, step: &Step<'_>) -> Result<Expansion, Error> {
+    fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
         let init = self.init.as_ref();
         let work = TrainWork {
-            config: self.clone(),
-            data: step.data(&self.data)?,
-            tokenizer: step.model(&self.tokenizer)?,
-            init: init.map(|init| step.model(init)).transpose()?,
+            data: request.data(&self.data)?,
+            tokenizer: request.model(&self.tokenizer)?,
+            init: init.map(|init| request.model(init)).transpose()?,
         };
-        step.single(work, |commit| step.given_model(commit))
+        let recipe = self.recipe(request, &work);
+        request.single(work, recipe, |outputs| request.given_model(outputs))
     }
 }
 
-impl TaskWork for TrainWork {
-    fn recipe(&self, scope: &Scope<'_>) -> RecipeHash {
+impl Train {
+    fn recipe(&self, request: &Request<'_>, work: &TrainWork) -> RecipeHash {
         let config = Train {
-            data: source::nameless(&self.config.data),
+            data: source::nameless(&self.data),
             tokenizer: blank_stage(),
-            init: self.init.map(|_| blank_stage()),
+            init: self.init.as_ref().map(|_| blank_stage()),
             // A run that is killed and resumed gives the same model, so how often it is saved
             // shapes nothing.
             checkpoint_steps: 0,
-            ..self.config.clone()
+            ..self.clone()
         };
-        let models = [self.tokenizer].into_iter().chain(self.init);
+        let models = [work.tokenizer].into_iter().chain(work.init);
         let models: Vec<Digest> = models.map(|model| model.0).collect();
-        recipe::of_device::<Train>(
-            "",
-            Some(scope.seed),
-            &config,
-            &models,
-            &recipe::data(&self.data),
-            scope.device,
-        )
+        let inputs = work.data.iter().map(|data| data.shards.with_pixels);
+        let inputs: Vec<Digest> = inputs.collect();
+        let seed = Some(request.seed);
+        recipe::of_device::<Self>("", seed, &config, &models, &inputs, request.device)
     }
 }
+
+impl TaskWork for TrainWork {}
 
 fn warmup() -> f64 {
     0.1

@@ -56,20 +56,11 @@ fn refused(settings: &str) -> String {
 
 /// Recipes of the first step under a run.
 fn recipes(stage: &Stage, run: &str) -> Vec<RecipeHash> {
-    let (run, missing, inputs) = (RunId::from(run), BTreeSet::new(), BTreeMap::new());
-    let request = Request {
-        stage,
-        run: &run,
-        seed: 1,
-        device: DEVICE.as_ref(),
-        inputs: &inputs,
-        commits: &[],
-        missing: &missing,
-    };
-    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
-        panic!("nothing to do")
-    };
-    tasks.iter().map(|task| task.recipe).collect()
+    let (mut world, none) = (World::default(), BTreeSet::new());
+    match world.expand_for(run, stage, 1, &Commits::new(), &none) {
+        Ok(Expansion::Tasks(tasks)) => tasks.iter().map(|task| task.recipe).collect(),
+        other => panic!("nothing to do: {other:?}"),
+    }
 }
 
 #[test]
@@ -94,7 +85,7 @@ fn a_rule_for_texts_stays_out_of_the_json_while_it_is_the_default() {
 #[test]
 fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one() {
     let pipeline = Pipeline::from_toml(GIVEN, "given.toml").unwrap();
-    let (given, tasks) = work_through_all(&pipeline, 1);
+    let (world, tasks) = work_through_all(&pipeline, 1);
     let pairs = &tasks[&StageName::from("pairs")];
     let names: Vec<_> = pairs.iter().map(|task| task.shard.as_str()).collect();
     assert_eq!(names, ["00000", "00001", "00002"]);
@@ -104,13 +95,12 @@ fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one()
         };
         assert_eq!(*slice, Slice { index, of: 3 });
     }
-    let StageOutput::Dataset { parts, .. } = &given[&StageName::from("pairs")] else {
-        panic!()
-    };
-    let bases: Vec<_> = parts.iter().map(|part| part.base.digest).collect();
+    let bases: Vec<_> = world
+        .shards("pairs")
+        .iter().map(|part| part.base.digest).collect();
     let expected = bases_of(&names);
     assert_eq!(bases, expected, "in the order of the slices");
-    let StageOutput::Model { digest } = &given[&StageName::from("captioner")] else {
+    let StageOutput::Model { digest } = &world.given[&StageName::from("captioner")] else {
         panic!()
     };
     let Work::Train(TrainWork {
@@ -136,24 +126,14 @@ fn bases_of(shards: &[&str]) -> Vec<Digest> {
 #[test]
 fn a_slice_that_was_given_up_is_left_out() {
     let stage = import("format = \"webdataset\"\nshards = 3");
-    let (run, inputs) = (RunId::from("r"), BTreeMap::new());
+    let mut world = World::default();
     let missing: BTreeSet<ShardId> = ["00001".into()].into();
-    let mut request = Request {
-        stage: &stage,
-        run: &run,
-        seed: 1,
-        device: DEVICE.as_ref(),
-        inputs: &inputs,
-        commits: &[],
-        missing: &missing,
-    };
-    let Expansion::Tasks(tasks) = expand(request).unwrap() else {
-        panic!()
-    };
+    let tasks = world.tasks(&stage, &Commits::new());
     let kept = tasks.iter().filter(|task| task.shard.as_str() != "00001");
-    let commits: Vec<_> = kept.map(|t| commit(t, outputs(t, &[], 0))).collect();
-    request.commits = &commits;
-    let Expansion::Done(done) = expand(request).unwrap() else {
+    let commits = kept
+        .map(|task| commit(task, outputs(&world, task, &[], 0)))
+        .collect();
+    let Ok(Expansion::Done(done)) = world.expand_without(&stage, 1, &commits, &missing) else {
         panic!()
     };
     let Given::Dataset { parts, .. } = done.given else {
@@ -251,19 +231,17 @@ proptest! {
     #[test]
     fn the_order_of_slices_is_that_of_their_names(of in 2usize..20, seed in any::<u64>()) {
         let stage = import(&format!("format = \"img2dataset\"\nshards = {of}"));
-        let (run, missing, inputs) = (RunId::from("r"), BTreeSet::new(), BTreeMap::new());
-        let mut request =
-            Request { stage: &stage, run: &run, seed: 1, device: DEVICE.as_ref(), inputs: &inputs, commits: &[], missing: &missing };
-        let Expansion::Tasks(tasks) = expand(request).unwrap() else { panic!() };
-        let mut commits: Vec<_> = tasks.iter().map(|t| commit(t, outputs(t, &[], 0))).collect();
-        commits.sort_by_key(|c| Digest::of_parts([c.shard.as_str().as_bytes(), &seed.to_le_bytes()[..]]));
-        for done in 0..of {
-            request.commits = &commits[..done];
-            let Expansion::Tasks(asked) = expand(request).unwrap() else { panic!("done too early") };
-            prop_assert_eq!(&asked, &tasks);
+        let mut world = World::default();
+        let tasks = world.tasks(&stage, &Commits::new());
+        let made = tasks.iter().map(|task| commit(task, outputs(&world, task, &[], 0)));
+        let mut made: Vec<_> = made.collect();
+        made.sort_by_key(|(shard, _)| Digest::of_parts([shard.as_str().as_bytes(), &seed.to_le_bytes()[..]]));
+        let mut commits = Commits::new();
+        for one in made {
+            prop_assert_eq!(&world.tasks(&stage, &commits), &tasks);
+            commits.extend([one]);
         }
-        request.commits = &commits;
-        let Expansion::Done(done) = expand(request).unwrap() else { panic!("never done") };
+        let Ok(Expansion::Done(done)) = world.expand(&stage, &commits) else { panic!("never done") };
         let Given::Dataset { parts, .. } = done.given else { panic!() };
         let names: Vec<_> = tasks.iter().map(|task| task.shard.as_str()).collect();
         let bases: Vec<_> = parts.iter().map(|part| part.base.digest).collect();
