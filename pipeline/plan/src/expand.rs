@@ -304,7 +304,8 @@ impl<'a> Request<'a> {
             let kind = overlay;
             return Ok(Next::Done(Outcome::Overlays { shards, kind }));
         }
-        let device = self.device.cloned();
+        let computes = self.stage.kind.settings().computes();
+        let device = self.device.filter(|_| computes).cloned();
         let make = move |part: Part| {
             let recipe = recipes.hash(&[input(&part)], device.as_ref());
             (work(part).into(), recipe)

@@ -129,6 +129,8 @@ mod tests {
     fn hashing_in_two_pieces_gives_the_hash_of_the_whole_json() {
         let digests = [Digest::of(b"a"), Digest::of(b"b")];
         let device = DeviceKind::from("cpu-avx2");
+        // Longer than a chunk of the hash.
+        let config = "queries".repeat(1_000);
         for (models, inputs, device) in [
             (&digests[..0], &digests[..0], None),
             (&digests[..1], &digests[..], Some(&device)),
@@ -138,12 +140,12 @@ mod tests {
                 version: Curate::VERSION,
                 step: "pages",
                 seed: Some(7),
-                config: "{}",
+                config: &config,
                 models,
                 inputs,
                 device,
             });
-            let recipes = Recipes::new::<Curate>("pages", Some(7), &"{}", models);
+            let recipes = Recipes::new::<Curate>("pages", Some(7), &config, models);
             let expected = RecipeHash(Digest::of(&whole));
             assert_eq!(recipes.hash(inputs, device), expected);
         }
