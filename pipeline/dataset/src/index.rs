@@ -12,6 +12,7 @@ use capstan_plan::task::Data;
 use crate::error::{Error, Result};
 use crate::files::{self, Pixels};
 use crate::store::Store;
+use crate::versions;
 use crate::view::{View, ViewRow, is_human};
 
 /// One kept (picture, text).
@@ -48,10 +49,10 @@ pub struct Index {
 pub async fn samples(store: &Store, data: &[Data]) -> Result<Index> {
     let mut index = Index::default();
     for data in data {
-        for part in &data.parts {
+        for part in versions::parts_of(store, &data.shards).await? {
             let shard = index.parts.len() as u32;
-            add(store, data, part, shard, &mut index.samples).await?;
-            index.parts.push(part.clone());
+            add(store, data, &part, shard, &mut index.samples).await?;
+            index.parts.push(part);
         }
     }
     Ok(index)
@@ -70,7 +71,7 @@ async fn add(
         for row in &rows {
             let texts = texts(row, data.web, data.synthetic, has_verdicts);
             let texts = texts.ok_or_else(|| Error::NoVerdicts {
-                version: data.version.clone(),
+                version: data.shards.version.clone(),
                 base: part.base.digest,
             })?;
             samples.extend(texts.into_iter().map(|text| Sample {

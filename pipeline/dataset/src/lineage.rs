@@ -18,7 +18,7 @@ use crate::record::kind_name;
 use crate::store::Store;
 use crate::versions::{self, Version};
 use crate::view::{View, ViewRow};
-use crate::{commits, stats};
+use crate::{commits, lists, stats};
 
 /// A search for texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,9 +275,11 @@ impl History {
                 stage,
                 ..
             } = versions::read(store, &version).await?;
-            history
-                .commits
-                .push(commits::of_stage(store, &run, &stage).await?);
+            let mut commits = commits::of_stage(store, &run, &stage).await?;
+            for commit in &mut commits {
+                commit.outputs.files = lists::output_files(store, &commit.outputs).await?;
+            }
+            history.commits.push(commits);
             history.passed.push(Passed {
                 version: version.to_string(),
                 run,

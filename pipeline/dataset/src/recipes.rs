@@ -1,12 +1,14 @@
 //! `recipes/<hash>.json`: create-only pointers to the commits that made a recipe.
 
-use capstan_plan::commit::Commit;
+use capstan_plan::commit::{Commit, File};
 use capstan_plan::id::{RecipeHash, RunId, ShardId, StageName};
+use futures::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::commits::READS;
+use crate::error::{Error, Result};
 use crate::store::{Created, Store};
-use crate::{commits, files, models};
+use crate::{commits, files, lists, models};
 
 /// The commit that a recipe led to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +40,12 @@ pub async fn adopt(store: &Store, recipe: &RecipeHash) -> Result<Option<Commit>>
     if commit.recipe != *recipe {
         return Ok(None);
     }
-    for file in &commit.outputs.files {
-        if store.size(&files::path(&file.digest)).await? != Some(file.size_bytes) {
+    if !are_whole(store, &commit.outputs.manifests).await? {
+        return Ok(None);
+    }
+    for page in 0..lists::output_pages(&commit.outputs) {
+        let files = lists::output_page(store, &commit.outputs, page).await?;
+        if !are_whole(store, &files).await? {
             return Ok(None);
         }
     }
@@ -49,6 +55,21 @@ pub async fn adopt(store: &Store, recipe: &RecipeHash) -> Result<Option<Commit>>
         return Ok(None);
     }
     Ok(Some(commit))
+}
+
+/// Whether the store has these files in their full size.
+async fn are_whole(store: &Store, files: &[File]) -> Result<bool> {
+    let sizes = futures::stream::iter(files.to_vec()).map(|file| async move {
+        let size = store.size(&files::path(&file.digest)).await?;
+        Ok::<_, Error>(size == Some(file.size_bytes))
+    });
+    let mut whole = sizes.buffer_unordered(READS);
+    while let Some(is_whole) = whole.try_next().await? {
+        if !is_whole {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Points the recipe of `commit` at it. An earlier pointer stays, unless its commit or outputs are

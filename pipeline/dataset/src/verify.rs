@@ -13,7 +13,7 @@ use capstan_plan::row::Reject;
 use crate::error::{Error, Result};
 use crate::record::{ManifestRow, TaskRow};
 use crate::store::Store;
-use crate::{commits, files, models, runs, versions};
+use crate::{commits, files, lists, models, runs, versions};
 
 mod shard;
 
@@ -227,7 +227,10 @@ async fn check_outputs(
     report: &mut VerifyReport,
 ) -> Result<()> {
     let mut rejects = BTreeMap::new();
-    for file in &commit.outputs.files {
+    let mut named = commit.outputs.manifests.clone();
+    let listed = lists::output_files(store, &commit.outputs).await;
+    named.extend(report.note(path, listed)?.unwrap_or_default());
+    for file in &named {
         let object = files::path(&file.digest);
         let is_new = seen.files.insert(file.digest);
         match store.size(&object).await? {
@@ -251,11 +254,7 @@ async fn check_outputs(
             check_object(store, &object, file.digest, report).await?;
         }
     }
-    let has_sidecar = commit
-        .outputs
-        .files
-        .iter()
-        .any(|f| f.kind == FileKind::Rejects);
+    let has_sidecar = named.iter().any(|f| f.kind == FileKind::Rejects);
     let mut counted = commit.outputs.rejects.clone();
     counted.retain(|_, count| *count > 0);
     if has_sidecar && counted != rejects {

@@ -1,7 +1,7 @@
 //! Dataset versions: `datasets/<name>/versions/<number of 20 digits>.json`, created once, never changed.
 //!
-//! A version has a bounded size. It names Parquet manifests, which list its files, and a Parquet
-//! list of the tasks that made it. Publishers race by create-if-absent; the loser takes the next
+//! A version does not grow with its rows or overlays. It names Parquet manifests, which list its files,
+//! one for [`PAGE`] shards, and Parquet lists of the tasks that made it. Publishers race by create-if-absent; the loser takes the next
 //! number.
 //!
 //! ```text
@@ -14,26 +14,40 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{File, FileKind, Part, VersionRef};
-use capstan_plan::id::{DatasetName, RecipeHash, RunId, ShardId, StageName};
+use capstan_plan::commit::{File, FileKind, Part, Shards, ShardsHasher, VersionRef};
+use capstan_plan::id::{DatasetName, Digest, RecipeHash, RunId, ShardId, StageName};
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::commits::READS;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::record::{ManifestRow, Record, TaskRow};
+use crate::lists::{PAGE, VersionLists, VersionWriter};
+use crate::record::{ManifestRow, TaskRow};
 use crate::store::{Created, Store, checked};
 
 #[cfg(test)]
 mod tests;
 
-/// Most rows of one manifest or task list.
-const MANIFEST_ROWS: usize = 65_536;
 /// Numbers that a publisher tries before it returns [`Error::Contended`].
 const PUBLISH_TRIES: u32 = 64;
 
-/// The content of a version to publish.
+/// What a version to publish says beside its lists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Origin {
+    /// The dataset.
+    pub dataset: DatasetName,
+    /// The run.
+    pub run: RunId,
+    /// The stage.
+    pub stage: StageName,
+    /// The version that the stage added overlays to, if any.
+    pub derived_from: Option<VersionRef>,
+    /// Counts by name.
+    pub statistics: BTreeMap<String, u64>,
+}
+
+/// The content of a version to publish, where it fits in memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewVersion {
     /// The dataset.
@@ -73,9 +87,25 @@ pub struct Version {
     pub statistics: BTreeMap<String, u64>,
     /// Parquet files: manifests of base files, pixels and overlays, then lists of tasks.
     pub manifests: Vec<File>,
+    /// `None` in versions written before shards were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shards: Option<Counted>,
     /// Set in versions written before there were lists of tasks.
     #[serde(flatten)]
     inline: InlineTasks,
+}
+
+/// The shards of a version, and how its manifests list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Counted {
+    /// How many there are.
+    count: u64,
+    /// Shards of each manifest; the last one has fewer.
+    page: u64,
+    /// See [`Shards::metadata`].
+    metadata: Digest,
+    /// See [`Shards::with_pixels`].
+    with_pixels: Digest,
 }
 
 /// Tasks as older versions hold them, in the JSON itself.
@@ -128,24 +158,45 @@ fn claims_folder(dataset: &DatasetName, run: &RunId, stage: &StageName) -> Resul
     Ok(format!("datasets/{dataset}/claims/{run}/{stage}"))
 }
 
-/// Writes the manifests and creates the next version of the dataset. Publishing
-/// the same (run, stage) again returns the version that it made.
+/// Writes the lists and creates the next version of the dataset, as [`publish_lists`].
+///
+/// # Errors
+/// Those of [`publish_lists`].
+pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
+    let mut writer = VersionWriter::new(store);
+    for part in &new.parts {
+        writer.shard(part).await?;
+    }
+    for recipe in new.recipes {
+        writer.recipe(recipe).await?;
+    }
+    for shard in new.missing {
+        writer.missing(shard).await?;
+    }
+    let origin = Origin {
+        dataset: new.dataset,
+        run: new.run,
+        stage: new.stage,
+        derived_from: new.derived_from,
+        statistics: new.statistics,
+    };
+    let shards = publish_lists(store, origin, &writer.finish().await?).await?;
+    Ok(shards.version)
+}
+
+/// Creates the next version of the dataset. Publishing the same (run, stage) again returns the
+/// version that it made.
 ///
 /// # Errors
 /// Those of [`Store::create`]; [`Error::Contended`] if other publishers took 64 numbers in a row.
-pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
+pub async fn publish_lists(store: &Store, new: Origin, lists: &VersionLists) -> Result<Shards> {
     let claims = claims_folder(&new.dataset, &new.run, &new.stage)?;
-    let mut manifests = None;
     for _ in 0..PUBLISH_TRIES {
         // In this order: see the head of this module.
         let parent = latest(store, &new.dataset).await?.map(|last| last.number);
         if let Some(made) = claimed(store, &new.dataset, &new.run, &new.stage).await? {
-            return Ok(made.reference());
+            return shards(store, &made).await;
         }
-        let manifests = match &mut manifests {
-            Some(written) => written,
-            none => none.insert(write_manifests(store, &new).await?),
-        };
         let version = Version {
             dataset: new.dataset.clone(),
             number: parent.unwrap_or(0) + 1,
@@ -154,14 +205,25 @@ pub async fn publish(store: &Store, new: NewVersion) -> Result<VersionRef> {
             run: new.run.clone(),
             stage: new.stage.clone(),
             statistics: new.statistics.clone(),
-            manifests: manifests.clone(),
+            manifests: lists.manifests.clone(),
+            shards: None,
             inline: InlineTasks::default(),
         };
         let reference = version.reference();
+        let shards = lists.shards.finish(reference.clone());
+        let version = Version {
+            shards: Some(Counted {
+                count: shards.count,
+                page: PAGE,
+                metadata: shards.metadata,
+                with_pixels: shards.with_pixels,
+            }),
+            ..version
+        };
         let claim = format!("{claims}/{}.json", version.number);
         store.create_json(&claim, &reference).await?;
         if store.create_json(&path(&reference)?, &version).await? == Created::Created {
-            return Ok(reference);
+            return Ok(shards);
         }
     }
     Err(Error::Contended {
@@ -218,29 +280,6 @@ pub async fn published(
     Ok(None)
 }
 
-/// Manifests of the shards, then lists of the tasks.
-async fn write_manifests(store: &Store, new: &NewVersion) -> Result<Vec<File>> {
-    let mut rows = Vec::new();
-    for (part, shard) in (0u32..).zip(&new.parts) {
-        let files = shard.files().cloned();
-        rows.extend(files.map(|file| ManifestRow { part, file }));
-    }
-    let mut manifests = write_chunks(store, FileKind::Manifest, &rows).await?;
-    let recipes = new.recipes.iter().copied().map(TaskRow::Recipe);
-    let missing = new.missing.iter().cloned().map(TaskRow::Missing);
-    let tasks: Vec<TaskRow> = recipes.chain(missing).collect();
-    manifests.extend(write_chunks(store, FileKind::Tasks, &tasks).await?);
-    Ok(manifests)
-}
-
-async fn write_chunks<T: Record>(store: &Store, kind: FileKind, rows: &[T]) -> Result<Vec<File>> {
-    let mut files = Vec::new();
-    for chunk in rows.chunks(MANIFEST_ROWS) {
-        files.push(files::write(store, kind, chunk.to_vec()).await?);
-    }
-    Ok(files)
-}
-
 /// Reads a version.
 ///
 /// # Errors
@@ -266,15 +305,109 @@ pub async fn read(store: &Store, version: &VersionRef) -> Result<Version> {
 /// # Errors
 /// [`Error::NotFound`], [`Error::Damaged`].
 pub async fn parts(store: &Store, version: &VersionRef) -> Result<Vec<Part>> {
+    all_parts(store, &read(store, version).await?).await
+}
+
+async fn all_parts(store: &Store, version: &Version) -> Result<Vec<Part>> {
     let mut parts: Vec<Part> = Vec::new();
-    let manifests = read(store, version).await?.manifests;
-    for manifest in of_kind(&manifests, FileKind::Manifest) {
-        for row in files::read(store, manifest).await? {
-            add_file(&mut parts, row)
-                .map_err(|reason| Error::damaged(files::path(&manifest.digest), reason))?;
-        }
+    for manifest in of_kind(&version.manifests, FileKind::Manifest) {
+        add_manifest(store, manifest, 0, &mut parts).await?;
     }
     Ok(parts)
+}
+
+/// Adds the shards of a manifest.
+///
+/// - `first`: the ordinal of the first one of `parts`.
+async fn add_manifest(
+    store: &Store,
+    manifest: &File,
+    first: u64,
+    parts: &mut Vec<Part>,
+) -> Result<()> {
+    for row in files::read(store, manifest).await? {
+        add_file(parts, first, row)
+            .map_err(|reason| Error::damaged(files::path(&manifest.digest), reason))?;
+    }
+    Ok(())
+}
+
+/// The shards of a version by reference.
+///
+/// # Errors
+/// Those of [`parts`], for a version that was written before shards were counted.
+pub async fn shards(store: &Store, version: &Version) -> Result<Shards> {
+    if let Some(counted) = version.shards {
+        return Ok(Shards {
+            version: version.reference(),
+            count: counted.count,
+            metadata: counted.metadata,
+            with_pixels: counted.with_pixels,
+        });
+    }
+    let mut hasher = ShardsHasher::default();
+    let parts = all_parts(store, version).await?;
+    parts.iter().for_each(|part| hasher.push(part));
+    Ok(hasher.finish(version.reference()))
+}
+
+/// Every shard that a task names, in order.
+///
+/// # Errors
+/// Those of [`parts`]; [`Error::Damaged`]: the version lists other shards.
+pub async fn parts_of(store: &Store, shards: &Shards) -> Result<Vec<Part>> {
+    let parts = parts(store, &shards.version).await?;
+    let mut hasher = ShardsHasher::default();
+    parts.iter().for_each(|part| hasher.push(part));
+    if hasher.finish(shards.version.clone()) != *shards {
+        let reason = "it lists other shards than the task that reads it names";
+        return Err(Error::damaged(path(&shards.version)?, reason));
+    }
+    Ok(parts)
+}
+
+/// The shards of a version, [`PAGE`] at a time.
+#[derive(Debug)]
+pub struct Pages {
+    manifests: Vec<File>,
+    /// Every shard of a version whose manifests are no pages.
+    whole: Vec<Part>,
+}
+
+impl Pages {
+    /// Those of this version.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`].
+    pub async fn open(store: &Store, version: &VersionRef) -> Result<Self> {
+        let version = read(store, version).await?;
+        let is_paged = version.shards.is_some_and(|counted| counted.page == PAGE);
+        let whole = match is_paged {
+            true => Vec::new(),
+            false => all_parts(store, &version).await?,
+        };
+        let manifests = of_kind(&version.manifests, FileKind::Manifest).cloned();
+        Ok(Self {
+            manifests: manifests.filter(|_| is_paged).collect(),
+            whole,
+        })
+    }
+
+    /// The shards of a page, from 0; none behind the last one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Damaged`].
+    pub async fn read(&self, store: &Store, page: u64) -> Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        match self.manifests.get(page as usize) {
+            Some(manifest) => add_manifest(store, manifest, page * PAGE, &mut parts).await?,
+            None => {
+                let shards = self.whole.chunks(PAGE as usize).nth(page as usize);
+                parts.extend(shards.into_iter().flatten().cloned());
+            }
+        }
+        Ok(parts)
+    }
 }
 
 fn of_kind(manifests: &[File], kind: FileKind) -> impl Iterator<Item = &File> {
@@ -282,12 +415,14 @@ fn of_kind(manifests: &[File], kind: FileKind) -> impl Iterator<Item = &File> {
 }
 
 /// Adds a file to the shard that it belongs to: the last one, or for a base file the next one.
-fn add_file(parts: &mut Vec<Part>, row: ManifestRow) -> Result<(), &'static str> {
+///
+/// - `first`: the ordinal of the first one of `parts`.
+fn add_file(parts: &mut Vec<Part>, first: u64, row: ManifestRow) -> Result<(), &'static str> {
     let ManifestRow { part, file } = row;
-    let known = parts.len();
-    let last = parts.last_mut().filter(|_| part as usize + 1 == known);
+    let (part, known) = (u64::from(part), first + parts.len() as u64);
+    let last = parts.last_mut().filter(|_| part + 1 == known);
     match (file.kind, last) {
-        (FileKind::Base, _) if part as usize == known => parts.push(Part {
+        (FileKind::Base, _) if part == known => parts.push(Part {
             base: file,
             pixels: None,
             overlays: Vec::new(),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::commit::{Part, VersionRef, parts_of};
+use capstan_plan::commit::{Part, Shards, VersionRef, parts_of};
 use capstan_plan::id::{Digest, ModelDigest, PairId, RecipeHash};
 use capstan_plan::reject::RejectCode;
 use capstan_plan::row::{
@@ -197,6 +197,15 @@ pub async fn publish_dataset(
     for pair in &mut all {
         pair.fetched_at_ms += run.len() as i64;
     }
+    let parts = parts(store, all, rows_per_file).await;
+    publish_parts(store, dataset, run, parts).await.version
+}
+
+/// A version of `dataset` with these shards.
+///
+/// # Panics
+/// If the store fails.
+pub async fn publish_parts(store: &Store, dataset: &str, run: &str, parts: Vec<Part>) -> Shards {
     let new = NewVersion {
         dataset: dataset.into(),
         run: run.into(),
@@ -205,7 +214,9 @@ pub async fn publish_dataset(
         derived_from: None,
         statistics: BTreeMap::new(),
         missing: Vec::new(),
-        parts: parts(store, all, rows_per_file).await,
+        parts,
     };
-    versions::publish(store, new).await.unwrap()
+    let version = versions::publish(store, new).await.unwrap();
+    let version = versions::read(store, &version).await.unwrap();
+    versions::shards(store, &version).await.unwrap()
 }

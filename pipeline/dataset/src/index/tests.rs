@@ -2,21 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use capstan_plan::commit::{VersionRef, parts_of};
+use capstan_plan::commit::parts_of;
+use capstan_plan::id::Digest;
 use capstan_plan::row::Origin;
 use proptest::prelude::*;
 
 use super::*;
 use crate::conformance::rows;
 
-fn data(parts: Vec<Part>, web: Use, synthetic: Use) -> Data {
-    let version = VersionRef {
-        dataset: "web".into(),
-        number: 1,
-    };
+async fn data(store: &Store, parts: Vec<Part>, web: Use, synthetic: Use) -> Data {
+    // Each in a version of its own.
+    let run = Digest::of(format!("{parts:?}").as_bytes()).to_string();
     Data {
-        version,
-        parts,
+        shards: rows::publish_parts(store, "web", &run, parts).await,
         web,
         synthetic,
     }
@@ -68,7 +66,7 @@ proptest! {
         runtime.block_on(async {
             let store = Store::memory();
             let parts = rows::parts(&store, rows::pairs("site", count), cut).await;
-            let index = samples(&store, &[data(parts.clone(), web, synthetic)]).await.unwrap();
+            let index = samples(&store, &[data(&store, parts.clone(), web, synthetic).await]).await.unwrap();
             assert_eq!(index.parts, parts);
             let found: BTreeSet<TextId> = index.samples.iter().map(|s| s.text_id).collect();
             assert_eq!(found.len(), index.samples.len());
@@ -88,11 +86,11 @@ async fn kept_texts_need_a_filter() {
     let store = Store::memory();
     let mut parts = rows::parts(&store, rows::pairs("site", 10), 10).await;
     parts[0].overlays.pop();
-    let asked = [data(parts.clone(), Use::Kept, Use::None)];
+    let asked = [data(&store, parts.clone(), Use::Kept, Use::None).await];
     let error = samples(&store, &asked).await.unwrap_err();
     assert!(matches!(error, Error::NoVerdicts { .. }), "{error}");
     assert!(error.to_string().contains("web@1"), "{error}");
-    let index = samples(&store, &[data(parts, Use::All, Use::None)])
+    let index = samples(&store, &[data(&store, parts, Use::All, Use::None).await])
         .await
         .unwrap();
     assert!(!index.samples.is_empty());
@@ -108,8 +106,8 @@ async fn versions_follow_each_other() {
         .unwrap();
     let human = parts_of(&bare).unwrap().remove(0);
     let all = [
-        data(web, Use::All, Use::All),
-        data(vec![human], Use::None, Use::None),
+        data(&store, web, Use::All, Use::All).await,
+        data(&store, vec![human], Use::None, Use::None).await,
     ];
     let index = samples(&store, &all).await.unwrap();
     assert_eq!(index.parts.len(), 4);
