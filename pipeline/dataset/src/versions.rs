@@ -366,6 +366,16 @@ pub async fn parts_of(store: &Store, shards: &Shards) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
+/// Digests of the manifests of a version: what a task that reads all of its shards has read.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Damaged`].
+pub async fn manifests(store: &Store, shards: &Shards) -> Result<Vec<Digest>> {
+    let version = read(store, &shards.version).await?;
+    let manifests = of_kind(&version.manifests, FileKind::Manifest);
+    Ok(manifests.map(|manifest| manifest.digest).collect())
+}
+
 /// The shards of a version, [`PAGE`] at a time.
 #[derive(Debug)]
 pub struct Pages {

@@ -8,6 +8,7 @@ use capstan_plan::FailureKind;
 use capstan_plan::commit::Outputs;
 use capstan_plan::failure;
 use capstan_plan::id::{Digest, LeaseEpoch};
+use capstan_plan::stage::Kind;
 use capstan_plan::task::Task;
 use capstan_proto::v1;
 use capstan_runtime::trace::Context;
@@ -21,6 +22,8 @@ use crate::count;
 pub struct Assignment {
     /// The task.
     pub task: Task,
+    /// The settings of its stage.
+    pub kind: Arc<Kind>,
     /// The lease with every id that names it. Every report about the attempt carries it.
     pub lease: v1::LeaseRef,
     /// Number of ranks that share the task; 1 for every task but training.

@@ -25,6 +25,7 @@ mod message;
 mod options;
 mod report;
 mod serve;
+mod settings;
 mod turns;
 mod work;
 

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::message;
 use crate::options::Options;
+use crate::settings::SettingsCache;
 use crate::work::{StoreState, panic_text};
 
 /// Most cached base files that a lease request names.
@@ -58,6 +59,7 @@ pub async fn serve(
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
         store,
+        settings: SettingsCache::default(),
         executor,
         heartbeat,
         shutdown,
@@ -95,6 +97,7 @@ async fn join_slots(
 pub(crate) struct SlotContext {
     pub(crate) options: Options,
     pub(crate) store: Store,
+    pub(crate) settings: SettingsCache,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) client: CoordinatorClient<Channel>,
     pub(crate) heartbeat: Heartbeat,
@@ -257,6 +260,7 @@ mod tests {
             heartbeat: Heartbeat::start(endpoint, &options).unwrap(),
             options,
             store: Store::memory(),
+            settings: SettingsCache::default(),
             executor: Arc::new(Idle),
             shutdown,
             overdue: CancellationToken::new(),

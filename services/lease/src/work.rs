@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use capstan_dataset::commits;
+use capstan_dataset::{commits, lists};
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Commit;
 use capstan_plan::failure;
@@ -80,16 +80,20 @@ impl SlotContext {
         let result = match task {
             // The assignment arrived while the worker was asked to stop.
             Ok(_) if self.shutdown.is_cancelled() => Err(stopped()),
-            Ok(task) => {
-                let assignment = Assignment {
-                    task,
-                    lease: lease.clone(),
-                    world_size: assignment.world_size as usize,
-                    attempt_number: assignment.attempt_number,
-                    trace,
-                };
-                self.execute_and_commit(assignment, &control).await
-            }
+            Ok(task) => match self.settings.of(&self.store, &task).await {
+                Ok(kind) => {
+                    let assignment = Assignment {
+                        task,
+                        kind,
+                        lease: lease.clone(),
+                        world_size: assignment.world_size as usize,
+                        attempt_number: assignment.attempt_number,
+                        trace,
+                    };
+                    self.execute_and_commit(assignment, &control).await
+                }
+                Err(error) => Err(Failure::new(error.kind(), &error)),
+            },
             Err(error) => Err(Failure::new(FailureKind::Fatal, &error)),
         };
         let store = self.probe_store(&result, &control).await;
@@ -138,6 +142,8 @@ impl SlotContext {
     /// Creates the commit record. Returns whether this attempt wrote it.
     async fn commit(&self, assignment: &Assignment, done: Done) -> Result<bool, Failure> {
         let task = &assignment.task;
+        let outputs = lists::bounded(&self.store, done.outputs).await;
+        let outputs = outputs.map_err(|error| Failure::new(error.kind(), &error))?;
         let commit = Commit {
             run: task.run.clone(),
             stage: task.stage.clone(),
@@ -147,7 +153,7 @@ impl SlotContext {
             lease_epoch: assignment.lease_epoch(),
             recipe: task.recipe,
             inputs: done.inputs,
-            outputs: done.outputs,
+            outputs,
             wall_seconds: done.wall_seconds,
             cpu_seconds: done.cpu_seconds,
             adopted: false,

@@ -15,7 +15,7 @@ use capstan_plan::commit::Outputs;
 use capstan_plan::failure;
 use capstan_plan::id::AttemptId;
 use capstan_plan::results::TrainingStep;
-use capstan_plan::stage::TrainWork;
+use capstan_plan::stage::{Kind, TrainWork};
 use capstan_plan::task::Work;
 use capstan_runtime::fault;
 use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
@@ -91,7 +91,8 @@ impl Trainer {
             () = control.stopped() => return Err(Error::Cancelled),
             prepared = self.prepare(assignment, control.clone()) => prepared?,
         };
-        let (rank, digests) = (prepared.plan.rank, prepared.training.digests());
+        let rank = prepared.plan.rank;
+        let digests = prepared.training.digests(&self.store).await?;
         let handle = Handle::current();
         let span = tracing::Span::current();
         let computed =
@@ -111,15 +112,15 @@ impl Trainer {
     /// this process take their turns together.
     async fn prepare(&self, assignment: Assignment, control: Control) -> Result<Attempt, Error> {
         let task = assignment.task.clone();
-        let Work::Train(work) = task.work else {
+        let (Kind::Train(config), Work::Train(work)) = (&*assignment.kind, task.work) else {
             return Err(Error::Role);
         };
         let TrainWork {
-            config,
             data,
             tokenizer,
             init,
         } = work;
+        let config = config.clone();
         control.progress.begin("steps", config.steps);
         let training = Training {
             config,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use capstan_dataset::{Store, index, models};
+use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
 use capstan_model::{Device, ImagePreprocess};
 use capstan_plan::id::{Digest, ModelDigest};
@@ -88,13 +88,13 @@ impl Training {
     }
 
     /// Digests of all inputs, for the commit record.
-    pub(crate) fn digests(&self) -> Vec<Digest> {
-        let parts = self.data.iter().flat_map(|data| &data.parts);
-        let files = parts.flat_map(|part| part.files());
-        files
-            .map(|file| file.digest)
-            .chain([self.tokenizer.0])
-            .chain(self.init.map(|model| model.0))
-            .collect()
+    pub(crate) async fn digests(&self, store: &Store) -> Result<Vec<Digest>, Error> {
+        let mut digests = Vec::new();
+        for data in &self.data {
+            digests.extend(versions::manifests(store, &data.shards).await?);
+        }
+        digests.push(self.tokenizer.0);
+        digests.extend(self.init.map(|model| model.0));
+        Ok(digests)
     }
 }

@@ -49,7 +49,11 @@ impl Executor for Worker {
         // Cancellation drops this future at once. A computation on a thread of its own checks for
         // it after each batch.
         let cancel = context.control.cancel.clone();
-        let work = cancel.run_until_cancelled(stage::run(&context, assignment.task.work));
+        let work = cancel.run_until_cancelled(stage::run(
+            &context,
+            &assignment.kind,
+            assignment.task.work,
+        ));
         let done = work.await.unwrap_or(Err(Error::Cancelled));
         let mut done = done.map_err(|error| Failure::new(error.kind(), &error))?;
         if done.wall_seconds == 0.0 {

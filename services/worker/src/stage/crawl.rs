@@ -1,9 +1,9 @@
 //! `crawl`: frontiers are planned, pages and pictures fetched.
 
 use capstan_crawl::Net;
-use capstan_dataset::files;
+use capstan_dataset::{files, lists};
 use capstan_lease::Done;
-use capstan_plan::commit::{File, FileKind, Outputs};
+use capstan_plan::commit::{File, FileKind, FileList, Outputs};
 use capstan_plan::row::{ImageLink, PageLink, Pair, Reject};
 use capstan_plan::stage::{Crawl, CrawlWork};
 use tokio::sync::mpsc;
@@ -14,19 +14,18 @@ use crate::fetched::{PAIRS_IN_FLIGHT, control, count_rejects, done};
 use crate::measured::{Measured, computed, on_own_threads};
 
 /// Works on one task of a crawl.
-pub(crate) async fn run(context: &Context, work: CrawlWork) -> Result<Done, Error> {
+pub(crate) async fn run(
+    context: &Context,
+    config: &Crawl,
+    work: CrawlWork,
+) -> Result<Done, Error> {
     match work {
-        CrawlWork::Frontier {
-            config,
-            wave,
-            seen,
-            links,
-        } => frontier(context, &config, wave, &seen, &links).await,
-        CrawlWork::Pages { config, pages } => self::pages(context, &config, &pages).await,
-        CrawlWork::ImageFrontier { config, links } => {
-            image_frontier(context, &config, &links).await
+        CrawlWork::Frontier { wave, seen, links } => {
+            frontier(context, config, wave, &seen, links.as_ref()).await
         }
-        CrawlWork::Images { config, images } => self::images(context, &config, &images).await,
+        CrawlWork::Pages { pages } => self::pages(context, config, &pages).await,
+        CrawlWork::ImageFrontier { links } => image_frontier(context, config, &links).await,
+        CrawlWork::Images { images } => self::images(context, config, &images).await,
     }
 }
 
@@ -35,8 +34,8 @@ async fn frontier(
     context: &Context,
     config: &Crawl,
     wave: u32,
-    seen: &[File],
-    links: &[File],
+    seen: &[FileList],
+    links: Option<&FileList>,
 ) -> Result<Done, Error> {
     let seen_pages: Vec<PageLink> = read_all(context, seen).await?;
     let linked: Vec<PageLink> = read_all(context, links).await?;
@@ -56,7 +55,8 @@ async fn frontier(
             .files
             .push(files::write(&context.store, FileKind::Pages, shard).await?);
     }
-    Ok(done(outputs, seen.iter().chain(links), shards.cpu_seconds))
+    let read = seen.iter().chain(links).flat_map(|list| &list.manifests);
+    Ok(done(outputs, read, shards.cpu_seconds))
 }
 
 /// Fetches the pages of one shard.
@@ -92,7 +92,11 @@ async fn pages(context: &Context, config: &Crawl, pages: &File) -> Result<Done, 
 }
 
 /// Spreads the pictures found over shards by image host.
-async fn image_frontier(context: &Context, config: &Crawl, links: &[File]) -> Result<Done, Error> {
+async fn image_frontier(
+    context: &Context,
+    config: &Crawl,
+    links: &[FileList],
+) -> Result<Done, Error> {
     let rows: Vec<ImageLink> = read_all(context, links).await?;
     let config = config.clone();
     let shards = computed(move || Ok(capstan_crawl::plan_images(&config, rows))).await?;
@@ -102,7 +106,8 @@ async fn image_frontier(context: &Context, config: &Crawl, links: &[File]) -> Re
             .files
             .push(files::write(&context.store, FileKind::Images, shard).await?);
     }
-    Ok(done(outputs, links, shards.cpu_seconds))
+    let read = links.iter().flat_map(|list| &list.manifests);
+    Ok(done(outputs, read, shards.cpu_seconds))
 }
 
 /// Fetches the pictures of one shard.
@@ -173,13 +178,16 @@ async fn finish_pairs(
     Ok(done(outputs, [input], read.cpu_seconds))
 }
 
+/// The rows of every file of these lists, in order.
 async fn read_all<T: capstan_dataset::record::Record>(
     context: &Context,
-    inputs: &[File],
+    inputs: impl IntoIterator<Item = &FileList>,
 ) -> Result<Vec<T>, Error> {
     let mut rows = Vec::new();
-    for file in inputs {
-        rows.extend(files::read(&context.store, file).await?);
+    for list in inputs {
+        for file in lists::files_of(&context.store, list).await? {
+            rows.extend(files::read(&context.store, &file).await?);
+        }
     }
     Ok(rows)
 }

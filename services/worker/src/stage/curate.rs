@@ -5,7 +5,7 @@ use capstan_dataset::files::{self, Pixels};
 use capstan_dataset::view::{View, ViewRow};
 use capstan_lease::Done;
 use capstan_plan::commit::Outputs;
-use capstan_plan::stage::CurateWork;
+use capstan_plan::stage::{Curate, CurateWork};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -16,9 +16,13 @@ use crate::overlays::{count_kept, metadata_digests};
 const BATCH: usize = 256;
 
 /// Curates one shard; commits an overlay.
-pub(crate) async fn run(context: &Context, work: CurateWork) -> Result<Done, Error> {
-    let CurateWork { config, part } = work;
-    let curator = Curator::new(&config)?;
+pub(crate) async fn run(
+    context: &Context,
+    config: &Curate,
+    work: CurateWork,
+) -> Result<Done, Error> {
+    let CurateWork { part } = work;
+    let curator = Curator::new(config)?;
     let rows = View::read(&context.store, &part, Pixels::Skip).await?;
     let rows: Vec<CurateRow> = rows.into_iter().map(curate_row).collect();
     let pictures = rows.len() as u64;

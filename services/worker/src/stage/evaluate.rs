@@ -1,23 +1,25 @@
 //! `evaluate`: a model is measured on its sets.
 
 use capstan_dataset::files::Pixels;
-use capstan_dataset::models;
+use capstan_dataset::{models, versions};
 use capstan_dataset::view::View;
 use capstan_evaluate::Models;
 use capstan_lease::Done;
-use capstan_plan::commit::{Outputs, Part};
+use capstan_plan::commit::{Outputs, Shards};
 use capstan_plan::row::Pair;
-use capstan_plan::stage::EvaluateWork;
+use capstan_plan::stage::{Evaluate, EvaluateWork};
 
 use crate::compute::compute;
 use crate::context::Context;
 use crate::error::Error;
-use crate::overlays::digests;
 
 /// Measures a model; commits figures.
-pub(crate) async fn run(context: &Context, work: EvaluateWork) -> Result<Done, Error> {
+pub(crate) async fn run(
+    context: &Context,
+    config: &Evaluate,
+    work: EvaluateWork,
+) -> Result<Done, Error> {
     let EvaluateWork {
-        config,
         model,
         captioner,
         retrieval,
@@ -30,13 +32,13 @@ pub(crate) async fn run(context: &Context, work: EvaluateWork) -> Result<Done, E
         None => None,
     };
     let sets = capstan_evaluate::Sets {
-        retrieval: pairs(context, &retrieval).await?,
-        captioning: pairs(context, &captioning).await?,
-        zero_shot: pairs(context, &zero_shot).await?,
+        retrieval: pairs(context, retrieval.as_ref()).await?,
+        captioning: pairs(context, captioning.as_ref()).await?,
+        zero_shot: pairs(context, zero_shot.as_ref()).await?,
     };
     context.control.progress.begin("parts", 0);
     let (progress, report) = (context.control.progress.clone(), context.report_progress());
-    let (seed, device) = (context.seed, context.device);
+    let (config, seed, device) = (config.clone(), context.seed, context.device);
     let computed = compute(context, move |pool| {
         let report = |done: u64, total: u64| {
             progress.begin("parts", total);
@@ -51,12 +53,11 @@ pub(crate) async fn run(context: &Context, work: EvaluateWork) -> Result<Done, E
         )?)
     })
     .await?;
-    let read = [&retrieval, &captioning, &zero_shot];
-    let models = [model].into_iter().chain(captioner).map(|model| model.0);
-    let inputs = digests(read.into_iter().flatten())
-        .into_iter()
-        .chain(models)
-        .collect();
+    let mut inputs = Vec::new();
+    for shards in [&retrieval, &captioning, &zero_shot].into_iter().flatten() {
+        inputs.extend(versions::manifests(&context.store, shards).await?);
+    }
+    inputs.extend([model].into_iter().chain(captioner).map(|model| model.0));
     Ok(Done {
         outputs: Outputs {
             evaluation: Some(computed.value),
@@ -69,10 +70,13 @@ pub(crate) async fn run(context: &Context, work: EvaluateWork) -> Result<Done, E
 }
 
 /// Pairs of a set with their pictures.
-async fn pairs(context: &Context, parts: &[Part]) -> Result<Vec<Pair>, Error> {
+async fn pairs(context: &Context, shards: Option<&Shards>) -> Result<Vec<Pair>, Error> {
+    let Some(shards) = shards else {
+        return Ok(Vec::new());
+    };
     let mut pairs = Vec::new();
-    for part in parts {
-        let rows = View::read(&context.store, part, Pixels::Read).await?;
+    for part in versions::parts_of(&context.store, shards).await? {
+        let rows = View::read(&context.store, &part, Pixels::Read).await?;
         pairs.extend(rows.into_iter().filter(|row| row.keep).map(|row| row.pair));
     }
     Ok(pairs)

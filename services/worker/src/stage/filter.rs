@@ -6,7 +6,7 @@ use capstan_dataset::models;
 use capstan_dataset::view::View;
 use capstan_lease::Done;
 use capstan_plan::commit::Outputs;
-use capstan_plan::stage::FilterWork;
+use capstan_plan::stage::{self as settings, FilterWork};
 
 use crate::compute::compute;
 use crate::context::Context;
@@ -14,12 +14,13 @@ use crate::error::Error;
 use crate::overlays::digests;
 
 /// Judges the texts of one shard; commits an overlay.
-pub(crate) async fn run(context: &Context, work: FilterWork) -> Result<Done, Error> {
-    let FilterWork {
-        config,
-        part,
-        model,
-    } = work;
+pub(crate) async fn run(
+    context: &Context,
+    config: &settings::Filter,
+    work: FilterWork,
+) -> Result<Done, Error> {
+    let FilterWork { part, model } = work;
+    let config = config.clone();
     let folder = models::fetch(&context.store, &model, &context.cache).await?;
     let rows = View::read(&context.store, &part, Pixels::Read).await?;
     context

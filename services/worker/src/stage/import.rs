@@ -4,7 +4,7 @@ use capstan_dataset::files;
 use capstan_import::Imported;
 use capstan_lease::Done;
 use capstan_plan::commit::{FileKind, Outputs};
-use capstan_plan::stage::ImportWork;
+use capstan_plan::stage::{Import, ImportWork};
 use tokio::sync::mpsc;
 
 use crate::context::Context;
@@ -16,8 +16,13 @@ use crate::measured::on_own_threads;
 const REJECTS_PER_FILE: usize = 65_536;
 
 /// Imports one slice of existing pairs.
-pub(crate) async fn run(context: &Context, work: ImportWork) -> Result<Done, Error> {
-    let ImportWork { config, slice } = work;
+pub(crate) async fn run(
+    context: &Context,
+    config: &Import,
+    work: ImportWork,
+) -> Result<Done, Error> {
+    let ImportWork { slice } = work;
+    let config = config.clone();
     let source = context.import_roots.resolve(&config.source)?;
     context.control.progress.begin("pictures", 0);
     let (sender, receiver) = mpsc::channel(PAIRS_IN_FLIGHT);

@@ -6,7 +6,7 @@ use capstan_dataset::models;
 use capstan_lease::Done;
 use capstan_model::inspect::inspect;
 use capstan_plan::commit::Outputs;
-use capstan_plan::stage::ModelWork;
+use capstan_plan::stage::GivenModel;
 
 use crate::compute::compute;
 use crate::context::Context;
@@ -17,8 +17,7 @@ use crate::measured::computed;
 ///
 /// The whole folder is read as later stages read it, so that a foreign one is refused here, in one
 /// line.
-pub(crate) async fn run(context: &Context, work: ModelWork) -> Result<Done, Error> {
-    let config = work.config;
+pub(crate) async fn run(context: &Context, config: &GivenModel) -> Result<Done, Error> {
     let store = &context.store;
     let folder = match (&config.source, &config.digest) {
         (Some(source), _) => source_folder(context, source).await?,

@@ -2,20 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use capstan_dataset::{index, models};
+use capstan_dataset::{index, models, versions};
 use capstan_lease::Done;
 use capstan_model::Tokenizer;
 use capstan_plan::commit::Outputs;
-use capstan_plan::stage::TokenizerWork;
+use capstan_plan::stage::{self as settings, TokenizerWork};
 
 use crate::compute::compute;
 use crate::context::Context;
 use crate::error::Error;
-use crate::overlays::metadata_digests;
 
 /// Makes one vocabulary from the texts of all sources; commits its folder.
-pub(crate) async fn run(context: &Context, work: TokenizerWork) -> Result<Done, Error> {
-    let TokenizerWork { config, data } = work;
+pub(crate) async fn run(
+    context: &Context,
+    config: &settings::Tokenizer,
+    work: TokenizerWork,
+) -> Result<Done, Error> {
+    let TokenizerWork { data } = work;
     let index = index::samples(&context.store, &data).await?;
     let texts: Vec<String> = index
         .samples
@@ -24,7 +27,7 @@ pub(crate) async fn run(context: &Context, work: TokenizerWork) -> Result<Done, 
         .collect();
     context.control.progress.begin("texts", texts.len() as u64);
     let folder = Scratch::new(context, "tokenizer")?;
-    let made = folder.0.clone();
+    let (made, config) = (folder.0.clone(), config.clone());
     let computed = compute(context, move |_| {
         let tokenizer = Tokenizer::train(&texts, config.min_count, config.max_vocab)?;
         tokenizer.save(&made)?;
@@ -37,7 +40,10 @@ pub(crate) async fn run(context: &Context, work: TokenizerWork) -> Result<Done, 
         ..Outputs::default()
     };
     outputs.counts.insert("tokens".to_owned(), computed.value);
-    let inputs = metadata_digests(data.iter().flat_map(|data| &data.parts));
+    let mut inputs = Vec::new();
+    for data in &data {
+        inputs.extend(versions::manifests(&context.store, &data.shards).await?);
+    }
     Ok(Done {
         outputs,
         inputs,
