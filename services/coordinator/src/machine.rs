@@ -182,8 +182,9 @@ impl Machine {
         self.insert(key, task);
     }
 
-    fn insert(&mut self, key: Key, task: Task) -> Ordinal {
+    fn insert(&mut self, mut key: Key, mut task: Task) -> Ordinal {
         self.added += 1;
+        self.stages.share_names(&mut key);
         let (ordinal, key) = (self.added, Arc::new(key));
         let run = self.stages.add(&key, ordinal);
         if task.state == State::Committed {
@@ -192,7 +193,7 @@ impl Machine {
         for lease in task.held().into_iter().flat_map(Held::leases) {
             self.queues.watch(ordinal, lease);
         }
-        let route = self.queues.route(run, &task.spec);
+        let route = self.queues.route(run, &mut task.spec);
         self.by_key.insert(key.clone(), ordinal);
         let entry = Box::new(Entry { key, route, task });
         self.entries.insert(ordinal, entry);

@@ -53,13 +53,14 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// The route of a task.
-    pub(super) fn route(&mut self, run: RunNumber, spec: &Spec) -> Route {
+    /// The route of a task. Makes it share the name of its device with the other tasks of its lane.
+    pub(super) fn route(&mut self, run: RunNumber, spec: &mut Spec) -> Route {
         let lane = self.lane(spec.role, spec.device.as_ref());
         let lane = lane.unwrap_or_else(|| {
             self.lanes.push((spec.role, spec.device.clone()));
             self.lanes.len() as Lane - 1
         });
+        spec.device.clone_from(&self.lanes[lane as usize].1);
         Route {
             run,
             lane,

@@ -68,6 +68,17 @@ impl Stages {
         run.number
     }
 
+    /// Makes a key share the names of its run and its stage with the other keys of the stage.
+    pub(super) fn share_names(&self, key: &mut Key) {
+        let Some((name, run)) = self.runs.get_key_value(&key.run) else {
+            return;
+        };
+        key.run = name.clone();
+        if let Some((name, _)) = run.stages.get_key_value(&key.stage) {
+            key.stage = name.clone();
+        }
+    }
+
     /// A task is committed; `runtime` where its attempt was watched from its beginning.
     pub(super) fn committed(&mut self, key: &Key, runtime: Option<Duration>) {
         let Some(stage) = self.stage_mut(&key.run, &key.stage) else {
