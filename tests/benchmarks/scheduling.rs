@@ -181,7 +181,7 @@ fn empty(worker: &str, lease: &v1::LeaseRef, task: &Task) -> Commit {
         stage: task.stage.clone(),
         shard: task.shard.clone(),
         attempt: AttemptId(lease.attempt.clone()),
-        worker: WorkerId(worker.to_owned()),
+        worker: WorkerId::from(worker),
         lease_epoch: LeaseEpoch {
             generation: epoch.generation,
             counter: epoch.counter,

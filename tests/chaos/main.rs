@@ -12,6 +12,7 @@
 //! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued after another worker has committed the task | |
 //! | SIGSTOP of the coordinator for longer than a lease, twice | stopped once tasks are leased; no lease may expire | its first look at the clock took every lease away |
 //! | [`fences`]: two coordinators on one database, or on one store | both run at the same time; the generation is read from the store | a coordinator that may not serve announced that it was ready |
+//! | [`random`]: kills, freezes, cuts and full disks at random moments | the events and their times are drawn from a seed | |
 //!
 //! `capstan_runtime::fault` lists the points and what is true at each. A scenario without a bug has
 //! found none yet.
@@ -20,7 +21,10 @@
 
 mod faults;
 mod fences;
+mod link;
+mod random;
 mod rebuild;
+mod schedule;
 mod stops;
 mod zombies;
 

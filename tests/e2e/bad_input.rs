@@ -1,8 +1,8 @@
 //! Bad input gives one line and its exit code, and nothing is written.
 
 use std::path::Path;
-use std::process::Command;
 
+use capstan_tests::disk::SmallDisk;
 use capstan_tests::lines::Lines;
 
 use crate::harness::{capstan, fail, one_line, root, small_demo, succeed};
@@ -98,54 +98,12 @@ fn demo_refuses_a_folder_of_another_seed() {
     lines.check();
 }
 
-/// A small file system of its own, unmounted on drop.
-struct SmallDisk {
-    folder: tempfile::TempDir,
-}
-
-impl SmallDisk {
-    /// Mounts a tmpfs. `None`, after one line, if this user may not mount.
-    ///
-    /// # Panics
-    /// In continuous integration (`CI` is set), if it cannot be mounted.
-    fn mount(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = mount(&["-t", "tmpfs", "-o", size, "capstan-test"], folder.path());
-        if !mounted {
-            assert!(std::env::var_os("CI").is_none(), "tmpfs cannot be mounted");
-            eprintln!("a full disk was not tried: mounting a tmpfs needs root");
-            return None;
-        }
-        Some(Self { folder })
-    }
-
-    fn grow(&self, size: &str) {
-        let options = format!("remount,{size}");
-        assert!(mount(&["-o", &options], self.folder.path()));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily (-l): a child that is still exiting may hold a file open.
-        let _ = Command::new("umount")
-            .arg("-l")
-            .arg(self.folder.path())
-            .status();
-    }
-}
-
-fn mount(arguments: &[&str], folder: &Path) -> bool {
-    let mounted = Command::new("mount").args(arguments).arg(folder).output();
-    mounted.is_ok_and(|output| output.status.success())
-}
-
 #[test]
 fn a_run_fails_on_a_full_disk_and_resumes_with_more_space() {
     let Some(disk) = SmallDisk::mount("size=3m") else {
         return;
     };
-    let out = disk.folder.path().join("out");
+    let out = disk.folder().join("out");
     let stderr = fail(&mut small_demo(&out), 5);
     // Which file meets the full disk first depends on timing.
     let line = one_line(&stderr);

@@ -254,23 +254,35 @@ impl Cluster {
     ///
     /// - `ended`: called for each role that exited; restarts the role, or fails the test.
     pub fn await_end(&mut self, run: &str, mut ended: impl FnMut(&mut Self, &str, ExitStatus)) {
-        let id = RunId::from(run);
         let what = format!("the end of run {run}");
         await_some(&what, self.setup.limit, || {
-            let gone: Vec<_> = self
-                .roles
-                .iter_mut()
-                .filter_map(|(name, role)| Some((name.clone(), role.exited()?)))
-                .collect();
-            for (name, status) in gone {
+            for (name, status) in self.exited() {
                 ended(self, &name, status);
             }
-            let standing = runs::standing(&self.store, &id);
-            let standing = self.runtime.block_on(standing).unwrap()?;
-            let state = standing.state;
-            assert_eq!(state, runs::RunState::Done, "{run}: {}", standing.reason);
-            Some(())
+            self.is_done(run).then_some(())
         });
+    }
+
+    /// Roles that have exited.
+    pub fn exited(&mut self) -> Vec<(String, ExitStatus)> {
+        let roles = self.roles.iter_mut();
+        let exited = roles.filter_map(|(name, role)| Some((name.clone(), role.exited()?)));
+        exited.collect()
+    }
+
+    /// Whether the store says that the run is done. Needs no running coordinator.
+    ///
+    /// # Panics
+    /// If the run ended otherwise.
+    pub fn is_done(&self, run: &str) -> bool {
+        let id = RunId::from(run);
+        let standing = runs::standing(&self.store, &id);
+        let Some(standing) = self.runtime.block_on(standing).unwrap() else {
+            return false;
+        };
+        let state = standing.state;
+        assert_eq!(state, runs::RunState::Done, "{run}: {}", standing.reason);
+        true
     }
 
     /// Waits until the run is done; a role that exits before fails the test.

@@ -6,6 +6,7 @@
 )]
 
 pub mod cluster;
+pub mod disk;
 pub mod go;
 pub mod harness;
 pub mod lines;

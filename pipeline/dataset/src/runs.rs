@@ -96,7 +96,7 @@ pub async fn fix_device(
 pub async fn list(store: &Store) -> Result<Vec<RunRecord>> {
     let mut runs = Vec::new();
     for run in store.folders("runs").await? {
-        runs.extend(read(store, &RunId(run)).await?);
+        runs.extend(read(store, &RunId::from(run)).await?);
     }
     Ok(runs)
 }

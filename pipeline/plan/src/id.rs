@@ -1,6 +1,7 @@
 //! Identifiers. Every id is a newtype, so that a shard is never taken for a run.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -170,11 +171,57 @@ macro_rules! name_id {
     };
 }
 
-name_id! {
+/// A name that many records repeat: a clone shares its text.
+macro_rules! shared_name_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer).map(Self::from)
+            }
+        }
+    };
+}
+
+shared_name_id! {
     /// One submission of a pipeline. Names a folder of the store, so: `[a-z0-9-]`.
     RunId
 }
-name_id! {
+shared_name_id! {
     /// A stage by the name that the pipeline file gives it.
     StageName
 }
@@ -205,12 +252,12 @@ name_id! {
     /// One attempt of one task by one worker, never reused. Recorded in commits, never in rows.
     AttemptId
 }
-name_id! {
+shared_name_id! {
     /// What a model computes on, as far as results differ by it: `cpu-avx512`, `cpu-avx2`,
     /// `cuda-sm90`.
     DeviceKind
 }
-name_id! {
+shared_name_id! {
     /// A worker process as it calls itself when it registers.
     WorkerId
 }

@@ -111,7 +111,7 @@ impl Pipeline {
         let value = serde_json::to_value(self).expect("settings are plain data");
         let digest = Digest::of(value.to_string().as_bytes()).short();
         let name: String = self.name.chars().take(80).collect();
-        RunId(format!("{}-{}", name.replace('_', "-"), &digest[..8]))
+        RunId::from(format!("{}-{}", name.replace('_', "-"), &digest[..8]))
     }
 
     /// Everything that is wrong with the values and with how the stages fit together.

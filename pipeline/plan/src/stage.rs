@@ -332,5 +332,5 @@ impl Kind {
 
 /// A name of a stage that is left out of a recipe: names never shape an output.
 fn blank_stage() -> StageName {
-    StageName(String::new())
+    StageName::from("")
 }

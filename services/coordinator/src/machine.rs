@@ -8,7 +8,7 @@
 //!     └──────────────────────────│── failed, expired ┘ │
 //!                                │                     └─ BadInput, PoisonShard, Fatal,
 //!                                │                        or no attempts left ─► Quarantined
-//!                                └── somebody asks for it ◄──────────────────────────┘
+//!                                └── an operator asks for it ◄───────────────────────┘
 //!                                                         run ended ───────────► Cancelled
 //! ```
 //!
@@ -22,13 +22,17 @@
 //! - Nothing looks at all tasks: each state has its queue, by what it waits for.
 
 mod assign;
+mod caches;
 mod failing;
+mod gangs;
 mod policy;
 mod queues;
 mod stages;
 mod task;
 #[cfg(test)]
 mod tests;
+mod turns;
+mod twins;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -38,8 +42,10 @@ use std::time::Duration;
 use capstan_plan::id::{DeviceKind, LeaseEpoch, RunId, StageName, WorkerId};
 use capstan_plan::task::Role;
 
-use self::queues::Queues;
+use self::caches::Caches;
+use self::queues::{Queues, Route};
 use self::stages::Stages;
+use self::task::Demand;
 use self::workers::Workers;
 
 pub use assign::{Grant, Offer};
@@ -97,10 +103,12 @@ pub struct Machine {
     policy: Policy,
     /// The last epoch that was given out.
     last_epoch: LeaseEpoch,
-    entries: BTreeMap<Ordinal, Entry>,
+    /// Boxed: a map of ascending keys is little more than half full.
+    entries: BTreeMap<Ordinal, Box<Entry>>,
     by_key: HashMap<Arc<Key>, Ordinal>,
     added: Ordinal,
     queues: Queues,
+    caches: Caches,
     stages: Stages,
     workers: Workers,
     outbox: Vec<Change>,
@@ -110,6 +118,7 @@ pub struct Machine {
 #[derive(Debug)]
 struct Entry {
     key: Arc<Key>,
+    route: Route,
     task: Task,
 }
 
@@ -126,6 +135,7 @@ impl Machine {
             by_key: HashMap::new(),
             added: 0,
             queues: Queues::default(),
+            caches: Caches::default(),
             stages: Stages::default(),
             workers: Workers::default(),
             outbox: Vec::new(),
@@ -147,7 +157,8 @@ impl Machine {
 
     /// Live workers of a role, of one kind of device where it matters.
     pub fn live_workers(&self, role: Role, device: Option<&DeviceKind>, now: Now) -> usize {
-        self.workers.live(role, device, &self.policy, now)
+        let demand = Demand { role, device };
+        self.workers.live(demand, &self.policy, now)
     }
 
     /// The most common kind of device among live workers of a role.
@@ -171,20 +182,47 @@ impl Machine {
         self.insert(key, task);
     }
 
-    fn insert(&mut self, key: Key, task: Task) -> Ordinal {
+    fn insert(&mut self, mut key: Key, mut task: Task) -> Ordinal {
         self.added += 1;
+        self.stages.share_names(&mut key);
         let (ordinal, key) = (self.added, Arc::new(key));
-        self.stages.add(&key, ordinal);
+        let run = self.stages.add(&key, ordinal);
         if task.state == State::Committed {
             self.stages.committed(&key, None);
         }
-        self.queues.enter(ordinal, &task.spec, &task.state);
         for lease in task.held().into_iter().flat_map(Held::leases) {
             self.queues.watch(ordinal, lease);
         }
+        let route = self.queues.route(run, &mut task.spec);
         self.by_key.insert(key.clone(), ordinal);
-        self.entries.insert(ordinal, Entry { key, task });
+        let entry = Box::new(Entry { key, route, task });
+        self.entries.insert(ordinal, entry);
+        self.enter(ordinal);
         ordinal
+    }
+
+    /// Puts a task where its state belongs.
+    fn enter(&mut self, ordinal: Ordinal) {
+        let Some(entry) = self.entries.get(&ordinal) else {
+            return;
+        };
+        let (route, task) = (entry.route, &entry.task);
+        self.queues.enter(ordinal, route, &task.state);
+        if let (State::Ready, Some(base), false) = (&task.state, &task.spec.base, route.is_gang) {
+            self.caches.enter(base, route.run, ordinal);
+        }
+    }
+
+    /// Takes a task from where it is, before its state changes.
+    fn leave(&mut self, ordinal: Ordinal) {
+        let Some(entry) = self.entries.get(&ordinal) else {
+            return;
+        };
+        let (route, task) = (entry.route, &entry.task);
+        self.queues.leave(ordinal, route, &task.state);
+        if let (State::Ready, Some(base), false) = (&task.state, &task.spec.base, route.is_gang) {
+            self.caches.leave(base, route.run, ordinal);
+        }
     }
 
     /// Renews a lease.
@@ -306,7 +344,12 @@ impl Machine {
             self.go(ordinal, State::Ready, "");
         }
         let expired = self.expire(now);
-        self.workers.forget(&self.policy, now);
+        for (worker, cached) in self.workers.forget(&self.policy, now) {
+            for base in cached.iter() {
+                let tasks = self.readers(base);
+                self.caches.release(&worker, base, tasks);
+            }
+        }
         expired
     }
 
@@ -323,7 +366,7 @@ impl Machine {
         self.workers.postpone(gap);
     }
 
-    /// Ends every task of a run that is not final; leases are told so by their next heartbeat.
+    /// Ends every task of a run that is not final; the next heartbeat of a lease reports it.
     pub fn cancel(&mut self, run: &RunId) {
         for ordinal in self.stages.of_run(run) {
             if !self.entries[&ordinal].task.state.is_final() {
@@ -334,9 +377,13 @@ impl Machine {
 
     /// Forgets every task of a run that has ended.
     pub fn forget(&mut self, run: &RunId) {
-        for ordinal in self.stages.forget(run) {
+        let Some((number, ordinals)) = self.stages.forget(run) else {
+            return;
+        };
+        for ordinal in ordinals {
             self.remove(ordinal);
         }
+        self.queues.forget(number);
     }
 
     /// Forgets the tasks of a step of a stage that is over, but for those that stay.
@@ -355,9 +402,9 @@ impl Machine {
     }
 
     fn remove(&mut self, ordinal: Ordinal) {
-        if let Some(Entry { key, task }) = self.entries.remove(&ordinal) {
-            self.queues.leave(ordinal, &task.spec, &task.state);
-            self.by_key.remove(&key);
+        self.leave(ordinal);
+        if let Some(entry) = self.entries.remove(&ordinal) {
+            self.by_key.remove(&entry.key);
         }
     }
 
@@ -405,16 +452,16 @@ impl Machine {
     }
 
     fn set(&mut self, ordinal: Ordinal, state: State, what: What, message: &str) {
+        self.leave(ordinal);
         let Some(entry) = self.entries.get_mut(&ordinal) else {
             return;
         };
         let task = &mut entry.task;
-        self.queues.leave(ordinal, &task.spec, &task.state);
         if let Some(holder) = task.holder().cloned() {
             task.last_worker = Some(holder);
         }
         task.state = state;
-        self.queues.enter(ordinal, &task.spec, &task.state);
+        self.enter(ordinal);
         self.note(ordinal, what, message);
     }
 

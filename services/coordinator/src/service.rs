@@ -46,7 +46,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::SubmitRunResponse>, Status> {
         let request = request.into_inner();
         let pipeline = read_pipeline(request.pipeline, &request.file_name)?;
-        let run = (!request.run.is_empty()).then_some(RunId(request.run));
+        let run = (!request.run.is_empty()).then_some(RunId::from(request.run));
         let submitted = self.submit(pipeline, request.seed, run).await?;
         Ok(Response::new(v1::SubmitRunResponse {
             warnings: submitted.warnings,
@@ -204,7 +204,7 @@ impl Coordinator for Handle {
         request: Request<v1::RetryRunRequest>,
     ) -> Result<Response<v1::RetryRunResponse>, Status> {
         let request = request.into_inner();
-        let stage = (!request.stage.is_empty()).then_some(StageName(request.stage));
+        let stage = (!request.stage.is_empty()).then_some(StageName::from(request.stage));
         let shard = (!request.shard.is_empty()).then_some(ShardId(request.shard));
         let retried = self.retry(&request.run.into(), stage, shard).await?;
         Ok(Response::new(v1::RetryRunResponse {
@@ -219,7 +219,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::PlanRunResponse>, Status> {
         let request = request.into_inner();
         let pipeline = read_pipeline(request.pipeline, &request.file_name)?;
-        let run = (!request.run.is_empty()).then_some(RunId(request.run));
+        let run = (!request.run.is_empty()).then_some(RunId::from(request.run));
         let plan = self.plan(pipeline, request.seed, run).await?;
         Ok(Response::new(plan))
     }

@@ -269,7 +269,7 @@ impl<'t> Reader<'t> {
             }
         }
         let stage = Stage {
-            name: StageName(name),
+            name: StageName::from(name),
             max_quarantined,
             device,
             kind,

@@ -18,7 +18,7 @@ use crate::settings::Settings;
 pub fn run(args: &args::Report, settings: &Settings) -> Result<(), ExpectedError> {
     block_on(async {
         let store = dataset::open(&args.store, settings).await?;
-        let run = RunId(args.run.clone());
+        let run = RunId::from(args.run.as_str());
         let recorded = Recorded::read(&store, &run).await?;
         let gathered = gather(&store, &recorded, None, None).await?;
         std::fs::create_dir_all(&args.out).map_err(|error| {

@@ -113,7 +113,7 @@ async fn run(
     };
     let status = coordinator.run(&run).await?.status.unwrap_or_default();
     Ok(Some(Ended {
-        run: RunId(run),
+        run: RunId::from(run),
         leased: ended.leased,
         watched: Watched {
             wall_seconds: began.seconds(),

@@ -1,20 +1,23 @@
 //! Who gets what: offers of workers against tasks that wait.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use capstan_plan::FailureKind;
 use capstan_plan::id::{AttemptId, DeviceKind, Digest, LeaseEpoch, WorkerId};
 use capstan_plan::task::Role;
 
-use super::queues::Lane;
+use super::gangs::Slots;
+use super::queues::{Lane, RunNumber};
 use super::task::{Held, Lease, Rank, Spec, State, Task, What, attempt_id};
-use super::{Key, Machine, Notice, Now, Ordinal};
+use super::{Key, Machine, Now, Ordinal};
 
-/// Tasks that are looked at for one offer, the oldest first. All but those that this worker
-/// should leave to others are taken at once, so more are never needed.
+/// Tasks that are looked at for one slot, the oldest of each run, the runs together. All but those
+/// that this worker should leave to others are taken at once.
 const LOOKAHEAD: usize = 256;
+/// The least share of a run in them.
+const LEAST_LOOKAHEAD: usize = 16;
 
 /// A worker that asks for work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,50 +54,54 @@ pub struct Grant {
 }
 
 impl Offer {
-    /// The lanes of these roles that this worker takes tasks from.
-    fn lanes<'a>(&self, roles: impl IntoIterator<Item = &'a Role>) -> Vec<Lane> {
-        let lanes = roles
-            .into_iter()
-            .flat_map(|role| [(*role, None), (*role, Some(self.device.clone()))]);
-        lanes.collect()
-    }
-
-    /// Whether this worker can take a task: it has the role and, where it matters, the device.
-    fn fits(&self, spec: &Spec) -> bool {
-        let is_device = spec.device.as_ref().is_none_or(|kind| kind == &self.device);
-        is_device && self.roles.contains(&spec.role)
+    /// Whether this worker can take a task.
+    pub(super) fn fits(&self, spec: &Spec) -> bool {
+        spec.demand().is_met_by(&self.roles, &self.device)
     }
 }
 
+/// What a worker is offered tasks from.
+struct Choice<'a> {
+    offer: &'a Offer,
+    /// Those that it may take tasks from now.
+    lanes: &'a [Lane],
+    /// Only older tasks than this.
+    before: Ordinal,
+    now: Now,
+}
+
 impl Machine {
-    /// Serves offers, the oldest first, with tasks, the oldest first.
+    /// Serves offers, the oldest first.
     ///
-    /// - A gang's task is granted to all of its ranks or not at all, each to another worker. Workers
-    ///   that failed it through a fault of their own, or are ejected, take part only where too few
-    ///   others are alive.
-    /// - A task whose base file a worker has cached goes to it before older ones, and other
-    ///   workers leave it alone: both for a bounded time, so that nothing starves (delay
+    /// - Gangs go first, and slots are kept for them: see [`super::gangs`].
+    /// - Runs take turns: see [`super::turns`]. Within a run the oldest task goes first.
+    /// - A task whose base file a worker has cached goes to it before older ones of its run, and
+    ///   other workers leave it alone: both for a bounded time, so that nothing starves (delay
     ///   scheduling: Zaharia et al., EuroSys 2010).
-    /// - A worker for whom nothing is left may get a twin of a task that takes far too long.
+    /// - A worker for which nothing is left may get a twin of a task that takes far too long.
     pub fn assign(&mut self, offers: &[impl Borrow<Offer>], now: Now) -> Vec<Grant> {
         let offers: Vec<&Offer> = offers.iter().map(Borrow::borrow).collect();
         for offer in &offers {
-            let (roles, cached) = (&offer.roles, &offer.cached);
-            self.workers
-                .offers(&offer.worker, roles, &offer.device, cached, now);
+            self.see(offer, now);
         }
-        let mut slots: Vec<usize> = offers.iter().map(|offer| offer.slots).collect();
+        let mut slots = Slots::new(&offers);
         let mut grants = self.assign_gangs(&offers, &mut slots, now);
         for (index, offer) in offers.iter().enumerate() {
-            if slots[index] == 0 || !self.queues.any_ready() {
+            if slots.before(index).is_none() || !self.queues.any_ready() {
                 continue;
             }
-            let lanes = offer.lanes(&self.roles_of(offer, now));
-            while slots[index] > 0 {
-                let Some(ordinal) = self.pick(offer, &lanes, now) else {
+            let lanes = self.lanes_of(offer, now);
+            while let Some(before) = slots.before(index) {
+                let choice = Choice {
+                    offer,
+                    lanes: &lanes,
+                    before,
+                    now,
+                };
+                let Some(ordinal) = self.pick(&choice) else {
                     break;
                 };
-                slots[index] -= 1;
+                slots.take(index);
                 grants.extend(self.grant(ordinal, &[(index, &offer.worker)], now));
             }
         }
@@ -102,55 +109,59 @@ impl Machine {
         grants
     }
 
-    fn assign_gangs(&mut self, offers: &[&Offer], slots: &mut [usize], now: Now) -> Vec<Grant> {
-        let mut grants = Vec::new();
-        for ordinal in self.queues.gangs() {
-            let spec = &self.entries[&ordinal].task.spec;
-            let is_suspect = |worker: &WorkerId| {
-                let policy = &self.policy;
-                self.workers.is_suspect(worker, ordinal, policy, now)
-            };
-            let mut members: Vec<(usize, &WorkerId)> = Vec::new();
-            let mut suspects: Vec<(usize, &WorkerId)> = Vec::new();
-            for (index, offer) in offers.iter().enumerate() {
-                let is_free = slots[index] > 0 && offer.fits(spec);
-                let mut chosen = members.iter().chain(&suspects);
-                let is_new = chosen.all(|(_, worker)| *worker != &offer.worker);
-                match is_suspect(&offer.worker) {
-                    _ if !is_free || !is_new || members.len() == spec.world_size => {}
-                    true => suspects.push((index, &offer.worker)),
-                    false => members.push((index, &offer.worker)),
-                }
-            }
-            // A worker whose device fails takes part only where there are too few others.
-            let missing = spec.world_size - members.len();
-            if missing > 0 && !self.are_enough_trusted(ordinal, spec, now) {
-                members.extend(suspects.into_iter().take(missing));
-            }
-            if members.len() < spec.world_size {
-                continue;
-            }
-            members.iter().for_each(|(index, _)| slots[*index] -= 1);
-            // By name, so that a gang of the same workers has the same ranks again.
-            members.sort_by(|a, b| a.1.cmp(b.1));
-            grants.extend(self.grant(ordinal, &members, now));
+    /// Notes what a worker that asks for work is, and what it has cached.
+    fn see(&mut self, offer: &Offer, now: Now) {
+        let Some(before) = self.workers.offers(offer, now) else {
+            return;
+        };
+        for gone in before.difference(&offer.cached) {
+            let tasks = self.readers(gone);
+            self.caches.release(&offer.worker, gone, tasks);
         }
-        grants
+        for new in offer.cached.difference(&before) {
+            let tasks = self.readers(new);
+            self.caches.hold(&offer.worker, new, tasks);
+        }
     }
 
-    /// Whether a gang could be made of live workers that are not suspect.
-    fn are_enough_trusted(&self, ordinal: Ordinal, spec: &Spec, now: Now) -> bool {
-        let trusted = self.workers.trusted(spec, ordinal, &self.policy, now);
-        trusted >= spec.world_size
+    /// Ready tasks that read this base file.
+    pub(super) fn readers(&self, base: &Digest) -> Vec<(RunNumber, Ordinal)> {
+        let readers = self.caches.readers(base).filter_map(|ordinal| {
+            let entry = self.entries.get(&ordinal)?;
+            let is_reader = entry.task.spec.base.as_ref() == Some(base);
+            is_reader.then_some((entry.route.run, ordinal))
+        });
+        readers.collect()
     }
 
-    /// The task that an offer gets: the oldest, unless a cache speaks for another one.
-    ///
-    /// - `lanes`: those that the worker may take tasks from now.
-    fn pick(&mut self, offer: &Offer, lanes: &[Lane], now: Now) -> Option<Ordinal> {
+    /// The lanes of an offer that it may take tasks from now.
+    fn lanes_of(&self, offer: &Offer, now: Now) -> Vec<Lane> {
+        let is_ejected = |role: &Role| {
+            let policy = &self.policy;
+            self.workers.is_ejected(&offer.worker, *role, policy, now)
+        };
+        let roles = offer.roles.iter().filter(|role| !is_ejected(role));
+        self.queues.lanes(roles, &offer.device)
+    }
+
+    /// The task that a slot gets: of the run whose turn it is, or of the next one if that run has
+    /// none for this worker.
+    fn pick(&mut self, choice: &Choice<'_>) -> Option<Ordinal> {
+        let runs = self.queues.runs(choice.lanes);
+        let share = LOOKAHEAD / runs.len().max(1);
+        let share = share.max(LEAST_LOOKAHEAD);
+        let mut runs = runs.into_iter();
+        runs.find_map(|run| self.pick_of(run, share, choice))
+    }
+
+    /// The task of a run that a slot gets: the oldest, unless a cache speaks for another one.
+    fn pick_of(&mut self, run: RunNumber, share: usize, choice: &Choice<'_>) -> Option<Ordinal> {
+        let Choice { offer, now, .. } = *choice;
         let mut oldest = None;
         let mut left: Vec<Ordinal> = Vec::new();
-        for ordinal in self.queues.ready(lanes).take(LOOKAHEAD) {
+        let ready = self.queues.ready(run, choice.lanes);
+        let ready = ready.take_while(|ordinal| *ordinal < choice.before);
+        for ordinal in ready.take(share) {
             let task = &self.entries[&ordinal].task;
             if self.must_avoid(task, &offer.worker, now) {
                 continue;
@@ -162,10 +173,12 @@ impl Machine {
             oldest = Some(ordinal);
             break;
         }
-        let overtaking = oldest
-            .filter(|oldest| !self.has_cached(offer, *oldest))
-            .filter(|oldest| !self.is_overdue(*oldest, now))
-            .and_then(|_| self.cached_by(offer, lanes, now));
+        let is_settled =
+            |oldest: Ordinal| self.has_cached(offer, oldest) || self.is_overdue(oldest, now);
+        let overtaking = match oldest {
+            Some(oldest) if is_settled(oldest) => None,
+            _ => self.near(run, choice),
+        };
         if overtaking.is_some() {
             left.extend(oldest);
         }
@@ -175,14 +188,16 @@ impl Machine {
         overtaking.or(oldest)
     }
 
-    /// Roles of an offer that it may take tasks of now.
-    fn roles_of(&self, offer: &Offer, now: Now) -> Vec<Role> {
-        let roles = offer.roles.iter().copied();
-        let is_ejected = |role: &Role| {
-            self.workers
-                .is_ejected(&offer.worker, *role, &self.policy, now)
-        };
-        roles.filter(|role| !is_ejected(role)).collect()
+    /// The oldest task of a run whose base file this worker has.
+    fn near(&self, run: RunNumber, choice: &Choice<'_>) -> Option<Ordinal> {
+        let worker = &choice.offer.worker;
+        let near = self.caches.near(worker, run, choice.before);
+        let mut near = near.take(LOOKAHEAD);
+        near.find(|ordinal| {
+            let entry = &self.entries[ordinal];
+            let is_own = choice.lanes.contains(&entry.route.lane);
+            is_own && !self.must_avoid(&entry.task, worker, choice.now)
+        })
     }
 
     /// Whether another worker has the base file of this task and this one has not, for as long as
@@ -197,12 +212,13 @@ impl Machine {
         let Some(base) = task.spec.base else {
             return false;
         };
-        let policy = &self.policy;
+        let can_take = |worker: &WorkerId| {
+            let demand = task.spec.demand();
+            worker != &offer.worker && self.workers.can_take(worker, demand, &self.policy, now)
+        };
         !offer.cached.contains(&base)
             && !self.is_overdue(ordinal, now)
-            && self
-                .workers
-                .others_have(&base, &task.spec, &offer.worker, policy, now)
+            && self.caches.holders(&base).any(can_take)
     }
 
     fn is_overdue(&self, ordinal: Ordinal, now: Now) -> bool {
@@ -213,17 +229,6 @@ impl Machine {
     fn has_cached(&self, offer: &Offer, ordinal: Ordinal) -> bool {
         let base = self.entries[&ordinal].task.spec.base;
         base.is_some_and(|base| offer.cached.contains(&base))
-    }
-
-    /// The oldest task whose base file this worker has.
-    fn cached_by(&self, offer: &Offer, lanes: &[Lane], now: Now) -> Option<Ordinal> {
-        let of_cache = self.queues.ready_of(&offer.cached);
-        let fitting = of_cache.filter(|ordinal| {
-            let task = &self.entries[ordinal].task;
-            let lane = (task.spec.role, task.spec.device.clone());
-            lanes.contains(&lane) && !self.must_avoid(task, &offer.worker, now)
-        });
-        fitting.min()
     }
 
     /// Whether this worker should leave a task to another one that is alive: it failed the task
@@ -237,67 +242,13 @@ impl Machine {
         (is_own_fault || is_last) && self.others_alive(task, now)
     }
 
-    fn assign_twins(
-        &mut self,
-        offers: &[&Offer],
-        slots: &mut [usize],
-        grants: &mut Vec<Grant>,
-        now: Now,
-    ) {
-        if slots.iter().all(|free| *free == 0) {
-            return;
-        }
-        for ordinal in self.stragglers(now) {
-            let task = &self.entries[&ordinal].task;
-            let takes = |(index, offer): &(usize, &&Offer)| {
-                let worker = &offer.worker;
-                slots[*index] > 0
-                    && offer.fits(&task.spec)
-                    && task.holder() != Some(worker)
-                    && !task.failed_on.contains(worker)
-                    && !self
-                        .workers
-                        .is_ejected(worker, task.spec.role, &self.policy, now)
-            };
-            let Some((index, offer)) = offers.iter().enumerate().find(takes) else {
-                continue;
-            };
-            slots[index] -= 1;
-            let key = self.entries[&ordinal].key.clone();
-            let (first, twin) = (task.holder().cloned(), offer.worker.clone());
-            self.notices.push(Notice::Twin { key, first, twin });
-            grants.extend(self.grant(ordinal, &[(index, &offer.worker)], now));
-        }
-    }
-
-    /// Tasks that a second worker should try as well: alone with one worker, of a stage that is
-    /// nearly done, and running for three times the median of the stage.
-    fn stragglers(&self, now: Now) -> Vec<Ordinal> {
-        let late = self.stages.late();
-        if late.is_empty() {
-            return Vec::new();
-        }
-        let late: HashMap<_, _> = late.into_iter().collect();
-        let is_straggler = |ordinal: &Ordinal| {
-            let entry = &self.entries[ordinal];
-            let (Some(held), Some(limit)) = (
-                entry.task.held(),
-                late.get(&(&entry.key.run, &entry.key.stage)),
-            ) else {
-                return false;
-            };
-            let runs_for = now.saturating_sub(held.lease.since);
-            entry.task.spec.may_twin
-                && held.twin.is_none()
-                && entry.task.attempts < self.policy.max_attempts
-                && runs_for > *limit
-                && runs_for >= self.policy.min_straggle
-        };
-        self.queues.leased().filter(is_straggler).collect()
-    }
-
     /// Leases a task; one that is leased already gets its twin.
-    fn grant(&mut self, ordinal: Ordinal, members: &[(usize, &WorkerId)], now: Now) -> Vec<Grant> {
+    pub(super) fn grant(
+        &mut self,
+        ordinal: Ordinal,
+        members: &[(usize, &WorkerId)],
+        now: Now,
+    ) -> Vec<Grant> {
         let lease_epoch = self.next_epoch();
         let deadline = now + self.policy.lease;
         let rank = |(_, worker): &(usize, &WorkerId)| Rank {
@@ -316,6 +267,7 @@ impl Machine {
             ranks: members.iter().map(rank).collect(),
         };
         let (key, attempt_number) = (entry.key.clone(), lease.number);
+        self.queues.served(entry.route.run);
         self.queues.watch(ordinal, &lease);
         let state = match &entry.task.state {
             State::Leased(held) => {

@@ -136,12 +136,8 @@ impl Machine {
 
     /// Whether a worker is there that could take this task and has not failed it.
     pub(super) fn others_alive(&self, task: &Task, now: Now) -> bool {
-        self.workers.others(
-            task.spec.role,
-            task.spec.device.as_ref(),
-            &task.failed_on,
-            &self.policy,
-            now,
-        )
+        let demand = task.spec.demand();
+        self.workers
+            .others(demand, &task.failed_on, &self.policy, now)
     }
 }

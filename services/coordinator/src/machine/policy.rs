@@ -18,6 +18,8 @@ pub struct Policy {
     pub locality_wait: Duration,
     /// A twin is not given to a task that has run for less than this.
     pub min_straggle: Duration,
+    /// How long older tasks of one rank go before a gang that waits for its ranks.
+    pub gang_wait: Duration,
     /// How far back failures of a worker count.
     pub ejection_window: Duration,
     /// Distinct shards that a worker must have failed within it to be ejected.
@@ -44,6 +46,7 @@ impl Policy {
             // 2 s of 30: what loading a shard of some hundred MB from a store costs.
             locality_wait: Duration::from_millis(lease.as_millis() as u64 / 15),
             min_straggle: Duration::from_millis(lease.as_millis() as u64 / 6),
+            gang_wait: lease.saturating_mul(10),
             ejection_window: lease.saturating_mul(10),
             ejection_failures: 3,
             ejection: lease,

@@ -1,35 +1,51 @@
 //! Where tasks wait: an index for each state, so that nothing ever looks at all tasks.
 //!
 //! Tasks are named by their ordinal, the place in the order of adding: lower is older. Every
-//! operation costs the logarithm of what waits.
+//! operation costs the logarithm of what waits, times the number of runs where runs take turns.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::iter::Peekable;
 
-use capstan_plan::id::{DeviceKind, Digest, LeaseEpoch};
+use capstan_plan::id::{DeviceKind, LeaseEpoch};
 use capstan_plan::task::Role;
 
-use super::task::{Lease, Spec, State};
+use super::task::{Held, Lease, Spec, State};
+use super::turns::Turns;
 use super::{Now, Ordinal};
 
-/// Who takes a task: the role, and the kind of device where the task needs one.
-pub(super) type Lane = (Role, Option<DeviceKind>);
+/// A run by a number that no other run gets.
+pub(super) type RunNumber = u32;
+
+/// A lane by its index: the tasks of a role, with the kind of device where they need one.
+pub(super) type Lane = u32;
+
+/// Where a task waits when it is ready. Small, because every task has one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Route {
+    pub(super) run: RunNumber,
+    pub(super) lane: Lane,
+    /// Gangs have no preference for a cache, and no turns.
+    pub(super) is_gang: bool,
+}
 
 /// Where tasks wait.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// Ready, of one rank, by who takes them.
-    ready: BTreeMap<Lane, BTreeSet<Ordinal>>,
+    /// What the lanes stand for, by index. There are few.
+    lanes: Vec<(Role, Option<DeviceKind>)>,
+    /// Ready, of one rank, by who takes them and by run; no set is empty.
+    ready: BTreeMap<(Lane, RunNumber), BTreeSet<Ordinal>>,
     /// Ready, of several ranks.
     gangs: BTreeSet<Ordinal>,
-    /// Ready, by the base file that they read.
-    by_base: HashMap<Digest, BTreeSet<Ordinal>>,
-    /// Since when a ready task is passed over for the sake of a cache.
+    /// Which run is next.
+    turns: Turns,
+    /// Since when a ready task is passed over: for the sake of a cache, or because the ranks of a
+    /// gang are not there yet.
     passed_over: HashMap<Ordinal, Now>,
     /// By the end of their backoff.
     blocked: BTreeSet<(Now, Ordinal)>,
-    /// Held by somebody.
+    /// Held by a worker.
     leased: BTreeSet<Ordinal>,
     /// When a lease must be looked at. Heartbeats leave it as it is: a lease that was renewed
     /// meanwhile is put back when its turn comes, and one that is over is dropped.
@@ -37,57 +53,105 @@ pub(super) struct Queues {
 }
 
 impl Queues {
+    /// The route of a task. Makes it share the name of its device with the other tasks of its lane.
+    pub(super) fn route(&mut self, run: RunNumber, spec: &mut Spec) -> Route {
+        let lane = self.lane(spec.role, spec.device.as_ref());
+        let lane = lane.unwrap_or_else(|| {
+            self.lanes.push((spec.role, spec.device.clone()));
+            self.lanes.len() as Lane - 1
+        });
+        spec.device.clone_from(&self.lanes[lane as usize].1);
+        Route {
+            run,
+            lane,
+            is_gang: spec.world_size > 1,
+        }
+    }
+
+    /// The lanes that a worker with these roles and this device takes tasks from.
+    pub(super) fn lanes<'a>(
+        &self,
+        roles: impl IntoIterator<Item = &'a Role>,
+        device: &DeviceKind,
+    ) -> Vec<Lane> {
+        let kinds = [None, Some(device)];
+        let lanes = roles
+            .into_iter()
+            .flat_map(|role| kinds.map(|kind| (*role, kind)));
+        lanes
+            .filter_map(|(role, kind)| self.lane(role, kind))
+            .collect()
+    }
+
+    fn lane(&self, role: Role, device: Option<&DeviceKind>) -> Option<Lane> {
+        let is_it = |lane: &(Role, Option<DeviceKind>)| lane.0 == role && lane.1.as_ref() == device;
+        let index = self.lanes.iter().position(is_it)?;
+        Some(index as Lane)
+    }
+
+    fn role(&self, lane: Lane) -> Role {
+        self.lanes[lane as usize].0
+    }
+
     /// A task comes to stand here.
-    pub(super) fn enter(&mut self, ordinal: Ordinal, spec: &Spec, state: &State) {
+    pub(super) fn enter(&mut self, ordinal: Ordinal, route: Route, state: &State) {
         match state {
             State::Blocked { until } => {
                 self.blocked.insert((*until, ordinal));
             }
-            State::Ready if spec.world_size > 1 => {
+            State::Ready if route.is_gang => {
                 self.gangs.insert(ordinal);
             }
             State::Ready => {
-                let lane = (spec.role, spec.device.clone());
-                self.ready.entry(lane).or_default().insert(ordinal);
-                if let Some(base) = spec.base {
-                    self.by_base.entry(base).or_default().insert(ordinal);
-                }
+                let ready = self.ready.entry((route.lane, route.run)).or_default();
+                ready.insert(ordinal);
             }
-            State::Leased(_) => {
+            State::Leased(held) => {
                 self.leased.insert(ordinal);
+                let role = self.role(route.lane);
+                self.turns.lease(route.run, role, slots(held));
             }
             State::Committed | State::Quarantined | State::Cancelled => {}
         }
     }
 
     /// A task that stood here goes elsewhere.
-    pub(super) fn leave(&mut self, ordinal: Ordinal, spec: &Spec, state: &State) {
+    pub(super) fn leave(&mut self, ordinal: Ordinal, route: Route, state: &State) {
         match state {
             State::Blocked { until } => {
                 self.blocked.remove(&(*until, ordinal));
             }
-            State::Ready if spec.world_size > 1 => {
-                self.gangs.remove(&ordinal);
-            }
             State::Ready => {
-                let lane = (spec.role, spec.device.clone());
-                if let Some(ready) = self.ready.get_mut(&lane) {
-                    ready.remove(&ordinal);
-                }
                 self.passed_over.remove(&ordinal);
-                let Some(base) = spec.base else { return };
-                if let Some(of_base) = self.by_base.get_mut(&base) {
-                    of_base.remove(&ordinal);
-                    if of_base.is_empty() {
-                        self.by_base.remove(&base);
+                if route.is_gang {
+                    self.gangs.remove(&ordinal);
+                    return;
+                }
+                let queue = (route.lane, route.run);
+                if let Some(ready) = self.ready.get_mut(&queue) {
+                    ready.remove(&ordinal);
+                    if ready.is_empty() {
+                        self.ready.remove(&queue);
                     }
                 }
             }
-            State::Leased(_) => {
+            State::Leased(held) => {
                 self.leased.remove(&ordinal);
+                let role = self.role(route.lane);
+                self.turns.free(route.run, role, slots(held));
             }
             State::Committed | State::Quarantined | State::Cancelled => {}
         }
+    }
+
+    /// A task of this run was granted.
+    pub(super) fn served(&mut self, run: RunNumber) {
+        self.turns.served(run);
+    }
+
+    /// A run is over: none of its tasks is here.
+    pub(super) fn forget(&mut self, run: RunNumber) {
+        self.turns.forget(run);
     }
 
     /// Notes when a lease that began must be looked at.
@@ -98,12 +162,35 @@ impl Queues {
         }
     }
 
-    /// Ready tasks of one rank in these lanes, the oldest first.
-    pub(super) fn ready<'a>(
-        &'a self,
-        lanes: impl IntoIterator<Item = &'a Lane>,
-    ) -> impl Iterator<Item = Ordinal> + 'a {
-        let queues = lanes.into_iter().filter_map(|lane| self.ready.get(lane));
+    /// Runs that have ready tasks of one rank in these lanes, the next one first.
+    pub(super) fn runs(&self, lanes: &[Lane]) -> Vec<RunNumber> {
+        let mut oldest: BTreeMap<RunNumber, Ordinal> = BTreeMap::new();
+        for lane in lanes {
+            let queues = self.ready.range((*lane, 0)..=(*lane, RunNumber::MAX));
+            for ((_, run), queue) in queues {
+                let first = queue.first().copied().unwrap_or(Ordinal::MAX);
+                let of_run = oldest.entry(*run).or_insert(first);
+                *of_run = first.min(*of_run);
+            }
+        }
+        let roles = lanes.iter().map(|lane| self.role(*lane)).collect();
+        let mut runs: Vec<_> = oldest
+            .into_iter()
+            .map(|(run, oldest)| (self.turns.turn(run, &roles), oldest, run))
+            .collect();
+        runs.sort_unstable();
+        runs.into_iter().map(|(.., run)| run).collect()
+    }
+
+    /// Ready tasks of one rank of a run in these lanes, the oldest first.
+    pub(super) fn ready(
+        &self,
+        run: RunNumber,
+        lanes: &[Lane],
+    ) -> impl Iterator<Item = Ordinal> + '_ {
+        let queues = lanes
+            .iter()
+            .filter_map(|lane| self.ready.get(&(*lane, run)));
         Merged {
             queues: queues.map(|queue| queue.iter().peekable()).collect(),
         }
@@ -111,26 +198,12 @@ impl Queues {
 
     /// Whether any task of one rank is ready.
     pub(super) fn any_ready(&self) -> bool {
-        self.ready.values().any(|queue| !queue.is_empty())
+        !self.ready.is_empty()
     }
 
     /// Ready gangs, the oldest first.
     pub(super) fn gangs(&self) -> Vec<Ordinal> {
         self.gangs.iter().copied().collect()
-    }
-
-    /// Ready tasks that read one of these base files, in no order. Costs the smaller of both.
-    pub(super) fn ready_of<'a>(
-        &'a self,
-        cached: &'a BTreeSet<Digest>,
-    ) -> Box<dyn Iterator<Item = Ordinal> + 'a> {
-        if self.by_base.len() < cached.len() {
-            let bases = self.by_base.iter();
-            let bases = bases.filter(|(base, _)| cached.contains(*base));
-            return Box::new(bases.flat_map(|(_, ordinals)| ordinals.iter().copied()));
-        }
-        let bases = cached.iter().filter_map(|base| self.by_base.get(base));
-        Box::new(bases.flatten().copied())
     }
 
     /// Passes a ready task over. Gives since when that is so.
@@ -143,7 +216,7 @@ impl Queues {
         self.passed_over.get(&ordinal).copied().unwrap_or(now)
     }
 
-    /// Tasks that somebody holds, the oldest first.
+    /// Tasks that are leased, the oldest first.
     pub(super) fn leased(&self) -> impl Iterator<Item = Ordinal> {
         self.leased.iter().copied()
     }
@@ -163,6 +236,11 @@ impl Queues {
         let Reverse((_, ordinal, lease_epoch)) = self.deadlines.pop()?;
         Some((ordinal, lease_epoch))
     }
+}
+
+/// Slots of workers that the leases of a task take.
+fn slots(held: &Held) -> usize {
+    held.leases().map(|lease| lease.ranks.len()).sum()
 }
 
 /// Several queues as one, the oldest first.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use capstan_plan::id::{RunId, StageName};
 
+use super::queues::RunNumber;
 use super::{Key, Ordinal};
 
 /// Runtimes of a stage that its median is taken of: the latest ones.
@@ -15,7 +16,16 @@ const FEWEST: usize = 5;
 /// Tasks by run and stage.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    runs: BTreeMap<RunId, BTreeMap<StageName, Stage>>,
+    runs: BTreeMap<RunId, Run>,
+    /// Numbers that runs were given.
+    numbered: RunNumber,
+}
+
+/// A run.
+#[derive(Debug, Default)]
+struct Run {
+    number: RunNumber,
+    stages: BTreeMap<StageName, Stage>,
 }
 
 /// The tasks of a stage that the machine knows: those of its current step.
@@ -44,10 +54,29 @@ impl Stage {
 }
 
 impl Stages {
-    pub(super) fn add(&mut self, key: &Key, ordinal: Ordinal) {
-        let run = self.runs.entry(key.run.clone()).or_default();
-        let stage = run.entry(key.stage.clone()).or_default();
+    /// Adds a task. Gives the number of its run.
+    pub(super) fn add(&mut self, key: &Key, ordinal: Ordinal) -> RunNumber {
+        let run = self.runs.entry(key.run.clone()).or_insert_with(|| {
+            self.numbered += 1;
+            Run {
+                number: self.numbered,
+                stages: BTreeMap::new(),
+            }
+        });
+        let stage = run.stages.entry(key.stage.clone()).or_default();
         stage.tasks.insert(ordinal);
+        run.number
+    }
+
+    /// Makes a key share the names of its run and its stage with the other keys of the stage.
+    pub(super) fn share_names(&self, key: &mut Key) {
+        let Some((name, run)) = self.runs.get_key_value(&key.run) else {
+            return;
+        };
+        key.run = name.clone();
+        if let Some((name, _)) = run.stages.get_key_value(&key.stage) {
+            key.stage = name.clone();
+        }
     }
 
     /// A task is committed; `runtime` where its attempt was watched from its beginning.
@@ -66,10 +95,10 @@ impl Stages {
     /// Stages where an attempt can be late, and after how long it is.
     pub(super) fn late(&self) -> BTreeMap<(&RunId, &StageName), Duration> {
         let mut late = BTreeMap::new();
-        for (run, stages) in &self.runs {
-            for (name, stage) in stages {
+        for (id, run) in &self.runs {
+            for (name, stage) in &run.stages {
                 if let Some(limit) = stage.straggles_after() {
-                    late.insert((run, name), limit);
+                    late.insert((id, name), limit);
                 }
             }
         }
@@ -78,27 +107,31 @@ impl Stages {
 
     /// Tasks of a run.
     pub(super) fn of_run(&self, run: &RunId) -> Vec<Ordinal> {
-        let stages = self.runs.get(run).into_iter().flatten();
+        let stages = self
+            .runs
+            .get(run)
+            .into_iter()
+            .flat_map(|run| run.stages.values());
         stages
-            .flat_map(|(_, stage)| stage.tasks.iter().copied())
+            .flat_map(|stage| stage.tasks.iter().copied())
             .collect()
     }
 
-    /// Forgets a run; gives its tasks.
-    pub(super) fn forget(&mut self, run: &RunId) -> Vec<Ordinal> {
+    /// Forgets a run; gives its number and its tasks.
+    pub(super) fn forget(&mut self, run: &RunId) -> Option<(RunNumber, Vec<Ordinal>)> {
         let tasks = self.of_run(run);
-        self.runs.remove(run);
-        tasks
+        let run = self.runs.remove(run)?;
+        Some((run.number, tasks))
     }
 
     /// Forgets a stage of a run: its next step, or nothing, follows. Gives its tasks.
     pub(super) fn forget_stage(&mut self, run: &RunId, stage: &StageName) -> BTreeSet<Ordinal> {
-        let stages = self.runs.get_mut(run);
-        let stage = stages.and_then(|stages| stages.remove(stage));
+        let run = self.runs.get_mut(run);
+        let stage = run.and_then(|run| run.stages.remove(stage));
         stage.map(|stage| stage.tasks).unwrap_or_default()
     }
 
     fn stage_mut(&mut self, run: &RunId, stage: &StageName) -> Option<&mut Stage> {
-        self.runs.get_mut(run)?.get_mut(stage)
+        self.runs.get_mut(run)?.stages.get_mut(stage)
     }
 }

@@ -46,6 +46,30 @@ pub struct Spec {
     pub may_twin: bool,
 }
 
+/// What a task asks of a worker.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand<'a> {
+    pub(super) role: Role,
+    /// `None`: any.
+    pub(super) device: Option<&'a DeviceKind>,
+}
+
+impl Demand<'_> {
+    /// Whether a worker with these roles and this device can take the task.
+    pub(super) fn is_met_by(&self, roles: &BTreeSet<Role>, device: &DeviceKind) -> bool {
+        roles.contains(&self.role) && self.device.is_none_or(|kind| kind == device)
+    }
+}
+
+impl Spec {
+    pub(super) fn demand(&self) -> Demand<'_> {
+        Demand {
+            role: self.role,
+            device: self.device.as_ref(),
+        }
+    }
+}
+
 /// A task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {

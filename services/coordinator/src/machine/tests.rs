@@ -1,6 +1,8 @@
 //! Cases one by one; [`random`] tries random events against what must hold after each.
 
 mod random;
+mod share;
+mod size;
 mod twins;
 mod workers;
 

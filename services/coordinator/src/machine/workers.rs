@@ -1,4 +1,4 @@
-//! The workers that were seen of late: who is alive, who has what cached, who fails too much.
+//! The workers that were seen of late: which are alive, what they have cached, which fail too much.
 //!
 //! A worker is ejected when, within a window, it has failed three distinct shards and fewer
 //! attempts of it succeeded than failed, while another live worker of a role of its own succeeds
@@ -9,24 +9,23 @@
 //!
 //! This is memory only: a coordinator that starts anew trusts everybody again.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use capstan_plan::id::{DeviceKind, Digest, WorkerId};
 use capstan_plan::task::Role;
 
-use super::task::Spec;
+use super::assign::Offer;
+use super::task::{Demand, Spec};
 use super::{Now, Ordinal, Policy};
 
 /// Outcomes of one worker that are remembered at most.
-const OUTCOMES: usize = 64;
+const OUTCOMES: usize = 128;
 
 /// Workers that were seen of late.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     seen: BTreeMap<WorkerId, Seen>,
-    /// Who has a base file cached.
-    holders: HashMap<Digest, BTreeSet<WorkerId>>,
 }
 
 /// A worker.
@@ -37,13 +36,22 @@ struct Seen {
     roles: BTreeSet<Role>,
     device: DeviceKind,
     cached: Arc<BTreeSet<Digest>>,
-    /// Its last outcomes: the shard where it failed, `None` where it committed.
-    outcomes: VecDeque<(Now, Option<Ordinal>)>,
-    /// Tasks that it failed through a fault of its own, and when, oldest first.
-    faults: VecDeque<(Now, Ordinal)>,
+    /// Its last outcomes, oldest first.
+    outcomes: VecDeque<(Now, Outcome)>,
     ejected_until: Now,
     /// How often it was ejected of late.
     ejections: u32,
+}
+
+/// What became of an attempt of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Committed,
+    /// Failed, and counts towards ejection.
+    Failed(Ordinal),
+    /// Failed through a fault of the worker itself. Noted beside [`Outcome::Failed`], because the
+    /// fault of a rank is remembered even if it comes too late to count.
+    Fault(Ordinal),
 }
 
 /// A worker was ejected.
@@ -58,8 +66,13 @@ pub struct Ejected {
 }
 
 impl Seen {
-    fn can_take(&self, role: Role, device: Option<&DeviceKind>) -> bool {
-        self.roles.contains(&role) && device.is_none_or(|kind| kind == &self.device)
+    fn is_fit(&self, demand: Demand<'_>) -> bool {
+        demand.is_met_by(&self.roles, &self.device)
+    }
+
+    /// Whether it may get a lease of such a task.
+    fn can_take(&self, demand: Demand<'_>, policy: &Policy, now: Now) -> bool {
+        self.is_fit(demand) && self.is_alive(policy, now) && self.ejected_until <= now
     }
 
     fn is_alive(&self, policy: &Policy, now: Now) -> bool {
@@ -67,21 +80,31 @@ impl Seen {
     }
 
     fn is_suspect(&self, task: Ordinal, policy: &Policy, now: Now) -> bool {
+        let is_fault = |outcome| outcome == Outcome::Fault(task);
+        self.ejected_until > now || self.recent(policy, now).any(is_fault)
+    }
+
+    /// Outcomes within the window.
+    fn recent(&self, policy: &Policy, now: Now) -> impl Iterator<Item = Outcome> {
         let since = now.saturating_sub(policy.ejection_window);
-        let mut faults = self.faults.iter();
-        self.ejected_until > now || faults.any(|(at, of)| *at >= since && *of == task)
+        let recent = self.outcomes.iter().filter(move |(at, _)| *at >= since);
+        recent.map(|(_, outcome)| *outcome)
     }
 
     /// Distinct shards failed and attempts committed within the window.
     fn record(&self, policy: &Policy, now: Now) -> (usize, usize) {
-        let since = now.saturating_sub(policy.ejection_window);
-        let recent = self.outcomes.iter().filter(|(at, _)| *at >= since);
-        let (failed, committed): (Vec<_>, Vec<_>) = recent.partition(|(_, shard)| shard.is_some());
-        let failed: BTreeSet<_> = failed.iter().map(|(_, shard)| shard).collect();
-        (failed.len(), committed.len())
+        let (mut failed, mut committed) = (BTreeSet::new(), 0);
+        for outcome in self.recent(policy, now) {
+            match outcome {
+                Outcome::Committed => committed += 1,
+                Outcome::Failed(shard) => drop(failed.insert(shard)),
+                Outcome::Fault(_) => {}
+            }
+        }
+        (failed.len(), committed)
     }
 
-    fn note(&mut self, outcome: Option<Ordinal>, now: Now) {
+    fn note(&mut self, outcome: Outcome, now: Now) {
         if self.outcomes.len() == OUTCOMES {
             self.outcomes.pop_front();
         }
@@ -90,43 +113,33 @@ impl Seen {
 }
 
 impl Workers {
-    /// A worker asks for work.
-    pub(super) fn offers(
-        &mut self,
-        worker: &WorkerId,
-        roles: &BTreeSet<Role>,
-        device: &DeviceKind,
-        cached: &Arc<BTreeSet<Digest>>,
-        now: Now,
-    ) {
-        let seen = self.seen.entry(worker.clone()).or_insert_with(|| Seen {
-            at: now,
-            roles: roles.clone(),
-            device: device.clone(),
-            cached: Arc::default(),
-            outcomes: VecDeque::new(),
-            faults: VecDeque::new(),
-            ejected_until: Now::ZERO,
-            ejections: 0,
-        });
+    /// A worker asks for work. Gives what it had cached before, where that is not what it has now.
+    pub(super) fn offers(&mut self, offer: &Offer, now: Now) -> Option<Arc<BTreeSet<Digest>>> {
+        let seen = self
+            .seen
+            .entry(offer.worker.clone())
+            .or_insert_with(|| Seen {
+                at: now,
+                roles: offer.roles.clone(),
+                device: offer.device.clone(),
+                cached: Arc::default(),
+                outcomes: VecDeque::new(),
+                ejected_until: Now::ZERO,
+                ejections: 0,
+            });
         seen.at = now;
-        if &seen.roles != roles {
-            seen.roles.clone_from(roles);
+        if seen.roles != offer.roles {
+            seen.roles.clone_from(&offer.roles);
         }
-        if &seen.device != device {
-            seen.device.clone_from(device);
+        if seen.device != offer.device {
+            seen.device.clone_from(&offer.device);
         }
         // The offer of a worker that waits is the same at every beat.
-        if Arc::ptr_eq(&seen.cached, cached) || seen.cached == *cached {
-            return;
+        if Arc::ptr_eq(&seen.cached, &offer.cached) {
+            return None;
         }
-        for gone in seen.cached.difference(cached) {
-            drop_holder(&mut self.holders, gone, worker);
-        }
-        for new in cached.difference(&seen.cached) {
-            self.holders.entry(*new).or_default().insert(worker.clone());
-        }
-        seen.cached = cached.clone();
+        let before = std::mem::replace(&mut seen.cached, offer.cached.clone());
+        (before != offer.cached).then_some(before)
     }
 
     /// A worker is heard of.
@@ -143,33 +156,20 @@ impl Workers {
         }
     }
 
-    /// Forgets workers that nobody has heard of for long.
-    pub(super) fn forget(&mut self, policy: &Policy, now: Now) {
-        let oldest = now.saturating_sub(policy.lease * 10);
-        let gone: Vec<WorkerId> = self
-            .seen
-            .iter()
-            .filter(|(_, seen)| seen.at < oldest)
-            .map(|(worker, _)| worker.clone())
-            .collect();
-        for worker in gone {
-            if let Some(seen) = self.seen.remove(&worker) {
-                for base in seen.cached.iter() {
-                    drop_holder(&mut self.holders, base, &worker);
-                }
-            }
-        }
-    }
-
-    /// Live workers of a role, of one kind of device where it matters.
-    pub(super) fn live(
-        &self,
-        role: Role,
-        device: Option<&DeviceKind>,
+    /// Forgets workers that were silent for long. Gives what they had cached.
+    pub(super) fn forget(
+        &mut self,
         policy: &Policy,
         now: Now,
-    ) -> usize {
-        let fits = |seen: &&Seen| seen.can_take(role, device) && seen.is_alive(policy, now);
+    ) -> Vec<(WorkerId, Arc<BTreeSet<Digest>>)> {
+        let oldest = now.saturating_sub(policy.lease * 10);
+        let gone = self.seen.extract_if(.., |_, seen| seen.at < oldest);
+        gone.map(|(worker, seen)| (worker, seen.cached)).collect()
+    }
+
+    /// Live workers that can take such a task.
+    pub(super) fn live(&self, demand: Demand<'_>, policy: &Policy, now: Now) -> usize {
+        let fits = |seen: &&Seen| seen.is_fit(demand) && seen.is_alive(policy, now);
         self.seen.values().filter(fits).count()
     }
 
@@ -194,47 +194,32 @@ impl Workers {
     /// Whether a worker is alive that can take such a task, is none of these, and is not ejected.
     pub(super) fn others(
         &self,
-        role: Role,
-        device: Option<&DeviceKind>,
+        demand: Demand<'_>,
         but: &BTreeSet<WorkerId>,
         policy: &Policy,
         now: Now,
     ) -> bool {
-        self.seen.iter().any(|(worker, seen)| {
-            seen.can_take(role, device)
-                && seen.is_alive(policy, now)
-                && seen.ejected_until <= now
-                && !but.contains(worker)
-        })
+        let can_take = |seen: &Seen| seen.can_take(demand, policy, now);
+        let mut seen = self.seen.iter();
+        seen.any(|(worker, seen)| can_take(seen) && !but.contains(worker))
     }
 
-    /// Whether another worker that may get a lease of such a task has the base file.
-    pub(super) fn others_have(
+    /// Whether this worker is alive, can take such a task, and is not ejected.
+    pub(super) fn can_take(
         &self,
-        base: &Digest,
-        spec: &Spec,
-        but: &WorkerId,
+        worker: &WorkerId,
+        demand: Demand<'_>,
         policy: &Policy,
         now: Now,
     ) -> bool {
-        let holders = self.holders.get(base).into_iter().flatten();
-        let mut holders = holders.filter(|holder| *holder != but);
-        holders.any(|holder| {
-            self.seen.get(holder).is_some_and(|seen| {
-                seen.can_take(spec.role, spec.device.as_ref())
-                    && seen.is_alive(policy, now)
-                    && seen.ejected_until <= now
-            })
-        })
+        let seen = self.seen.get(worker);
+        seen.is_some_and(|seen| seen.can_take(demand, policy, now))
     }
 
     /// This worker failed a task through a fault of its own, such as a broken device.
     pub(super) fn at_fault(&mut self, worker: &WorkerId, task: Ordinal, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
-            if seen.faults.len() == OUTCOMES {
-                seen.faults.pop_front();
-            }
-            seen.faults.push_back((now, task));
+            seen.note(Outcome::Fault(task), now);
         }
     }
 
@@ -254,7 +239,7 @@ impl Workers {
     /// Live workers that can take such a task and are not suspect.
     pub(super) fn trusted(&self, spec: &Spec, task: Ordinal, policy: &Policy, now: Now) -> usize {
         let is_trusted = |seen: &&Seen| {
-            seen.can_take(spec.role, spec.device.as_ref())
+            seen.is_fit(spec.demand())
                 && seen.is_alive(policy, now)
                 && !seen.is_suspect(task, policy, now)
         };
@@ -273,8 +258,12 @@ impl Workers {
         let Some(own) = self.seen.get(worker).filter(|seen| is_ejected(seen)) else {
             return false;
         };
+        let demand = Demand {
+            role,
+            device: Some(&own.device),
+        };
         let but = BTreeSet::from([worker.clone()]);
-        self.others(role, Some(&own.device), &but, policy, now)
+        self.others(demand, &but, policy, now)
     }
 
     /// Workers that are ejected now.
@@ -286,7 +275,7 @@ impl Workers {
     /// An attempt of this worker was committed.
     pub(super) fn succeeded(&mut self, worker: &WorkerId, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
-            seen.note(None, now);
+            seen.note(Outcome::Committed, now);
         }
     }
 
@@ -300,7 +289,7 @@ impl Workers {
         now: Now,
     ) -> Option<Ejected> {
         let seen = self.seen.get_mut(worker)?;
-        seen.note(Some(shard), now);
+        seen.note(Outcome::Failed(shard), now);
         let (failed, committed) = seen.record(policy, now);
         if failed < policy.ejection_failures || committed >= failed {
             return None;
@@ -318,31 +307,20 @@ impl Workers {
             return None;
         }
         let seen = self.seen.get_mut(worker)?;
-        // Whoever behaved for a whole window starts anew.
+        // A worker that was not ejected for a whole window begins with the shortest period again.
         if now.saturating_sub(seen.ejected_until) > policy.ejection_window {
             seen.ejections = 0;
         }
         let period = policy.ejection_after(seen.ejections);
         seen.ejections += 1;
         seen.ejected_until = now + period;
-        seen.outcomes.clear();
+        // Its faults stay: a gang goes on without it.
+        seen.outcomes
+            .retain(|(_, outcome)| matches!(outcome, Outcome::Fault(_)));
         Some(Ejected {
             worker: worker.clone(),
             shards: failed,
             period,
         })
-    }
-}
-
-fn drop_holder(
-    holders: &mut HashMap<Digest, BTreeSet<WorkerId>>,
-    base: &Digest,
-    worker: &WorkerId,
-) {
-    if let Some(of_base) = holders.get_mut(base) {
-        of_base.remove(worker);
-        if of_base.is_empty() {
-            holders.remove(base);
-        }
     }
 }

@@ -336,7 +336,7 @@ impl Core {
     /// Sends events of a batch that is written. Nobody may be watching.
     pub(crate) fn send(&mut self, events: Vec<Told>) {
         for told in events {
-            if let Some(active) = self.runs.get(&RunId(told.event.run.clone())) {
+            if let Some(active) = self.runs.get(&RunId::from(told.event.run.as_str())) {
                 let _ = active.events.send(told);
             }
         }

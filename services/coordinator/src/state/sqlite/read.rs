@@ -47,7 +47,7 @@ impl Sqlite {
             .await?;
         let mut restored = Vec::with_capacity(rows.len());
         for row in rows {
-            let run = RunId(row.try_get("run")?);
+            let run = RunId::from(row.try_get::<String, _>("run")?);
             if let Some(view) = self.read_run(&run).await? {
                 restored.push(Restored {
                     tasks: self.tasks(&run).await?,
