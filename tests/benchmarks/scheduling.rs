@@ -147,6 +147,7 @@ async fn worker(
             device: "cpu".to_owned(),
             cached: Vec::new(),
             wait_ms: 200,
+            session: Vec::new(),
         };
         let began = Instant::now();
         let leased = client.lease(request).await?.into_inner().assignments;
@@ -209,6 +210,7 @@ async fn bound(coordinator: &Coordinator, store: &Store, tasks: u64) -> anyhow::
                     let request = v1::HeartbeatRequest {
                         worker: format!("worker-{ordinal}"),
                         leases: Vec::new(),
+                        session: Vec::new(),
                     };
                     client.heartbeat(request).await?;
                 }

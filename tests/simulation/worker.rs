@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use capstan_coordinator::Session;
 use capstan_coordinator::machine::{Claim, Key, Offer};
 use capstan_coordinator::view::UnitProgress;
 use capstan_dataset::commits;
@@ -46,6 +47,8 @@ struct Worker {
     checks: Arc<Checks>,
     life: Life,
     random: Random,
+    /// How often its process was started.
+    starts: u64,
 }
 
 /// An assignment in the worker's hands.
@@ -64,6 +67,7 @@ pub async fn live(world: World, checks: Arc<Checks>, life: Life) {
         world,
         checks,
         life: life.clone(),
+        starts: 1,
     };
     life.killed.run_until_cancelled(worker.work()).await;
     worker.world.note(format!("{} is gone", life.name));
@@ -79,9 +83,10 @@ impl Worker {
                 slots: 1,
                 cached: Arc::default(),
             };
-            let asked = self.world.now();
-            let call =
-                async move |handle: capstan_coordinator::Handle| handle.lease(offer, POLL).await;
+            let (asked, session) = (self.world.now(), self.session());
+            let call = async move |handle: capstan_coordinator::Handle| {
+                handle.lease(offer, session, POLL).await
+            };
             let cut = self.life.cut.clone();
             match self.world.request(&mut self.random, &cut, call).await {
                 Ok(given) => {
@@ -96,6 +101,11 @@ impl Worker {
 
     fn id(&self) -> WorkerId {
         self.life.name.as_str().into()
+    }
+
+    /// The session of the present process.
+    fn session(&self) -> Session {
+        Session::new(format!("{} {}", self.life.name, self.starts).as_bytes())
     }
 
     async fn take(&mut self, assignment: v1::Assignment, asked: Duration) {
@@ -159,6 +169,7 @@ impl Worker {
     /// The process died; a supervisor starts it again, and it knows nothing of before.
     async fn come_back(&mut self) {
         self.world.note(format!("{} dies", self.life.name));
+        self.starts += 1;
         tokio::time::sleep(self.random.millis(1_000, 90_000)).await;
     }
 
@@ -182,6 +193,7 @@ impl Worker {
             tokio::time::sleep(period).await;
             left -= period;
             let (claim, sent) = (held.claim.clone(), self.world.now());
+            let session = self.session();
             let progress = UnitProgress {
                 done: 1,
                 total: 2,
@@ -189,7 +201,9 @@ impl Worker {
                 waiting: false,
             };
             let call = async move |handle: capstan_coordinator::Handle| {
-                handle.heartbeat(vec![(Some(claim), progress)]).await
+                handle
+                    .heartbeat(session, vec![(Some(claim), progress)])
+                    .await
             };
             let cut = self.life.cut.clone();
             let answer = self.world.request(&mut self.random, &cut, call).await;

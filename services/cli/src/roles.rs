@@ -187,6 +187,7 @@ pub fn ended(outcome: Result<(), capstan_lease::Error>) -> Result<(), ExpectedEr
     outcome.map_err(|error| {
         let exit = match &error {
             capstan_lease::Error::Refused(_)
+            | capstan_lease::Error::NameTaken { .. }
             | capstan_lease::Error::Certificate { .. }
             | capstan_lease::Error::Address { .. } => Exit::Configuration,
             // A bug of the program.
@@ -205,6 +206,12 @@ mod tests {
     fn a_panicked_worker_is_not_a_configuration_error() {
         let refused = capstan_lease::Error::Refused("another version".to_owned());
         let error = ended(Err(refused)).unwrap_err();
+        assert_eq!(error.exit(), Exit::Configuration);
+        let taken = capstan_lease::Error::NameTaken {
+            waited: Duration::from_secs(300),
+            reason: "another process uses the worker name `w`".to_owned(),
+        };
+        let error = ended(Err(taken)).unwrap_err();
         assert_eq!(error.exit(), Exit::Configuration);
         let broke = capstan_lease::Error::Panicked("no such index".to_owned());
         let error = ended(Err(broke)).unwrap_err();

@@ -5,7 +5,8 @@
 //! known ([`may_take`]).
 //!
 //! ```text
-//! Lease, Heartbeat, Complete, Fail, Release    worker or trainer; TRAIN is for trainers alone
+//! Lease, Heartbeat, Complete, Fail, Release,
+//! Leave                                        worker or trainer; TRAIN is for trainers alone
 //! JoinRing                                     trainer
 //! SubmitRun, PlanRun, CancelRun, RetryRun,
 //! Watch, ListRuns, GetRun                      operator, and the token
@@ -140,7 +141,7 @@ impl Rule {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
         match (service, method) {
             ("capstan.v1.Coordinator", method) => match method {
-                "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" => Some(HOLDERS),
+                "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" | "Leave" => Some(HOLDERS),
                 "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "Watch" | "ListRuns"
                 | "GetRun" => Some(OPERATORS),
                 _ => None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use capstan_plan::FailureKind;
 use capstan_plan::expand;
 use capstan_plan::failure;
-use capstan_plan::id::{RunId, StageName};
+use capstan_plan::id::{RunId, StageName, WorkerId};
 use tonic::{Code, Status};
 
 use crate::machine::Key;
@@ -132,6 +132,21 @@ pub enum Error {
         /// The task.
         key: Key,
     },
+    /// Another live process has the name of a worker.
+    #[error(
+        "another process uses the worker name `{worker}`: give each worker and trainer a `name` of \
+         its own"
+    )]
+    NameTaken {
+        /// The name.
+        worker: WorkerId,
+    },
+    /// A process speaks for a worker whose name another process has.
+    #[error("worker `{worker}` is another process: a process speaks for itself alone")]
+    OtherSession {
+        /// The name.
+        worker: WorkerId,
+    },
     /// A completion without a commit record.
     #[error("{key} has no commit record: commit to the store first")]
     NoCommit {
@@ -166,6 +181,7 @@ impl Error {
             Self::Database(_)
             | Self::Halted(_)
             | Self::Busy { .. }
+            | Self::NameTaken { .. }
             | Self::Panicked { .. }
             | Self::Ring { .. }
             | Self::Closing
@@ -182,6 +198,7 @@ impl Error {
             | Self::Request { .. }
             | Self::Stale { .. }
             | Self::Token { .. }
+            | Self::OtherSession { .. }
             | Self::NoCommit { .. } => FailureKind::BadInput,
         }
     }
@@ -192,11 +209,11 @@ impl Error {
             Self::Pipeline { .. } | Self::RunId { .. } | Self::Request { .. } => {
                 Code::InvalidArgument
             }
-            Self::OtherPipeline { .. } => Code::AlreadyExists,
+            Self::OtherPipeline { .. } | Self::NameTaken { .. } => Code::AlreadyExists,
             Self::Stale { .. } | Self::NoCommit { .. } | Self::NothingToRetry { .. } => {
                 Code::FailedPrecondition
             }
-            Self::Token { .. } => Code::PermissionDenied,
+            Self::Token { .. } | Self::OtherSession { .. } => Code::PermissionDenied,
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
             Self::Busy { .. } => Code::ResourceExhausted,

@@ -51,7 +51,7 @@ use crate::access::AccessLayer;
 pub use access::Access;
 pub use error::Error;
 pub use rebuild::{Rebuilt, rebuild};
-pub use scheduler::{Handle, Retried, Submitted};
+pub use scheduler::{Handle, Retried, Session, Submitted};
 
 /// How long open connections may take to end once the coordinator goes down.
 const GRACE: Duration = Duration::from_secs(5);

@@ -253,6 +253,12 @@ impl Machine {
         lease.filter(is_own).ok_or(Stale::NotHeld)
     }
 
+    /// Whether this lease is this worker's, and its work is not finished.
+    pub fn works_on(&self, claim: &Claim) -> bool {
+        let lease = self.check(claim);
+        lease.is_ok_and(|lease| !lease.ranks[claim.rank].is_finished)
+    }
+
     /// A commit record of this task stands in the store. It decides, whoever made it, unless
     /// the task was given up before. True where the task is committed now.
     ///

@@ -23,6 +23,7 @@ mod leasing;
 mod plan;
 mod retry;
 mod runs;
+mod sessions;
 mod show;
 mod supervise;
 mod watch;
@@ -50,6 +51,7 @@ use crate::token::Tokens;
 pub(crate) use plan::{Survey, Surveyed};
 pub use retry::Retried;
 pub use runs::Submitted;
+pub use sessions::Session;
 
 /// How long the tasks of a coordinator may take to stop.
 const STOP: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ use crate::access::may_take;
 use crate::convert;
 use crate::error::Error;
 use crate::machine::{Claim, Offer};
-use crate::scheduler::Handle;
+use crate::scheduler::{Handle, Session};
 use crate::trace;
 use crate::view::UnitProgress;
 
@@ -62,9 +62,10 @@ impl Coordinator for Handle {
         let (_, extensions, request) = request.into_parts();
         let longest = Duration::from_secs(self.inner.settings.poll_seconds);
         let wait = Duration::from_millis(request.wait_ms).min(longest);
+        let session = Session::new(&request.session);
         let offer = offer(request)?;
         may_take(&extensions, &offer.roles)?;
-        let assignments = self.lease(offer, wait).await?;
+        let assignments = self.lease(offer, session, wait).await?;
         let mut metadata = MetadataMap::new();
         trace::put_on(&mut metadata, &assignments);
         let answer = v1::LeaseResponse { assignments };
@@ -82,6 +83,7 @@ impl Coordinator for Handle {
             }
             .into());
         }
+        let session = Session::new(&request.session);
         let worker = &request.worker;
         let claims = request.leases.into_iter().map(|mut lease| {
             let progress = UnitProgress {
@@ -98,7 +100,7 @@ impl Coordinator for Handle {
                 progress,
             )
         });
-        let statuses = self.heartbeat(claims.collect()).await?;
+        let statuses = self.heartbeat(session, claims.collect()).await?;
         let statuses = statuses.into_iter().map(|status| status as i32).collect();
         Ok(Response::new(v1::HeartbeatResponse { statuses }))
     }
@@ -157,6 +159,21 @@ impl Coordinator for Handle {
         let claim = self.claim(&request.worker, request.lease)?;
         self.release(claim).instrument(span).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<v1::LeaveRequest>,
+    ) -> Result<Response<v1::LeaveResponse>, Status> {
+        let request = request.into_inner();
+        if request.session.is_empty() {
+            // All processes without a session count as one, so none speaks for the others.
+            let reason = "names no session";
+            return Err(Error::Request { reason }.into());
+        }
+        let session = Session::new(&request.session);
+        self.leave(request.worker.into(), session).await?;
+        Ok(Response::new(v1::LeaveResponse {}))
     }
 
     type WatchStream = Events;

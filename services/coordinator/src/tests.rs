@@ -12,5 +12,6 @@ mod outage;
 mod rebuild;
 mod runs;
 mod sandbox;
+mod sessions;
 mod trace;
 mod whole;

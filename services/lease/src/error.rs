@@ -35,6 +35,14 @@ pub enum Error {
     /// The coordinator rejected this worker.
     #[error("coordinator rejected the worker: {0}")]
     Refused(String),
+    /// Another live process used the name of this worker for longer than the worker's patience.
+    #[error("the coordinator rejected the worker for {} s: {reason}", waited.as_secs())]
+    NameTaken {
+        /// How long the worker retried.
+        waited: Duration,
+        /// The message of the coordinator, with the name.
+        reason: String,
+    },
     /// The program panicked outside of a task. A panic in a task fails that task only.
     #[error("the worker panicked: {0}")]
     Panicked(String),

@@ -23,6 +23,7 @@ type Answer<Q, A> = dyn Fn(Q) -> Result<A, Status> + Send + Sync;
 pub(crate) struct Fake {
     pub(crate) lease: Box<Answer<v1::LeaseRequest, v1::LeaseResponse>>,
     pub(crate) heartbeat: Box<Answer<v1::HeartbeatRequest, v1::HeartbeatResponse>>,
+    pub(crate) leave: Box<Answer<v1::LeaveRequest, v1::LeaveResponse>>,
 }
 
 impl Default for Fake {
@@ -30,6 +31,7 @@ impl Default for Fake {
         Self {
             lease: Box::new(|_| Err(unused())),
             heartbeat: Box::new(|_| Err(unused())),
+            leave: Box::new(|_| Err(unused())),
         }
     }
 }
@@ -105,6 +107,13 @@ macro_rules! unused {
                 request: Request<v1::HeartbeatRequest>,
             ) -> Result<Response<v1::HeartbeatResponse>, Status> {
                 (self.heartbeat)(request.into_inner()).map(Response::new)
+            }
+
+            async fn leave(
+                &self,
+                request: Request<v1::LeaveRequest>,
+            ) -> Result<Response<v1::LeaveResponse>, Status> {
+                (self.leave)(request.into_inner()).map(Response::new)
             }
 
             async fn watch(

@@ -25,6 +25,7 @@ use crate::assignment::Control;
 use crate::error::Error;
 use crate::options::Options;
 use crate::serve::{FIRST_DELAY, LONGEST_DELAY};
+use crate::session::Session;
 
 /// The attempt and rank of a lease.
 type Key = (String, u32);
@@ -162,7 +163,11 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub(crate) fn start(endpoint: Endpoint, options: &Options) -> Result<Self, Error> {
+    pub(crate) fn start(
+        endpoint: Endpoint,
+        options: &Options,
+        session: Session,
+    ) -> Result<Self, Error> {
         let held = Arc::new(Held::default());
         let stop = CancellationToken::new();
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -177,7 +182,7 @@ impl Heartbeat {
                 move || {
                     runtime.block_on(async {
                         let client = CoordinatorClient::new(endpoint.connect_lazy());
-                        stop.run_until_cancelled(beat(client, &options, &held))
+                        stop.run_until_cancelled(beat(client, &options, &session, &held))
                             .await
                     });
                 }
@@ -225,7 +230,12 @@ fn key(lease: &v1::LeaseRef) -> Key {
 }
 
 /// Sends a heartbeat whenever one is due, at most two per period.
-async fn beat(mut client: CoordinatorClient<Channel>, options: &Options, held: &Held) {
+async fn beat(
+    mut client: CoordinatorClient<Channel>,
+    options: &Options,
+    session: &Session,
+    held: &Held,
+) {
     let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
     let mut earliest = Instant::now();
     loop {
@@ -241,7 +251,13 @@ async fn beat(mut client: CoordinatorClient<Channel>, options: &Options, held: &
             fault::point("worker.in_heartbeat");
         }
         let requested_at = Instant::now();
-        let answered = send(&mut client, options, held, period, requested_at).await;
+        let request = HeartbeatCall {
+            options,
+            session,
+            limit: period,
+            requested_at,
+        };
+        let answered = request.send(&mut client, held).await;
         earliest = match answered {
             true => {
                 backoff.reset();
@@ -252,43 +268,49 @@ async fn beat(mut client: CoordinatorClient<Channel>, options: &Options, held: &
     }
 }
 
-/// Sends a heartbeat for every lease. Returns whether the coordinator answered within `limit`.
-async fn send(
-    client: &mut CoordinatorClient<Channel>,
-    options: &Options,
-    held: &Held,
+/// One heartbeat.
+struct HeartbeatCall<'a> {
+    options: &'a Options,
+    session: &'a Session,
+    /// Limit for the answer.
     limit: Duration,
     requested_at: Instant,
-) -> bool {
-    let (keys, leases) = {
-        let leases = held.lock();
-        let message = |held: &HeldLease| held.control.progress.message(&held.lease);
-        let each = leases
-            .iter()
-            .map(|(key, held)| (key.clone(), message(held)));
-        each.unzip::<_, _, Vec<_>, Vec<_>>()
-    };
-    let worker = &options.worker;
-    let request = v1::HeartbeatRequest {
-        worker: worker.to_string(),
-        leases,
-    };
-    match tokio::time::timeout(limit, client.heartbeat(request)).await {
-        Ok(Ok(response)) => {
-            options.readiness.mark();
-            for (status, key) in response.into_inner().statuses().zip(&keys) {
-                held.apply(key, status, requested_at);
+}
+
+impl HeartbeatCall<'_> {
+    /// Sends a heartbeat for every lease. Returns whether the coordinator answered within the limit.
+    async fn send(self, client: &mut CoordinatorClient<Channel>, held: &Held) -> bool {
+        let (keys, leases) = {
+            let leases = held.lock();
+            let message = |held: &HeldLease| held.control.progress.message(&held.lease);
+            let each = leases
+                .iter()
+                .map(|(key, held)| (key.clone(), message(held)));
+            each.unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        let worker = &self.options.worker;
+        let request = v1::HeartbeatRequest {
+            worker: worker.to_string(),
+            leases,
+            session: self.session.to_bytes(),
+        };
+        match tokio::time::timeout(self.limit, client.heartbeat(request)).await {
+            Ok(Ok(response)) => {
+                self.options.readiness.mark();
+                for (status, key) in response.into_inner().statuses().zip(&keys) {
+                    held.apply(key, status, self.requested_at);
+                }
+                true
             }
-            true
-        }
-        // The coordinator may be restarting. It then extends every lease by a full period.
-        Ok(Err(status)) => {
-            warn!(%worker, error = status.message(), "heartbeat was rejected");
-            false
-        }
-        Err(_) => {
-            warn!(%worker, "heartbeat timed out");
-            false
+            // The coordinator may be restarting. It then extends every lease by a full period.
+            Ok(Err(status)) => {
+                warn!(%worker, error = status.message(), "heartbeat was rejected");
+                false
+            }
+            Err(_) => {
+                warn!(%worker, "heartbeat timed out");
+                false
+            }
         }
     }
 }

@@ -12,7 +12,7 @@
 //!   └──── heartbeat thread        Fail(kind, message)
 //!              │ stale, cancelled      │ the worker stops, or the lease was not renewed in time
 //!              ▼                       ▼
-//!         cancel, no report         Release
+//!         cancel, no report         Release       Leave: the last call of a worker
 //! ```
 
 mod assignment;
@@ -25,6 +25,7 @@ mod message;
 mod options;
 mod report;
 mod serve;
+mod session;
 mod settings;
 mod turns;
 mod work;

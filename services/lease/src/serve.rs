@@ -1,6 +1,7 @@
 //! The loop of a worker: lease, execute, commit, report.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capstan_dataset::Store;
@@ -13,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::assignment::Executor;
 use crate::error::Error;
 use crate::heartbeat::Heartbeat;
 use crate::message;
 use crate::options::Options;
+use crate::session::Session;
 use crate::settings::SettingsCache;
 use crate::work::{StoreState, panic_text};
 
@@ -32,16 +34,18 @@ const SLACK: Duration = Duration::from_secs(10);
 pub(crate) const FIRST_DELAY: Duration = Duration::from_millis(50);
 /// Limit of every delay between two retries.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(2);
+/// Limit for the last call of a worker.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Leases, executes, commits and reports until `shutdown`.
 ///
 /// It waits up to `patience` for a store or a coordinator that is not available yet. On shutdown
-/// it leases no further tasks, has `grace` to finish or save those that it holds, and releases the
-/// rest. It returns a few seconds after `grace` at the latest.
+/// it leases no further tasks, has `grace` to finish or save those that it holds, releases the rest
+/// and takes leave of the coordinator. It returns a few seconds after `grace` at the latest.
 ///
 /// # Errors
-/// [`Error`] if the store or the coordinator is unavailable for longer than `patience` or rejects
-/// the worker, or if the program panics.
+/// [`Error`] if the store or the coordinator is unavailable, or another process uses the worker's
+/// name, for longer than `patience`; if the coordinator rejects the worker; if the program panics.
 pub async fn serve(
     options: Options,
     store: Store,
@@ -53,11 +57,14 @@ pub async fn serve(
         () = shutdown.cancelled() => return Ok(()),
         ready = store.ready(options.patience) => ready?,
     }
-    let heartbeat = Heartbeat::start(endpoint.clone(), &options)?;
+    let session = Session::random();
+    let heartbeat = Heartbeat::start(endpoint.clone(), &options, session.clone())?;
     let context = Arc::new(SlotContext {
         client: CoordinatorClient::new(endpoint.connect_lazy())
             .max_decoding_message_size(MAX_MESSAGE_BYTES),
         options,
+        session,
+        is_name_warned: AtomicBool::new(false),
         store,
         settings: SettingsCache::default(),
         executor,
@@ -74,6 +81,7 @@ pub async fn serve(
     grace.abort();
     // The grace task holds the last reference to the heartbeat.
     let _ = grace.await;
+    context.leave().await;
     outcome
 }
 
@@ -96,6 +104,10 @@ async fn join_slots(
 /// The state that the slots of a worker share.
 pub(crate) struct SlotContext {
     pub(crate) options: Options,
+    /// Of this process.
+    session: Session,
+    /// Whether the worker has warned that another process uses its name.
+    is_name_warned: AtomicBool,
     pub(crate) store: Store,
     pub(crate) settings: SettingsCache,
     pub(crate) executor: Arc<dyn Executor>,
@@ -120,6 +132,7 @@ impl SlotContext {
     /// The loop of one slot, which executes one task at a time.
     async fn slot(self: Arc<Self>) -> Result<(), Error> {
         let mut last_answer = Instant::now();
+        let mut name_taken = None;
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         let mut overload = Backoff::new(FIRST_DELAY, self.options.poll);
         // The first request does not wait for a task: its answer shows that the coordinator is up.
@@ -138,6 +151,7 @@ impl SlotContext {
                 Ok(assignments) => {
                     self.options.readiness.mark();
                     backoff.reset();
+                    name_taken = None;
                     // An overloaded coordinator keeps no place for this worker and answers at once.
                     if assignments.is_empty() && requested_at.elapsed() * 2 < wait {
                         self.pause(overload.next_delay()).await;
@@ -161,6 +175,12 @@ impl SlotContext {
                 }
                 Err(status) if message::is_permanent(&status) => {
                     return Err(Error::Refused(status.message().to_owned()));
+                }
+                Err(status) if message::is_name_taken(&status) => {
+                    let since = *name_taken.get_or_insert_with(Instant::now);
+                    last_answer = Instant::now();
+                    self.check_name(since, &status)?;
+                    self.pause(backoff.next_delay()).await;
                 }
                 Err(status) => {
                     self.check_patience(last_answer, &status)?;
@@ -192,6 +212,7 @@ impl SlotContext {
             device: self.options.device.clone(),
             cached: cached.iter().map(ToString::to_string).collect(),
             wait_ms: wait.as_millis() as u64,
+            session: self.session.to_bytes(),
         };
         let mut client = self.client.clone();
         let answer = client.lease(request);
@@ -219,6 +240,41 @@ impl SlotContext {
         })
     }
 
+    /// Fails if another process has used this worker's name for longer than the patience. A process
+    /// that was killed loses the name after a few heartbeats.
+    fn check_name(&self, since: Instant, status: &tonic::Status) -> Result<(), Error> {
+        let waited = since.elapsed();
+        if waited > self.options.patience {
+            return Err(Error::NameTaken {
+                waited,
+                reason: status.message().to_owned(),
+            });
+        }
+        if !self.is_name_warned.swap(true, Ordering::Relaxed) {
+            let patience_seconds = self.options.patience.as_secs();
+            warn!(
+                worker = %self.options.worker, patience_seconds, error = status.message(),
+                "the worker's name is taken: retrying"
+            );
+        }
+        Ok(())
+    }
+
+    /// Returns what the coordinator may have leased to this process without its knowledge. If the
+    /// call fails, such leases expire.
+    async fn leave(&self) {
+        let request = v1::LeaveRequest {
+            worker: self.options.worker.to_string(),
+            session: self.session.to_bytes(),
+        };
+        let mut client = self.client.clone();
+        let left = tokio::time::timeout(LEAVE_LIMIT, client.leave(request)).await;
+        let left = left.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer")));
+        if let Err(status) = left {
+            info!(code = ?status.code(), error = status.message(), "could not take leave");
+        }
+    }
+
     /// Waits until the store is available: until then every task would fail.
     async fn wait_for_store(&self) -> Result<(), Error> {
         tokio::select! {
@@ -236,7 +292,8 @@ fn longest_wait(assignment: &v1::Assignment) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::assignment::{Assignment, Control, Done, Failure};
@@ -257,7 +314,9 @@ mod tests {
         let endpoint = options.endpoint().unwrap();
         Arc::new(SlotContext {
             client: CoordinatorClient::new(channel),
-            heartbeat: Heartbeat::start(endpoint, &options).unwrap(),
+            heartbeat: Heartbeat::start(endpoint, &options, Session::random()).unwrap(),
+            session: Session::random(),
+            is_name_warned: AtomicBool::new(false),
             options,
             store: Store::memory(),
             settings: SettingsCache::default(),
@@ -299,6 +358,54 @@ mod tests {
     async fn a_worker_waits_after_every_error_of_the_coordinator() {
         let took = asked(7, Err(tonic::Status::unavailable("busy"))).await;
         assert!(took > Duration::from_millis(20), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_worker_whose_name_is_taken_retries_and_then_names_the_cause() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let calls = count.clone();
+        let fake = Fake {
+            lease: Box::new(move |_| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                Err(tonic::Status::already_exists("another process uses `w`"))
+            }),
+            ..Fake::default()
+        };
+        let mut context = slots(fake.serve(), CancellationToken::new());
+        Arc::get_mut(&mut context).unwrap().options.patience = Duration::from_millis(100);
+        let error = context.slot().await.unwrap_err();
+        let Error::NameTaken { reason, .. } = error else {
+            panic!("ended for another reason: {error}")
+        };
+        assert_eq!(reason, "another process uses `w`");
+        assert!(count.load(Ordering::Relaxed) > 1);
+    }
+
+    #[tokio::test]
+    async fn a_worker_leaves_with_the_session_of_its_requests() {
+        let shutdown = CancellationToken::new();
+        let (stop, seen) = (shutdown.clone(), Arc::new(Mutex::new(Vec::new())));
+        let (asked, left) = (seen.clone(), seen.clone());
+        let fake = Fake {
+            lease: Box::new(move |request| {
+                asked.lock().unwrap().push(("lease", request.session));
+                stop.cancel();
+                Ok(v1::LeaseResponse::default())
+            }),
+            leave: Box::new(move |request| {
+                assert_eq!(request.worker, "w");
+                left.lock().unwrap().push(("leave", request.session));
+                Ok(v1::LeaveResponse {})
+            }),
+            ..Fake::default()
+        };
+        let context = slots(fake.serve(), shutdown);
+        context.clone().slot().await.unwrap();
+        context.leave().await;
+        let session = context.session.to_bytes();
+        assert_eq!(session.len(), 16);
+        let expected = vec![("lease", session.clone()), ("leave", session)];
+        assert_eq!(*seen.lock().unwrap(), expected);
     }
 
     async fn panicking() -> Result<(), Error> {

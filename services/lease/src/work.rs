@@ -215,8 +215,5 @@ pub(crate) fn panic_text(panic: tokio::task::JoinError) -> String {
     if !panic.is_panic() {
         return "the task was aborted".to_owned();
     }
-    let panic = panic.into_panic();
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
+    capstan_runtime::panic::text(&*panic.into_panic()).to_owned()
 }

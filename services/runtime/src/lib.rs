@@ -1,7 +1,8 @@
 //! What every process of Capstan needs before it starts its role: configuration; identity and
 //! access (TLS, certificates, the bearer token); telemetry (logs, traces, metrics, the health
-//! port); shutdown; pings on connections; and the fault points at which tests kill it. Each is a module. Of the crates of
-//! the workspace it calls `plan` alone, for the names of roles.
+//! port); shutdown; pings on connections; the messages of panics; and the fault points at which tests
+//! kill it. Each is a module. Of the crates of the workspace it calls `plan` alone, for the names of
+//! roles.
 //!
 //! ```text
 //! defaults < capstan.toml < CAPSTAN__SECTION__KEY < flags ─► Config (checked) ─► role::run
@@ -17,6 +18,7 @@ pub mod fault;
 pub mod health;
 pub mod keepalive;
 pub mod metrics;
+pub mod panic;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;

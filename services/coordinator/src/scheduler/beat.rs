@@ -21,7 +21,7 @@ use super::Inner;
 use super::core::{Batch, Gate, Waiting};
 use crate::convert::lease_message;
 use crate::error::Error;
-use crate::machine::{Grant, Key, Notice};
+use crate::machine::{Claim, Grant, Key, Notice};
 use crate::{metrics, trace};
 
 /// Between two looks at the clock where nothing else happens.
@@ -178,6 +178,12 @@ impl Inner {
             core.waiting.retain(|waiting| !waiting.answer.is_closed());
             grants = core.machine.assign(&core.waiting, now);
             served = take_served(&mut core.waiting, &grants);
+            for grant in &grants {
+                let waiting = &served[&grant.offer];
+                let claim = claim_of(grant, waiting);
+                core.sessions
+                    .hold(&core.machine, waiting.session, &claim, now);
+            }
         }
         core.absorb(self.clock.unix_ms());
         for notice in core.machine.take_notices() {
@@ -310,6 +316,16 @@ fn take_served(waiting: &mut Vec<Waiting>, grants: &[Grant]) -> BTreeMap<usize, 
     }
     *waiting = rest;
     served
+}
+
+/// The claim of the worker that is granted something.
+fn claim_of(grant: &Grant, waiting: &Waiting) -> Claim {
+    Claim {
+        key: (*grant.key).clone(),
+        lease_epoch: grant.lease_epoch,
+        rank: grant.rank,
+        worker: waiting.offer.worker.clone(),
+    }
 }
 
 fn show(notice: &Notice) {

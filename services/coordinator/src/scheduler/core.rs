@@ -12,6 +12,7 @@ use capstan_proto::v1;
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::sessions::{Session, Sessions};
 use super::show::{end_stage, note, show, task_changed};
 use crate::error::Error;
 use crate::machine::{Key, Machine, Now, Offer};
@@ -32,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) runs: BTreeMap<RunId, Active>,
     /// Workers that wait, the oldest first.
     pub(crate) waiting: Vec<Waiting>,
+    /// Which process has which worker's name.
+    pub(crate) sessions: Sessions,
     /// Whether work is handed out.
     pub(crate) gate: Gate,
     /// Why the coordinator goes down by itself.
@@ -121,6 +124,8 @@ pub(super) enum Note {
 /// A worker that waits for work.
 pub(crate) struct Waiting {
     pub(crate) offer: Offer,
+    /// The process that asks.
+    pub(crate) session: Session,
     pub(crate) answer: oneshot::Sender<Vec<v1::Assignment>>,
 }
 
@@ -164,6 +169,7 @@ impl Core {
             machine,
             runs: BTreeMap::new(),
             waiting: Vec::new(),
+            sessions: Sessions::default(),
             gate: Gate::Open,
             broken: None,
             halted: None,
@@ -186,6 +192,7 @@ impl Core {
                 "the coordinator was suspended: every lease is extended by that time"
             );
             self.machine.postpone(gap);
+            self.sessions.postpone(gap);
         }
     }
 

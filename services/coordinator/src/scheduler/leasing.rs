@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use capstan_dataset::commits;
 use capstan_plan::FailureKind;
+use capstan_plan::id::WorkerId;
 use capstan_proto::v1;
 use capstan_runtime::fault;
 use tokio::sync::oneshot;
 
 use super::core::{Core, Waiting};
+use super::sessions::{SILENT_HEARTBEATS, Session};
 use super::{Handle, Inner};
 use crate::convert::task_state;
 use crate::error::Error;
@@ -56,10 +58,20 @@ impl Drop for Place {
 impl Handle {
     /// Waits for work for at most `wait`; gives none where there was none.
     ///
+    /// - `session`: the process that asks. It gets the worker's name.
+    ///
     /// # Errors
-    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Busy`] where too many wait.
-    pub async fn lease(&self, offer: Offer, wait: Duration) -> Result<Vec<v1::Assignment>, Error> {
+    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Busy`] where too many wait;
+    /// [`Error::NameTaken`]: another process uses the worker's name.
+    pub async fn lease(
+        &self,
+        offer: Offer,
+        session: Session,
+        wait: Duration,
+    ) -> Result<Vec<v1::Assignment>, Error> {
         let (sender, answer) = oneshot::channel();
+        let now = self.inner.clock.now();
+        let heartbeat = Duration::from_secs(self.inner.settings.heartbeat_seconds);
         {
             let mut core = self.inner.core()?;
             if core.waiting.len() >= WAITING {
@@ -71,8 +83,10 @@ impl Handle {
                     most: WAITING,
                 });
             }
+            core.enter(&offer.worker, session, now, heartbeat * SILENT_HEARTBEATS)?;
             core.waiting.push(Waiting {
                 offer,
+                session,
                 answer: sender,
             });
         }
@@ -94,10 +108,13 @@ impl Handle {
 
     /// Renews leases.
     ///
+    /// - `session`: the process that holds them.
+    ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Database`]: nothing was written.
     pub async fn heartbeat(
         &self,
+        session: Session,
         claims: Vec<(Option<Claim>, UnitProgress)>,
     ) -> Result<Vec<v1::LeaseStatus>, Error> {
         let now = self.inner.clock.now();
@@ -105,10 +122,31 @@ impl Handle {
         // Renewals are kept in memory: whoever starts anew gives every lease a full period.
         let mut core = self.inner.core()?;
         let statuses = claims.into_iter().map(|(claim, progress)| match claim {
-            Some(claim) => beat(&mut core, &claim, progress, now, unix_ms),
+            Some(claim) => {
+                let status = beat(&mut core, &claim, progress, now, unix_ms);
+                if status == v1::LeaseStatus::Keep {
+                    let core = &mut *core;
+                    core.sessions.hold(&core.machine, session, &claim, now);
+                }
+                status
+            }
             None => v1::LeaseStatus::Stale,
         });
         Ok(statuses.collect())
+    }
+
+    /// A process of a worker stops: its name is free, and what it still holds goes back. That is a
+    /// lease whose answer was on its way when the process gave up its request: it never learned of
+    /// the lease, so it cannot release it by itself.
+    ///
+    /// # Errors
+    /// [`Error::OtherSession`]: another process has the name. [`Error::Closing`],
+    /// [`Error::Superseded`], [`Error::Database`].
+    pub async fn leave(&self, worker: WorkerId, session: Session) -> Result<(), Error> {
+        let leave = |core: &mut Core| core.leave(&worker, session);
+        let released = self.inner.change(leave).await??;
+        tracing::info!(%worker, released, "a worker left");
+        Ok(())
     }
 
     /// The work of a lease is committed, or a rank that does not commit has done its part.

@@ -28,7 +28,5 @@ impl Inner {
 /// Runs `work` to its end; gives the message of a panic.
 pub(super) async fn panicked(work: impl Future<Output = ()>) -> Option<String> {
     let panic = AssertUnwindSafe(work).catch_unwind().await.err()?;
-    let said = panic.downcast_ref::<String>().map(String::as_str);
-    let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-    Some(said.unwrap_or("a panic without a text").to_owned())
+    Some(capstan_runtime::panic::text(&*panic).to_owned())
 }

@@ -221,20 +221,16 @@ async fn no_lease_begins_while_the_store_does_not_say_who_coordinates() {
         cached: Default::default(),
     };
     let wait = std::time::Duration::from_millis;
-    let held = handle.lease(offer.clone(), wait(20_000)).await.unwrap();
+    let session = crate::Session::new(b"w");
+    let lease = |wait| handle.lease(offer.clone(), session, wait);
+    let held = lease(wait(20_000)).await.unwrap();
     let claim = crate::convert::claim("w", held[0].lease.clone()).unwrap();
     handle.release(claim).await.unwrap();
 
     handle.inner.lock().gate = Gate::Shut;
-    assert!(
-        handle
-            .lease(offer.clone(), wait(300))
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    assert!(lease(wait(300)).await.unwrap().is_empty());
     handle.inner.lock().gate = Gate::Open;
-    let held = handle.lease(offer, wait(20_000)).await.unwrap();
+    let held = lease(wait(20_000)).await.unwrap();
     assert_eq!(held.len(), 1);
     stop((handle, shutdown)).await;
 }

@@ -344,6 +344,7 @@ impl Sandbox {
     async fn worker_of(&self, name: &str, roles: &[v1::Role]) -> Worker {
         Worker {
             name: name.to_owned(),
+            session: name.as_bytes().to_vec(),
             roles: roles.iter().map(|role| *role as i32).collect(),
             client: self.client().await,
             ring: RingClient::connect(self.address.clone()).await.unwrap(),
@@ -442,6 +443,8 @@ pub async fn rest(mut stream: tonic::Streaming<v1::Event>) -> Vec<v1::Event> {
 #[derive(Clone)]
 pub struct Worker {
     pub name: String,
+    /// The same for every worker of the name, unless a test changes it.
+    pub session: Vec<u8>,
     roles: Vec<i32>,
     pub client: CoordinatorClient<Channel>,
     pub ring: RingClient<Channel>,
@@ -451,6 +454,10 @@ pub struct Worker {
 impl Worker {
     /// One question for work that waits for at most `wait_ms`.
     pub async fn poll(&mut self, wait_ms: u64) -> Option<v1::Assignment> {
+        self.ask(wait_ms).await.unwrap()
+    }
+
+    pub async fn ask(&mut self, wait_ms: u64) -> Result<Option<v1::Assignment>, Status> {
         let request = v1::LeaseRequest {
             worker: self.name.clone(),
             roles: self.roles.clone(),
@@ -458,10 +465,11 @@ impl Worker {
             device: "cpu".to_owned(),
             cached: Vec::new(),
             wait_ms,
+            session: self.session.clone(),
         };
-        let answer = self.client.lease(request).await.unwrap().into_inner();
+        let answer = self.client.lease(request).await?.into_inner();
         assert!(answer.assignments.len() <= 1, "more than asked for");
-        answer.assignments.into_iter().next()
+        Ok(answer.assignments.into_iter().next())
     }
 
     /// Asks until there is work.
@@ -487,6 +495,7 @@ impl Worker {
         let request = v1::HeartbeatRequest {
             worker: self.name.clone(),
             leases: vec![progress],
+            session: self.session.clone(),
         };
         let statuses = self
             .client
@@ -506,6 +515,14 @@ impl Worker {
             mine: true,
         };
         Ok(self.client.complete(request).await?.into_inner().mine)
+    }
+
+    pub async fn leave(&mut self) -> Result<(), Status> {
+        let request = v1::LeaveRequest {
+            worker: self.name.clone(),
+            session: self.session.clone(),
+        };
+        self.client.leave(request).await.map(|_| ())
     }
 
     pub async fn release(&mut self, assignment: &v1::Assignment) -> Result<(), Status> {

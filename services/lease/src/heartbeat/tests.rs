@@ -57,8 +57,9 @@ fn answering(status: v1::LeaseStatus) -> (Channel, mpsc::UnboundedReceiver<usize
 /// Runs a test while heartbeats are sent, for a minute at most.
 async fn beating(channel: Channel, held: &Held, test: impl Future<Output = ()>) {
     let (client, options) = (CoordinatorClient::new(channel), fake::options());
+    let session = Session::random();
     tokio::select! {
-        () = beat(client, &options, held) => unreachable!("heartbeats never end"),
+        () = beat(client, &options, &session, held) => unreachable!("heartbeats never end"),
         ended = tokio::time::timeout(LIMIT, test) => ended.expect("the test ends within the limit"),
     }
 }
