@@ -1,15 +1,18 @@
 //! The database of a simulated coordinator: it outlives processes, fails and stalls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use capstan_coordinator::machine::Key;
-use capstan_coordinator::state::{Database, Error, InMemory, Known, Op, Restored, ViewChange};
+use capstan_coordinator::state::{
+    Database, Error, InMemory, Known, Op, Restored, Shards, ViewChange,
+};
 use capstan_coordinator::view::RunView;
-use capstan_plan::id::RunId;
+use capstan_plan::commit::Summary;
+use capstan_plan::id::{RunId, ShardId, StageName};
 
 use crate::world::World;
 
@@ -88,6 +91,31 @@ impl Database for Faulty {
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {
         self.reach().await;
         self.tables.task_jsons(keys).await
+    }
+
+    async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, Error> {
+        self.reach().await;
+        self.tables.is_listed(run, stage).await
+    }
+
+    async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error> {
+        self.reach().await;
+        self.tables.count_committed(shards).await
+    }
+
+    async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, Error> {
+        self.reach().await;
+        self.tables.committed(shards).await
+    }
+
+    async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error> {
+        self.reach().await;
+        self.tables.commits(shards).await
+    }
+
+    async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
+        self.reach().await;
+        self.tables.ended_before(unix_ms, limit).await
     }
 
     async fn close(&self) {}

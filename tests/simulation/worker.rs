@@ -8,7 +8,7 @@ use std::time::Duration;
 use capstan_coordinator::Session;
 use capstan_coordinator::machine::{Claim, Key, Offer};
 use capstan_coordinator::view::UnitProgress;
-use capstan_dataset::commits;
+use capstan_dataset::{Store, commits, versions};
 use capstan_plan::FailureKind;
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{Digest, LeaseEpoch, ModelDigest, WorkerId};
@@ -246,7 +246,7 @@ impl Worker {
             },
             recipe: held.task.recipe,
             inputs: Vec::new(),
-            outputs: outputs(&held.task),
+            outputs: outputs(&self.world.store(), &held.task).await,
             wall_seconds: 1.0,
             cpu_seconds: 1.0,
             adopted: false,
@@ -302,8 +302,8 @@ impl Worker {
     }
 }
 
-/// What a task asks for, by name alone: the coordinator reads commits, not files.
-fn outputs(task: &Task) -> Outputs {
+/// What a task asks for, by name alone: the coordinator reads commits and lists, not files.
+async fn outputs(store: &Store, task: &Task) -> Outputs {
     let mut outputs = Outputs::default();
     match &task.work {
         Work::Import(_) => {
@@ -314,7 +314,14 @@ fn outputs(task: &Task) -> Outputs {
         Work::Curate(CurateWork { part, .. }) => {
             outputs.files.push(overlay(task, FileKind::Curation, part));
         }
-        Work::Balance(BalanceWork { parts, .. }) => {
+        Work::Balance(BalanceWork { shards }) => {
+            let parts = loop {
+                match versions::parts_of(store, shards).await {
+                    Ok(parts) => break parts,
+                    // The store does not answer now.
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                }
+            };
             let overlays = parts
                 .iter()
                 .map(|part| overlay(task, FileKind::Curation, part));

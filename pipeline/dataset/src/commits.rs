@@ -79,6 +79,23 @@ pub async fn of_stage(store: &Store, run: &RunId, stage: &StageName) -> Result<V
     read_all(store, store.list(&stage_folder(run, stage)?).await?).await
 }
 
+/// The shards of a stage that are committed. Reads no commit.
+///
+/// # Errors
+/// Those of the store.
+pub async fn shards_of_stage(
+    store: &Store,
+    run: &RunId,
+    stage: &StageName,
+) -> Result<Vec<ShardId>> {
+    let objects = store.list(&stage_folder(run, stage)?).await?;
+    let names = objects.iter().filter_map(|object| {
+        let name = object.path.rsplit('/').next()?.strip_suffix(SUFFIX)?;
+        Some(ShardId(name.to_owned()))
+    });
+    Ok(names.collect())
+}
+
 /// The commits of a run, by stage and shard.
 ///
 /// # Errors

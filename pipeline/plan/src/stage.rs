@@ -134,7 +134,7 @@ impl Input {
 }
 
 /// The settings of one kind of stage and the rules that follow from them.
-pub trait Settings {
+pub trait Settings: Send + Sync {
     /// What it reads, in a fixed order. A stage may be named by several keys.
     fn inputs(&self) -> Vec<Input>;
 

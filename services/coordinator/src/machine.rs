@@ -35,7 +35,7 @@ mod turns;
 mod twins;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -187,9 +187,6 @@ impl Machine {
         self.stages.share_names(&mut key);
         let (ordinal, key) = (self.added, Arc::new(key));
         let run = self.stages.add(&key, ordinal);
-        if task.state == State::Committed {
-            self.stages.committed(&key, None);
-        }
         for lease in task.held().into_iter().flat_map(Held::leases) {
             self.queues.watch(ordinal, lease);
         }
@@ -280,6 +277,9 @@ impl Machine {
                     self.workers.succeeded(&worker, now);
                 }
                 self.go(ordinal, State::Committed, "");
+                // The change that was noted is all that is needed of it.
+                self.stages.remove(key, ordinal);
+                self.remove(ordinal);
                 true
             }
         }
@@ -392,18 +392,15 @@ impl Machine {
         self.queues.forget(number);
     }
 
-    /// Forgets the tasks of a step of a stage that is over, but for those that stay.
-    pub fn forget_step(&mut self, run: &RunId, stage: &StageName, staying: &BTreeSet<Key>) {
+    /// Notes how many tasks a step of a stage has, of which some may be added later.
+    pub fn expect(&mut self, run: &RunId, stage: &StageName, tasks: u64) {
+        self.stages.expect(run, stage, tasks as usize);
+    }
+
+    /// Forgets the tasks of a step of a stage that is over.
+    pub fn forget_step(&mut self, run: &RunId, stage: &StageName) {
         for ordinal in self.stages.forget_stage(run, stage) {
-            let key = self.entries[&ordinal].key.clone();
-            if staying.contains(&*key) {
-                self.stages.add(&key, ordinal);
-                if self.entries[&ordinal].task.state == State::Committed {
-                    self.stages.committed(&key, None);
-                }
-            } else {
-                self.remove(ordinal);
-            }
+            self.remove(ordinal);
         }
     }
 

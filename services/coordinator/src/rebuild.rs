@@ -6,6 +6,7 @@
 //! committed task runs again. What was quarantined is tried again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use capstan_dataset::{Store, runs};
 use capstan_plan::Pipeline;
@@ -74,7 +75,7 @@ pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Re
 /// A run as the store shows it.
 async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> {
     let standing = runs::standing(store, &record.run).await?;
-    let pipeline_json = record.pipeline.to_string();
+    let pipeline_json: Arc<str> = record.pipeline.to_string().into();
     let pipeline: Pipeline = match serde_json::from_value(record.pipeline) {
         Ok(pipeline) => pipeline,
         Err(error) => {

@@ -202,7 +202,7 @@ impl Coordinator for Handle {
         let view = self.run(&request.into_inner().run.into()).await?;
         Ok(Response::new(v1::GetRunResponse {
             status: Some(view.to_message(true)),
-            pipeline_json: view.pipeline_json,
+            pipeline_json: view.pipeline_json.to_string(),
         }))
     }
 

@@ -10,12 +10,13 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use capstan_plan::id::{Digest, RunId, StageName};
+use capstan_plan::commit::Summary;
+use capstan_plan::id::{Digest, RunId, ShardId, StageName};
 
 use crate::machine::{Change, Key, Spec, Task};
 use crate::view::RunView;
@@ -123,12 +124,53 @@ pub struct NewTask {
 #[derive(Debug)]
 pub enum Op {
     /// A run that was submitted, or submitted again: the tasks and attempts of an earlier submission
-    /// are deleted.
+    /// are deleted. Its commits stay, and the store is asked again which of them are there.
     Submit(Box<RunView>),
     /// Tasks that wait for workers. Tasks that exist already stay as they are.
     Tasks(Vec<NewTask>),
-    /// A task changed.
+    /// A task changed. One that is committed is deleted: its summary says all.
     Change(Change),
+    /// Commits of a stage, beside those that are known: made by workers, adopted, or found in the
+    /// store.
+    Commits {
+        /// The run.
+        run: RunId,
+        /// The stage.
+        stage: StageName,
+        /// By shard.
+        commits: Vec<(ShardId, Summary)>,
+    },
+    /// Commits that the store has no more.
+    Lost {
+        /// The run.
+        run: RunId,
+        /// The stage.
+        stage: StageName,
+        /// Their shards.
+        shards: Vec<ShardId>,
+    },
+    /// Every commit of this stage that was in the store is known.
+    Listed {
+        /// The run.
+        run: RunId,
+        /// The stage.
+        stage: StageName,
+    },
+    /// A run that has ended is deleted, with its stages, tasks and commits.
+    Prune(RunId),
+}
+
+/// Shards of a stage from one to another, both included, in the order of their names.
+#[derive(Debug, Clone, Copy)]
+pub struct Shards<'a> {
+    /// The run.
+    pub run: &'a RunId,
+    /// The stage.
+    pub stage: &'a StageName,
+    /// The first shard.
+    pub first: &'a ShardId,
+    /// The last shard.
+    pub last: &'a ShardId,
 }
 
 /// A run whose view changed, and the stages that did.
@@ -217,6 +259,36 @@ pub trait Database: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Statement`].
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error>;
+
+    /// Whether [`Op::Listed`] was written of a stage since the run was submitted.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, Error>;
+
+    /// How many of these shards are committed.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error>;
+
+    /// Which of these shards are committed.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, Error>;
+
+    /// The commits of these shards.
+    ///
+    /// # Errors
+    /// [`Error::Statement`], [`Error::Damaged`].
+    async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error>;
+
+    /// Runs that ended before this time, the oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error::Statement`].
+    async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error>;
 
     /// Closes it, with everything written, so that another process can open it.
     async fn close(&self);

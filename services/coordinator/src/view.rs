@@ -1,6 +1,7 @@
 //! Runs and stages as people see them: what `GetRun`, `ListRuns` and `Watch` show.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use capstan_plan::Pipeline;
 use capstan_plan::commit::OutputRef;
@@ -15,7 +16,7 @@ pub struct RunView {
     /// Name of the pipeline.
     pub pipeline: String,
     /// The pipeline as JSON.
-    pub pipeline_json: String,
+    pub pipeline_json: Arc<str>,
     /// Seed of every draw.
     pub seed: u64,
     /// Where it stands.
@@ -79,7 +80,7 @@ impl RunView {
     pub fn new(
         run: RunId,
         pipeline: &Pipeline,
-        pipeline_json: String,
+        pipeline_json: Arc<str>,
         seed: u64,
         now: i64,
     ) -> Self {

@@ -69,9 +69,8 @@ impl Board {
             Some(What::StagePlanned(planned)) => {
                 let stage = self.stage(&planned.stage);
                 stage.planned = planned.tasks;
-                stage.reused |= planned.already_committed > 0
-                    && planned.already_committed == planned.step_tasks;
-                stage.committed += planned.already_committed;
+                stage.reused = planned.tasks > 0 && planned.adopted == planned.tasks;
+                stage.committed = planned.committed;
             }
             Some(What::TaskChanged(changed)) => self.task_changed(changed, now),
             Some(What::TaskProgress(progress)) => {
@@ -300,7 +299,8 @@ mod tests {
             stage: stage.into(),
             tasks,
             step_tasks: tasks,
-            already_committed: 0,
+            committed: 0,
+            adopted: 0,
         }))
     }
 

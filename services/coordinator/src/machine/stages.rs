@@ -31,8 +31,11 @@ struct Run {
 /// The tasks of a stage that the machine knows: those of its current step.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
+    /// Those that are not committed.
     pub(super) tasks: BTreeSet<Ordinal>,
     committed: usize,
+    /// Tasks of the step, of which some may be added later.
+    expected: usize,
     runtimes: VecDeque<Duration>,
 }
 
@@ -42,8 +45,9 @@ impl Stage {
     ///
     /// Dean and Ghemawat, MapReduce (OSDI 2004), section 3.6, backup tasks.
     fn straggles_after(&self) -> Option<Duration> {
-        let is_late = self.committed * 10 > self.tasks.len() * 9;
-        if !is_late || self.committed == self.tasks.len() || self.runtimes.len() < FEWEST {
+        let all = self.expected.max(self.committed + self.tasks.len());
+        let is_late = self.committed * 10 > all * 9;
+        if !is_late || self.tasks.is_empty() || self.runtimes.len() < FEWEST {
             return None;
         }
         let mut runtimes: Vec<Duration> = self.runtimes.iter().copied().collect();
@@ -90,6 +94,20 @@ impl Stages {
             stage.runtimes.pop_front();
         }
         stage.runtimes.push_back(runtime);
+    }
+
+    /// Notes how many tasks a step has.
+    pub(super) fn expect(&mut self, run: &RunId, stage: &StageName, tasks: usize) {
+        if let Some(stage) = self.stage_mut(run, stage) {
+            stage.expected = tasks;
+        }
+    }
+
+    /// A task is no longer known.
+    pub(super) fn remove(&mut self, key: &Key, ordinal: Ordinal) {
+        if let Some(stage) = self.stage_mut(&key.run, &key.stage) {
+            stage.tasks.remove(&ordinal);
+        }
     }
 
     /// Stages where an attempt can be late, and after how long it is.

@@ -232,11 +232,11 @@ impl Core {
     pub(crate) fn committed(&mut self, key: &Key, commit: Commit, now: Now) -> bool {
         let was = self.machine.task(key).map(|task| task.state.is_final());
         let is_committed = self.machine.committed(key, commit.lease_epoch, now);
-        if is_committed
-            && was == Some(false)
-            && let Some(active) = self.runs.get_mut(&key.run)
-        {
-            active.note(Note::Committed(Box::new(commit)));
+        if is_committed && was == Some(false) {
+            self.add_commits(&key.run, &key.stage, vec![commit.clone()]);
+            if let Some(active) = self.runs.get_mut(&key.run) {
+                active.note(Note::Committed(Box::new(commit)));
+            }
         }
         is_committed
     }
@@ -255,6 +255,59 @@ impl Core {
         // The driver is to learn of the one after the other.
         self.absorb(now_unix_ms);
         self.committed(key, commit, now)
+    }
+
+    /// Notes commits, to be written with the next batch.
+    pub(crate) fn add_commits(&mut self, run: &RunId, stage: &StageName, commits: Vec<Commit>) {
+        let commits = commits.into_iter();
+        let commits = commits.map(|commit| (commit.shard.clone(), commit.into()));
+        self.batch.ops.push(Op::Commits {
+            run: run.clone(),
+            stage: stage.clone(),
+            commits: commits.collect(),
+        });
+    }
+
+    /// Notes that the store has these commits no more.
+    pub(crate) fn lost(&mut self, run: &RunId, stage: &StageName, shards: Vec<ShardId>) {
+        if !shards.is_empty() {
+            let (run, stage) = (run.clone(), stage.clone());
+            self.batch.ops.push(Op::Lost { run, stage, shards });
+        }
+    }
+
+    /// Notes that every commit of a stage that was in the store is known.
+    pub(crate) fn listed(&mut self, run: &RunId, stage: &StageName) {
+        let (run, stage) = (run.clone(), stage.clone());
+        self.batch.ops.push(Op::Listed { run, stage });
+    }
+
+    /// Deletes a run that has ended. False where it goes on.
+    pub(crate) fn prune(&mut self, run: &RunId) -> bool {
+        let is_running = |active: &Active| active.view.state == v1::RunState::Running;
+        if self.runs.get(run).is_some_and(is_running) {
+            return false;
+        }
+        self.runs.remove(run);
+        self.batch.dirty.remove(run);
+        self.batch.ops.push(Op::Prune(run.clone()));
+        true
+    }
+
+    /// Tells watchers how many tasks of a stage were adopted so far.
+    pub(super) fn tell_adopted(&mut self, run: &RunId, stage: &StageName, at_unix_ms: i64) {
+        let active = self.runs.get_mut(run);
+        let Some(view) = active.and_then(|active| active.view.stage_mut(stage)) else {
+            return;
+        };
+        let planned = v1::StagePlanned {
+            stage: stage.to_string(),
+            tasks: view.tasks,
+            step_tasks: 0,
+            committed: view.committed,
+            adopted: view.adopted,
+        };
+        self.tell(run, v1::event::What::StagePlanned(planned), at_unix_ms);
     }
 
     /// Puts a run at its beginning.
@@ -280,14 +333,6 @@ impl Core {
         let notes = self.runs.get(run).map(|active| &active.inbox);
         let mut notes = notes.into_iter().flatten();
         notes.any(|note| matches!(note, Note::Retried { stage: of, .. } if of == stage))
-    }
-
-    /// Commits of this stage that the driver is still to learn of.
-    pub(super) fn noted(&self, run: &RunId, stage: &StageName) -> u64 {
-        let notes = self.runs.get(run).map(|active| &active.inbox);
-        let notes = notes.into_iter().flatten();
-        let of_stage = |note: &&Note| matches!(note, Note::Committed(c) if &c.stage == stage);
-        notes.filter(of_stage).count() as u64
     }
 
     /// Whether somebody watches a run: events are made for nobody else.

@@ -1,33 +1,39 @@
 //! The driver of a run: expands its stages when their inputs are done, adopts what was made
 //! before, publishes versions, ends the run.
 //!
-//! It remembers nothing that the store does not hold: one that starts anew lists the commits of
-//! each stage and goes on from there. What becomes of tasks meanwhile it is told through the inbox
-//! of its run, so that it never looks at all of them.
+//! It remembers nothing that the store and the database do not hold: one that starts anew looks up
+//! what is committed and continues there. A step of a million tasks is worked on through a window:
+//! some thousand tasks are open at a time, the next ones are made when room is free, and what is
+//! committed stays in the database, from which the end of the step reads it page by page.
+//! What becomes of tasks meanwhile stands in the inbox of its run, so that it never looks at all of
+//! them.
 
+mod adopt;
+mod close;
 mod finish;
 mod inbox;
-mod step;
+mod listing;
+mod window;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use capstan_dataset::{commits, runs, versions};
+use capstan_dataset::runs;
 use capstan_plan::FailureKind;
 use capstan_plan::Pipeline;
 use capstan_plan::commit::{Commit, StageOutput};
-use capstan_plan::expand::{self, Expansion, Request, expand};
+use capstan_plan::expand::{self, Next, Request, Step, Tasks, next};
 use capstan_plan::failure;
 use capstan_plan::id::{DeviceKind, RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
 use super::Inner;
-use super::plan::dataset_of;
 use super::supervise::panicked;
-use crate::machine::Key;
-pub(super) use step::rebased;
+use crate::view::StageView;
+pub(super) use self::adopt::rebase;
+use self::window::Window;
 
 /// Reads and writes of the store in flight at most, of one run.
 const IN_FLIGHT: usize = 16;
@@ -53,6 +59,15 @@ enum Error {
         allowed: u64,
         shards: String,
     },
+    #[error(
+        "stage {stage}: the task of shard {shard} has {bytes} bytes, {most} may be sent to a worker"
+    )]
+    TaskSize {
+        stage: StageName,
+        shard: ShardId,
+        bytes: usize,
+        most: usize,
+    },
     #[error("stage {stage}: {shards}")]
     Fatal { stage: StageName, shards: String },
     #[error("the pipeline of the run cannot be read")]
@@ -64,7 +79,10 @@ impl Error {
         match self {
             Self::Store(error) => error.kind(),
             Self::Coordinator(error) => error.kind(),
-            Self::Expand(_) | Self::Quarantined { .. } | Self::Pipeline(_) => FailureKind::BadInput,
+            Self::Expand(_)
+            | Self::Quarantined { .. }
+            | Self::TaskSize { .. }
+            | Self::Pipeline(_) => FailureKind::BadInput,
             Self::Fatal { .. } => FailureKind::Fatal,
         }
     }
@@ -73,16 +91,18 @@ impl Error {
 /// What is known of a stage that is not done.
 #[derive(Default)]
 struct Progress {
-    /// Whether the store was asked for what is committed already.
+    /// Whether the commits that were in the store are known.
     is_listed: bool,
-    commits: BTreeMap<ShardId, Commit>,
-    /// Committed shards whose recipe does not point at them yet.
-    unpublished: Vec<ShardId>,
-    /// Committed without work in this submission.
-    already: u64,
+    /// The steps that are over, with their tasks.
+    steps: Vec<Step>,
+    tasks: Vec<Arc<Tasks>>,
+    /// The step that is worked on.
+    window: Option<Window>,
+    /// Commits whose recipe does not point at them yet.
+    unpublished: Vec<Commit>,
     missing: BTreeMap<ShardId, GivenUp>,
-    /// Handed to the machine and not final yet.
-    open: BTreeSet<ShardId>,
+    /// Committed before the window came to them.
+    early: BTreeSet<ShardId>,
     /// What the stage's models compute on, once it is fixed.
     device: Option<DeviceKind>,
 }
@@ -98,8 +118,6 @@ struct GivenUp {
 /// When a shard was given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
-    /// Before its version was published: it was judged then.
-    Published,
     /// Before this driver began.
     Before,
     /// Just now: the store was not asked yet whether its commit stands all the same.
@@ -271,48 +289,39 @@ impl Driver {
 
     /// Takes one stage as far as it goes: step after step, until tasks are open or it is done.
     async fn advance(&mut self, stage: &Stage) -> Result<(), Error> {
-        self.list(stage).await?;
+        if self.list(stage).await? {
+            return Ok(());
+        }
+        let allowed = self.pipeline.max_quarantined_of(stage);
         loop {
             self.take_inbox()?;
             if self.look_for_commits(stage).await? {
                 continue;
             }
             self.publish_recipes(&stage.name).await?;
-            let allowed = self.pipeline.max_quarantined_of(stage);
             let progress = self.stages.entry(stage.name.clone()).or_default();
             let is_new = |since| matches!(since, Since::Now | Since::Looked);
             progress.check(stage, allowed, |given_up| is_new(given_up.since))?;
-            if !progress.open.is_empty() {
-                return Ok(());
-            }
-            let (expansion, left_out) = self.expand(stage)?;
-            let is_done = matches!(expansion, Expansion::Done(_));
-            if !is_done && stage.kind.settings().computes() && self.device(stage).is_none() {
-                if !self.fix_device(stage).await? {
-                    self.awaits_worker = true;
+            if progress.window.is_some() {
+                if self.fill(stage).await? {
                     return Ok(());
                 }
+                // What was given up before ends the run again once the shards beside it, which may
+                // be those that are tried again, have had their turn.
+                self.stages[&stage.name].check(stage, allowed, |_| true)?;
+                self.close(stage).await?;
                 continue;
             }
-            let progress = self.stages.entry(stage.name.clone()).or_default();
-            progress.leave_out(left_out);
-            // What was given up before ends the run again once the shards beside it, which may be
-            // those that are tried again, have had their turn.
-            let is_beside = match &expansion {
-                Expansion::Tasks(tasks) => tasks
-                    .iter()
-                    .any(|task| progress.missing.contains_key(&task.shard)),
-                Expansion::Done(_) => false,
-            };
-            if !is_beside {
-                progress.check(stage, allowed, |given_up| {
-                    given_up.since != Since::Published
-                })?;
-            }
-            match expansion {
-                Expansion::Tasks(tasks) => self.begin(stage, tasks).await?,
-                Expansion::Done(done) => {
-                    let output = self.finish(stage, done).await?;
+            match self.next(stage)? {
+                Next::Tasks(_) if self.needs_device(stage) => {
+                    if !self.fix_device(stage).await? {
+                        self.awaits_worker = true;
+                        return Ok(());
+                    }
+                }
+                Next::Tasks(tasks) => self.begin(stage, tasks).await?,
+                Next::Done(outcome) => {
+                    let output = self.finish(stage, outcome).await?;
                     self.outputs.insert(stage.name.clone(), output);
                     self.stages.remove(&stage.name);
                     return Ok(());
@@ -321,76 +330,33 @@ impl Driver {
         }
     }
 
-    /// Asks the store, once, for what of a stage is committed, and for what its version says is
-    /// missing where it has one: that a published version does not have is not made any more.
-    async fn list(&mut self, stage: &Stage) -> Result<(), Error> {
-        let known = self.stages.get(&stage.name);
-        if known.is_some_and(|progress| progress.is_listed) {
-            return Ok(());
-        }
-        let store = &self.inner.store;
-        let found = commits::of_stage(store, &self.run, &stage.name).await?;
-        let device = match stage.kind.settings().computes() {
-            true => runs::device(store, &self.run, &stage.name).await?,
-            false => None,
-        };
-        let missing = match dataset_of(&stage.kind, &self.outputs) {
-            Some(dataset) if !found.is_empty() => {
-                match versions::published(store, dataset, &self.run, &stage.name).await? {
-                    Some(version) => Some(versions::tasks(store, &version).await?.missing),
-                    None => None,
-                }
-            }
-            _ => None,
-        };
-        let adopted = {
-            let core = self.inner.core()?;
-            let view = core.runs.get(&self.run).map(|active| &active.view);
-            let stages = view.iter().flat_map(|view| &view.stages);
-            let mut begun =
-                stages.filter(|view| view.stage == stage.name && view.started_unix_ms > 0);
-            begun.next().map(|view| view.adopted)
-        };
-        let progress = self.stages.entry(stage.name.clone()).or_default();
-        // What was committed before the coordinator started anew was work of this submission.
-        progress.already = adopted.unwrap_or(found.len() as u64);
-        for commit in found {
-            let shard = commit.shard.clone();
-            progress.missing.remove(&shard);
-            progress.commits.entry(shard).or_insert(commit);
-        }
-        if let Some(missing) = missing {
-            let said = "its version is published without it";
-            let given_up = |shard| (shard, GivenUp::earlier(said.to_owned(), Since::Published));
-            progress.missing = missing.into_iter().map(given_up).collect();
-            for shard in progress.missing.keys() {
-                progress.commits.remove(shard);
-            }
-        }
-        progress.device = device;
-        progress.is_listed = true;
-        Ok(())
+    fn with_view<T>(
+        &self,
+        stage: &Stage,
+        read: impl FnOnce(&StageView) -> T,
+    ) -> Result<Option<T>, Error> {
+        let mut core = self.inner.core()?;
+        let view = core.runs.get_mut(&self.run).map(|active| &mut active.view);
+        Ok(view.and_then(|view| view.stage_mut(&stage.name)).map(|view| read(view)))
     }
 
-    /// What comes next, and the shards that it comes without.
-    fn expand(&self, stage: &Stage) -> Result<(Expansion, Vec<ShardId>), Error> {
+    /// What comes next.
+    fn next(&self, stage: &Stage) -> Result<Next, Error> {
         let progress = &self.stages[&stage.name];
-        let commits: Vec<Commit> = progress.commits.values().cloned().collect();
-        let missing: BTreeSet<ShardId> = progress.missing.keys().cloned().collect();
-        let request = Request {
+        Ok(next(Request {
             stage,
             run: &self.run,
             seed: self.pipeline.seed,
             device: progress.device.as_ref(),
             inputs: &self.outputs,
-            commits: &commits,
-            missing: &missing,
-        };
-        Ok((expand(request)?, expand::left_out(request)?))
+            steps: &progress.steps,
+        })?)
     }
 
-    fn device(&self, stage: &Stage) -> Option<&DeviceKind> {
-        self.stages.get(&stage.name)?.device.as_ref()
+    fn needs_device(&self, stage: &Stage) -> bool {
+        let progress = self.stages.get(&stage.name);
+        let is_fixed = progress.is_some_and(|progress| progress.device.is_some());
+        stage.kind.settings().computes() && !is_fixed
     }
 
     /// Fixes what a stage's models compute on: the setting, else the most common kind among the
@@ -403,14 +369,6 @@ impl Driver {
         let progress = self.stages.entry(stage.name.clone()).or_default();
         progress.device = Some(fixed);
         Ok(true)
-    }
-
-    fn key(&self, stage: &Stage, shard: &ShardId) -> Key {
-        Key {
-            run: self.run.clone(),
-            stage: stage.name.clone(),
-            shard: shard.clone(),
-        }
     }
 }
 
@@ -427,14 +385,12 @@ impl GivenUp {
 }
 
 impl Progress {
-    /// Counts shards that later steps were built without, though this driver saw none of them
-    /// given up.
-    fn leave_out(&mut self, shards: Vec<ShardId>) {
-        for shard in shards {
-            let said = "later steps were built without it".to_owned();
-            let given_up = GivenUp::earlier(said, Since::Before);
-            self.missing.entry(shard).or_insert(given_up);
-        }
+    /// Counts a shard that later steps were built without, though this driver did not see that it
+    /// was given up.
+    fn leave_out(&mut self, shard: ShardId) {
+        let said = "later steps were built without it".to_owned();
+        let given_up = GivenUp::earlier(said, Since::Before);
+        self.missing.entry(shard).or_insert(given_up);
     }
 
     /// Refuses to go on where more shards than `allowed` were given up, of those that `counts`
@@ -471,6 +427,11 @@ impl Progress {
             }
         })
     }
+}
+
+/// The error of a database that cannot be read.
+fn lost(error: crate::state::Error) -> Error {
+    Error::Coordinator(crate::Error::Database(Arc::new(error)))
 }
 
 /// Whether a failure of the driver's own may go away: a store that does not answer is waited for,

@@ -5,22 +5,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use capstan_dataset::{Store, commits, recipes, runs, versions};
+use capstan_dataset::{Store, commits, lists, recipes, runs, versions};
 use capstan_plan::Pipeline;
-use capstan_plan::commit::{Commit, OutputRef, StageOutput, VersionRef};
-use capstan_plan::expand::{Expansion, Given, Request, expand};
-use capstan_plan::id::{AttemptId, DatasetName, DeviceKind, LeaseEpoch, RunId, ShardId, StageName};
-use capstan_plan::stage::{Kind, Output, Split, Stage};
+use capstan_plan::commit::{Commit, OutputRef, Outputs, StageOutput, Summary, VersionRef};
+use capstan_plan::expand::Request;
+use capstan_plan::expand::memory::{Expansion, Given, Lists, expand};
+use capstan_plan::id::{DatasetName, DeviceKind, RunId, ShardId, StageName};
+use capstan_plan::stage::{Kind, Output, Overlaid, Split, Stage};
 use capstan_plan::task::Task;
 use capstan_proto::v1;
 use futures::{StreamExt, TryStreamExt};
 
 use super::Handle;
-use super::driver::rebased;
+use super::driver::rebase;
 use crate::error::Error;
 
 /// Reads of the store in flight at most.
 const IN_FLIGHT: usize = 16;
+
+/// Shards of a stage that are looked at one by one, at most: a plan is made in memory.
+const SURVEYED: usize = 50_000;
 
 /// The stages of a run, by what lies in the store.
 pub(crate) struct Survey<'a> {
@@ -48,8 +52,8 @@ pub(crate) struct Surveyed {
     pub(crate) missing: Vec<ShardId>,
     /// What it produced, where all of it is committed. A version that is not published has number 0.
     pub(crate) output: Option<StageOutput>,
-    /// Whether no worker is there to say what kind of device it computes on, so that nothing was
-    /// looked up.
+    /// Whether nothing was looked up: no worker is there to say what kind of device the stage computes
+    /// on, or it has too many shards.
     pub(crate) adoption_unknown: bool,
 }
 
@@ -70,6 +74,7 @@ impl Survey<'_> {
     /// Those of the store; [`Error::Expand`]: commits that do not hold what their tasks make.
     pub(crate) async fn stages(&self) -> Result<Vec<(Stage, Surveyed)>, Error> {
         let mut outputs: BTreeMap<StageName, StageOutput> = BTreeMap::new();
+        let mut lists = Lists::default();
         let mut stages = Vec::with_capacity(self.pipeline.stages.len());
         for name in self.pipeline.order() {
             let Some(stage) = self.pipeline.stage(&name) else {
@@ -77,7 +82,7 @@ impl Survey<'_> {
             };
             let inputs = stage.kind.inputs();
             let surveyed = if inputs.iter().all(|input| outputs.contains_key(input)) {
-                self.stage(stage, &outputs).await?
+                self.stage(stage, &outputs, &mut lists).await?
             } else {
                 Surveyed {
                     tasks: alone(stage).then_some(1),
@@ -96,19 +101,58 @@ impl Survey<'_> {
         &self,
         stage: &Stage,
         inputs: &BTreeMap<StageName, StageOutput>,
+        lists: &mut Lists,
     ) -> Result<Surveyed, Error> {
-        let mut commits = commits::of_stage(self.store, self.run, &stage.name).await?;
+        let shards = commits::shards_of_stage(self.store, self.run, &stage.name).await?;
         let mut surveyed = Surveyed {
-            committed: commits.len() as u64,
-            adopted: commits.iter().filter(|commit| commit.adopted).count() as u64,
+            committed: shards.len() as u64,
             ..Surveyed::default()
         };
-        let version = match dataset_of(&stage.kind, inputs) {
+        if shards.len() <= SURVEYED {
+            return self.small_stage(stage, inputs, lists, surveyed).await;
+        }
+        if let Some(version) = self.version(stage, inputs).await? {
+            surveyed.missing = versions::tasks(self.store, &version).await?.missing;
+            let shards = versions::shards(self.store, &version).await?;
+            surveyed.tasks = Some(surveyed.committed + surveyed.missing.len() as u64);
+            surveyed.output = Some(StageOutput::Dataset(shards));
+        }
+        surveyed.adoption_unknown = surveyed.output.is_none();
+        Ok(surveyed)
+    }
+
+    /// The version that a stage of this run published.
+    async fn version(
+        &self,
+        stage: &Stage,
+        inputs: &BTreeMap<StageName, StageOutput>,
+    ) -> Result<Option<versions::Version>, Error> {
+        match dataset_of(&stage.kind, inputs) {
             Some(dataset) => {
-                versions::published(self.store, dataset, self.run, &stage.name).await?
+                Ok(versions::published(self.store, dataset, self.run, &stage.name).await?)
             }
-            None => None,
-        };
+            None => Ok(None),
+        }
+    }
+
+    /// A stage whose commits fit in memory.
+    async fn small_stage(
+        &self,
+        stage: &Stage,
+        inputs: &BTreeMap<StageName, StageOutput>,
+        lists: &mut Lists,
+        mut surveyed: Surveyed,
+    ) -> Result<Surveyed, Error> {
+        if let Some(StageOutput::Dataset(read)) = read_by_shard(stage, inputs)
+            && lists.shards(read).len() as u64 != read.count
+        {
+            surveyed.tasks = Some(read.count);
+            surveyed.adoption_unknown = true;
+            return Ok(surveyed);
+        }
+        let mut commits = self.summaries(stage).await?;
+        surveyed.adopted = commits.values().filter(|commit| commit.adopted).count() as u64;
+        let version = self.version(stage, inputs).await?;
         if let Some(version) = &version {
             surveyed.missing = versions::tasks(self.store, version).await?.missing;
         }
@@ -123,16 +167,15 @@ impl Survey<'_> {
                 seed: self.pipeline.seed,
                 device: device.as_ref(),
                 inputs,
-                commits: &commits,
-                missing: &missing,
+                steps: &[],
             };
-            let tasks = match expand(request)? {
+            let tasks = match expand(request, lists, &commits, &missing)? {
                 Expansion::Done(done) => break done,
                 Expansion::Tasks(tasks) => tasks,
             };
             let known = tasks.len() as u64;
             let open = self
-                .adoptable(tasks, adopts, &mut commits, &missing)
+                .adoptable(tasks, adopts, lists, &mut commits, &missing)
                 .await?;
             surveyed.adoptable = commits.len() as u64 - surveyed.committed;
             if open > 0 {
@@ -147,12 +190,30 @@ impl Survey<'_> {
                 // A number that no version has: recipes hold rows, never versions.
                 let planned = VersionRef { dataset, number: 0 };
                 let version = version.map_or(planned, |version| version.reference());
-                StageOutput::Dataset { version, parts }
+                StageOutput::Dataset(lists.add_shards(version, parts))
             }
             Given::Model(digest) => StageOutput::Model { digest },
             Given::Figures => StageOutput::Figures,
         });
         Ok(surveyed)
+    }
+
+    /// The commits of a stage by shard, with every file that they name.
+    async fn summaries(&self, stage: &Stage) -> Result<BTreeMap<ShardId, Summary>, Error> {
+        let mut summaries = BTreeMap::new();
+        for commit in commits::of_stage(self.store, self.run, &stage.name).await? {
+            let shard = commit.shard.clone();
+            summaries.insert(shard, self.summary(commit).await?);
+        }
+        Ok(summaries)
+    }
+
+    async fn summary(&self, commit: Commit) -> Result<Summary, Error> {
+        let mut summary = Summary::from(commit);
+        if !summary.outputs.manifests.is_empty() {
+            summary.outputs.files = lists::output_files(self.store, &summary.outputs).await?;
+        }
+        Ok(summary)
     }
 
     /// What a stage computes on: what was fixed, else what would be.
@@ -170,28 +231,54 @@ impl Survey<'_> {
         &self,
         tasks: Vec<Task>,
         adopts: bool,
-        commits: &mut Vec<Commit>,
+        lists: &Lists,
+        commits: &mut BTreeMap<ShardId, Summary>,
         missing: &BTreeSet<ShardId>,
     ) -> Result<usize, Error> {
-        let settled: BTreeSet<&ShardId> = commits.iter().map(|c| &c.shard).chain(missing).collect();
-        let is_open = |task: &Task| !settled.contains(&task.shard);
+        let is_open = |task: &Task| {
+            !commits.contains_key(&task.shard) && !missing.contains(&task.shard)
+        };
         let open: Vec<Task> = tasks.into_iter().filter(is_open).collect();
         if !adopts {
             return Ok(open.len());
         }
-        let found: Vec<Option<Commit>> = futures::stream::iter(open)
+        let found: Vec<Option<(ShardId, Summary)>> = futures::stream::iter(open)
             .map(|task| async move {
-                let found = recipes::adopt(self.store, &task.recipe).await?;
-                Ok::<_, Error>(found.map(|found| adopted(&task, found)))
+                let Some(found) = recipes::adopt(self.store, &task.recipe).await? else {
+                    return Ok(None);
+                };
+                let mut summary = self.summary(found).await?;
+                rebased(&task, lists, &mut summary.outputs);
+                summary.adopted = true;
+                Ok::<_, Error>(Some((task.shard, summary)))
             })
             .buffered(IN_FLIGHT)
             .try_collect()
             .await?;
         let wanted = found.len();
-        let found: Vec<Commit> = found.into_iter().flatten().collect();
-        let open = wanted - found.len();
-        commits.extend(found);
-        Ok(open)
+        let before = commits.len();
+        commits.extend(found.into_iter().flatten());
+        Ok(wanted - (commits.len() - before))
+    }
+}
+
+/// Overlays as adopting would align them with the bases of this run.
+fn rebased(task: &Task, lists: &Lists, outputs: &mut Outputs) {
+    match task.work.overlaid() {
+        Overlaid::None => {}
+        Overlaid::One(part) => rebase(&mut outputs.files, std::slice::from_ref(part)),
+        Overlaid::All(shards) => rebase(&mut outputs.files, lists.shards(shards)),
+    }
+}
+
+/// The dataset that a stage reads shard by shard.
+fn read_by_shard<'a>(
+    stage: &Stage,
+    inputs: &'a BTreeMap<StageName, StageOutput>,
+) -> Option<&'a StageOutput> {
+    match stage.kind.settings().output() {
+        Output::DatasetOf(from) => inputs.get(from),
+        _ => None,
     }
 }
 
@@ -257,21 +344,7 @@ pub(super) fn dataset_of<'a>(
         Output::Model | Output::Vocabulary | Output::Figures => return None,
     };
     match inputs.get(from) {
-        Some(StageOutput::Dataset { version, .. }) => Some(&version.dataset),
+        Some(StageOutput::Dataset(shards)) => Some(&shards.version.dataset),
         _ => None,
-    }
-}
-
-/// The commit that adopting would make, but for its attempt.
-fn adopted(task: &Task, found: Commit) -> Commit {
-    Commit {
-        run: task.run.clone(),
-        stage: task.stage.clone(),
-        shard: task.shard.clone(),
-        attempt: AttemptId(String::new()),
-        lease_epoch: LeaseEpoch::default(),
-        outputs: rebased(&task.work, found.outputs),
-        adopted: true,
-        ..found
     }
 }

@@ -1,10 +1,9 @@
 //! Trying again what was given up.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use capstan_dataset::commits;
 use capstan_plan::Pipeline;
-use capstan_plan::expand::{Request, left_out};
 use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_plan::stage::{Split, Stage};
 use capstan_proto::v1;
@@ -132,9 +131,8 @@ impl Handle {
         let mut chosen = choice.of(&ended);
         let given_up = chosen.len();
         for stage in &pipeline.stages {
-            if chosen.iter().any(|(of, _)| of == &stage.name) {
-                let left_out = self.left_out(&ended, stage).await?;
-                chosen.retain(|(of, shard)| of != &stage.name || !left_out.contains(shard));
+            if matches!(stage.kind.split(), Split::Waves) {
+                self.keep_open(&run, stage, &mut chosen).await?;
             }
         }
         if choice.stage.is_some() && chosen.is_empty() {
@@ -170,21 +168,24 @@ impl Handle {
         })
     }
 
-    /// Shards of a crawl that later steps were built without: they are not made any more.
-    async fn left_out(&self, view: &RunView, stage: &Stage) -> Result<Vec<ShardId>, Error> {
-        if !matches!(stage.kind.split(), Split::Waves) {
-            return Ok(Vec::new());
+    /// Keeps, of the shards of a stage, those that no later step was built without.
+    async fn keep_open(
+        &self,
+        run: &RunId,
+        stage: &Stage,
+        chosen: &mut Vec<(StageName, ShardId)>,
+    ) -> Result<(), Error> {
+        let settings = stage.kind.settings();
+        let of_stage = chosen.iter().filter(|(of, _)| of == &stage.name);
+        let followers = of_stage.filter_map(|(_, shard)| settings.follower(shard));
+        let followers: BTreeSet<ShardId> = followers.collect();
+        for follower in followers {
+            let commit = commits::read(&self.inner.store, run, &stage.name, &follower).await?;
+            if commit.is_some() {
+                let is_over = |shard: &ShardId| settings.follower(shard) == Some(follower.clone());
+                chosen.retain(|(of, shard)| of != &stage.name || !is_over(shard));
+            }
         }
-        let commits = commits::of_stage(&self.inner.store, &view.run, &stage.name).await?;
-        Ok(left_out(Request {
-            stage,
-            run: &view.run,
-            seed: view.seed,
-            device: None,
-            // A crawl reads none.
-            inputs: &BTreeMap::new(),
-            commits: &commits,
-            missing: &BTreeSet::new(),
-        })?)
+        Ok(())
     }
 }

@@ -237,7 +237,7 @@ impl Asked {
         RunView::new(
             self.run.clone(),
             &self.pipeline,
-            self.value.to_string(),
+            self.value.to_string().into(),
             self.pipeline.seed,
             now_unix_ms,
         )

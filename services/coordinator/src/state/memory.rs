@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use capstan_plan::commit::Summary;
 use capstan_plan::id::{LeaseEpoch, RunId, ShardId, StageName, WorkerId};
 use capstan_proto::v1;
 
-use super::{Database, Error, Known, NewTask, Op, Restored, ViewChange};
+use super::{Database, Error, Known, NewTask, Op, Restored, Shards, ViewChange};
 use crate::machine::{Change, Held, Key, Lease, Rank, State, Task, What};
 use crate::view::{RunView, StageView};
 
@@ -36,6 +37,8 @@ struct Rows {
     tasks: BTreeMap<TaskId, (u64, NewTask)>,
     states: BTreeMap<TaskId, TaskState>,
     attempts: BTreeMap<(StageName, ShardId, LeaseEpoch), Attempt>,
+    commits: BTreeMap<TaskId, Summary>,
+    listed: BTreeSet<StageName>,
 }
 
 #[derive(Debug)]
@@ -62,11 +65,14 @@ impl Tables {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Submit(view) => {
+                let before = self.runs.remove(&view.run);
                 let rows = Rows {
                     view: stored(view),
                     tasks: BTreeMap::new(),
                     states: BTreeMap::new(),
                     attempts: BTreeMap::new(),
+                    commits: before.map(|rows| rows.commits).unwrap_or_default(),
+                    listed: BTreeSet::new(),
                 };
                 self.runs.insert(view.run.clone(), rows);
             }
@@ -83,6 +89,32 @@ impl Tables {
                 if let Some(rows) = self.runs.get_mut(&change.key.run) {
                     rows.change(change);
                 }
+            }
+            Op::Commits {
+                run,
+                stage,
+                commits,
+            } => {
+                if let Some(rows) = self.runs.get_mut(run) {
+                    let commits = commits.iter().cloned();
+                    let of_stage = commits.map(|(shard, commit)| ((stage.clone(), shard), commit));
+                    rows.commits.extend(of_stage);
+                }
+            }
+            Op::Lost { run, stage, shards } => {
+                if let Some(rows) = self.runs.get_mut(run) {
+                    for shard in shards {
+                        rows.commits.remove(&(stage.clone(), shard.clone()));
+                    }
+                }
+            }
+            Op::Listed { run, stage } => {
+                if let Some(rows) = self.runs.get_mut(run) {
+                    rows.listed.insert(stage.clone());
+                }
+            }
+            Op::Prune(run) => {
+                self.runs.remove(run);
             }
         }
     }
@@ -127,6 +159,14 @@ impl Rows {
             What::Retried => {}
         }
         let task = &change.task;
+        if task.state == State::Committed {
+            let of_task = |id: &(StageName, ShardId, LeaseEpoch)| id.0 == stage && id.1 == shard;
+            self.attempts.retain(|id, _| !of_task(id));
+            let id = (stage, shard);
+            self.tasks.remove(&id);
+            self.states.remove(&id);
+            return;
+        }
         let state = TaskState {
             state: task.state.clone(),
             attempts: task.attempts,
@@ -284,6 +324,48 @@ impl Database for InMemory {
             Some(((*key).clone(), task.task_json.clone()))
         };
         Ok(keys.iter().filter_map(json).collect())
+    }
+
+    async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, Error> {
+        let tables = self.tables();
+        let rows = tables.runs.get(run);
+        Ok(rows.is_some_and(|rows| rows.listed.contains(stage)))
+    }
+
+    async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error> {
+        Ok(self.committed(shards).await?.len() as u64)
+    }
+
+    async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, Error> {
+        Ok(self.commits(shards).await?.into_keys().collect())
+    }
+
+    async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error> {
+        let id = |shard: &ShardId| (shards.stage.clone(), shard.clone());
+        let (first, last) = (id(shards.first), id(shards.last));
+        if first > last {
+            return Ok(BTreeMap::new());
+        }
+        let tables = self.tables();
+        let rows = tables.runs.get(shards.run).into_iter();
+        let found = rows.flat_map(|rows| rows.commits.range(first.clone()..=last.clone()));
+        let found = found.map(|((_, shard), commit)| (shard.clone(), commit.clone()));
+        Ok(found.collect())
+    }
+
+    async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
+        let tables = self.tables();
+        let views = tables.runs.values().map(|rows| &rows.view);
+        let is_over = |view: &&RunView| {
+            view.state != v1::RunState::Running && view.ended_unix_ms < unix_ms
+        };
+        let mut ended: Vec<(i64, RunId)> = views
+            .filter(is_over)
+            .map(|view| (view.ended_unix_ms, view.run.clone()))
+            .collect();
+        ended.sort();
+        ended.truncate(limit as usize);
+        Ok(ended.into_iter().map(|(_, run)| run).collect())
     }
 
     async fn close(&self) {}

@@ -3,6 +3,7 @@
 //! One process: a lock on `FILE.lock`, which the operating system releases with the process, keeps a
 //! second coordinator out.
 
+mod commits;
 mod fence;
 mod lock;
 mod output;
@@ -11,7 +12,7 @@ mod read;
 mod tests;
 mod write;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,12 +21,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use capstan_plan::id::RunId;
+use capstan_plan::commit::Summary;
+use capstan_plan::id::{RunId, ShardId, StageName};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr, SqlitePool};
 
-use super::{Database, Error, Known, Op, Restored, ViewChange};
+use super::{Database, Error, Known, Op, Restored, Shards, ViewChange};
 use crate::machine::Key;
 use crate::view::RunView;
 
@@ -172,6 +174,26 @@ impl Database for Sqlite {
         self.read_task_jsons(keys).await
     }
 
+    async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, Error> {
+        self.read_listed(run, stage).await
+    }
+
+    async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error> {
+        self.read_count(shards).await
+    }
+
+    async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, Error> {
+        self.read_committed(shards).await
+    }
+
+    async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error> {
+        self.read_commits(shards).await
+    }
+
+    async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
+        self.read_ended(unix_ms, limit).await
+    }
+
     async fn close(&self) {
         // The last connection to close empties the log.
         self.readers.close().await;
@@ -192,6 +214,7 @@ fn migrator() -> Migrator {
         ("device", include_str!("../../migrations/0002_device.sql")),
         ("indexes", include_str!("../../migrations/0003_indexes.sql")),
         ("secret", include_str!("../../migrations/0004_secret.sql")),
+        ("commits", include_str!("../../migrations/0005_commits.sql")),
     ];
     let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
         let kind = MigrationType::Simple;

@@ -79,7 +79,7 @@ async fn append(database: &dyn Database, ops: &[Op], views: &[ViewChange]) {
 
 fn view(run: &str) -> RunView {
     let pipeline = capstan_plan::Pipeline::from_toml(PIPELINE, "p.toml").unwrap();
-    RunView::new(run.into(), &pipeline, "{}".to_owned(), u64::MAX, 7)
+    RunView::new(run.into(), &pipeline, "{}".into(), u64::MAX, 7)
 }
 
 fn task(shard: &str, world_size: usize) -> NewTask {

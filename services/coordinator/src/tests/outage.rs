@@ -1,20 +1,21 @@
 //! A database that cannot be written, and parts of the coordinator that panic.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use capstan_dataset::Store;
-use capstan_plan::id::RunId;
+use capstan_plan::commit::Summary;
+use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_proto::v1;
 use capstan_runtime::health::Readiness;
 use tonic::Code;
 
 use super::sandbox::{ManualClock, ONE_TASK, Sandbox};
 use crate::machine::Key;
-use crate::state::{self, Database, InMemory, Known, Op, Restored, ViewChange};
+use crate::state::{self, Database, InMemory, Known, Op, Restored, Shards, ViewChange};
 use crate::view::RunView;
 use crate::{Error, Options};
 
@@ -89,6 +90,29 @@ impl Database for Flaky {
 
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, state::Error> {
         self.inner.task_jsons(keys).await
+    }
+
+    async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, state::Error> {
+        self.inner.is_listed(run, stage).await
+    }
+
+    async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, state::Error> {
+        self.inner.count_committed(shards).await
+    }
+
+    async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, state::Error> {
+        self.inner.committed(shards).await
+    }
+
+    async fn commits(
+        &self,
+        shards: Shards<'_>,
+    ) -> Result<BTreeMap<ShardId, Summary>, state::Error> {
+        self.inner.commits(shards).await
+    }
+
+    async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, state::Error> {
+        self.inner.ended_before(unix_ms, limit).await
     }
 
     async fn close(&self) {

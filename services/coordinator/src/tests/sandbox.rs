@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use capstan_dataset::{Store, commits, files, models, runs};
+use capstan_dataset::{Store, commits, files, models, runs, versions};
 use capstan_plan::clock::Clock;
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{LeaseEpoch, PairId};
@@ -649,9 +649,9 @@ pub async fn outputs(store: &Store, task: &Task) -> Outputs {
             outputs.files = files::write_pairs(store, 10, pairs).await.unwrap();
         }
         Work::Curate(CurateWork { part, .. }) => outputs.files.push(curation(store, part).await),
-        Work::Balance(BalanceWork { parts, .. }) => {
-            for part in parts {
-                outputs.files.push(curation(store, part).await);
+        Work::Balance(BalanceWork { shards }) => {
+            for part in versions::parts_of(store, shards).await.unwrap() {
+                outputs.files.push(curation(store, &part).await);
             }
         }
         Work::Caption(CaptionWork { part, model, .. }) => {

@@ -1,85 +1,241 @@
 //! The end of a stage: its version is published, or its model named.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use capstan_dataset::versions;
-use capstan_plan::commit::{OutputRef, StageOutput};
-use capstan_plan::expand::{Done, Given};
-use capstan_plan::id::ShardId;
+use capstan_dataset::lists::{self, PAGE, VersionWriter};
+use capstan_dataset::versions::{self, Origin, Pages};
+use capstan_plan::commit::{FileKind, OutputRef, Part, Shards, StageOutput, Summary};
+use capstan_plan::expand::outcome::{CommitOf, Sums};
+use capstan_plan::expand::{Outcome, Tasks};
+use capstan_plan::id::{DatasetName, ShardId};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 use capstan_runtime::fault;
 
 use super::{Driver, Error};
 use crate::scheduler::core::Core;
+use crate::scheduler::plan::dataset_of;
 
 /// What is shown of a stage that is done.
 struct Shown<'a> {
     stage: &'a Stage,
-    committed: u64,
-    adopted: u64,
-    /// With what is said of each.
+    /// With the reason of each.
     missing: BTreeMap<ShardId, String>,
     output: OutputRef,
     now_unix_ms: i64,
 }
 
+/// A version that is being written.
+struct Writing<'a> {
+    lists: VersionWriter<'a>,
+    sums: Sums,
+}
+
+impl Writing<'_> {
+    async fn shard(&mut self, part: &Part) -> Result<(), Error> {
+        self.sums.add_shard(part);
+        Ok(self.lists.shard(part).await?)
+    }
+}
+
 impl Driver {
     /// Publishes what a stage gave.
-    pub(super) async fn finish(&self, stage: &Stage, done: Done) -> Result<StageOutput, Error> {
-        let progress = &self.stages[&stage.name];
-        let missing = done.missing.into_iter().map(|shard| {
-            let said = progress.missing.get(&shard);
-            let said = said.map_or_else(String::new, |given_up| given_up.said.clone());
-            (shard, said)
-        });
-        let missing: BTreeMap<ShardId, String> = missing.collect();
+    pub(super) async fn finish(
+        &self,
+        stage: &Stage,
+        outcome: Outcome,
+    ) -> Result<StageOutput, Error> {
         fault::point("coordinator.before_publish");
-        let output = match done.given {
-            Given::Dataset {
-                dataset,
-                derived_from,
-                parts,
-            } => {
-                let new = versions::NewVersion {
-                    dataset,
-                    run: self.run.clone(),
-                    stage: stage.name.clone(),
-                    recipes: done.recipes,
-                    derived_from,
-                    statistics: done.statistics,
-                    missing: missing.keys().cloned().collect(),
-                    parts: parts.clone(),
-                };
-                let version = versions::publish(&self.inner.store, new).await?;
-                StageOutput::Dataset { version, parts }
-            }
-            Given::Model(digest) => StageOutput::Model { digest },
-            Given::Figures => StageOutput::Figures,
+        let output = match outcome {
+            Outcome::Model(digest) => StageOutput::Model { digest },
+            Outcome::Figures => StageOutput::Figures,
+            outcome => StageOutput::Dataset(self.publish(stage, outcome).await?),
         };
         fault::point("coordinator.after_publish");
+        let missing = self.stages[&stage.name].missing.iter();
+        let missing = missing.map(|(shard, given_up)| (shard.clone(), given_up.said.clone()));
+        self.show_done(stage, missing.collect(), &output).await?;
+        Ok(output)
+    }
+
+    /// The version that a stage published before, shown as done; `None` where it did not.
+    pub(super) async fn published(&self, stage: &Stage) -> Result<Option<StageOutput>, Error> {
+        let store = &self.inner.store;
+        let Some(dataset) = dataset_of(&stage.kind, &self.outputs) else {
+            return Ok(None);
+        };
+        let version = versions::published(store, dataset, &self.run, &stage.name).await?;
+        let Some(version) = version else {
+            return Ok(None);
+        };
+        let output = StageOutput::Dataset(versions::shards(store, &version).await?);
+        let is_shown = |view: &crate::view::StageView| view.state == v1::StageState::Done;
+        if self.with_view(stage, is_shown)? == Some(true) {
+            return Ok(Some(output));
+        }
+        let said = || "its version is published without it".to_owned();
+        let missing = versions::tasks(store, &version).await?.missing;
+        let missing = missing.into_iter().map(|shard| (shard, said()));
+        self.show_done(stage, missing.collect(), &output).await?;
+        Ok(Some(output))
+    }
+
+    async fn show_done(
+        &self,
+        stage: &Stage,
+        missing: BTreeMap<ShardId, String>,
+        output: &StageOutput,
+    ) -> Result<(), Error> {
         let shown = Shown {
             stage,
-            committed: progress.commits.len() as u64,
-            adopted: progress.already,
             missing,
             output: output.reference(),
             now_unix_ms: self.inner.clock.unix_ms(),
         };
         self.inner.change(|core| self.show(core, shown)).await?;
-        Ok(output)
+        Ok(())
+    }
+
+    /// Writes the lists of a version page by page, from the commits of every step, and publishes it.
+    async fn publish(&self, stage: &Stage, outcome: Outcome) -> Result<Shards, Error> {
+        let store = &self.inner.store;
+        let mut writing = Writing {
+            lists: VersionWriter::new(store),
+            sums: Sums::default(),
+        };
+        let (dataset, derived_from) = match &outcome {
+            Outcome::Overlays { shards, .. } | Outcome::OverlaysOfOne { shards, .. } => {
+                (shards.version.dataset.clone(), Some(shards.version.clone()))
+            }
+            Outcome::NewDataset(dataset) => (dataset.clone(), None),
+            // Their callers publish nothing.
+            Outcome::Model(_) | Outcome::Figures => (DatasetName(String::new()), None),
+        };
+        let steps = &self.stages[&stage.name].tasks;
+        for (place, tasks) in steps.iter().enumerate() {
+            let gives = (place + 1 == steps.len()).then_some(&outcome);
+            self.write_step(stage, tasks, gives, &mut writing).await?;
+        }
+        let origin = Origin {
+            dataset,
+            run: self.run.clone(),
+            stage: stage.name.clone(),
+            derived_from,
+            statistics: writing.sums.finish(true),
+        };
+        let lists = writing.lists.finish().await?;
+        Ok(versions::publish_lists(store, origin, &lists).await?)
+    }
+
+    /// Adds the recipes and missing shards of a step, and of the last one the shards that it gave.
+    async fn write_step(
+        &self,
+        stage: &Stage,
+        tasks: &Tasks,
+        gives: Option<&Outcome>,
+        writing: &mut Writing<'_>,
+    ) -> Result<(), Error> {
+        let store = &self.inner.store;
+        let read = match gives {
+            Some(Outcome::Overlays { shards, .. }) => {
+                Some(Pages::open(store, &shards.version).await?)
+            }
+            _ => None,
+        };
+        for page in 0..tasks.len().div_ceil(PAGE) {
+            let mut commits = self.page_of_commits(stage, tasks, page).await?;
+            let mut parts = match &read {
+                Some(pages) => pages.read(store, page).await?,
+                None => Vec::new(),
+            }
+            .into_iter();
+            for ordinal in page * PAGE..((page + 1) * PAGE).min(tasks.len()) {
+                let (shard, part) = (tasks.shard(ordinal), parts.next());
+                let Some(commit) = commits.remove(&shard) else {
+                    writing.lists.missing(shard).await?;
+                    continue;
+                };
+                writing.sums.add(&commit.outputs);
+                writing.lists.recipe(commit.recipe).await?;
+                if let Some(outcome) = gives {
+                    let of = CommitOf {
+                        stage: &stage.name,
+                        shard: &shard,
+                    };
+                    self.write_shards(of, outcome, part, &commit, writing).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the shards that a commit of the last step gave.
+    async fn write_shards(
+        &self,
+        of: CommitOf<'_>,
+        outcome: &Outcome,
+        part: Option<Part>,
+        commit: &Summary,
+        writing: &mut Writing<'_>,
+    ) -> Result<(), Error> {
+        let store = &self.inner.store;
+        match (outcome, part) {
+            (Outcome::NewDataset(_), _) => {
+                let files = lists::output_files(store, &commit.outputs).await?;
+                for part in of.bases(&files)? {
+                    writing.shard(&part).await?;
+                }
+            }
+            (Outcome::Overlays { kind, .. }, Some(part)) => {
+                let part = of.overlaid(part, *kind, &commit.outputs.files)?;
+                writing.shard(&part).await?;
+            }
+            (Outcome::OverlaysOfOne { shards, kind }, _) => {
+                self.write_overlays(of, shards, *kind, commit, writing).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds the shards of a version with an overlay each, which one commit names in order.
+    async fn write_overlays(
+        &self,
+        of: CommitOf<'_>,
+        shards: &Shards,
+        kind: FileKind,
+        commit: &Summary,
+        writing: &mut Writing<'_>,
+    ) -> Result<(), Error> {
+        let store = &self.inner.store;
+        let pages = Pages::open(store, &shards.version).await?;
+        let (mut found, mut number) = (0, 0);
+        let mut parts = pages.read(store, 0).await?.into_iter();
+        for page in 0..lists::output_pages(&commit.outputs) {
+            let files = lists::output_page(store, &commit.outputs, page).await?;
+            for overlay in files.iter().filter(|file| file.kind == kind) {
+                found += 1;
+                if parts.len() == 0 {
+                    number += 1;
+                    parts = pages.read(store, number).await?.into_iter();
+                }
+                if let Some(part) = parts.next() {
+                    writing.shard(&of.with_overlay(part, overlay)?).await?;
+                }
+            }
+        }
+        match found == shards.count {
+            true => Ok(()),
+            false => Err(of.overlay_count(found, shards.count).into()),
+        }
     }
 
     fn show(&self, core: &mut Core, shown: Shown<'_>) {
         let (stage, now) = (&shown.stage.name, shown.now_unix_ms);
-        // Tried again at the last moment: the version says already that it is missing.
-        core.machine.forget_step(&self.run, stage, &BTreeSet::new());
         let Some(view) = core.stage_mut(&self.run, stage) else {
             return;
         };
-        view.tasks = shown.committed + shown.missing.len() as u64;
-        view.committed = shown.committed;
-        view.adopted = shown.adopted;
+        view.tasks = view.committed + shown.missing.len() as u64;
         view.leased.clear();
         view.progress.clear();
         let mut before = std::mem::take(&mut view.quarantined);

@@ -1,10 +1,8 @@
 //! What became of tasks since the driver looked last.
 
-use std::collections::BTreeSet;
-
 use capstan_dataset::{commits, recipes};
 use capstan_plan::commit::Commit;
-use capstan_plan::id::{ShardId, StageName};
+use capstan_plan::id::StageName;
 use capstan_plan::stage::Stage;
 use futures::StreamExt;
 
@@ -31,11 +29,9 @@ impl Driver {
             let progress = self.stages.entry(stage.clone()).or_default();
             match note {
                 Note::Committed(commit) => {
-                    let shard = commit.shard.clone();
-                    progress.open.remove(&shard);
-                    progress.missing.remove(&shard);
-                    progress.unpublished.push(shard.clone());
-                    progress.commits.insert(shard, *commit);
+                    progress.committed(&commit.shard);
+                    progress.missing.remove(&commit.shard);
+                    progress.unpublished.push(*commit);
                 }
                 Note::GivenUp {
                     shard,
@@ -43,7 +39,7 @@ impl Driver {
                     is_fatal,
                     ..
                 } => {
-                    progress.open.remove(&shard);
+                    progress.settled(&shard);
                     let given_up = GivenUp {
                         said,
                         is_fatal,
@@ -53,7 +49,9 @@ impl Driver {
                 }
                 Note::Retried { shard, .. } => {
                     progress.missing.remove(&shard);
-                    progress.open.insert(shard);
+                    if let Some(window) = &mut progress.window {
+                        window.open.insert(shard);
+                    }
                 }
             }
         }
@@ -93,30 +91,26 @@ impl Driver {
 
     /// Points recipes at the commits that came in, so that other runs may adopt them.
     pub(super) async fn publish_recipes(&mut self, stage: &StageName) -> Result<(), Error> {
-        let Some(progress) = self.stages.get(stage) else {
+        let Some(progress) = self.stages.get_mut(stage) else {
             return Ok(());
         };
-        let shards = progress.unpublished.iter();
-        let commits: Vec<Commit> = shards
-            .filter_map(|shard| progress.commits.get(shard).cloned())
-            .collect();
-        let this = &*self;
-        let published: Vec<(ShardId, Result<(), _>)> = futures::stream::iter(commits)
+        let commits = std::mem::take(&mut progress.unpublished);
+        let store = &self.inner.store;
+        let published: Vec<(Commit, Result<(), _>)> = futures::stream::iter(commits)
             .map(|commit| async move {
-                let published = recipes::publish(&this.inner.store, &commit).await;
-                (commit.shard, published)
+                let published = recipes::publish(store, &commit).await;
+                (commit, published)
             })
             .buffer_unordered(IN_FLIGHT)
             .collect()
             .await;
-        let done = published.iter().filter(|(_, published)| published.is_ok());
-        let done: BTreeSet<&ShardId> = done.map(|(shard, _)| shard).collect();
-        if let Some(progress) = self.stages.get_mut(stage) {
-            progress.unpublished.retain(|shard| !done.contains(shard));
+        let mut failed = None;
+        for (commit, published) in published {
+            if let Err(error) = published {
+                progress.unpublished.push(commit);
+                failed = Some(error);
+            }
         }
-        let failed = published
-            .into_iter()
-            .find_map(|(_, published)| published.err());
         failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }

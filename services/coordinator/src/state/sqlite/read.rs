@@ -77,7 +77,7 @@ impl Sqlite {
         Ok(jsons)
     }
 
-    /// Tasks of a run that are not committed: what is, the store says.
+    /// Tasks of a run: those that are not committed.
     async fn tasks(&self, run: &RunId) -> Result<Vec<(Key, Task)>, Error> {
         let rows = sqlx::query(
             "SELECT t.run, t.stage, t.shard, t.role, t.world_size, t.base, t.device, t.may_twin, \
@@ -86,11 +86,10 @@ impl Sqlite {
              COALESCE(s.last_worker, '') AS last_worker \
              FROM tasks t LEFT JOIN task_states s \
              ON s.run = t.run AND s.stage = t.stage AND s.shard = t.shard \
-             WHERE t.run = $1 AND COALESCE(s.state, $2) <> $3 ORDER BY t.position",
+             WHERE t.run = $1 ORDER BY t.position",
         )
         .bind(run.as_str())
         .bind(v1::TaskState::Ready.as_str_name())
-        .bind(v1::TaskState::Committed.as_str_name())
         .fetch_all(&self.readers)
         .await?;
         let mut leases = self.leases(run).await?;
@@ -164,7 +163,7 @@ fn run_view(row: &SqliteRow) -> Result<RunView, Error> {
     let seed: String = row.try_get("seed")?;
     Ok(RunView {
         pipeline: row.try_get("pipeline")?,
-        pipeline_json: row.try_get("pipeline_json")?,
+        pipeline_json: row.try_get::<&str, _>("pipeline_json")?.into(),
         seed: seed
             .parse()
             .map_err(|_| damaged(format!("seed `{seed}`")))?,

@@ -9,7 +9,7 @@ fn view(run: &str) -> RunView {
     let text = "name = \"p\"\n[[stage]]\nname = \"s\"\nkind = \"import\"\ndataset = \"d\"\n\
                 format = \"coco_captions\"\nsource = \"x\"\n";
     let pipeline = capstan_plan::Pipeline::from_toml(text, "p.toml").unwrap();
-    RunView::new(run.into(), &pipeline, "{}".to_owned(), 1, 7)
+    RunView::new(run.into(), &pipeline, "{}".into(), 1, 7)
 }
 
 async fn submit(database: &Sqlite, view: RunView) {
@@ -139,7 +139,7 @@ async fn a_full_disk_is_transient_and_a_refused_statement_is_not() {
     let limit = sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}"));
     sqlx::query(limit).execute(&database.writer).await.unwrap();
     let mut large = view("r");
-    large.pipeline_json = "x".repeat(1 << 20);
+    large.pipeline_json = "x".repeat(1 << 20).into();
     let ops = [Op::Submit(Box::new(large))];
     let error = database.append(0, &ops, &[], 7).await.unwrap_err();
     assert!(error.is_transient(), "{}", failure::chain(&error));

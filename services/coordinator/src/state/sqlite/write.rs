@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::id::LeaseEpoch;
+use capstan_plan::id::{LeaseEpoch, RunId};
 use sqlx::{QueryBuilder, Transaction};
 
+use super::commits::{delete_commits, write_commits, write_listed};
 use super::{Sqlite, fence, output};
 use crate::convert::task_state;
 use crate::machine::{Change, Key, Lease, Rank, State, What};
@@ -14,7 +15,7 @@ use crate::view::{RunView, StageView};
 /// Rows of one statement, the largest first: few sizes, so that each is prepared once.
 const ROWS: [usize; 3] = [128, 16, 1];
 
-type Writing = Transaction<'static, sqlx::Sqlite>;
+pub(super) type Writing = Transaction<'static, sqlx::Sqlite>;
 
 impl Sqlite {
     pub(super) async fn write(
@@ -30,6 +31,7 @@ impl Sqlite {
         let mut transaction = self.writer.begin().await?;
         fence::check(&mut transaction, generation).await?;
         let mut changes: Vec<&Change> = Vec::new();
+        let mut all_commits: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for op in ops {
             match op {
                 Op::Change(change) => changes.push(change),
@@ -40,11 +42,32 @@ impl Sqlite {
                 }
                 // Whatever happens to a task comes after it: no need to write that first.
                 Op::Tasks(tasks) => self.add_tasks(&mut transaction, tasks).await?,
+                Op::Commits {
+                    run,
+                    stage,
+                    commits,
+                } => {
+                    let of_stage = all_commits.entry((run, stage)).or_default();
+                    of_stage.extend(commits);
+                }
+                Op::Lost { run, stage, shards } => {
+                    delete_commits(&mut transaction, run, stage, shards).await?;
+                }
+                Op::Listed { run, stage } => write_listed(&mut transaction, run, stage).await?,
+                Op::Prune(run) => {
+                    write_changes(&mut transaction, &changes, now_unix_ms).await?;
+                    changes.clear();
+                    all_commits.retain(|(of, _), _| *of != run);
+                    delete(&mut transaction, run, &PRUNED).await?;
+                }
             }
         }
         write_changes(&mut transaction, &changes, now_unix_ms).await?;
+        for ((run, stage), commits) in all_commits {
+            write_commits(&mut transaction, run, stage, &commits).await?;
+        }
         for ViewChange { view, stages } in views {
-            write_run(&mut transaction, view).await?;
+            update_run(&mut transaction, view).await?;
             for (position, stage) in view.stages.iter().enumerate() {
                 if stages.contains(&stage.stage) {
                     write_stage(&mut transaction, view, position, stage).await?;
@@ -82,20 +105,42 @@ impl Sqlite {
     }
 }
 
-async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
-    let forgotten = [
-        "DELETE FROM stages WHERE run = $1",
-        "DELETE FROM tasks WHERE run = $1",
-        "DELETE FROM task_states WHERE run = $1",
-        "DELETE FROM attempts WHERE run = $1",
-    ];
-    for statement in forgotten {
-        let run = view.run.as_str();
-        sqlx::query(statement)
-            .bind(run)
+/// Statements that delete what a new submission of a run makes anew.
+const RESUBMITTED: [&str; 5] = [
+    "DELETE FROM stages WHERE run = $1",
+    "DELETE FROM listed WHERE run = $1",
+    "DELETE FROM tasks WHERE run = $1",
+    "DELETE FROM task_states WHERE run = $1",
+    "DELETE FROM attempts WHERE run = $1",
+];
+
+/// Statements that delete a run.
+const PRUNED: [&str; 7] = [
+    RESUBMITTED[0],
+    RESUBMITTED[1],
+    RESUBMITTED[2],
+    RESUBMITTED[3],
+    RESUBMITTED[4],
+    "DELETE FROM commits WHERE run = $1",
+    "DELETE FROM runs WHERE run = $1",
+];
+
+async fn delete(
+    writing: &mut Writing,
+    run: &RunId,
+    statements: &[&'static str],
+) -> Result<(), Error> {
+    for statement in statements {
+        sqlx::query(*statement)
+            .bind(run.as_str())
             .execute(&mut **writing)
             .await?;
     }
+    Ok(())
+}
+
+async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+    delete(writing, &view.run, &RESUBMITTED).await?;
     write_run(writing, view).await?;
     for (position, stage) in view.stages.iter().enumerate() {
         write_stage(writing, view, position, stage).await?;
@@ -114,11 +159,26 @@ async fn write_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     )
     .bind(view.run.as_str())
     .bind(&view.pipeline)
-    .bind(&view.pipeline_json)
+    .bind(&*view.pipeline_json)
     .bind(view.seed.to_string())
     .bind(view.state.as_str_name())
     .bind(&view.reason)
     .bind(view.submitted_unix_ms)
+    .bind(view.ended_unix_ms)
+    .bind(number(view.leased))
+    .execute(&mut **writing)
+    .await?;
+    Ok(())
+}
+
+/// Writes what changes of a run; its pipeline, which may be long, stays as it was submitted.
+async fn update_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE runs SET state = $2, reason = $3, ended_unix_ms = $4, leased = $5 WHERE run = $1",
+    )
+    .bind(view.run.as_str())
+    .bind(view.state.as_str_name())
+    .bind(&view.reason)
     .bind(view.ended_unix_ms)
     .bind(number(view.leased))
     .execute(&mut **writing)
@@ -164,7 +224,7 @@ async fn write_stage(
 struct Sorted<'a> {
     began: Vec<(&'a Change, &'a Lease, usize, &'a Rank)>,
     finished: Vec<(&'a Change, LeaseEpoch)>,
-    /// Tasks whose attempts all ended with their commit.
+    /// Tasks that are committed.
     committed: Vec<&'a Key>,
     /// Leases that ended otherwise.
     ended: Vec<(&'a Change, LeaseEpoch)>,
@@ -191,10 +251,10 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
                 continue;
             }
             What::TakenBack(lease_epoch) => sorted.ended.push((change, *lease_epoch)),
-            What::Moved(over) if change.task.state == State::Committed => {
-                sorted
-                    .committed
-                    .extend((!over.is_empty()).then_some(&*change.key));
+            What::Moved(_) if change.task.state == State::Committed => {
+                sorted.committed.push(&change.key);
+                sorted.states.remove(&*change.key);
+                continue;
             }
             What::Moved(over) => {
                 let over = over.iter().map(|lease_epoch| (*change, *lease_epoch));
@@ -217,12 +277,12 @@ async fn write_changes(
     for (change, lease_epoch) in &sorted.finished {
         write_finished(writing, change, *lease_epoch).await?;
     }
-    end_committed(writing, &sorted.committed, now_unix_ms).await?;
     for (change, lease_epoch) in &sorted.ended {
         end_attempt(writing, change, *lease_epoch, now_unix_ms).await?;
     }
     let states: Vec<&Change> = sorted.states.into_values().collect();
-    write_states(writing, &states).await
+    write_states(writing, &states).await?;
+    delete_committed(writing, &sorted.committed).await
 }
 
 async fn write_leases(
@@ -282,22 +342,16 @@ async fn write_finished(
     Ok(())
 }
 
-/// Ends every attempt of tasks that are committed.
-async fn end_committed(
-    writing: &mut Writing,
-    tasks: &[&Key],
-    now_unix_ms: i64,
-) -> Result<(), Error> {
+/// Deletes tasks that are committed, with their attempts.
+async fn delete_committed(writing: &mut Writing, tasks: &[&Key]) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
-            let mut query =
-                QueryBuilder::<sqlx::Sqlite>::new("UPDATE attempts SET ended_unix_ms = ");
-            query.push_bind(now_unix_ms);
-            query.push(", outcome = ");
-            query.push_bind(task_state(&State::Committed).as_str_name());
-            where_in(&mut query, chunk);
-            query.push(" AND ended_unix_ms = 0");
-            query.build().execute(&mut **writing).await?;
+            for table in ["tasks", "task_states", "attempts"] {
+                let mut query = QueryBuilder::<sqlx::Sqlite>::new("DELETE FROM ");
+                query.push(table);
+                where_in(&mut query, chunk);
+                query.build().execute(&mut **writing).await?;
+            }
         }
     }
     Ok(())

@@ -1,0 +1,113 @@
+//! What of a stage is committed when its driver begins.
+
+use std::collections::BTreeSet;
+
+use capstan_dataset::{commits, runs};
+use capstan_plan::commit::Commit;
+use capstan_plan::id::ShardId;
+use capstan_plan::stage::Stage;
+use futures::{StreamExt, TryStreamExt};
+
+use super::{Driver, Error, IN_FLIGHT, lost};
+use crate::scheduler::core::Core;
+
+/// Names of commits that are compared with the database together.
+const CHUNK: usize = 1_024;
+/// Sorts behind every name.
+const LAST: &str = "\u{10ffff}";
+
+impl Driver {
+    /// Looks up, once, what of a stage is committed. True where its version is published, so that
+    /// it is done.
+    pub(super) async fn list(&mut self, stage: &Stage) -> Result<bool, Error> {
+        let known = self.stages.get(&stage.name);
+        if known.is_some_and(|progress| progress.is_listed) {
+            return Ok(false);
+        }
+        let found = self.learn_commits(stage).await?;
+        if found > 0
+            && let Some(output) = self.published(stage).await?
+        {
+            self.outputs.insert(stage.name.clone(), output);
+            self.stages.remove(&stage.name);
+            return Ok(true);
+        }
+        let device = match stage.kind.settings().computes() {
+            true => runs::device(&self.inner.store, &self.run, &stage.name).await?,
+            false => None,
+        };
+        let progress = self.stages.entry(stage.name.clone()).or_default();
+        progress.device = device;
+        progress.is_listed = true;
+        Ok(false)
+    }
+
+    /// Makes the database know the commits of a stage that are in the store, and no others. Gives how
+    /// many are committed. Once for each submission of a run: afterwards the database learns of every
+    /// commit when it is made.
+    async fn learn_commits(&self, stage: &Stage) -> Result<u64, Error> {
+        let (inner, run, name) = (&self.inner, &self.run, &stage.name);
+        if inner.database.is_listed(run, name).await.map_err(lost)? {
+            return Ok(self.with_view(stage, |view| view.committed)?.unwrap_or(0));
+        }
+        let mut shards = commits::shards_of_stage(&inner.store, run, name).await?;
+        shards.sort();
+        let mut after = ShardId(String::new());
+        for chunk in shards.chunks(CHUNK) {
+            let last = chunk.last().cloned().unwrap_or_else(|| after.clone());
+            self.compare(stage, &after, &last, chunk).await?;
+            after = last;
+        }
+        self.compare(stage, &after, &LAST.into(), &[]).await?;
+        let found = shards.len() as u64;
+        let listed = |core: &mut Core| {
+            core.listed(run, name);
+            if let Some(view) = core.stage_mut(run, name) {
+                view.committed = found;
+                // What was committed before the coordinator started again was work of this
+                // submission.
+                if view.started_unix_ms == 0 {
+                    view.adopted = found;
+                }
+            }
+        };
+        inner.change(listed).await?;
+        Ok(found)
+    }
+
+    /// Compares the commits of the shards behind `after`, up to `last`, with those that are in the
+    /// store.
+    async fn compare(
+        &self,
+        stage: &Stage,
+        after: &ShardId,
+        last: &ShardId,
+        stored: &[ShardId],
+    ) -> Result<(), Error> {
+        let inner = &self.inner;
+        let shards = self.shards(stage, after, last);
+        let mut known = inner.database.committed(shards).await.map_err(lost)?;
+        known.remove(after);
+        let stored: BTreeSet<&ShardId> = stored.iter().collect();
+        let new = stored.iter().filter(|shard| !known.contains(**shard));
+        let new: Vec<ShardId> = new.map(|shard| (*shard).clone()).collect();
+        let new: Vec<Option<Commit>> = futures::stream::iter(new)
+            .map(|shard| async move {
+                commits::read(&inner.store, &self.run, &stage.name, &shard).await
+            })
+            .buffered(IN_FLIGHT)
+            .try_collect()
+            .await?;
+        let new: Vec<Commit> = new.into_iter().flatten().collect();
+        let gone = known.into_iter().filter(|shard| !stored.contains(shard));
+        let gone: Vec<ShardId> = gone.collect();
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        let learn = |core: &mut Core| {
+            core.add_commits(&self.run, &stage.name, new);
+            core.lost(&self.run, &stage.name, gone);
+        };
+        Ok(inner.change(learn).await?)
+    }
+}
