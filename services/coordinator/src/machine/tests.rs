@@ -394,10 +394,8 @@ fn a_zombies_commit_counts_whoever_holds_the_lease() {
     let second = lease(&mut machine, "w2", seconds(40)).unwrap();
     assert!(machine.committed(&key("0"), zombie.lease_epoch, seconds(41)));
     assert_eq!(machine.heartbeat(&second, seconds(41)), Err(Stale::NotHeld));
-    assert!(
-        machine.committed(&key("0"), zombie.lease_epoch, seconds(41)),
-        "and again"
-    );
+    assert_eq!(machine.task(&key("0")), None, "its commit says all");
+    assert!(!machine.committed(&key("0"), zombie.lease_epoch, seconds(41)));
 }
 
 #[test]

@@ -80,8 +80,10 @@ struct Trial {
     claims: Vec<Claim>,
     /// Final states, once reached.
     ended: BTreeMap<Key, State>,
-    /// Tasks that were added.
+    /// Tasks that were added and are not committed.
     added: BTreeSet<Key>,
+    /// Tasks that are committed, and forgotten.
+    committed: BTreeSet<Key>,
     /// The highest epoch that was ever granted.
     highest: LeaseEpoch,
 }
@@ -95,6 +97,7 @@ impl Trial {
             claims: Vec::new(),
             ended: BTreeMap::new(),
             added: BTreeSet::new(),
+            committed: BTreeSet::new(),
             highest: LeaseEpoch::default(),
         }
     }
@@ -142,6 +145,9 @@ impl Trial {
         match event {
             Event::Add { shard, world_size } => {
                 let key = key(&shard.to_string());
+                if self.committed.contains(&key) {
+                    return;
+                }
                 let spec = Spec {
                     base: (world_size == 1).then(|| base(shard % 4)),
                     device: None,
@@ -211,18 +217,24 @@ impl Trial {
     fn commit(&mut self, key: &Key) {
         let held = self.machine.task(key).and_then(|task| task.held());
         let by = held.map_or(LeaseEpoch::default(), |held| held.lease.lease_epoch);
-        self.machine.committed(key, by, self.now);
+        if self.machine.committed(key, by, self.now) {
+            self.added.remove(key);
+            self.committed.insert(key.clone());
+        }
     }
 
     /// Told from the task alone: a lease that it is under has this epoch and worker.
     fn is_current(&self, claim: &Claim) -> bool {
-        let held = self.machine.task(&claim.key).unwrap().held();
+        let held = self.machine.task(&claim.key).and_then(Task::held);
         let lease = held.and_then(|held| held.of(claim.lease_epoch));
         let rank = lease.and_then(|lease| lease.ranks.get(claim.rank));
         rank.is_some_and(|rank| rank.worker == claim.worker)
     }
 
     fn check(&mut self) {
+        for key in &self.committed {
+            assert_eq!(self.machine.task(key), None, "a committed task is kept");
+        }
         for key in &self.added {
             let task = self.machine.task(key).expect("no task is lost");
             if let Some(ended) = self.ended.get(key) {
@@ -313,6 +325,9 @@ proptest! {
             }
             for change in trial.machine.take_changes() {
                 written.insert((*change.key).clone(), change.task);
+            }
+            for key in &trial.committed {
+                prop_assert_eq!(&written[key].state, &State::Committed);
             }
             for key in &trial.added {
                 let task = trial.machine.task(key).unwrap();
