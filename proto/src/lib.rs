@@ -13,6 +13,8 @@ pub mod v1 {
     tonic::include_proto!("capstan.v1");
 }
 
-/// Largest message, in both directions. A task names every shard that it reads, a
-/// status names every quarantined shard.
+/// Largest message: a pipeline with its query list, a status with every quarantined shard.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+
+/// Largest request without a pipeline. The largest one is the heartbeat of a worker with many slots.
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;

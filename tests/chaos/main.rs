@@ -6,7 +6,7 @@
 //! | [`faults`]: SIGKILL at each of the five points of the coordinator | the process kills itself at a named point, once per start; the next start is armed with the next point | |
 //! | the five points of a worker | the same, on one of two workers | |
 //! | the five points of a trainer | the same, on the trainer whose name sorts first, which is rank 0 of every gang | a rank whose peer dies before the ring is formed waits for the whole `ring_timeout_seconds`: bounded, not fixed |
-//! | [`stops`]: SIGTERM of a worker in the middle of a shard | no grace period; sent while the worker holds a lease | |
+//! | [`stops`]: SIGTERM of a worker in the middle of a shard | no grace period; sent while the worker holds a lease | a lease that was granted while the worker cancelled its request lasted until it expired |
 //! | SIGTERM of rank 0, then of rank 1, in the middle of a training | sent when the trainer's metrics count a step; these trainings write checkpoints only when they are stopped | |
 //! | [`rebuild`]: the database is lost during a run and rebuilt from the store | the coordinator is killed after the first checkpoint; leases are counted by task | |
 //! | [`zombies`]: SIGSTOP of a worker for longer than its lease | stopped while it holds a lease whose task is not committed; continued after another worker has committed the task | |

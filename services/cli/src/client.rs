@@ -201,7 +201,11 @@ fn is_loopback(host: &str) -> bool {
 pub fn may_come_back(status: &Status) -> bool {
     let lost = matches!(
         status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::Internal
+            | Code::ResourceExhausted
     );
     lost && tls::refusal(status).is_none()
 }
@@ -216,6 +220,10 @@ pub fn refused(address: &str, status: &Status) -> ExpectedError {
         Code::Unauthenticated | Code::PermissionDenied => {
             let line = format!("coordinator {address} refuses: {message}");
             ExpectedError::new(Exit::Configuration, line)
+        }
+        Code::ResourceExhausted => {
+            let line = format!("coordinator {address} is busy: {message}");
+            ExpectedError::new(Exit::Unavailable, line)
         }
         Code::Unimplemented => {
             let line = format!("coordinator {address} is of an older version: {message}");
@@ -315,5 +323,6 @@ mod tests {
         assert_eq!(exit(Code::InvalidArgument), Exit::Configuration);
         assert_eq!(exit(Code::Unauthenticated), Exit::Configuration);
         assert_eq!(exit(Code::Unavailable), Exit::Unavailable);
+        assert_eq!(exit(Code::ResourceExhausted), Exit::Unavailable);
     }
 }

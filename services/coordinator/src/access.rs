@@ -28,6 +28,8 @@ use tonic::transport::ServerTlsConfig;
 use tonic::{Extensions, Status};
 use tower::{Layer, Service};
 
+use crate::connection::Connection;
+
 /// What callers of a coordinator must show. Cheap to clone; the default asks for nothing.
 #[derive(Clone, Default)]
 pub struct Access {
@@ -70,7 +72,7 @@ impl Access {
     ) -> Result<(), AccessDenied> {
         let rule = Rule::of(path).ok_or(AccessDenied::Unknown)?;
         if self.tls.is_some() {
-            let role = peer_role(extensions).ok_or(AccessDenied::NoRole)?;
+            let role = peer_role::<Connection>(extensions).ok_or(AccessDenied::NoRole)?;
             if !rule.roles.contains(&role) {
                 return Err(AccessDenied::Role { role, rule });
             }
@@ -95,7 +97,7 @@ pub(crate) fn may_take<'a>(
     extensions: &Extensions,
     tasks: impl IntoIterator<Item = &'a Task>,
 ) -> Result<(), Status> {
-    let Some(role) = peer_role(extensions) else {
+    let Some(role) = peer_role::<Connection>(extensions) else {
         return Ok(());
     };
     for task in tasks {

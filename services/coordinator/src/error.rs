@@ -28,6 +28,14 @@ pub enum Error {
         /// The limit.
         most: usize,
     },
+    /// A limit of one connection is reached.
+    #[error("a connection may have at most {most} {what}: ask again later")]
+    Limit {
+        /// What there are too many of.
+        what: &'static str,
+        /// The limit.
+        most: u64,
+    },
     /// A part of the coordinator panicked.
     #[error("{part} panicked: {said}")]
     Panicked {
@@ -181,6 +189,7 @@ impl Error {
             Self::Database(_)
             | Self::Halted(_)
             | Self::Busy { .. }
+            | Self::Limit { .. }
             | Self::NameTaken { .. }
             | Self::Panicked { .. }
             | Self::Ring { .. }
@@ -216,7 +225,7 @@ impl Error {
             Self::Token { .. } | Self::OtherSession { .. } => Code::PermissionDenied,
             Self::Expand(_) => Code::Internal,
             Self::Ring { .. } => Code::DeadlineExceeded,
-            Self::Busy { .. } => Code::ResourceExhausted,
+            Self::Busy { .. } | Self::Limit { .. } => Code::ResourceExhausted,
             Self::Database(_)
             | Self::Halted(_)
             | Self::Panicked { .. }

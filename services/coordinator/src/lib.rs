@@ -13,9 +13,11 @@
 //! ```
 
 mod access;
+mod connection;
 mod convert;
 mod error;
 mod generation;
+mod limits;
 pub mod machine;
 mod metrics;
 mod rebuild;
@@ -34,12 +36,13 @@ use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_plan::clock::SystemClock;
-use capstan_proto::MAX_MESSAGE_BYTES;
 use capstan_proto::v1::coordinator_server::CoordinatorServer;
 use capstan_proto::v1::ring_server::RingServer;
+use capstan_proto::{MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES};
 use capstan_runtime::config;
 use capstan_runtime::health::Readiness;
 use capstan_runtime::keepalive;
+use futures::StreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +50,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::access::AccessLayer;
+use crate::connection::Acceptor;
+use crate::limits::{BySize, HEADERS_BYTES, LimitLayer};
 
 pub use access::Access;
 pub use error::Error;
@@ -118,22 +123,37 @@ pub async fn serve(
 ) -> Result<(), Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CoordinatorServer<Handle>>().await;
-    let coordinator = CoordinatorServer::new(handle.clone())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+    let coordinator = BySize::new(|most_bytes| {
+        CoordinatorServer::new(handle.clone())
+            .max_decoding_message_size(most_bytes)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    });
+    let ring = RingServer::new(handle.clone())
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let settings = &handle.inner.settings;
+    let acceptor = Acceptor::new(settings, handle.inner.clock.clone());
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = incoming.filter_map(move |accepted| {
+        let admitted = accepted.map(|stream| acceptor.admit(stream));
+        std::future::ready(admitted.transpose())
+    });
     let Options { access, readiness } = options;
+    // HTTP/2 bounds a flood of streams that are opened and reset by itself (CVE-2023-44487).
     let mut server = Server::builder()
+        .max_concurrent_streams(settings.max_streams_per_connection)
+        .http2_max_header_list_size(HEADERS_BYTES)
         .http2_keepalive_interval(Some(keepalive::INTERVAL))
         .http2_keepalive_timeout(Some(keepalive::TIMEOUT));
     if let Some(tls) = access.tls() {
         server = server.tls_config(tls)?;
     }
     let server = server
+        .layer(LimitLayer)
         .layer(AccessLayer(access))
         .add_service(health)
         .add_service(coordinator)
-        .add_service(RingServer::new(handle.clone()))
+        .add_service(ring)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     let served = capstan_runtime::shutdown::with_grace(&shutdown, GRACE, server);
     let served = tokio::select! {

@@ -18,6 +18,7 @@ use tonic::{Extensions, Request, Response, Status};
 use tracing::Instrument;
 
 use crate::access::may_take;
+use crate::connection::Connection;
 use crate::convert;
 use crate::error::Error;
 use crate::machine::{Claim, Offer};
@@ -179,8 +180,15 @@ impl Coordinator for Handle {
     type WatchStream = Events;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Events>, Status> {
+        let connection = request.extensions().get::<Connection>();
+        let permit = connection.map(Connection::watch).transpose()?;
         let events = self.watch(request.into_inner().run.into()).await?;
-        Ok(Response::new(Box::pin(events.map(Ok))))
+        let events = events.map(move |event| {
+            // Held for as long as the stream.
+            let _ = &permit;
+            Ok(event)
+        });
+        Ok(Response::new(Box::pin(events)))
     }
 
     async fn list_runs(

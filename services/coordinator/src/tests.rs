@@ -6,6 +6,7 @@
 
 mod access;
 mod fence;
+mod hostile;
 mod leases;
 mod operate;
 mod outage;

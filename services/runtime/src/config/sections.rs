@@ -76,6 +76,12 @@ pub struct Coordinator {
     pub max_backoff_ms: u64,
     /// How long a rank waits for the other ranks of its gang.
     pub ring_join_seconds: u64,
+    /// Connections at a time; further ones are closed. A worker or trainer has two.
+    pub max_connections: usize,
+    /// Requests of one connection at a time. A slot of a worker that waits for a task is one.
+    pub max_streams_per_connection: u32,
+    /// Requests of one connection in a second. It may catch up with two seconds.
+    pub max_requests_per_second: u64,
 }
 
 impl Default for Coordinator {
@@ -91,6 +97,9 @@ impl Default for Coordinator {
             backoff_ms: 1_000,
             max_backoff_ms: 60_000,
             ring_join_seconds: 60,
+            max_connections: 16_384,
+            max_streams_per_connection: 2_048,
+            max_requests_per_second: 500,
         }
     }
 }
@@ -120,6 +129,7 @@ impl Coordinator {
         if self.ring_join_seconds == 0 {
             return fail("ring_join_seconds", "must be at least 1");
         }
+        self.check_limits()?;
         match url::Url::parse(&self.address) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {}
             _ => {
@@ -135,6 +145,20 @@ impl Coordinator {
                 "database",
                 "must be sqlite:FILE; other databases are not supported yet",
             );
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let fail = |key, reason: &str| Err(value("coordinator", key, reason));
+        if self.max_connections == 0 || self.max_connections > 1_000_000 {
+            return fail("max_connections", "must be 1 to 1000000");
+        }
+        if self.max_streams_per_connection == 0 {
+            return fail("max_streams_per_connection", "must be at least 1");
+        }
+        if self.max_requests_per_second == 0 || self.max_requests_per_second > 1_000_000 {
+            return fail("max_requests_per_second", "must be 1 to 1000000");
         }
         Ok(())
     }

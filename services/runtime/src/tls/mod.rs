@@ -22,7 +22,7 @@ use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+use tonic::transport::server::TlsConnectInfo;
 
 pub use error::Error;
 pub use identity::Identity;
@@ -91,10 +91,13 @@ impl fmt::Display for Role {
 /// The role of the client that sent a request. `None` if it has no certificate, or one that names
 /// no role or several. The handshake has checked that the CA issued the certificate and that it is
 /// valid now.
-pub fn peer_role(request: &tonic::Extensions) -> Option<Role> {
-    let certificates = request
-        .get::<TlsConnectInfo<TcpConnectInfo>>()?
-        .peer_certs()?;
+///
+/// - `C`: the information that connections of the listener carry.
+pub fn peer_role<C>(request: &tonic::Extensions) -> Option<Role>
+where
+    C: Clone + Send + Sync + 'static,
+{
+    let certificates = request.get::<TlsConnectInfo<C>>()?.peer_certs()?;
     role_of(certificates.first()?)
 }
 
