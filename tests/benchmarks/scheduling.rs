@@ -1,12 +1,16 @@
-//! Cost of scheduling: 64 simulated workers lease and commit 100,000 empty tasks over gRPC. The
-//! coordinator runs on SQLite in a process of its own.
+//! Cost of scheduling: simulated workers lease and commit the shards of one stage over gRPC, then a
+//! global stage reads all of them. The coordinator runs on SQLite in a process of its own.
 //!
 //! ```text
-//! cargo build --release && cargo run --release -p capstan-tests --bin scheduling -- [TASKS]
+//! cargo build --release && cargo run --release -p capstan-tests --bin scheduling -- \
+//!     [--shards 1000000] [--workers 256]
 //! ```
-//! Prints tasks per second, the coordinator's CPU and memory, the time per call, and the bound of this
-//! machine: the same workers make two empty calls and create one object per task. The cost above the
-//! bound is the coordinator's own.
+//! Commits and shards are real, files are named only. The store lies in the folder for temporary files
+//! (`TMPDIR`); a million shards are two million objects.
+//!
+//! Load and bound alternate in short slices, so that what else the machine does meets both: in a slice
+//! of the bound the same workers make two empty calls and create one object per task. The cost above
+//! the bound is the coordinator's own.
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::path::{Path, PathBuf};
@@ -16,86 +20,140 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use capstan_dataset::{Store, commits};
-use capstan_plan::commit::{Commit, Outputs};
-use capstan_plan::id::{AttemptId, LeaseEpoch, WorkerId};
-use capstan_plan::task::Task;
+use capstan_dataset::{Store, commits, lists, versions};
+use capstan_plan::commit::{Commit, File, FileKind, Outputs};
+use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, WorkerId};
+use capstan_plan::stage::BalanceWork;
+use capstan_plan::task::{Task, Work};
 use capstan_proto::v1;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::v1::event::What;
 use capstan_tests::median;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
 use tonic::transport::{Channel, Endpoint};
 
-const TASKS: u64 = 100_000;
-const WORKERS: usize = 64;
-/// Stages that share the tasks: one stage may have 99,999.
-const STAGES: u64 = 2;
 /// Limit for each wait.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Slices of load, each with one of the bound beside it.
+const SLICES: u64 = 40;
+/// Base files that each worker says are cached.
+const CACHED: u64 = 1_000;
 
 type Client = CoordinatorClient<Channel>;
 
+/// Cost of scheduling.
+#[derive(Parser)]
+struct Args {
+    /// Shards of the stage.
+    #[arg(long, default_value_t = 100_000)]
+    shards: u64,
+    /// Workers, each with a connection of its own.
+    #[arg(long, default_value_t = 64)]
+    workers: usize,
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let tasks = std::env::args().nth(1).map_or(Ok(TASKS), |n| n.parse())?;
+    let args = Args::parse();
     let folder = tempfile::tempdir()?;
-    let coordinator = Coordinator::start(folder.path()).await?;
+    let mut coordinator = Coordinator::start(folder.path()).await?;
     let store = Store::open(&folder.path().join("store").display().to_string())?;
-    let bound = bound(&coordinator, &store, tasks / 10).await?;
     let idle = coordinator.usage()?;
+    let mut operator = coordinator.client().await?;
     let began = Instant::now();
-    let mut watcher = coordinator.client().await?;
-    let run = submit(&mut watcher, tasks).await?;
-    let planned = began.elapsed();
-    let shared = Arc::new(Shared::new(tasks));
-    let mut workers = tokio::task::JoinSet::new();
-    let leasing = Instant::now();
-    for ordinal in 0..WORKERS {
-        let (client, store) = (coordinator.client().await?, store.clone());
-        workers.spawn(worker(ordinal, client, store, shared.clone()));
+    let run = submit(&mut operator, args.shards).await?;
+    let mut workers = workers(&coordinator, &store, args.workers).await?;
+    let first = workers[0].lease(Duration::from_secs(60)).await?;
+    println!("first task leased after      {:.2?}", began.elapsed());
+    workers[0].finish(first).await?;
+
+    let mut measured = Measured::default();
+    let bar = bar(args.shards);
+    let restart_at = args.shards / 100 * 99;
+    let mut done = 1;
+    while done < restart_at {
+        let quota = (args.shards / SLICES).min(restart_at - done);
+        let cpu = coordinator.usage()?.cpu_seconds;
+        let rate = slice(&mut workers, quota, Slice::Load).await?;
+        measured.cpu.push((coordinator.usage()?.cpu_seconds - cpu) * 1e6 / quota as f64);
+        let bound = slice(&mut workers, quota / 4 + 1, Slice::Bound).await?;
+        measured.rates.push(rate);
+        measured.bounds.push(bound);
+        measured.shares.push(100.0 * rate / bound);
+        done += quota;
+        bar.set_position(done);
     }
+    bar.finish_and_clear();
+    let peak = coordinator.usage()?.peak_bytes;
+    println!("{} shards, {} workers", args.shards, args.workers);
+    println!("tasks per second             {}", spread(&mut measured.rates));
+    println!("bound of this machine        {}", spread(&mut measured.bounds));
+    println!("share of the bound, %        {}", spread(&mut measured.shares));
+    println!("coordinator's CPU, us a task {}", spread(&mut measured.cpu));
+    println!("memory, before and at most   {} MB, {} MB", idle.peak_bytes >> 20, peak >> 20);
     let mut spent = Spent::default();
-    while let Some(worker) = workers.join_next().await {
-        spent.add(worker??);
-    }
-    let elapsed = leasing.elapsed();
-    let after = coordinator.usage()?;
-    ended(&mut watcher, &run).await?;
-    let rate = tasks as f64 / elapsed.as_secs_f64();
-    let cpu = after.cpu_seconds - idle.cpu_seconds;
-    let memory = after.resident_bytes.saturating_sub(idle.resident_bytes) as f64;
-    println!("{tasks} tasks, {WORKERS} workers, planned in {planned:.1?}");
-    println!("tasks per second          {rate:.0}");
-    println!(
-        "bound of this machine     {bound:.0}, reached {:.0} %",
-        100.0 * rate / bound
-    );
-    println!(
-        "coordinator's CPU         {:.1} us a task",
-        cpu * 1e6 / tasks as f64
-    );
-    println!("memory per million tasks  {:.0} MB", memory / tasks as f64);
-    println!("lease, median (p99)       {}", spent.lease.line());
-    println!("commit to the store       {}", spent.commit.line());
-    println!("complete                  {}", spent.complete.line());
+    workers.iter_mut().for_each(|worker| spent.add(&mut worker.spent));
+    println!("lease, median (p99)          {}", spent.lease.line());
+    println!("commit to the store          {}", spent.commit.line());
+    println!("complete                     {}", spent.complete.line());
+
+    drop(workers);
+    let began = Instant::now();
+    coordinator.restart(folder.path()).await?;
+    let mut workers = self::workers(&coordinator, &store, args.workers).await?;
+    let next = workers[0].lease(PATIENCE).await?;
+    println!("leases again after a kill    {:.2?} ({done} shards committed)", began.elapsed());
+    workers[0].finish(next).await?;
+
+    let mut operator = coordinator.client().await?;
+    let began = Instant::now();
+    let request = v1::CancelRunRequest { run: run.clone() };
+    operator.cancel_run(request).await?;
+    println!("cancel answered after        {:.2?}", began.elapsed());
+    let began = Instant::now();
+    let request = v1::RetryRunRequest {
+        run: run.clone(),
+        ..v1::RetryRunRequest::default()
+    };
+    operator.retry_run(request).await?;
+    println!("retry answered after         {:.2?}", began.elapsed());
+    let next = workers[0].lease(PATIENCE).await?;
+    println!("leases again after a retry   {:.2?}", began.elapsed());
+    workers[0].finish(next).await?;
+
+    slice(&mut workers, args.shards - done - 2, Slice::Load).await?;
+    let began = Instant::now();
+    let global = workers[0].lease(PATIENCE).await?;
+    println!("global task leased after     {:.2?}", began.elapsed());
+    println!("its lease has                {} bytes", global.task_json.len());
+    workers[0].finish(global).await?;
+    ended(&mut operator, &run).await?;
+    println!("run done after another       {:.2?}", began.elapsed());
+    println!("memory at most               {} MB", coordinator.usage()?.peak_bytes >> 20);
     Ok(())
 }
 
-/// State that the workers share.
-struct Shared {
-    tasks: u64,
-    committed: AtomicU64,
+/// What each slice measured.
+#[derive(Default)]
+struct Measured {
+    rates: Vec<f64>,
+    bounds: Vec<f64>,
+    shares: Vec<f64>,
+    cpu: Vec<f64>,
 }
 
-impl Shared {
-    fn new(tasks: u64) -> Self {
-        let committed = AtomicU64::new(0);
-        Self { tasks, committed }
-    }
+/// The median, and the quartiles around it.
+fn spread(values: &mut [f64]) -> String {
+    let middle = median(values);
+    let at = |share: usize| values.get(values.len() * share / 4).copied();
+    let quartile = |share| at(share).unwrap_or(f64::NAN);
+    format!("{middle:.0} ({:.0} to {:.0})", quartile(1), quartile(3))
+}
 
-    fn is_done(&self) -> bool {
-        self.committed.load(Ordering::Relaxed) >= self.tasks
-    }
+fn bar(shards: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} shards, {eta} left");
+    ProgressBar::new(shards).with_style(style.expect("a valid template"))
 }
 
 /// Times of one kind of call, in microseconds.
@@ -123,61 +181,152 @@ struct Spent {
 }
 
 impl Spent {
-    fn add(&mut self, other: Self) {
-        self.lease.0.extend(other.lease.0);
-        self.commit.0.extend(other.commit.0);
-        self.complete.0.extend(other.complete.0);
+    fn add(&mut self, other: &mut Self) {
+        self.lease.0.append(&mut other.lease.0);
+        self.commit.0.append(&mut other.commit.0);
+        self.complete.0.append(&mut other.complete.0);
     }
 }
 
-/// Leases, commits and completes until every task is committed.
-async fn worker(
-    ordinal: usize,
-    mut client: Client,
+/// What the workers of a slice do.
+#[derive(Clone, Copy)]
+enum Slice {
+    /// Lease, commit, complete.
+    Load,
+    /// Two empty calls and an object.
+    Bound,
+}
+
+/// Lets every worker take from `tasks` until none is left. Gives tasks per second.
+async fn slice(workers: &mut Vec<Worker>, tasks: u64, what: Slice) -> anyhow::Result<f64> {
+    let left = Arc::new(AtomicU64::new(tasks));
+    let mut running = tokio::task::JoinSet::new();
+    let began = Instant::now();
+    for mut worker in workers.drain(..) {
+        let left = left.clone();
+        running.spawn(async move {
+            while take(&left) {
+                match what {
+                    Slice::Load => {
+                        let assignment = worker.lease(PATIENCE).await?;
+                        worker.finish(assignment).await?;
+                    }
+                    Slice::Bound => worker.idle().await?,
+                }
+            }
+            anyhow::Ok(worker)
+        });
+    }
+    while let Some(worker) = running.join_next().await {
+        workers.push(worker??);
+    }
+    Ok(tasks as f64 / began.elapsed().as_secs_f64())
+}
+
+fn take(left: &AtomicU64) -> bool {
+    let one_less = |left: u64| left.checked_sub(1);
+    let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+    taken.is_ok()
+}
+
+struct Worker {
+    name: String,
+    client: Client,
     store: Store,
-    shared: Arc<Shared>,
-) -> anyhow::Result<Spent> {
-    let name = format!("worker-{ordinal}");
-    let mut spent = Spent::default();
-    while !shared.is_done() {
-        let request = v1::LeaseRequest {
-            worker: name.clone(),
-            roles: vec![v1::Role::Crawl as i32],
-            slots: 1,
-            device: "cpu".to_owned(),
-            cached: Vec::new(),
-            wait_ms: 200,
-            session: Vec::new(),
-        };
-        let began = Instant::now();
-        let leased = client.lease(request).await?.into_inner().assignments;
-        if !leased.is_empty() {
-            spent.lease.note(began);
-        }
-        for assignment in leased {
-            let lease = assignment.lease.context("an assignment has a lease")?;
-            let task: Task = serde_json::from_str(&assignment.task_json)?;
-            let began = Instant::now();
-            commits::commit(&store, &empty(&name, &lease, &task)).await?;
-            spent.commit.note(began);
-            let began = Instant::now();
-            let request = v1::CompleteRequest {
-                worker: name.clone(),
-                lease: Some(lease),
-                mine: true,
-            };
-            client.complete(request).await?;
-            spent.complete.note(began);
-            shared.committed.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-    Ok(spent)
+    cached: Vec<String>,
+    objects: u64,
+    spent: Spent,
 }
 
-/// The commit record of an empty task.
-fn empty(worker: &str, lease: &v1::LeaseRef, task: &Task) -> Commit {
+async fn workers(
+    coordinator: &Coordinator,
+    store: &Store,
+    count: usize,
+) -> anyhow::Result<Vec<Worker>> {
+    let mut workers = Vec::with_capacity(count);
+    for ordinal in 0..count {
+        let digest = |place: u64| Digest::of(format!("{ordinal} {place}").as_bytes());
+        workers.push(Worker {
+            name: format!("worker-{ordinal}"),
+            client: coordinator.client().await?,
+            store: store.clone(),
+            cached: (0..CACHED).map(|place| digest(place).to_string()).collect(),
+            objects: 0,
+            spent: Spent::default(),
+        });
+    }
+    Ok(workers)
+}
+
+impl Worker {
+    /// Asks until a task is there.
+    async fn lease(&mut self, patience: Duration) -> anyhow::Result<v1::Assignment> {
+        let asked = Instant::now();
+        while asked.elapsed() < patience {
+            let request = v1::LeaseRequest {
+                worker: self.name.clone(),
+                roles: vec![v1::Role::Crawl as i32, v1::Role::Curate as i32],
+                slots: 1,
+                device: "cpu".to_owned(),
+                cached: self.cached.clone(),
+                wait_ms: 5_000,
+                session: Vec::new(),
+            };
+            let began = Instant::now();
+            let answer = self.client.lease(request).await?.into_inner();
+            if let Some(assignment) = answer.assignments.into_iter().next() {
+                self.spent.lease.note(began);
+                return Ok(assignment);
+            }
+        }
+        anyhow::bail!("no task within {patience:?}")
+    }
+
+    /// Commits and completes a task.
+    async fn finish(&mut self, assignment: v1::Assignment) -> anyhow::Result<()> {
+        let lease = assignment.lease.context("an assignment has a lease")?;
+        let task: Task = serde_json::from_str(&assignment.task_json)?;
+        let commit = commit(&self.store, &self.name, &lease, &task).await?;
+        let began = Instant::now();
+        commits::commit(&self.store, &commit).await?;
+        self.spent.commit.note(began);
+        let began = Instant::now();
+        let request = v1::CompleteRequest {
+            worker: self.name.clone(),
+            lease: Some(lease),
+            mine: true,
+        };
+        self.client.complete(request).await?;
+        self.spent.complete.note(began);
+        Ok(())
+    }
+
+    /// What a task costs if the coordinator does nothing.
+    async fn idle(&mut self) -> anyhow::Result<()> {
+        for _ in 0..2 {
+            let request = v1::HeartbeatRequest {
+                worker: self.name.clone(),
+                leases: Vec::new(),
+                session: Vec::new(),
+            };
+            self.client.heartbeat(request).await?;
+        }
+        self.objects += 1;
+        let path = format!("bound/{}-{}.json", self.name, self.objects);
+        self.store.create(&path, vec![b'x'; 1_400]).await?;
+        Ok(())
+    }
+}
+
+/// The commit record of a task, with the files that it would name.
+async fn commit(
+    store: &Store,
+    worker: &str,
+    lease: &v1::LeaseRef,
+    task: &Task,
+) -> anyhow::Result<Commit> {
     let epoch = lease.lease_epoch.unwrap_or_default();
-    Commit {
+    Ok(Commit {
         run: task.run.clone(),
         stage: task.stage.clone(),
         shard: task.shard.clone(),
@@ -189,59 +338,52 @@ fn empty(worker: &str, lease: &v1::LeaseRef, task: &Task) -> Commit {
         },
         recipe: task.recipe,
         inputs: Vec::new(),
-        outputs: Outputs::default(),
+        outputs: outputs(store, task).await?,
         wall_seconds: 0.0,
         cpu_seconds: 0.0,
         adopted: false,
-    }
+    })
 }
 
-/// Tasks per second if the coordinator does nothing: two calls and one new object per task.
-async fn bound(coordinator: &Coordinator, store: &Store, tasks: u64) -> anyhow::Result<f64> {
-    let left = Arc::new(AtomicU64::new(tasks));
-    let mut workers = tokio::task::JoinSet::new();
-    let began = Instant::now();
-    for ordinal in 0..WORKERS {
-        let mut client = coordinator.client().await?;
-        let (left, store) = (left.clone(), store.clone());
-        workers.spawn(async move {
-            while let Some(task) = take(&left) {
-                for _ in 0..2 {
-                    let request = v1::HeartbeatRequest {
-                        worker: format!("worker-{ordinal}"),
-                        leases: Vec::new(),
-                        session: Vec::new(),
-                    };
-                    client.heartbeat(request).await?;
-                }
-                let object = vec![b'x'; 600];
-                store.create(&format!("bound/{task}.json"), object).await?;
+async fn outputs(store: &Store, task: &Task) -> anyhow::Result<Outputs> {
+    let mut outputs = Outputs::default();
+    match &task.work {
+        Work::Balance(BalanceWork { shards }) => {
+            for part in versions::parts_of(store, shards).await? {
+                let base = Some(part.base.digest);
+                outputs.files.push(file(FileKind::Curation, "all", base));
             }
-            anyhow::Ok(())
-        });
+        }
+        _ => {
+            let base = file(FileKind::Base, task.shard.as_str(), None);
+            let pixels = file(FileKind::Pixels, task.shard.as_str(), Some(base.digest));
+            outputs.files = vec![base, pixels];
+            outputs.counts.insert("fetched".to_owned(), 1_000);
+        }
     }
-    while let Some(worker) = workers.join_next().await {
-        worker??;
-    }
-    Ok(tasks as f64 / began.elapsed().as_secs_f64())
+    Ok(lists::bounded(store, outputs).await?)
 }
 
-fn take(left: &AtomicU64) -> Option<u64> {
-    let one_less = |left: u64| left.checked_sub(1);
-    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
-        .ok()
+fn file(kind: FileKind, shard: &str, base: Option<Digest>) -> File {
+    let digest = Digest::of(format!("{kind:?} {shard} {base:?}").as_bytes());
+    File {
+        kind,
+        digest,
+        rows_digest: digest,
+        rows: 1_000,
+        size_bytes: 1 << 20,
+        base,
+    }
 }
 
-/// Submits stages of empty tasks.
-async fn submit(client: &mut Client, tasks: u64) -> anyhow::Result<String> {
-    let mut toml = "name = \"scheduling\"\n".to_owned();
-    for stage in 0..STAGES {
-        let shards = tasks / STAGES + u64::from(stage < tasks % STAGES);
-        toml += &format!(
-            "[[stage]]\nname = \"stage-{stage}\"\nkind = \"import\"\ndataset = \"empty-{stage}\"\n\
-             format = \"folder\"\nsource = \"nothing\"\nshards = {shards}\n"
-        );
-    }
+/// Submits a stage of `shards` shards and one that reads all of them.
+async fn submit(client: &mut Client, shards: u64) -> anyhow::Result<String> {
+    let toml = format!(
+        "name = \"scheduling\"\n\
+         [[stage]]\nname = \"pairs\"\nkind = \"import\"\ndataset = \"pairs\"\n\
+         format = \"folder\"\nsource = \"nothing\"\nshards = {shards}\n\
+         [[stage]]\nname = \"balanced\"\nkind = \"balance\"\nfrom = \"pairs\"\n"
+    );
     let request = v1::SubmitRunRequest {
         pipeline: Some(v1::submit_run_request::Pipeline::Toml(toml)),
         ..v1::SubmitRunRequest::default()
@@ -273,7 +415,7 @@ struct Coordinator {
 /// CPU time and memory of a process.
 struct Usage {
     cpu_seconds: f64,
-    resident_bytes: u64,
+    peak_bytes: u64,
 }
 
 impl Coordinator {
@@ -308,6 +450,15 @@ impl Coordinator {
         Ok(Self { process, address })
     }
 
+    /// Kills the coordinator and starts it again.
+    async fn restart(&mut self, folder: &Path) -> anyhow::Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        std::fs::remove_file(folder.join("ready.json"))?;
+        *self = Self::start(folder).await?;
+        Ok(())
+    }
+
     async fn client(&self) -> anyhow::Result<Client> {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address))?;
         Ok(CoordinatorClient::new(
@@ -315,7 +466,7 @@ impl Coordinator {
         ))
     }
 
-    /// Reads `/proc`: utime and stime of proc_pid_stat(5), in ticks of 10 ms; VmRSS of
+    /// Reads `/proc`: utime and stime of proc_pid_stat(5), in ticks of 10 ms; VmHWM of
     /// proc_pid_status(5).
     fn usage(&self) -> anyhow::Result<Usage> {
         let proc = PathBuf::from(format!("/proc/{}", self.process.id()));
@@ -324,12 +475,12 @@ impl Coordinator {
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
         let status = std::fs::read_to_string(proc.join("status"))?;
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.and_then(|rest| rest.split_whitespace().next());
-        let kilobytes: u64 = resident.context("no VmRSS")?.parse()?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|rest| rest.split_whitespace().next());
+        let kilobytes: u64 = peak.context("no VmHWM")?.parse()?;
         Ok(Usage {
             cpu_seconds: ticks / 100.0,
-            resident_bytes: kilobytes * 1024,
+            peak_bytes: kilobytes * 1024,
         })
     }
 }

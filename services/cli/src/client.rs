@@ -135,6 +135,15 @@ impl Coordinator {
         self.answered(answer)
     }
 
+    /// Deletes runs that ended longer ago than this from the coordinator's database.
+    pub async fn prune(&self, age: Duration) -> Result<v1::PruneRunsResponse, ExpectedError> {
+        let request = v1::PruneRunsRequest {
+            older_than_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        };
+        let answer = self.client.clone().prune_runs(request).await;
+        self.answered(answer)
+    }
+
     /// Cancels a run.
     pub async fn cancel(&self, run: &str) -> Result<v1::CancelRunResponse, ExpectedError> {
         let request = v1::CancelRunRequest {

@@ -9,6 +9,7 @@
 //! Leave                                        worker or trainer; TRAIN is for trainers alone
 //! JoinRing                                     trainer
 //! SubmitRun, PlanRun, CancelRun, RetryRun,
+//! PruneRuns,
 //! Watch, ListRuns, GetRun                      operator, and the token
 //! grpc.health.v1.Health                        any of our certificates
 //! ```
@@ -144,7 +145,7 @@ impl Rule {
         match (service, method) {
             ("capstan.v1.Coordinator", method) => match method {
                 "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" | "Leave" => Some(HOLDERS),
-                "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "Watch" | "ListRuns"
+                "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "PruneRuns" | "Watch" | "ListRuns"
                 | "GetRun" => Some(OPERATORS),
                 _ => None,
             },

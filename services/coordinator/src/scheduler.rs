@@ -21,6 +21,7 @@ mod driver;
 mod fence;
 mod leasing;
 mod plan;
+mod prune;
 mod retry;
 mod runs;
 mod sessions;

@@ -224,6 +224,16 @@ impl Coordinator for Handle {
         }))
     }
 
+    async fn prune_runs(
+        &self,
+        request: Request<v1::PruneRunsRequest>,
+    ) -> Result<Response<v1::PruneRunsResponse>, Status> {
+        let age = Duration::from_millis(request.into_inner().older_than_ms);
+        let (runs, more) = self.prune(age).await?;
+        let runs = runs.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::PruneRunsResponse { runs, more }))
+    }
+
     async fn retry_run(
         &self,
         request: Request<v1::RetryRunRequest>,

@@ -156,7 +156,8 @@ pub enum Op {
         /// The stage.
         stage: StageName,
     },
-    /// A run that has ended is deleted, with its stages, tasks and commits.
+    /// A run that has ended is deleted: some ten thousand of its commits, and once none is left the run
+    /// with its stages and tasks.
     Prune(RunId),
 }
 

@@ -137,6 +137,7 @@ unused! {
     submit_run(SubmitRunRequest) -> SubmitRunResponse;
     complete(CompleteRequest) -> CompleteResponse;
     fail(FailRequest) -> FailResponse;
+    prune_runs(PruneRunsRequest) -> PruneRunsResponse;
     release(ReleaseRequest) -> ReleaseResponse;
     list_runs(ListRunsRequest) -> ListRunsResponse;
     get_run(GetRunRequest) -> GetRunResponse;

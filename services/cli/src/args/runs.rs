@@ -72,10 +72,33 @@ pub struct Watch {
 
 /// `capstan runs`.
 #[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Runs {
+    /// What to do instead of listing.
+    #[command(subcommand)]
+    pub command: Option<RunsCommand>,
     /// Maximum number of runs.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub limit: u32,
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `capstan runs <command>`.
+#[derive(Debug, Subcommand)]
+pub enum RunsCommand {
+    /// Delete runs that ended long ago from the coordinator's database. The object store keeps all that
+    /// they made, and a run that is submitted again continues from there.
+    #[command(after_help = "Example:\n  capstan runs prune --days 30")]
+    Prune(Prune),
+}
+
+/// `capstan runs prune`.
+#[derive(Debug, ClapArgs)]
+pub struct Prune {
+    /// Days since the end of a run, at least.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub days: u32,
     #[command(flatten)]
     pub remote: Remote,
 }

@@ -1,5 +1,7 @@
 //! `capstan runs`, `cancel` and `retry`.
 
+use std::time::Duration;
+
 use capstan_proto::v1;
 use serde_json::{Value, json};
 
@@ -15,6 +17,9 @@ use crate::settings::Settings;
 /// # Errors
 /// Configuration, unavailable.
 pub fn list(args: &args::Runs, settings: &Settings) -> Result<(), ExpectedError> {
+    if let Some(args::RunsCommand::Prune(args)) = &args.command {
+        return prune(args, settings);
+    }
     block_on(async {
         let coordinator = connect(&args.remote, settings).await?;
         let runs = coordinator.runs(args.limit).await?;
@@ -27,6 +32,30 @@ pub fn list(args: &args::Runs, settings: &Settings) -> Result<(), ExpectedError>
         } else {
             println!("{}", describe::runs_table(&runs));
         }
+        Ok(())
+    })
+}
+
+/// Deletes runs that ended long ago from the coordinator's database.
+fn prune(args: &args::Prune, settings: &Settings) -> Result<(), ExpectedError> {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    block_on(async {
+        let coordinator = connect(&args.remote, settings).await?;
+        let mut runs = Vec::new();
+        loop {
+            let pruned = coordinator.prune(DAY * args.days).await?;
+            runs.extend(pruned.runs);
+            if !pruned.more {
+                break;
+            }
+        }
+        if args.remote.json {
+            return output::json(&json!({"pruned": runs}));
+        }
+        for run in &runs {
+            println!("{run}");
+        }
+        println!("{} runs pruned; the store keeps what they made", runs.len());
         Ok(())
     })
 }

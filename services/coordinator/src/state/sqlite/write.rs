@@ -58,7 +58,7 @@ impl Sqlite {
                     write_changes(&mut transaction, &changes, now_unix_ms).await?;
                     changes.clear();
                     all_commits.retain(|(of, _), _| *of != run);
-                    delete(&mut transaction, run, &PRUNED).await?;
+                    prune(&mut transaction, run).await?;
                 }
             }
         }
@@ -114,16 +114,34 @@ const RESUBMITTED: [&str; 5] = [
     "DELETE FROM attempts WHERE run = $1",
 ];
 
+/// Commits that one transaction deletes at most.
+const PRUNED_COMMITS: i64 = 20_000;
+
 /// Statements that delete a run.
-const PRUNED: [&str; 7] = [
+const PRUNED: [&str; 6] = [
     RESUBMITTED[0],
     RESUBMITTED[1],
     RESUBMITTED[2],
     RESUBMITTED[3],
     RESUBMITTED[4],
-    "DELETE FROM commits WHERE run = $1",
     "DELETE FROM runs WHERE run = $1",
 ];
+
+/// Deletes commits of a run; the run itself once none is left.
+async fn prune(writing: &mut Writing, run: &RunId) -> Result<(), Error> {
+    let deleted = sqlx::query(
+        "DELETE FROM commits WHERE run = $1 AND (stage, shard) IN \
+         (SELECT stage, shard FROM commits WHERE run = $1 ORDER BY stage, shard LIMIT $2)",
+    )
+    .bind(run.as_str())
+    .bind(PRUNED_COMMITS)
+    .execute(&mut **writing)
+    .await?;
+    match deleted.rows_affected() < PRUNED_COMMITS as u64 {
+        true => delete(writing, run, &PRUNED).await,
+        false => Ok(()),
+    }
+}
 
 async fn delete(
     writing: &mut Writing,
