@@ -12,6 +12,8 @@
 //! separated by tabs. Seeds that the file has already are skipped, so an interrupted range goes on where
 //! it stopped. The folder of a failed seed, with all logs, is kept and named.
 
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;

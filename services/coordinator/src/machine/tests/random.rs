@@ -67,6 +67,14 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Shards of two runs.
+fn of(shard: u8) -> Key {
+    Key {
+        run: format!("r{}", shard % 2).into(),
+        ..key(&shard.to_string())
+    }
+}
+
 fn base(of: u8) -> Digest {
     Digest::of(&[of])
 }
@@ -141,7 +149,7 @@ impl Trial {
         };
         match event {
             Event::Add { shard, world_size } => {
-                let key = key(&shard.to_string());
+                let key = of(shard);
                 let spec = Spec {
                     base: (world_size == 1).then(|| base(shard % 4)),
                     device: None,
@@ -160,7 +168,7 @@ impl Trial {
                 }
             }
             Event::Commit { shard } => {
-                self.commit(&key(&shard.to_string()));
+                self.commit(&of(shard));
             }
             Event::Finish { claim } => {
                 if let Some(claim) = pick(&self.claims, claim).filter(|claim| claim.rank > 0) {
@@ -187,7 +195,7 @@ impl Trial {
                 }
             }
             Event::Retry { shard } => {
-                let key = key(&shard.to_string());
+                let key = of(shard);
                 let was_given_up = self.ended.get(&key) == Some(&State::Quarantined);
                 let retried = self.machine.retry(&key);
                 assert_eq!(
