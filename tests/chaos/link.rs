@@ -142,3 +142,30 @@ impl State {
         let _ = from.shutdown(Shutdown::Both);
     }
 }
+
+#[test]
+fn a_silent_link_delays_and_a_refused_one_closes() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let link = Link::start(&server.local_addr().unwrap().to_string());
+    let mut client = TcpStream::connect(link.address).unwrap();
+    let (mut accepted, _) = server.accept().unwrap();
+    let mut bytes = [0; 4];
+
+    link.cut(Cut::Silent);
+    client.write_all(b"late").unwrap();
+    let brief = std::time::Duration::from_millis(100);
+    accepted.set_read_timeout(Some(brief)).unwrap();
+    assert!(accepted.read(&mut bytes).is_err(), "nothing passes");
+    accepted.set_read_timeout(None).unwrap();
+    link.restore();
+    accepted.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"late");
+
+    link.cut(Cut::Refused);
+    assert!(client.read_exact(&mut bytes).is_err(), "it is closed");
+    let mut refused = TcpStream::connect(link.address).unwrap();
+    assert!(refused.read_exact(&mut bytes).is_err(), "it is closed too");
+    link.restore();
+    let _client = TcpStream::connect(link.address).unwrap();
+    server.accept().unwrap();
+}

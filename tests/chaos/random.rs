@@ -12,6 +12,8 @@
 //! separated by tabs. Seeds that the file has already are skipped, so an interrupted range goes on where
 //! it stopped. The folder of a failed seed, with all logs, is kept and named.
 
+#![allow(clippy::disallowed_methods, reason = "real processes take real time")]
+
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -53,8 +55,12 @@ fn random_faults_change_nothing() {
         if outcome.is_err() {
             failed.push(seed);
         }
-        let outcome = outcome.map_or_else(|said| format!("FAILED: {said}"), |()| "same".to_owned());
-        let events = shown(&schedule(seed));
+        let events = schedule(seed);
+        let outcome = match outcome {
+            Ok(begun) => format!("same after {begun} of {} events", events.len()),
+            Err(said) => format!("FAILED: {said}"),
+        };
+        let events = shown(&events);
         let seconds = began.elapsed().as_secs_f64();
         results.add(&format!("{seed}\t{outcome}\t{seconds:.1}\t{events}"));
     }
@@ -109,14 +115,16 @@ impl Results {
     }
 }
 
-/// Runs the pipeline under the events of a seed. Gives what went wrong, on one line.
-fn play(seed: u64, expected: &Outcome) -> Result<(), String> {
+/// Runs the pipeline under the events of a seed. Gives how many of them began before the end of the
+/// run, or what went wrong, on one line.
+fn play(seed: u64, expected: &Outcome) -> Result<usize, String> {
     let temp = tempfile::tempdir().unwrap();
     let trial = || {
         let mut trial = Trial::start(temp.path(), schedule(seed));
-        trial.run();
+        let begun = trial.run();
         assert_eq!(&trial.cluster.outcome(RUN), expected);
         trial.cluster.stop();
+        begun
     };
     catch_unwind(AssertUnwindSafe(trial)).map_err(|payload| {
         println!("seed {seed}: {}", shown(&schedule(seed)));
@@ -196,8 +204,9 @@ impl Trial {
         }
     }
 
-    /// Submits the pipeline and lets events happen until the run is done.
-    fn run(&mut self) {
+    /// Submits the pipeline and lets events happen until the run is done. Gives how many began.
+    fn run(&mut self) -> usize {
+        let planned = self.to_begin.len();
         self.cluster.submit(&pipeline(), RUN);
         let began = Instant::now();
         await_some("the end of the run", LIMIT, || {
@@ -205,6 +214,7 @@ impl Trial {
             self.start_again();
             self.cluster.is_done(RUN).then_some(())
         });
+        let begun = planned - self.to_begin.len();
         self.to_begin.clear();
         self.happen(Duration::MAX);
         for role in ROLES {
@@ -212,6 +222,7 @@ impl Trial {
             self.cluster.role(role).await_ready();
         }
         self.cluster.check_done(RUN);
+        begun
     }
 
     /// Begins and ends what is due.

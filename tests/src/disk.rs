@@ -1,4 +1,4 @@
-//! A small file system that a test fills.
+//! A small file system that a test fills. The next process unmounts those of a process that was killed.
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
@@ -7,6 +7,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+/// Prefix of the names that the file systems have in the table of mounts; the process id follows.
+const PREFIX: &str = "capstan-test-";
 /// A file that takes the space that was left.
 const FILLER: &str = "filler";
 
@@ -23,8 +25,10 @@ impl SmallDisk {
     /// # Panics
     /// In continuous integration (`CI` is set), if it cannot be mounted.
     pub fn mount(size: &str) -> Option<Self> {
+        remove_leftovers();
         let folder = tempfile::tempdir().unwrap();
-        let mounted = mount(&["-t", "tmpfs", "-o", size, "capstan-test"], folder.path());
+        let name = format!("{PREFIX}{}", std::process::id());
+        let mounted = mount(&["-t", "tmpfs", "-o", size, &name], folder.path());
         if !mounted {
             assert!(std::env::var_os("CI").is_none(), "tmpfs cannot be mounted");
             eprintln!("a full disk was not tried: mounting a tmpfs needs root");
@@ -62,12 +66,32 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily (-l): a child that is still exiting may hold a file open.
-        let _ = Command::new("umount").arg("-l").arg(self.folder()).status();
+        unmount(self.folder());
     }
 }
 
 fn mount(arguments: &[&str], folder: &Path) -> bool {
     let mounted = Command::new("mount").args(arguments).arg(folder).output();
     mounted.is_ok_and(|output| output.status.success())
+}
+
+/// Unmounts lazily (-l), because a child that is still exiting may hold a file open.
+fn unmount(folder: &Path) {
+    let _ = Command::new("umount").arg("-l").arg(folder).status();
+}
+
+/// Removes the file systems of processes that were killed.
+fn remove_leftovers() {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    for line in mounts.lines() {
+        let mut fields = line.split(' ');
+        let id = fields.next().and_then(|name| name.strip_prefix(PREFIX));
+        let (Some(id), Some(folder)) = (id, fields.next()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(id).exists() {
+            unmount(Path::new(folder));
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }

@@ -293,6 +293,15 @@ mod tests {
     }
 
     #[test]
+    fn names_are_written_as_plain_text() {
+        let (run, shard) = (RunId::from("small-7"), ShardId::from("00007"));
+        let text = serde_json::to_string(&(&run, &shard)).unwrap();
+        assert_eq!(text, r#"["small-7","00007"]"#);
+        let read: (RunId, ShardId) = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, (run, shard));
+    }
+
+    #[test]
     fn ordinals_below_100_000_have_five_digits() {
         let names = [0, 7, 99_999, 100_000, 999_999, 1_000_000];
         let names = names.map(|ordinal| ShardId::ordinal(ordinal).0);

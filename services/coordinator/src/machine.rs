@@ -1,4 +1,4 @@
-//! The task machine: which task goes to whom, and what becomes of it. Pure: no clock, no I/O.
+//! The task machine: which worker gets which task, and what becomes of it. Pure: no clock, no I/O.
 //!
 //! ```text
 //!              backoff over            assign                 commit record stands
@@ -12,14 +12,15 @@
 //!                                                         run ended ───────────► Cancelled
 //! ```
 //!
-//! - Every lease has an epoch (generation, counter) that is never used again; whoever answers
-//!   with another epoch is stale.
+//! - Every lease has an epoch (generation, counter) that is never used again. An answer with another
+//!   epoch is stale.
 //! - A gang's task is leased to all of its ranks at once; one lost rank fails the attempt.
-//! - A task that takes far longer than its like may be leased a second time, to a twin; whichever
-//!   commits first wins, and the other one is stale.
-//! - `now` is whatever monotonic clock the caller has; only it judges expiry.
-//! - What changes is noted in an outbox, so that the caller can write it down and tell others.
-//! - Nothing looks at all tasks: each state has its queue, by what it waits for.
+//! - A task that takes far longer than others of its stage may be leased a second time, to a twin. The
+//!   first commit wins, and the other lease is stale.
+//! - Runs share the slots of the workers (`turns`), and slots are kept for gangs (`gangs`).
+//! - `now` is read from a monotonic clock of the caller. Nothing else decides when a lease expires.
+//! - Each change goes to an outbox, from which the caller writes it to the database and reports it.
+//! - No operation looks at all tasks: each state has an index (`queues`).
 
 mod assign;
 mod caches;
@@ -81,7 +82,7 @@ pub struct Claim {
     pub worker: WorkerId,
 }
 
-/// Something that people should see.
+/// An event for the log and the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// A worker fails too much and gets no lease for a while.
@@ -143,7 +144,7 @@ impl Machine {
         }
     }
 
-    /// An epoch that nobody has. Rings take theirs here too.
+    /// An epoch that was never used. Rings take theirs here too.
     pub fn next_epoch(&mut self) -> LeaseEpoch {
         self.last_epoch.counter += 1;
         self.last_epoch
@@ -256,7 +257,7 @@ impl Machine {
         lease.is_ok_and(|lease| !lease.ranks[claim.rank].is_finished)
     }
 
-    /// A commit record of this task stands in the store. It decides, whoever made it, unless
+    /// A commit record of this task stands in the store. It decides, whichever attempt made it, unless
     /// the task was given up before. True where the task is committed now.
     ///
     /// - `by`: the epoch in the record; a lease of it has done its work.
@@ -421,7 +422,7 @@ impl Machine {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Takes what people should see since it was taken last, in order.
+    /// Takes the notices since they were taken last, in order.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }

@@ -73,8 +73,8 @@ struct Choice<'a> {
 impl Machine {
     /// Serves offers, the oldest first.
     ///
-    /// - Gangs go first, and slots are kept for them: see [`super::gangs`].
-    /// - Runs take turns: see [`super::turns`]. Within a run the oldest task goes first.
+    /// - Gangs go first, and slots are kept for them: see `gangs`.
+    /// - Runs take turns: see `turns`. Within a run the oldest task goes first.
     /// - A task whose base file a worker has cached goes to it before older ones of its run, and
     ///   other workers leave it alone: both for a bounded time, so that nothing starves (delay
     ///   scheduling: Zaharia et al., EuroSys 2010).

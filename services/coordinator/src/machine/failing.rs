@@ -72,7 +72,7 @@ impl Machine {
             }
             let (worker, is_gang) = (lease.ranks[rank].worker.clone(), lease.ranks.len() > 1);
             expired.push((*entry.key).clone());
-            let message = format!("worker {worker} (rank {rank}) was not heard of in time");
+            let message = format!("worker {worker} (rank {rank}) sent no heartbeat in time");
             let failure = Failure {
                 lease_epoch,
                 worker: &worker,
@@ -101,7 +101,7 @@ impl Machine {
         let other = held.and_then(|held| held.without(failure.lease_epoch));
         let over = What::Moved(vec![failure.lease_epoch]);
         match other {
-            // The other one of two goes on, unless nobody can do it.
+            // The other one of two twins goes on, unless the task fails on every worker.
             Some(state) if failure.kind.is_retryable() => {
                 self.set(ordinal, state, over, failure.message);
             }

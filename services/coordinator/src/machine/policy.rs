@@ -1,8 +1,8 @@
-//! When leases end, how often a task is tried, whom the machine trusts.
+//! When leases end, how often a task is tried, when a worker is ejected.
 
 use std::time::Duration;
 
-/// When leases end, how often a task is tried, whom the machine trusts.
+/// When leases end, how often a task is tried, when a worker is ejected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
     /// How long a lease lives without a heartbeat.
@@ -18,7 +18,7 @@ pub struct Policy {
     pub locality_wait: Duration,
     /// A twin is not given to a task that has run for less than this.
     pub min_straggle: Duration,
-    /// How long older tasks of one rank go before a gang that waits for its ranks.
+    /// How long a gang waits for its ranks before it goes ahead of older tasks of one rank.
     pub gang_wait: Duration,
     /// How far back failures of a worker count.
     pub ejection_window: Duration,
@@ -31,7 +31,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// The settings that people give; the rest follows from the length of a lease.
+    /// The settings of the configuration; the rest follows from the length of a lease.
     pub const fn new(
         lease: Duration,
         max_attempts: u32,

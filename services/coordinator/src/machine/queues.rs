@@ -93,7 +93,7 @@ impl Queues {
         self.lanes[lane as usize].0
     }
 
-    /// A task comes to stand here.
+    /// Adds a task to the index of its state.
     pub(super) fn enter(&mut self, ordinal: Ordinal, route: Route, state: &State) {
         match state {
             State::Blocked { until } => {
@@ -115,7 +115,7 @@ impl Queues {
         }
     }
 
-    /// A task that stood here goes elsewhere.
+    /// Removes a task from the index of its state.
     pub(super) fn leave(&mut self, ordinal: Ordinal, route: Route, state: &State) {
         match state {
             State::Blocked { until } => {

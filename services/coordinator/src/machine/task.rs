@@ -42,7 +42,7 @@ pub struct Spec {
     /// The kind of device that its recipe names; only workers of that kind take it.
     pub device: Option<DeviceKind>,
     /// Whether a second worker may take it while the first still has it: one shard of many, whose
-    /// work touches nobody outside (a crawl's shard has one owner, for the sake of the hosts).
+    /// work reaches no foreign host (a crawl's shard has one owner, for the sake of the hosts).
     pub may_twin: bool,
 }
 
@@ -100,7 +100,7 @@ impl Task {
         }
     }
 
-    /// Who holds it, where somebody does.
+    /// Its leases, if it is leased.
     pub fn held(&self) -> Option<&Held> {
         match &self.state {
             State::Leased(held) => Some(held),
@@ -125,11 +125,11 @@ pub enum State {
     },
     /// Waits for a worker.
     Ready,
-    /// Somebody has it. Boxed, since few of many tasks are leased at a time.
+    /// A worker or a gang has it. Boxed, since few of many tasks are leased at a time.
     Leased(Box<Held>),
     /// Its commit record stands. Final.
     Committed,
-    /// Given up. Final, unless somebody asks to try it again.
+    /// Given up. Final, unless an operator retries it.
     Quarantined,
     /// Its run ended before it did. Final.
     Cancelled,
@@ -226,7 +226,7 @@ impl Lease {
         attempt_id(self.lease_epoch)
     }
 
-    /// When it ends unless a rank is heard of, and the rank.
+    /// When it expires without a heartbeat, and the rank whose heartbeat is missing then.
     pub(super) fn deadline(&self) -> Option<(Now, usize)> {
         let open = self.ranks.iter().enumerate();
         let open = open.filter(|(_, rank)| !rank.is_finished);
@@ -239,7 +239,7 @@ impl Lease {
 pub struct Rank {
     /// Who.
     pub worker: WorkerId,
-    /// Until when, unless it is heard of.
+    /// When the lease expires without a heartbeat of this rank.
     pub deadline: Now,
     /// Whether it has done its part.
     pub is_finished: bool,

@@ -328,7 +328,7 @@ fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
     let grants = machine.assign(&trainers, seconds(11));
     assert_eq!(workers(&grants, &trainers), ["t1", "t3"]);
 
-    // Where nobody else is there, it takes part.
+    // Without a third trainer it takes part.
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));
     let grants = machine.assign(&trainers[..2], seconds(0));
@@ -386,7 +386,7 @@ fn a_rank_cannot_answer_for_another() {
 }
 
 #[test]
-fn a_zombies_commit_counts_whoever_holds_the_lease() {
+fn a_zombies_commit_counts_although_another_holds_the_lease() {
     let mut machine = machine(&["0"]);
     let zombie = lease(&mut machine, "w1", seconds(0)).unwrap();
     machine.tick(seconds(31));
@@ -413,7 +413,7 @@ fn what_was_given_up_stays_given_up() {
 }
 
 #[test]
-fn leases_of_a_cancelled_run_are_told_so() {
+fn heartbeats_of_a_cancelled_run_report_it() {
     let mut machine = machine(&["0", "1"]);
     let claim = lease(&mut machine, "w", seconds(0)).unwrap();
     machine.cancel(&"r".into());

@@ -3,11 +3,11 @@
 //! A worker is ejected when, within a window, it has failed three distinct shards and fewer
 //! attempts of it succeeded than failed, while another live worker of a role of its own succeeds
 //! more than it fails: then the fault is the worker's, not the store's or the data's. An ejected
-//! worker gets no lease for a period that doubles each time, but never so that a role has nobody:
-//! whether somebody else is there is asked at each lease. What it holds it may finish. Of the failures
-//! of gangs only faults of the worker itself count: one rank fails all of them.
+//! worker gets no lease for a period that doubles each time, while another live worker has its role:
+//! this is checked at each lease. It may finish what it holds. Of the failures of gangs only faults of
+//! the worker itself count, because one rank fails all of them.
 //!
-//! This is memory only: a coordinator that starts anew trusts everybody again.
+//! This is kept in memory only: a coordinator that restarts trusts every worker again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) struct Workers {
 /// A worker.
 #[derive(Debug)]
 struct Seen {
-    /// When it was heard of last.
+    /// Its last message.
     at: Now,
     roles: BTreeSet<Role>,
     device: DeviceKind,
@@ -142,7 +142,7 @@ impl Workers {
         (before != offer.cached).then_some(before)
     }
 
-    /// A worker is heard of.
+    /// A worker sent a heartbeat.
     pub(super) fn beats(&mut self, worker: &WorkerId, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
             seen.at = now;

@@ -41,6 +41,9 @@ pub struct Sqlite {
     writer: SqlitePool,
     /// Readers do not wait for the writer. An in-memory database has one connection for both.
     readers: SqlitePool,
+    /// A connection that is never used: an in-memory database lives as long as one of its connections,
+    /// and a statement that is given up may close its own.
+    keeper: Option<SqlitePool>,
     /// Held for as long as the database is open; an in-memory one needs none.
     lock: Option<Arc<File>>,
     /// The last place that was given to a task.
@@ -69,15 +72,22 @@ impl Sqlite {
             // sync serves all that came meanwhile.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
-        // One connection that is never closed: an in-memory database lives as long as it does.
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .min_connections(1)
-            .idle_timeout(None)
-            .max_lifetime(None)
-            .connect_with(options.clone())
-            .await
-            .map_err(|source| open_error(url, source))?;
+        let one = || {
+            SqlitePoolOptions::new()
+                .max_connections(1)
+                .min_connections(1)
+                .idle_timeout(None)
+                .max_lifetime(None)
+        };
+        let writer = one().connect_with(options.clone());
+        let writer = writer.await.map_err(|source| open_error(url, source))?;
+        let keeper = match file_of(url)? {
+            Some(_) => None,
+            None => {
+                let keeper = one().connect_with(options.clone());
+                Some(keeper.await.map_err(|source| open_error(url, source))?)
+            }
+        };
         migrator()
             .run(&writer)
             .await
@@ -97,6 +107,7 @@ impl Sqlite {
         Ok(Self {
             writer,
             readers,
+            keeper,
             lock: lock.map(Arc::new),
             position: Arc::new(AtomicI64::new(last)),
         })
@@ -198,6 +209,9 @@ impl Database for Sqlite {
         // The last connection to close empties the log.
         self.readers.close().await;
         self.writer.close().await;
+        if let Some(keeper) = &self.keeper {
+            keeper.close().await;
+        }
         if let Some(lock) = &self.lock
             && let Err(error) = lock.unlock()
         {

@@ -67,6 +67,14 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
+/// Shards of two runs.
+fn of(shard: u8) -> Key {
+    Key {
+        run: format!("r{}", shard % 2).into(),
+        ..key(&shard.to_string())
+    }
+}
+
 fn base(of: u8) -> Digest {
     Digest::of(&[of])
 }
@@ -144,7 +152,7 @@ impl Trial {
         };
         match event {
             Event::Add { shard, world_size } => {
-                let key = key(&shard.to_string());
+                let key = of(shard);
                 if self.committed.contains(&key) {
                     return;
                 }
@@ -166,7 +174,7 @@ impl Trial {
                 }
             }
             Event::Commit { shard } => {
-                self.commit(&key(&shard.to_string()));
+                self.commit(&of(shard));
             }
             Event::Finish { claim } => {
                 if let Some(claim) = pick(&self.claims, claim).filter(|claim| claim.rank > 0) {
@@ -193,7 +201,7 @@ impl Trial {
                 }
             }
             Event::Retry { shard } => {
-                let key = key(&shard.to_string());
+                let key = of(shard);
                 let was_given_up = self.ended.get(&key) == Some(&State::Quarantined);
                 let retried = self.machine.retry(&key);
                 assert_eq!(
@@ -213,7 +221,7 @@ impl Trial {
         self.check();
     }
 
-    /// Somebody's commit stands, most often that of a lease.
+    /// A commit stands, most often that of a lease.
     fn commit(&mut self, key: &Key) {
         let held = self.machine.task(key).and_then(|task| task.held());
         let by = held.map_or(LeaseEpoch::default(), |held| held.lease.lease_epoch);
@@ -223,7 +231,7 @@ impl Trial {
         }
     }
 
-    /// Told from the task alone: a lease that it is under has this epoch and worker.
+    /// Derived from the task record: the lease's epoch and worker.
     fn is_current(&self, claim: &Claim) -> bool {
         let held = self.machine.task(&claim.key).and_then(Task::held);
         let lease = held.and_then(|held| held.of(claim.lease_epoch));
@@ -301,8 +309,8 @@ impl Trial {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Never a valid lease that nobody has, final is final, stale epochs are refused, no task is lost, and
-    /// everything ends, whatever happens in whatever order.
+    /// Every valid lease has a holder, final states stay, stale epochs are refused, no task is lost, and
+    /// everything ends, in any order of events.
     #[test]
     fn whatever_happens_the_promises_hold(events in prop::collection::vec(event(), 0..120)) {
         let mut trial = Trial::new();
@@ -359,15 +367,15 @@ proptest! {
         // Past every wait for a cache, every ejection and every lease.
         trial.now += Duration::from_secs(3_600);
         trial.machine.tick(trial.now);
-        let mut anew = Machine::new(POLICY, trial.generation + 1);
+        let mut rebuilt = Machine::new(POLICY, trial.generation + 1);
         for key in &trial.added {
             let task = trial.machine.task(key).unwrap().clone();
-            anew.restore(key.clone(), task, trial.now);
+            rebuilt.restore(key.clone(), task, trial.now);
         }
         let wants = Offer { slots: 100, ..offer("fresh", Role::Crawl) };
         trial.now += Duration::from_secs(3_600);
         let mut counts = Vec::new();
-        for machine in [&mut trial.machine, &mut anew] {
+        for machine in [&mut trial.machine, &mut rebuilt] {
             machine.tick(trial.now);
             // Leases that lived then have ended now, and their backoff is over.
             machine.tick(trial.now + Duration::from_secs(120));

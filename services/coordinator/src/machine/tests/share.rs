@@ -222,3 +222,27 @@ fn a_larger_gang_keeps_its_slots_against_a_smaller_younger_one() {
     let grants = machine.assign(free, seconds(31));
     assert_eq!(runs(&grants), ["two"; 2]);
 }
+
+#[test]
+fn a_cached_task_does_not_take_a_slot_that_is_kept() {
+    let (mut machine, held) = a_gang_that_waits();
+    let base = Digest::of(b"0");
+    let cached = Spec {
+        base: Some(base),
+        ..spec(Role::Train, 1)
+    };
+    machine.add(of_run("later", "0"), cached);
+    commit(&mut machine, &held["t1"], seconds(1));
+    let two = Offer {
+        slots: 2,
+        cached: Arc::new([base].into()),
+        ..trainer("t1")
+    };
+    let one = Offer {
+        slots: 1,
+        ..two.clone()
+    };
+    assert!(machine.assign(&[one], seconds(1)).is_empty(), "it is kept");
+    let grants = machine.assign(&[two], seconds(2));
+    assert_eq!(runs(&grants), ["later"], "one of two slots is kept");
+}

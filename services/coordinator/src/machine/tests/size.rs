@@ -1,8 +1,10 @@
-//! Cost of a million ready tasks: memory for each, and time for each grant.
+//! Cost of a million ready tasks, and of a thousand runs: memory for each task, and time for each grant.
 //!
 //! ```text
 //! cargo test --release -p capstan-coordinator --lib -- --ignored --nocapture a_million_ready_tasks
+//! cargo test --release -p capstan-coordinator --lib -- --ignored --nocapture a_thousand_runs
 //! ```
+//! Memory is that of the process, so run one at a time.
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::time::Instant;
@@ -86,4 +88,35 @@ fn a_million_ready_tasks() {
     println!("memory for a ready task   {} bytes", bytes / TASKS);
     println!("added                     {:?} each", added / TASKS as u32);
     println!("granted and committed     {grant:?} each");
+}
+
+#[test]
+#[ignore = "measures many runs"]
+fn a_thousand_runs_with_ready_tasks() {
+    const RUNS: u32 = 1_000;
+    let mut machine = Machine::new(POLICY, 1);
+    for task in 0..100 {
+        for run in 0..RUNS {
+            let key = Key {
+                run: format!("run-{run}").into(),
+                ..key(&task.to_string())
+            };
+            machine.add(key, spec(Role::Crawl, 1));
+        }
+    }
+    machine.take_changes();
+    let offer = offer("w", Role::Crawl);
+    let began = Instant::now();
+    for _ in 0..RUNS {
+        assert_eq!(
+            machine
+                .assign(std::slice::from_ref(&offer), seconds(0))
+                .len(),
+            1
+        );
+    }
+    println!(
+        "granted among {RUNS} runs  {:?} each",
+        began.elapsed() / RUNS
+    );
 }

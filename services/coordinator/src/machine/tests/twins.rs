@@ -30,7 +30,7 @@ fn nearly_done(may_twin: bool) -> (Machine, Claim) {
 }
 
 #[test]
-fn a_straggler_gets_a_twin_and_whoever_commits_first_wins() {
+fn a_straggler_gets_a_twin_and_the_first_commit_wins() {
     let (mut machine, slow) = nearly_done(true);
     assert!(
         lease(&mut machine, "w", seconds(6)).is_none(),

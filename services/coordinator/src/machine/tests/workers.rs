@@ -1,4 +1,4 @@
-//! Whom the machine trusts with what: ejection, and preference for what is cached.
+//! Ejection of workers, and preference for what is cached.
 
 use super::*;
 
@@ -57,7 +57,7 @@ fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
     assert_eq!(machine.ejected(seconds(20)), 1);
     machine.add(key("x"), spec(Role::Crawl, 1));
     assert!(lease(&mut machine, "bad", seconds(20)).is_none());
-    // It failed at 11 for the third time; `good` is heard of all the while.
+    // It failed at 11 for the third time; `good` is alive all the while.
     let busy = Offer {
         device: "cpu-avx512".into(),
         slots: 0,
@@ -84,15 +84,15 @@ fn the_last_worker_of_a_role_is_never_left_out() {
     three_failures(&mut machine, 1);
     machine.add(key("x"), spec(Role::Crawl, 1));
     assert!(lease(&mut machine, "bad", seconds(20)).is_none());
-    // `good` was heard of at 13 last: it is gone.
+    // The last message of `good` came at 13: it is gone.
     assert!(
         lease(&mut machine, "bad", seconds(44)).is_some(),
-        "nobody else is there"
+        "no other worker is alive"
     );
 }
 
 #[test]
-fn a_store_that_fails_everybody_ejects_nobody() {
+fn a_store_that_fails_every_worker_ejects_none() {
     let mut machine = Machine::new(POLICY, 1);
     for ordinal in 0..6 {
         let (now, shard) = (seconds(ordinal * 2), ordinal.to_string());
@@ -103,7 +103,7 @@ fn a_store_that_fails_everybody_ejects_nobody() {
 }
 
 #[test]
-fn one_bad_shard_or_few_failures_among_many_eject_nobody() {
+fn one_bad_shard_or_few_failures_among_many_eject_no_worker() {
     let mut machine = with_good();
     // The same shard, three times.
     let mut now = 1;
@@ -131,7 +131,7 @@ fn one_bad_shard_or_few_failures_among_many_eject_nobody() {
     );
 }
 
-/// `good` is heard of, and takes nothing.
+/// `good` is alive, and takes nothing.
 fn commits_nothing(machine: &mut Machine, now: u64) {
     let busy = Offer {
         device: "cpu-avx512".into(),
@@ -204,7 +204,7 @@ fn the_worker_that_has_it_cached_gets_it() {
 }
 
 #[test]
-fn a_cache_that_nobody_alive_has_holds_nothing_up() {
+fn a_cache_of_a_worker_that_is_gone_delays_nothing() {
     let mut machine = Machine::new(POLICY, 1);
     let base = Digest::of(b"0");
     machine.assign(&[cached("gone", &[base])], seconds(0));
