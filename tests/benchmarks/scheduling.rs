@@ -76,7 +76,9 @@ async fn main() -> anyhow::Result<()> {
         let quota = (args.shards / SLICES).min(restart_at - done);
         let cpu = coordinator.usage()?.cpu_seconds;
         let rate = slice(&mut workers, quota, Slice::Load).await?;
-        measured.cpu.push((coordinator.usage()?.cpu_seconds - cpu) * 1e6 / quota as f64);
+        measured
+            .cpu
+            .push((coordinator.usage()?.cpu_seconds - cpu) * 1e6 / quota as f64);
         let bound = slice(&mut workers, quota / 4 + 1, Slice::Bound).await?;
         measured.rates.push(rate);
         measured.bounds.push(bound);
@@ -87,13 +89,28 @@ async fn main() -> anyhow::Result<()> {
     bar.finish_and_clear();
     let peak = coordinator.usage()?.peak_bytes;
     println!("{} shards, {} workers", args.shards, args.workers);
-    println!("tasks per second             {}", spread(&mut measured.rates));
-    println!("bound of this machine        {}", spread(&mut measured.bounds));
-    println!("share of the bound, %        {}", spread(&mut measured.shares));
+    println!(
+        "tasks per second             {}",
+        spread(&mut measured.rates)
+    );
+    println!(
+        "bound of this machine        {}",
+        spread(&mut measured.bounds)
+    );
+    println!(
+        "share of the bound, %        {}",
+        spread(&mut measured.shares)
+    );
     println!("coordinator's CPU, us a task {}", spread(&mut measured.cpu));
-    println!("memory, before and at most   {} MB, {} MB", idle.peak_bytes >> 20, peak >> 20);
+    println!(
+        "memory, before and at most   {} MB, {} MB",
+        idle.peak_bytes >> 20,
+        peak >> 20
+    );
     let mut spent = Spent::default();
-    workers.iter_mut().for_each(|worker| spent.add(&mut worker.spent));
+    workers
+        .iter_mut()
+        .for_each(|worker| spent.add(&mut worker.spent));
     println!("lease, median (p99)          {}", spent.lease.line());
     println!("commit to the store          {}", spent.commit.line());
     println!("complete                     {}", spent.complete.line());
@@ -103,7 +120,10 @@ async fn main() -> anyhow::Result<()> {
     coordinator.restart(folder.path()).await?;
     let mut workers = self::workers(&coordinator, &store, args.workers).await?;
     let next = workers[0].lease(PATIENCE).await?;
-    println!("leases again after a kill    {:.2?} ({done} shards committed)", began.elapsed());
+    println!(
+        "leases again after a kill    {:.2?} ({done} shards committed)",
+        began.elapsed()
+    );
     workers[0].finish(next).await?;
 
     let mut operator = coordinator.client().await?;
@@ -126,11 +146,17 @@ async fn main() -> anyhow::Result<()> {
     let began = Instant::now();
     let global = workers[0].lease(PATIENCE).await?;
     println!("global task leased after     {:.2?}", began.elapsed());
-    println!("its lease has                {} bytes", global.task_json.len());
+    println!(
+        "its lease has                {} bytes",
+        global.task_json.len()
+    );
     workers[0].finish(global).await?;
     ended(&mut operator, &run).await?;
     println!("run done after another       {:.2?}", began.elapsed());
-    println!("memory at most               {} MB", coordinator.usage()?.peak_bytes >> 20);
+    println!(
+        "memory at most               {} MB",
+        coordinator.usage()?.peak_bytes >> 20
+    );
     Ok(())
 }
 

@@ -206,7 +206,8 @@ impl<'a> VersionWriter<'a> {
         let part = self.count as u32;
         self.count += 1;
         let rows = shard.files().cloned();
-        self.page.extend(rows.map(|file| ManifestRow { part, file }));
+        self.page
+            .extend(rows.map(|file| ManifestRow { part, file }));
         if self.count.is_multiple_of(PAGE) {
             self.flush_shards().await?;
         }

@@ -46,7 +46,11 @@ mod tests {
     async fn settings_are_stored_once_and_read_by_their_digest() {
         let store = Store::memory();
         let text = "name = \"p\"\n[[stage]]\nname = \"m\"\nkind = \"model\"\nsource = \"m\"\n";
-        let kind = Pipeline::from_toml(text, "p.toml").unwrap().stages.remove(0).kind;
+        let kind = Pipeline::from_toml(text, "p.toml")
+            .unwrap()
+            .stages
+            .remove(0)
+            .kind;
         let digest = put(&store, &kind).await.unwrap();
         assert_eq!(digest, kind.digest());
         assert_eq!(put(&store, &kind).await.unwrap(), digest);
@@ -54,8 +58,14 @@ mod tests {
 
         let path = path(&digest);
         store.delete(&path).await.unwrap();
-        assert!(matches!(get(&store, &digest).await, Err(Error::NotFound { .. })));
+        assert!(matches!(
+            get(&store, &digest).await,
+            Err(Error::NotFound { .. })
+        ));
         store.create(&path, &b"{}"[..]).await.unwrap();
-        assert!(matches!(get(&store, &digest).await, Err(Error::Damaged { .. })));
+        assert!(matches!(
+            get(&store, &digest).await,
+            Err(Error::Damaged { .. })
+        ));
     }
 }

@@ -272,8 +272,9 @@ impl<'a> Request<'a> {
     ) -> Result<Next, Error> {
         match self.steps.first() {
             None => Ok(Next::Tasks(self.one(ALL, work, recipe, &[]))),
-            Some(step) => outcome(step.outputs.as_ref().unwrap_or(&Outputs::default()))
-                .map(Next::Done),
+            Some(step) => {
+                outcome(step.outputs.as_ref().unwrap_or(&Outputs::default())).map(Next::Done)
+            }
         }
     }
 

@@ -14,9 +14,7 @@ pub use dataset::{Dataset, Import, Layout, StoreArgs};
 pub use demo::Demo;
 pub use models::{Caption, Match, Model};
 pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
-pub use runs::{
-    Cancel, Check, Prune, Remote, Report, Retry, Run, Runs, RunsCommand, State, Watch,
-};
+pub use runs::{Cancel, Check, Prune, Remote, Report, Retry, Run, Runs, RunsCommand, State, Watch};
 
 use crate::settings::Settings;
 
@@ -78,7 +76,9 @@ pub enum Command {
     )]
     Watch(Watch),
     /// List runs, newest first.
-    #[command(after_help = "Examples:\n  capstan runs --limit 5\n  capstan runs --json\n  capstan runs prune --days 30")]
+    #[command(
+        after_help = "Examples:\n  capstan runs --limit 5\n  capstan runs --json\n  capstan runs prune --days 30"
+    )]
     Runs(Runs),
     /// Write the page of a run and its figures; needs the store alone, no coordinator.
     #[command(

@@ -145,8 +145,8 @@ impl Rule {
         match (service, method) {
             ("capstan.v1.Coordinator", method) => match method {
                 "Lease" | "Heartbeat" | "Complete" | "Fail" | "Release" | "Leave" => Some(HOLDERS),
-                "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "PruneRuns" | "Watch" | "ListRuns"
-                | "GetRun" => Some(OPERATORS),
+                "SubmitRun" | "PlanRun" | "CancelRun" | "RetryRun" | "PruneRuns" | "Watch"
+                | "ListRuns" | "GetRun" => Some(OPERATORS),
                 _ => None,
             },
             ("capstan.v1.Ring", "JoinRing") => Some(RANKS),

@@ -7,6 +7,7 @@
 mod access;
 mod fence;
 mod hostile;
+mod large;
 mod leases;
 mod operate;
 mod outage;

@@ -78,7 +78,9 @@ async fn a_version_is_read_page_by_page() {
         let files = shard.files().cloned();
         rows.extend(files.map(|file| ManifestRow { part, file }));
     }
-    let manifest = files::write(&store, FileKind::Manifest, rows).await.unwrap();
+    let manifest = files::write(&store, FileKind::Manifest, rows)
+        .await
+        .unwrap();
     let older = Version {
         number: 2,
         shards: None,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::outcome::{CommitOf, Sums};
 use super::{Error, Items, Next, Outcome, Request, Step, Tasks, next};
-use crate::commit::{File, FilesHasher, FileList, Part, Shards, ShardsHasher, Summary, VersionRef};
+use crate::commit::{File, FileList, FilesHasher, Part, Shards, ShardsHasher, Summary, VersionRef};
 use crate::id::{DatasetName, Digest, ModelDigest, RecipeHash, ShardId};
 use crate::task::Task;
 
@@ -231,7 +231,9 @@ fn given(
         Outcome::OverlaysOfOne { shards, kind } => {
             let files = last.iter().filter_map(committed).flatten();
             let overlays: Vec<&File> = files.filter(|file| file.kind == kind).collect();
-            let shard = &last.first().map_or(super::ALL.into(), |task| task.shard.clone());
+            let shard = &last
+                .first()
+                .map_or(super::ALL.into(), |task| task.shard.clone());
             let of = CommitOf { stage, shard };
             if overlays.len() as u64 != shards.count {
                 return Err(of.overlay_count(overlays.len() as u64, shards.count));

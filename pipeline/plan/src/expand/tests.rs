@@ -262,11 +262,7 @@ fn work_through(
 }
 
 /// A stage that reads nothing, worked through.
-fn work_alone(
-    stage: &Stage,
-    waves: &[usize],
-    images: usize,
-) -> (World, Done, Vec<Vec<Task>>) {
+fn work_alone(stage: &Stage, waves: &[usize], images: usize) -> (World, Done, Vec<Vec<Task>>) {
     let mut world = World::default();
     let (done, steps) = work_through(&mut world, stage, 1, waves, images);
     (world, done, steps)
@@ -380,7 +376,10 @@ fn frontiers_read_what_was_seen_and_the_links_of_the_wave_before() {
     let Work::Crawl(CrawlWork::ImageFrontier { links }) = &steps[5][0].work else {
         panic!()
     };
-    let links: Vec<&File> = links.iter().flat_map(|list| world.lists.files(list)).collect();
+    let links: Vec<&File> = links
+        .iter()
+        .flat_map(|list| world.lists.files(list))
+        .collect();
     assert_eq!(links.len(), 3, "pictures of every wave");
     assert!(links.iter().all(|file| file.kind == FileKind::ImageLinks));
 }

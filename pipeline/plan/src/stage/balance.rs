@@ -80,7 +80,9 @@ impl Settings for Balance {
             shards: shards.clone(),
         };
         let kind = FileKind::Curation;
-        request.single(work, recipe, |_| Ok(Outcome::OverlaysOfOne { shards, kind }))
+        request.single(work, recipe, |_| {
+            Ok(Outcome::OverlaysOfOne { shards, kind })
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Decoding, Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
+    Decoding, Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants,
+    blank_stage,
 };
 use crate::check::Check;
 use crate::commit::{FileKind, Part};

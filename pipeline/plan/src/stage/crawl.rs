@@ -231,7 +231,9 @@ fn waves(request: &Request<'_>, config: &Crawl) -> Next {
     };
     if steps.next().is_none() {
         let images = list(sorted, FileKind::Images);
-        let items = fetches(config, "images", images, |images| CrawlWork::Images { images });
+        let items = fetches(config, "images", images, |images| CrawlWork::Images {
+            images,
+        });
         return Next::Tasks(request.step("images-", items, &[]));
     }
     Next::Done(Outcome::NewDataset(config.dataset.clone()))

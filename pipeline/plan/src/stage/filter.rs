@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
+use super::{
+    Input, Objective, Output, Overlaid, Settings, Split, StageKind, TaskWork, Wants, blank_stage,
+};
 use crate::check::Check;
 use crate::commit::{FileKind, Part};
 use crate::expand::{Error, Next, Request};

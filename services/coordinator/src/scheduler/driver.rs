@@ -29,11 +29,11 @@ use capstan_plan::id::{DeviceKind, RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
+pub(super) use self::adopt::rebase;
+use self::window::Window;
 use super::Inner;
 use super::supervise::panicked;
 use crate::view::StageView;
-pub(super) use self::adopt::rebase;
-use self::window::Window;
 
 /// Reads and writes of the store in flight at most, of one run.
 const IN_FLIGHT: usize = 16;
@@ -337,7 +337,9 @@ impl Driver {
     ) -> Result<Option<T>, Error> {
         let mut core = self.inner.core()?;
         let view = core.runs.get_mut(&self.run).map(|active| &mut active.view);
-        Ok(view.and_then(|view| view.stage_mut(&stage.name)).map(|view| read(view)))
+        Ok(view
+            .and_then(|view| view.stage_mut(&stage.name))
+            .map(|view| read(view)))
     }
 
     /// What comes next.

@@ -235,9 +235,8 @@ impl Survey<'_> {
         commits: &mut BTreeMap<ShardId, Summary>,
         missing: &BTreeSet<ShardId>,
     ) -> Result<usize, Error> {
-        let is_open = |task: &Task| {
-            !commits.contains_key(&task.shard) && !missing.contains(&task.shard)
-        };
+        let is_open =
+            |task: &Task| !commits.contains_key(&task.shard) && !missing.contains(&task.shard);
         let open: Vec<Task> = tasks.into_iter().filter(is_open).collect();
         if !adopts {
             return Ok(open.len());

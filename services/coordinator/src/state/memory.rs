@@ -356,9 +356,8 @@ impl Database for InMemory {
     async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
         let tables = self.tables();
         let views = tables.runs.values().map(|rows| &rows.view);
-        let is_over = |view: &&RunView| {
-            view.state != v1::RunState::Running && view.ended_unix_ms < unix_ms
-        };
+        let is_over =
+            |view: &&RunView| view.state != v1::RunState::Running && view.ended_unix_ms < unix_ms;
         let mut ended: Vec<(i64, RunId)> = views
             .filter(is_over)
             .map(|view| (view.ended_unix_ms, view.run.clone()))

@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstan_plan::commit::Outputs;
+use capstan_plan::id::RecipeHash;
 use capstan_plan::task::Role;
+use capstan_proto::v1;
 use tempfile::TempDir;
 
 use super::*;
@@ -357,5 +360,123 @@ async fn a_superseded_coordinator_writes_nothing() {
         assert!(!error.is_transient());
         assert_eq!(database.run(&"late".into()).await.unwrap(), None);
         assert!(database.run(&"r".into()).await.unwrap().is_some());
+    }
+}
+
+fn shards<'a>(run: &'a RunId, stage: &'a StageName, of: &'a [ShardId; 2]) -> Shards<'a> {
+    let [first, last] = of;
+    Shards {
+        run,
+        stage,
+        first,
+        last,
+    }
+}
+
+fn commits(names: &[&str]) -> Op {
+    let commit = |name: &&str| {
+        let summary = Summary {
+            recipe: RecipeHash(Digest::of(name.as_bytes())),
+            outputs: Outputs::default(),
+            adopted: *name == "00002",
+        };
+        (ShardId::from(*name), summary)
+    };
+    Op::Commits {
+        run: "r".into(),
+        stage: "s".into(),
+        commits: names.iter().map(commit).collect(),
+    }
+}
+
+#[tokio::test]
+async fn commits_are_read_by_ranges_of_their_names_and_survive_a_new_submission() {
+    for mut subject in Subject::all().await {
+        let (run, stage) = (RunId::from("r"), StageName::from("s"));
+        submit(&*subject.database, view("r")).await;
+        assert!(!subject.database.is_listed(&run, &stage).await.unwrap());
+        let listed = Op::Listed {
+            run: run.clone(),
+            stage: stage.clone(),
+        };
+        let all = ["00000", "00001", "00002", "99999", "a100000"];
+        append(&*subject.database, &[commits(&all), listed], &[]).await;
+        subject.restart().await;
+        let database = &*subject.database;
+        assert!(database.is_listed(&run, &stage).await.unwrap());
+        let range = ["00001".into(), "99999".into()];
+        let range = shards(&run, &stage, &range);
+        assert_eq!(database.count_committed(range).await.unwrap(), 3);
+        let names: Vec<ShardId> = all[1..4].iter().map(|name| (*name).into()).collect();
+        let found = database.committed(range).await.unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), names);
+        let found = database.commits(range).await.unwrap();
+        let adopted = found.iter().filter(|(_, commit)| commit.adopted);
+        assert_eq!(
+            adopted.map(|(shard, _)| shard).collect::<Vec<_>>(),
+            [&names[1]]
+        );
+        let (other, none) = (StageName::from("t"), ["0".into(), "b".into()]);
+        let none = shards(&run, &other, &none);
+        assert_eq!(database.count_committed(none).await.unwrap(), 0);
+
+        // Again: the store is asked anew, and one commit is gone.
+        submit(database, view("r")).await;
+        assert!(!database.is_listed(&run, &stage).await.unwrap());
+        let lost = Op::Lost {
+            run: run.clone(),
+            stage: stage.clone(),
+            shards: vec!["00002".into()],
+        };
+        append(database, &[lost], &[]).await;
+        assert_eq!(database.count_committed(range).await.unwrap(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_committed_task_leaves_no_row_but_its_summary() {
+    for mut subject in Subject::all().await {
+        submit(&*subject.database, view("r")).await;
+        let mut machine = Machine::new(POLICY, GENERATION);
+        let task = task("00000", 1);
+        append(&*subject.database, &[Op::Tasks(vec![task.clone()])], &[]).await;
+        add(&mut machine, std::slice::from_ref(&task));
+        let grants = machine.assign(&[offer("w")], Duration::ZERO);
+        note(&*subject.database, &mut machine).await;
+        assert!(machine.committed(&task.key, grants[0].lease_epoch, Duration::ZERO));
+        note(&*subject.database, &mut machine).await;
+        append(&*subject.database, &[commits(&["00000"])], &[]).await;
+        subject.restart().await;
+        let restored = subject.database.load().await.unwrap();
+        assert_eq!(restored[0].tasks, []);
+        let jsons = subject.database.task_jsons(&[&task.key]).await.unwrap();
+        assert_eq!(jsons.len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_run_is_pruned_with_its_commits() {
+    for subject in Subject::all().await {
+        let database = &*subject.database;
+        for (run, ended) in [("r", 50), ("later", 60), ("running", 0)] {
+            let mut view = view(run);
+            if ended > 0 {
+                view.state = v1::RunState::Done;
+                view.ended_unix_ms = ended;
+            }
+            submit(database, view).await;
+        }
+        append(database, &[commits(&["00000"])], &[]).await;
+        let ended = |before, limit| database.ended_before(before, limit);
+        assert_eq!(ended(61, 9).await.unwrap(), ["r".into(), "later".into()]);
+        assert_eq!(ended(61, 1).await.unwrap(), ["r".into()]);
+        assert_eq!(ended(50, 9).await.unwrap(), []);
+        append(database, &[Op::Prune("r".into())], &[]).await;
+        assert_eq!(database.run(&"r".into()).await.unwrap(), None);
+        let (run, stage) = ("r".into(), "s".into());
+        let all = ["".into(), "z".into()];
+        let all = shards(&run, &stage, &all);
+        assert_eq!(database.count_committed(all).await.unwrap(), 0);
+        assert_eq!(ended(61, 9).await.unwrap(), ["later".into()]);
     }
 }

@@ -14,11 +14,7 @@ use crate::fetched::{PAIRS_IN_FLIGHT, control, count_rejects, done};
 use crate::measured::{Measured, computed, on_own_threads};
 
 /// Works on one task of a crawl.
-pub(crate) async fn run(
-    context: &Context,
-    config: &Crawl,
-    work: CrawlWork,
-) -> Result<Done, Error> {
+pub(crate) async fn run(context: &Context, config: &Crawl, work: CrawlWork) -> Result<Done, Error> {
     match work {
         CrawlWork::Frontier { wave, seen, links } => {
             frontier(context, config, wave, &seen, links.as_ref()).await

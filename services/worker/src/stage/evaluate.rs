@@ -1,8 +1,8 @@
 //! `evaluate`: a model is measured on its sets.
 
 use capstan_dataset::files::Pixels;
-use capstan_dataset::{models, versions};
 use capstan_dataset::view::View;
+use capstan_dataset::{models, versions};
 use capstan_evaluate::Models;
 use capstan_lease::Done;
 use capstan_plan::commit::{Outputs, Shards};

@@ -97,7 +97,9 @@ fn an_import_is_split_into_slices_and_a_given_model_is_read_like_a_trained_one()
     }
     let bases: Vec<_> = world
         .shards("pairs")
-        .iter().map(|part| part.base.digest).collect();
+        .iter()
+        .map(|part| part.base.digest)
+        .collect();
     let expected = bases_of(&names);
     assert_eq!(bases, expected, "in the order of the slices");
     let StageOutput::Model { digest } = &world.given[&StageName::from("captioner")] else {

@@ -55,10 +55,15 @@ impl Driver {
         }
         let store = &self.inner.store;
         let writers = tasks.lists.iter();
-        let mut writers: BTreeMap<_, _> =
-            writers.map(|kind| (*kind, FileWriter::new(store))).collect();
+        let mut writers: BTreeMap<_, _> = writers
+            .map(|kind| (*kind, FileWriter::new(store)))
+            .collect();
         for page in 0..tasks.len().div_ceil(PAGE) {
-            for commit in self.page_of_commits(stage, tasks, page).await?.into_values() {
+            for commit in self
+                .page_of_commits(stage, tasks, page)
+                .await?
+                .into_values()
+            {
                 for page in 0..lists::output_pages(&commit.outputs) {
                     for file in lists::output_page(store, &commit.outputs, page).await? {
                         if let Some(writer) = writers.get_mut(&file.kind) {

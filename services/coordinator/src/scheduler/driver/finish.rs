@@ -162,7 +162,8 @@ impl Driver {
                         stage: &stage.name,
                         shard: &shard,
                     };
-                    self.write_shards(of, outcome, part, &commit, writing).await?;
+                    self.write_shards(of, outcome, part, &commit, writing)
+                        .await?;
                 }
             }
         }
@@ -191,7 +192,8 @@ impl Driver {
                 writing.shard(&part).await?;
             }
             (Outcome::OverlaysOfOne { shards, kind }, _) => {
-                self.write_overlays(of, shards, *kind, commit, writing).await?;
+                self.write_overlays(of, shards, *kind, commit, writing)
+                    .await?;
             }
             _ => {}
         }

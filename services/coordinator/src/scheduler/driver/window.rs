@@ -74,7 +74,11 @@ impl Driver {
     pub(super) async fn begin(&mut self, stage: &Stage, tasks: Tasks) -> Result<(), Error> {
         settings::put(&self.inner.store, &stage.kind).await?;
         let count = tasks.len();
-        let known: u64 = self.stages[&stage.name].tasks.iter().map(|step| step.len()).sum();
+        let known: u64 = self.stages[&stage.name]
+            .tasks
+            .iter()
+            .map(|step| step.len())
+            .sum();
         let show = |core: &mut Core| self.show_step(core, stage, known + count, count);
         self.inner.change(show).await?;
         let pages = match &tasks.items {
@@ -195,7 +199,11 @@ impl Driver {
         let Some(window) = self.window(stage) else {
             return Ok(());
         };
-        if window.page.as_ref().is_some_and(|page| page.number == number) {
+        if window
+            .page
+            .as_ref()
+            .is_some_and(|page| page.number == number)
+        {
             return Ok(());
         }
         let items = match (&window.tasks.items, &window.pages) {
@@ -268,13 +276,7 @@ impl Driver {
         }
     }
 
-    fn show_step(
-        &self,
-        core: &mut Core,
-        stage: &Stage,
-        known: u64,
-        step_tasks: u64,
-    ) {
+    fn show_step(&self, core: &mut Core, stage: &Stage, known: u64, step_tasks: u64) {
         let now = self.inner.clock.unix_ms();
         let Some(view) = core.stage_mut(&self.run, &stage.name) else {
             return;

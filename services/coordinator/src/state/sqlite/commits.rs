@@ -79,7 +79,9 @@ impl Sqlite {
         .bind(i64::from(limit))
         .fetch_all(&self.readers)
         .await?;
-        let runs = rows.iter().map(|row| Ok(row.try_get::<String, _>("run")?.into()));
+        let runs = rows
+            .iter()
+            .map(|row| Ok(row.try_get::<String, _>("run")?.into()));
         runs.collect()
     }
 }
@@ -91,9 +93,8 @@ pub(super) async fn write_commits(
     commits: &[&(ShardId, Summary)],
 ) -> Result<(), Error> {
     for chunk in chunks(commits) {
-        let mut query = QueryBuilder::<sqlx::Sqlite>::new(
-            "INSERT INTO commits (run, stage, shard, summary) ",
-        );
+        let mut query =
+            QueryBuilder::<sqlx::Sqlite>::new("INSERT INTO commits (run, stage, shard, summary) ");
         query.push_values(chunk, |mut row, (shard, commit)| {
             let summary = serde_json::to_string(commit).expect("a summary is plain data");
             row.push_bind(run.as_str())
