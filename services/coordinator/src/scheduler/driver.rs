@@ -162,6 +162,8 @@ pub(super) struct Driver {
     outputs: BTreeMap<StageName, StageOutput>,
     /// Whether a stage waits for the first worker that could take its tasks.
     awaits_worker: bool,
+    /// Whether a step has tasks that were not looked up for the sake of other stages.
+    is_filling: bool,
 }
 
 impl Driver {
@@ -225,6 +227,7 @@ impl Driver {
             stages: given_up.collect(),
             outputs: BTreeMap::new(),
             awaits_worker: false,
+            is_filling: false,
         };
         let mut outage = Outage::default();
         loop {
@@ -236,6 +239,10 @@ impl Driver {
             };
             let error = match passed {
                 Ok(true) => return inner.end(&run, v1::RunState::Done, "").await,
+                Ok(false) if driver.is_filling => {
+                    outage = Outage::default();
+                    continue;
+                }
                 Ok(false) => {
                     outage = Outage::default();
                     tokio::select! {
@@ -268,6 +275,7 @@ impl Driver {
     /// Takes every stage as far as it goes. True where all of them are done.
     async fn pass(&mut self) -> Result<bool, Error> {
         self.awaits_worker = false;
+        self.is_filling = false;
         for name in self.pipeline.order() {
             if self.outputs.contains_key(&name) {
                 continue;

@@ -22,6 +22,8 @@ use crate::state::{NewTask, Shards};
 const OPEN: usize = 8_192;
 /// Tasks that are looked up, and handed to the machine, together.
 const CHUNK: u64 = 1_024;
+/// Chunks of a stage that are looked up before other stages of the run have their turn.
+const CHUNKS: usize = 8;
 /// Bytes of a task at most. What a task names does not grow with the dataset, so more is a mistake
 /// that no worker should be sent.
 const TASK_BYTES: usize = 1 << 20;
@@ -122,9 +124,9 @@ impl Driver {
     }
 
     /// Hands further tasks of the step to the machine, for as long as there is room. True where
-    /// tasks are open, false where the step is over.
+    /// tasks are open or not looked up yet, false where the step is over.
     pub(super) async fn fill(&mut self, stage: &Stage) -> Result<bool, Error> {
-        loop {
+        for _ in 0..CHUNKS {
             let Some(window) = self.window(stage) else {
                 return Ok(false);
             };
@@ -153,6 +155,8 @@ impl Driver {
             }
             self.take_inbox()?;
         }
+        self.is_filling = true;
+        Ok(true)
     }
 
     /// Adopts or hands to the machine those tasks of a chunk that are not committed.
@@ -174,6 +178,7 @@ impl Driver {
         let wanted = (from..to).filter(|ordinal| !is_settled(ordinal));
         let wanted = wanted.filter_map(|ordinal| progress.window.as_ref()?.task(ordinal));
         let wanted: Vec<Task> = wanted.collect();
+        let (known, wanted) = self.known(wanted)?;
         let rest = self.adopt_all(stage, wanted).await?;
         let device = self.stages[&stage.name].device.as_ref();
         let new = rest.iter().map(|task| new_task(stage, device, task));
@@ -188,9 +193,18 @@ impl Driver {
         };
         self.inner.change(add).await?;
         if let Some(window) = self.window(stage) {
-            window.open.extend(rest.into_iter().map(|task| task.shard));
+            let open = rest.into_iter().map(|task| task.shard);
+            window.open.extend(open.chain(known));
         }
         Ok(())
+    }
+
+    /// Tells tasks that the machine knows, since before a restart, from those that are new.
+    fn known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
+        let core = self.inner.core()?;
+        let is_known = |task: &Task| core.machine.task(&key(task)).is_some();
+        let (known, new): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(is_known);
+        Ok((known.into_iter().map(|task| task.shard).collect(), new))
     }
 
     /// Reads the items of a page of the step, unless they were read.
@@ -281,6 +295,10 @@ impl Driver {
         let Some(view) = core.stage_mut(&self.run, &stage.name) else {
             return;
         };
+        // A driver that begins again comes by stages that were done before.
+        if view.state == v1::StageState::Done {
+            return;
+        }
         view.state = v1::StageState::Running;
         if view.started_unix_ms == 0 {
             view.started_unix_ms = now;
@@ -318,6 +336,14 @@ impl Window {
     }
 }
 
+fn key(task: &Task) -> Key {
+    Key {
+        run: task.run.clone(),
+        stage: task.stage.clone(),
+        shard: task.shard.clone(),
+    }
+}
+
 fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> Result<NewTask, Error> {
     let settings = stage.kind.settings();
     let part = task.work.part();
@@ -331,11 +357,7 @@ fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> Result<N
         });
     }
     Ok(NewTask {
-        key: Key {
-            run: task.run.clone(),
-            stage: stage.name.clone(),
-            shard: task.shard.clone(),
-        },
+        key: key(task),
         spec: Spec {
             role: settings.role(),
             world_size: settings.world_size(),
