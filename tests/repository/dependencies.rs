@@ -17,7 +17,6 @@ const UNNAMED: &[(&str, &str, &str)] = &[
     ("capstan-tests", "capstan_trainer", UNIFICATION),
     ("capstan-tests", "capstan_worker", UNIFICATION),
     ("capstan-tests", "comfy_table", UNIFICATION),
-    ("capstan-tests", "indicatif", UNIFICATION),
 ];
 const GENERATED: &str = "the build script generates the code that names it";
 const UNIFICATION: &str =
