@@ -259,6 +259,8 @@ struct Worker {
     name: String,
     client: Client,
     store: Store,
+    ordinal: usize,
+    /// What the next request sends of its list.
     cached: Vec<String>,
     objects: u64,
     spent: Spent,
@@ -271,17 +273,23 @@ async fn workers(
 ) -> anyhow::Result<Vec<Worker>> {
     let mut workers = Vec::with_capacity(count);
     for ordinal in 0..count {
-        let digest = |place: u64| Digest::of(format!("{ordinal} {place}").as_bytes());
         workers.push(Worker {
+            ordinal,
             name: format!("worker-{ordinal}"),
             client: coordinator.client().await?,
             store: store.clone(),
-            cached: (0..CACHED).map(|place| digest(place).to_string()).collect(),
+            cached: list(ordinal),
             objects: 0,
             spent: Spent::default(),
         });
     }
     Ok(workers)
+}
+
+/// The base files that a worker says are cached.
+fn list(ordinal: usize) -> Vec<String> {
+    let digest = |place: u64| Digest::of(format!("{ordinal} {place}").as_bytes());
+    (0..CACHED).map(|place| digest(place).to_string()).collect()
 }
 
 impl Worker {
@@ -297,9 +305,15 @@ impl Worker {
                 cached: self.cached.clone(),
                 wait_ms: 5_000,
                 session: Vec::new(),
+                cached_tag: 1 + self.ordinal as u64,
             };
+            // As workers do: the list is sent once, and again where the coordinator asks for it.
+            self.cached.clear();
             let began = Instant::now();
             let answer = self.client.lease(request).await?.into_inner();
+            if answer.send_cached {
+                self.cached = list(self.ordinal);
+            }
             if let Some(assignment) = answer.assignments.into_iter().next() {
                 self.spent.lease.note(began);
                 return Ok(assignment);

@@ -13,6 +13,7 @@
 //! ```
 
 mod access;
+mod cached;
 mod connection;
 mod convert;
 mod error;

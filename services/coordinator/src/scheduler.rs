@@ -42,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::core::{Active, Core, Gate};
+use crate::cached::CachedLists;
 use crate::error::Error;
 use crate::generation;
 use crate::machine::{Machine, Policy, State};
@@ -73,6 +74,7 @@ pub(crate) struct Inner {
     /// Whether it can take work: false while the database cannot be written, and at the end.
     works: watching::Sender<bool>,
     pub(crate) tokens: Tokens,
+    pub(crate) cached: CachedLists,
     /// One permit for each stream of events.
     watchers: Arc<Semaphore>,
     /// Told when there is something to write or to hand out.
@@ -140,6 +142,7 @@ impl Handle {
                 core: Mutex::new(core),
                 works: watching::Sender::new(true),
                 tokens,
+                cached: CachedLists::default(),
                 watchers: Arc::new(Semaphore::new(watch::WATCHERS)),
                 pump: Notify::new(),
                 shutdown,

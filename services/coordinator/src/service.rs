@@ -28,8 +28,6 @@ use crate::view::UnitProgress;
 
 /// Tasks that one worker gets at a time at most.
 const SLOTS: u32 = 64;
-/// Cached base files that one request may name; further ones are not read.
-const CACHED: usize = 1_000;
 /// Leases that one heartbeat may name.
 const LEASES: usize = 4_096;
 /// Bytes of a failure's message that are kept.
@@ -64,12 +62,19 @@ impl Coordinator for Handle {
         let longest = Duration::from_secs(self.inner.settings.poll_seconds);
         let wait = Duration::from_millis(request.wait_ms).min(longest);
         let session = Session::new(&request.session);
-        let offer = offer(request)?;
+        let worker = request.worker.as_str().into();
+        let cached = &self.inner.cached;
+        let cached = cached.of(&worker, request.cached_tag, &request.cached);
+        let send_cached = cached.is_none();
+        let offer = offer(request, cached.unwrap_or_default())?;
         may_take(&extensions, &offer.roles)?;
         let assignments = self.lease(offer, session, wait).await?;
         let mut metadata = MetadataMap::new();
         trace::put_on(&mut metadata, &assignments);
-        let answer = v1::LeaseResponse { assignments };
+        let answer = v1::LeaseResponse {
+            assignments,
+            send_cached,
+        };
         Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }
 
@@ -295,7 +300,7 @@ fn read_pipeline(given: Option<Given>, file_name: &str) -> Result<Pipeline, Erro
     })
 }
 
-fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
+fn offer(request: v1::LeaseRequest, cached: Arc<BTreeSet<Digest>>) -> Result<Offer, Error> {
     if request.worker.is_empty() {
         return Err(Error::Request {
             reason: "names no worker",
@@ -311,17 +316,12 @@ fn offer(request: v1::LeaseRequest) -> Result<Offer, Error> {
             reason: "names no role",
         });
     }
-    let cached = request.cached.iter().take(CACHED);
     Ok(Offer {
         worker: request.worker.into(),
         roles,
         device: request.device.into(),
         slots: request.slots.clamp(1, SLOTS) as usize,
-        cached: Arc::new(
-            cached
-                .filter_map(|digest| Digest::from_hex(digest))
-                .collect(),
-        ),
+        cached,
     })
 }
 

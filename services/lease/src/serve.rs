@@ -1,11 +1,12 @@
 //! The loop of a worker: lease, execute, commit, report.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use capstan_dataset::Store;
 use capstan_plan::backoff::Backoff;
+use capstan_plan::id::Digest;
 use capstan_proto::v1::coordinator_client::CoordinatorClient;
 use capstan_proto::{MAX_MESSAGE_BYTES, v1};
 use capstan_runtime::tls::refusal;
@@ -67,6 +68,7 @@ pub async fn serve(
         is_name_warned: AtomicBool::new(false),
         store,
         settings: SettingsCache::default(),
+        sent_tag: AtomicU64::new(0),
         executor,
         heartbeat,
         shutdown,
@@ -110,6 +112,8 @@ pub(crate) struct SlotContext {
     is_name_warned: AtomicBool,
     pub(crate) store: Store,
     pub(crate) settings: SettingsCache,
+    /// Tag of the list of cached files that the coordinator knows; 0 for none.
+    sent_tag: AtomicU64,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) client: CoordinatorClient<Channel>,
     pub(crate) heartbeat: Heartbeat,
@@ -205,20 +209,26 @@ impl SlotContext {
     ) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
         let roles = self.options.roles.iter();
         let cached = self.store.cached(MAX_CACHED).await;
+        let tag = tag_of(&cached);
+        let is_sent = self.sent_tag.load(Ordering::Relaxed) == tag;
+        let cached = cached.iter().filter(|_| !is_sent);
         let request = v1::LeaseRequest {
             worker: self.options.worker.to_string(),
             roles: roles.map(|role| v1::Role::from(*role) as i32).collect(),
             slots: 1,
             device: self.options.device.clone(),
-            cached: cached.iter().map(ToString::to_string).collect(),
+            cached: cached.map(ToString::to_string).collect(),
             wait_ms: wait.as_millis() as u64,
             session: self.session.to_bytes(),
+            cached_tag: tag,
         };
         let mut client = self.client.clone();
         let answer = client.lease(request);
         match tokio::time::timeout(wait + SLACK, answer).await {
             Ok(answer) => {
                 let (metadata, answer, _) = answer?.into_parts();
+                let known = if answer.send_cached { 0 } else { tag };
+                self.sent_tag.store(known, Ordering::Relaxed);
                 let traces = Context::all_from_metadata(&metadata).into_iter();
                 let traces = traces.chain(std::iter::repeat(None));
                 Ok(answer.assignments.into_iter().zip(traces).collect())
@@ -284,6 +294,14 @@ impl SlotContext {
     }
 }
 
+/// A tag of a list of cached files: equal lists have equal tags. 0 for none.
+fn tag_of(cached: &[Digest]) -> u64 {
+    match cached {
+        [] => 0,
+        cached => Digest::of_parts(cached.iter().map(|digest| &digest.0[..])).prefix_u64(),
+    }
+}
+
 /// The longest wait of a request for such a task. A lease ends by the worker's clock a period after
 /// it was requested, so at least half of the period must be left when the task arrives.
 fn longest_wait(assignment: &v1::Assignment) -> Duration {
@@ -320,6 +338,7 @@ mod tests {
             options,
             store: Store::memory(),
             settings: SettingsCache::default(),
+            sent_tag: AtomicU64::new(0),
             executor: Arc::new(Idle),
             shutdown,
             overdue: CancellationToken::new(),

@@ -466,6 +466,7 @@ impl Worker {
             cached: Vec::new(),
             wait_ms,
             session: self.session.clone(),
+            cached_tag: 0,
         };
         let answer = self.client.lease(request).await?.into_inner();
         assert!(answer.assignments.len() <= 1, "more than asked for");
