@@ -13,24 +13,25 @@ mod close;
 mod finish;
 mod inbox;
 mod listing;
+mod progress;
 mod window;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use capstan_dataset::runs;
 use capstan_plan::FailureKind;
 use capstan_plan::Pipeline;
-use capstan_plan::commit::{Commit, StageOutput};
-use capstan_plan::expand::{self, Next, Request, Step, Tasks, next};
+use capstan_plan::commit::StageOutput;
+use capstan_plan::expand::{self, Next, Request, next};
 use capstan_plan::failure;
-use capstan_plan::id::{DeviceKind, RunId, ShardId, StageName};
+use capstan_plan::id::{RunId, ShardId, StageName};
 use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
 pub(super) use self::adopt::rebase;
-use self::window::Window;
+use self::progress::{GivenUp, Progress, Since};
 use super::Inner;
 use super::supervise::panicked;
 use crate::view::StageView;
@@ -39,9 +40,6 @@ use crate::view::StageView;
 const IN_FLIGHT: usize = 16;
 /// How long a run may wait for a store that does not answer before it ends as failed.
 const OUTAGE: Duration = Duration::from_secs(600);
-
-/// Shards that a reason names.
-const NAMED: usize = 3;
 
 /// Why a run cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -86,44 +84,6 @@ impl Error {
             Self::Fatal { .. } => FailureKind::Fatal,
         }
     }
-}
-
-/// What is known of a stage that is not done.
-#[derive(Default)]
-struct Progress {
-    /// Whether the commits that were in the store are known.
-    is_listed: bool,
-    /// The steps that are over, with their tasks.
-    steps: Vec<Step>,
-    tasks: Vec<Arc<Tasks>>,
-    /// The step that is worked on.
-    window: Option<Window>,
-    /// Commits whose recipe does not point at them yet.
-    unpublished: Vec<Commit>,
-    missing: BTreeMap<ShardId, GivenUp>,
-    /// Committed before the window came to them.
-    early: BTreeSet<ShardId>,
-    /// What the stage's models compute on, once it is fixed.
-    device: Option<DeviceKind>,
-}
-
-/// A shard that was given up.
-struct GivenUp {
-    said: String,
-    /// Whether that ends the run.
-    is_fatal: bool,
-    since: Since,
-}
-
-/// When a shard was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Since {
-    /// Before this driver began.
-    Before,
-    /// Just now: the store was not asked yet whether its commit stands all the same.
-    Now,
-    /// While this driver runs, and the store has no commit.
-    Looked,
 }
 
 /// Between two looks for a worker that could take the tasks of a stage.
@@ -379,63 +339,6 @@ impl Driver {
         let progress = self.stages.entry(stage.name.clone()).or_default();
         progress.device = Some(fixed);
         Ok(true)
-    }
-}
-
-impl GivenUp {
-    /// Before this driver began. What ended the run then is tried again, or was within what may be
-    /// missing.
-    fn earlier(said: String, since: Since) -> Self {
-        Self {
-            said,
-            is_fatal: false,
-            since,
-        }
-    }
-}
-
-impl Progress {
-    /// Counts a shard that later steps were built without, though this driver did not see that it
-    /// was given up.
-    fn leave_out(&mut self, shard: ShardId) {
-        let said = "later steps were built without it".to_owned();
-        let given_up = GivenUp::earlier(said, Since::Before);
-        self.missing.entry(shard).or_insert(given_up);
-    }
-
-    /// Refuses to go on where more shards than `allowed` were given up, of those that `counts`
-    /// takes.
-    fn check(
-        &self,
-        stage: &Stage,
-        allowed: u64,
-        counts: impl Fn(&GivenUp) -> bool,
-    ) -> Result<(), Error> {
-        let missing = self.missing.iter().filter(|(_, given_up)| counts(given_up));
-        let missing: Vec<_> = missing.collect();
-        let is_fatal = missing.iter().any(|(_, given_up)| given_up.is_fatal);
-        if !is_fatal && missing.len() as u64 <= allowed {
-            return Ok(());
-        }
-        let named = missing.iter().take(NAMED);
-        let named: Vec<String> = named
-            .map(|(shard, given_up)| format!("{shard}: {}", given_up.said))
-            .collect();
-        let more = match missing.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!("; and {more} more"),
-        };
-        let (stage, shards) = (stage.name.clone(), format!("{}{more}", named.join("; ")));
-        Err(if is_fatal {
-            Error::Fatal { stage, shards }
-        } else {
-            Error::Quarantined {
-                stage,
-                quarantined: missing.len(),
-                allowed,
-                shards,
-            }
-        })
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use capstan_dataset::lists::{self, PAGE};
 use capstan_dataset::{settings, versions};
-use capstan_plan::commit::{File, Part};
+use capstan_plan::commit::{File, Part, Summary};
 use capstan_plan::expand::{Items, Tasks};
 use capstan_plan::id::{DeviceKind, ShardId};
 use capstan_plan::stage::Stage;
@@ -370,4 +370,4 @@ fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> Result<N
 }
 
 /// Commits of a step, a page at a time, in the order of its tasks.
-pub(super) type Commits = BTreeMap<ShardId, capstan_plan::commit::Summary>;
+pub(super) type Commits = BTreeMap<ShardId, Summary>;
