@@ -88,12 +88,8 @@ pub async fn shards_of_stage(
     run: &RunId,
     stage: &StageName,
 ) -> Result<Vec<ShardId>> {
-    let objects = store.list(&stage_folder(run, stage)?).await?;
-    let names = objects.iter().filter_map(|object| {
-        let name = object.path.rsplit('/').next()?.strip_suffix(SUFFIX)?;
-        Some(ShardId(name.to_owned()))
-    });
-    Ok(names.collect())
+    let names = store.names(&stage_folder(run, stage)?, SUFFIX).await?;
+    Ok(names.into_iter().map(ShardId).collect())
 }
 
 /// The commits of a run, by stage and shard.

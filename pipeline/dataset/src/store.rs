@@ -414,6 +414,29 @@ impl Store {
         Ok(objects)
     }
 
+    /// File names of the objects under a folder that end with `suffix`, without it, sorted. Holds the names
+    /// alone, which for a million objects is a tenth of what [`Store::list`] needs.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn names(&self, folder: &str, suffix: &str) -> Result<Vec<String>> {
+        let prefix = self.location(folder)?;
+        let name = |meta: object_store::ObjectMeta| {
+            let name = meta.location.filename();
+            let name = name.and_then(|name| name.strip_suffix(suffix));
+            futures::future::ready(Ok(name.map(str::to_owned)))
+        };
+        let list = || {
+            self.backend
+                .list(Some(&prefix))
+                .try_filter_map(name)
+                .try_collect()
+        };
+        let mut names: Vec<String> = self.retrying(folder, list).await?;
+        names.sort();
+        Ok(names)
+    }
+
     /// Names of the folders directly under `folder`, sorted.
     ///
     /// # Errors
