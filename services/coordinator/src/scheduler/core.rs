@@ -294,8 +294,17 @@ impl Core {
         true
     }
 
-    /// Tells watchers how many tasks of a stage were adopted so far.
-    pub(super) fn tell_adopted(&mut self, run: &RunId, stage: &StageName, at_unix_ms: i64) {
+    /// Notes an event of how many tasks of a stage there are, and how many of them are committed and
+    /// adopted.
+    ///
+    /// - `step_tasks`: tasks of the step that begins; 0 for one that had begun.
+    pub(super) fn tell_planned(
+        &mut self,
+        run: &RunId,
+        stage: &StageName,
+        step_tasks: u64,
+        at_unix_ms: i64,
+    ) {
         let active = self.runs.get_mut(run);
         let Some(view) = active.and_then(|active| active.view.stage_mut(stage)) else {
             return;
@@ -303,7 +312,7 @@ impl Core {
         let planned = v1::StagePlanned {
             stage: stage.to_string(),
             tasks: view.tasks,
-            step_tasks: 0,
+            step_tasks,
             committed: view.committed,
             adopted: view.adopted,
         };

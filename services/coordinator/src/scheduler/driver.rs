@@ -1,7 +1,7 @@
 //! The driver of a run: expands its stages when their inputs are done, adopts what was made
 //! before, publishes versions, ends the run.
 //!
-//! It remembers nothing that the store and the database do not hold: one that starts anew looks up
+//! It remembers nothing that the store and the database do not hold: a driver that starts looks up
 //! what is committed and continues there. A step of a million tasks is worked on through a window:
 //! some thousand tasks are open at a time, the next ones are made when room is free, and what is
 //! committed stays in the database, from which the end of the step reads it page by page.

@@ -420,7 +420,7 @@ async fn commits_are_read_by_ranges_of_their_names_and_survive_a_new_submission(
         let none = shards(&run, &other, &none);
         assert_eq!(database.count_committed(none).await.unwrap(), 0);
 
-        // Again: the store is asked anew, and one commit is gone.
+        // After another submission, the store no longer has one of the commits.
         submit(database, view("r")).await;
         assert!(!database.is_listed(&run, &stage).await.unwrap());
         let lost = Op::Lost {

@@ -45,7 +45,7 @@ impl Driver {
                     view.committed += count;
                     view.adopted += count;
                 }
-                core.tell_adopted(&self.run, &stage.name, self.inner.clock.unix_ms());
+                core.tell_planned(&self.run, &stage.name, 0, self.inner.clock.unix_ms());
             };
             self.inner.change(take_over).await?;
         }

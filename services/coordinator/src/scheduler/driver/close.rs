@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use capstan_dataset::lists::{self, FileWriter, PAGE};
-use capstan_plan::commit::Summary;
 use capstan_plan::expand::{self, Step, Tasks};
 use capstan_plan::stage::Stage;
 
@@ -92,8 +91,6 @@ impl Driver {
         }
         let (first, last) = (tasks.shard(from), tasks.shard(to - 1));
         let shards = self.shards(stage, &first, &last);
-        let commits: BTreeMap<_, Summary> =
-            self.inner.database.commits(shards).await.map_err(lost)?;
-        Ok(commits)
+        self.inner.database.commits(shards).await.map_err(lost)
     }
 }

@@ -199,7 +199,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Tells tasks that the machine knows, since before a restart, from those that are new.
+    /// Separates tasks that the machine has restored after a restart from new ones.
     fn known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
         let core = self.inner.core()?;
         let is_known = |task: &Task| core.machine.task(&key(task)).is_some();
@@ -304,14 +304,7 @@ impl Driver {
             view.started_unix_ms = now;
         }
         view.tasks = known;
-        let planned = v1::StagePlanned {
-            stage: stage.name.to_string(),
-            tasks: known,
-            step_tasks,
-            committed: view.committed,
-            adopted: view.adopted,
-        };
-        core.tell(&self.run, v1::event::What::StagePlanned(planned), now);
+        core.tell_planned(&self.run, &stage.name, step_tasks, now);
     }
 }
 

@@ -105,7 +105,7 @@ impl Sqlite {
     }
 }
 
-/// Statements that delete what a new submission of a run makes anew.
+/// Statements that delete what a new submission of a run creates again.
 const RESUBMITTED: [&str; 5] = [
     "DELETE FROM stages WHERE run = $1",
     "DELETE FROM listed WHERE run = $1",
