@@ -231,13 +231,12 @@ async fn slice(workers: &mut Vec<Worker>, tasks: u64, what: Slice) -> anyhow::Re
     for mut worker in workers.drain(..) {
         let left = left.clone();
         running.spawn(async move {
-            while take(&left) {
-                match what {
-                    Slice::Load => {
-                        let assignment = worker.lease(PATIENCE).await?;
-                        worker.finish(assignment).await?;
+            match what {
+                Slice::Load => worker.work(&left).await?,
+                Slice::Bound => {
+                    while take(&left) {
+                        worker.idle().await?;
                     }
-                    Slice::Bound => worker.idle().await?,
                 }
             }
             anyhow::Ok(worker)
@@ -297,24 +296,10 @@ impl Worker {
     async fn lease(&mut self, patience: Duration) -> anyhow::Result<v1::Assignment> {
         let asked = Instant::now();
         while asked.elapsed() < patience {
-            let request = v1::LeaseRequest {
-                worker: self.name.clone(),
-                roles: vec![v1::Role::Crawl as i32, v1::Role::Curate as i32],
-                slots: 1,
-                device: "cpu".to_owned(),
-                cached: self.cached.clone(),
-                wait_ms: 5_000,
-                session: Vec::new(),
-                cached_tag: 1 + self.ordinal as u64,
-            };
-            // As workers do: the list is sent once, and again where the coordinator asks for it.
-            self.cached.clear();
+            let request = self.request();
             let began = Instant::now();
             let answer = self.client.lease(request).await?.into_inner();
-            if answer.send_cached {
-                self.cached = list(self.ordinal);
-            }
-            if let Some(assignment) = answer.assignments.into_iter().next() {
+            if let Some(assignment) = self.leased(answer) {
                 self.spent.lease.note(began);
                 return Ok(assignment);
             }
@@ -322,8 +307,64 @@ impl Worker {
         anyhow::bail!("no task within {patience:?}")
     }
 
+    fn request(&mut self) -> v1::LeaseRequest {
+        v1::LeaseRequest {
+            worker: self.name.clone(),
+            roles: vec![v1::Role::Crawl as i32, v1::Role::Curate as i32],
+            slots: 1,
+            device: "cpu".to_owned(),
+            // As workers do: the list is sent once, and again where the coordinator asks for it.
+            cached: std::mem::take(&mut self.cached),
+            wait_ms: 5_000,
+            session: Vec::new(),
+            cached_tag: 1 + self.ordinal as u64,
+        }
+    }
+
+    fn leased(&mut self, answer: v1::LeaseResponse) -> Option<v1::Assignment> {
+        if answer.send_cached {
+            self.cached = list(self.ordinal);
+        }
+        answer.assignments.into_iter().next()
+    }
+
+    /// Works as workers do until `left` is used up.
+    async fn work(&mut self, left: &AtomicU64) -> anyhow::Result<()> {
+        if !take(left) {
+            return Ok(());
+        }
+        let mut next = None;
+        loop {
+            let assignment = match next.take() {
+                Some(assignment) => assignment,
+                None => self.lease(PATIENCE).await?,
+            };
+            if !take(left) {
+                return self.finish(assignment).await;
+            }
+            next = self.finish_and_lease(assignment).await?;
+        }
+    }
+
     /// Commits and completes a task.
     async fn finish(&mut self, assignment: v1::Assignment) -> anyhow::Result<()> {
+        self.complete(assignment, None).await.map(|_| ())
+    }
+
+    /// Commits and completes a task, and leases the next one with the same call.
+    async fn finish_and_lease(
+        &mut self,
+        assignment: v1::Assignment,
+    ) -> anyhow::Result<Option<v1::Assignment>> {
+        let next = self.request();
+        self.complete(assignment, Some(next)).await
+    }
+
+    async fn complete(
+        &mut self,
+        assignment: v1::Assignment,
+        next: Option<v1::LeaseRequest>,
+    ) -> anyhow::Result<Option<v1::Assignment>> {
         let lease = assignment.lease.context("an assignment has a lease")?;
         let task: Task = serde_json::from_str(&assignment.task_json)?;
         let commit = commit(&self.store, &self.name, &lease, &task).await?;
@@ -335,10 +376,11 @@ impl Worker {
             worker: self.name.clone(),
             lease: Some(lease),
             mine: true,
+            next,
         };
-        self.client.complete(request).await?;
+        let answer = self.client.complete(request).await?.into_inner();
         self.spent.complete.note(began);
-        Ok(())
+        Ok(answer.next.and_then(|next| self.leased(next)))
     }
 
     /// What a task costs if the coordinator does nothing.

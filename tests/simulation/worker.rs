@@ -49,6 +49,8 @@ struct Worker {
     random: Random,
     /// How often its process was started.
     starts: u64,
+    /// What was leased with the last completion, and when that was sent.
+    next: Option<(v1::Assignment, Duration)>,
 }
 
 /// An assignment in the worker's hands.
@@ -68,6 +70,7 @@ pub async fn live(world: World, checks: Arc<Checks>, life: Life) {
         checks,
         life: life.clone(),
         starts: 1,
+        next: None,
     };
     life.killed.run_until_cancelled(worker.work()).await;
     worker.world.note(format!("{} is gone", life.name));
@@ -76,14 +79,7 @@ pub async fn live(world: World, checks: Arc<Checks>, life: Life) {
 impl Worker {
     async fn work(&mut self) {
         loop {
-            let offer = Offer {
-                worker: self.id(),
-                roles: self.life.roles.clone(),
-                device: "cpu-avx512".into(),
-                slots: 1,
-                cached: Arc::default(),
-            };
-            let (asked, session) = (self.world.now(), self.session());
+            let (asked, offer, session) = (self.world.now(), self.offer(), self.session());
             let call = async move |handle: capstan_coordinator::Handle| {
                 handle.lease(offer, session, POLL).await
             };
@@ -92,6 +88,9 @@ impl Worker {
                 Ok(given) => {
                     for assignment in given {
                         self.take(assignment, asked).await;
+                        while let Some((assignment, asked)) = self.next.take() {
+                            self.take(assignment, asked).await;
+                        }
                     }
                 }
                 Err(_) => tokio::time::sleep(self.random.millis(100, 3_000)).await,
@@ -101,6 +100,16 @@ impl Worker {
 
     fn id(&self) -> WorkerId {
         self.life.name.as_str().into()
+    }
+
+    fn offer(&self) -> Offer {
+        Offer {
+            worker: self.id(),
+            roles: self.life.roles.clone(),
+            device: "cpu-avx512".into(),
+            slots: 1,
+            cached: Arc::default(),
+        }
     }
 
     /// The session of the present process.
@@ -266,13 +275,24 @@ impl Worker {
     async fn complete(&mut self, held: &Held) {
         let began = self.world.now();
         while self.world.now() - began < PATIENCE {
-            let claim = held.claim.clone();
-            let call =
-                async move |handle: capstan_coordinator::Handle| handle.complete(claim).await;
+            let (asked, claim) = (self.world.now(), held.claim.clone());
+            let next = (!self.random.chance(0.1)).then(|| (self.offer(), self.session()));
+            let call = async move |handle: capstan_coordinator::Handle| match next {
+                Some((offer, session)) => {
+                    let answer = handle.complete_and_lease(claim, offer, session).await;
+                    answer.map(|(_, leased)| leased)
+                }
+                None => handle.complete(claim).await.map(|_| Vec::new()),
+            };
             let cut = self.life.cut.clone();
             match self.world.request(&mut self.random, &cut, call).await {
-                Ok(_) if held.claim.rank == 0 => {
-                    return self.checks.told_complete(&self.world, &held.claim.key);
+                Ok(leased) => {
+                    if held.claim.rank == 0 {
+                        self.checks.told_complete(&self.world, &held.claim.key);
+                    }
+                    let next = leased.into_iter().next();
+                    self.next = next.map(|assignment| (assignment, asked));
+                    return;
                 }
                 Err(error) if !error.contains("stale") => {
                     tokio::time::sleep(self.random.millis(500, 5_000)).await;

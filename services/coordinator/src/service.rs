@@ -61,19 +61,13 @@ impl Coordinator for Handle {
         let (_, extensions, request) = request.into_parts();
         let longest = Duration::from_secs(self.inner.settings.poll_seconds);
         let wait = Duration::from_millis(request.wait_ms).min(longest);
-        let session = Session::new(&request.session);
-        let worker = request.worker.as_str().into();
-        let cached = &self.inner.cached;
-        let cached = cached.of(&worker, request.cached_tag, &request.cached);
-        let send_cached = cached.is_none();
-        let offer = offer(request, cached.unwrap_or_default())?;
-        may_take(&extensions, &offer.roles)?;
-        let assignments = self.lease(offer, session, wait).await?;
+        let asked = self.asked(request, &extensions)?;
+        let assignments = self.lease(asked.offer, asked.session, wait).await?;
         let mut metadata = MetadataMap::new();
         trace::put_on(&mut metadata, &assignments);
         let answer = v1::LeaseResponse {
             assignments,
-            send_cached,
+            send_cached: asked.send_cached,
         };
         Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }
@@ -115,8 +109,10 @@ impl Coordinator for Handle {
         &self,
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let span = trace::of_request(&metadata, request.lease.as_ref());
+        let next = request.next.map(|next| self.asked(next, &extensions));
+        let next = next.transpose()?;
         let claim = match self.claim(&request.worker, request.lease) {
             Err(Error::Token { key }) => {
                 // After `state rebuild` no earlier token holds, but the commit stands.
@@ -125,13 +121,30 @@ impl Coordinator for Handle {
             }
             claim => claim?,
         };
-        let mine = async {
-            let mine = self.complete(claim).await?;
+        let completed = async {
+            let (mine, next) = match next {
+                None => (self.complete(claim).await?, None),
+                Some(asked) => {
+                    let completed = self.complete_and_lease(claim, asked.offer, asked.session);
+                    let (mine, assignments) = completed.await?;
+                    let send_cached = asked.send_cached;
+                    let next = v1::LeaseResponse {
+                        assignments,
+                        send_cached,
+                    };
+                    (mine, Some(next))
+                }
+            };
             tracing::info!(mine, "completed");
-            Ok::<_, Error>(mine)
+            Ok::<_, Error>((mine, next))
         };
-        let mine = mine.instrument(span).await?;
-        Ok(Response::new(v1::CompleteResponse { mine }))
+        let (mine, next) = completed.instrument(span).await?;
+        let mut metadata = MetadataMap::new();
+        if let Some(next) = &next {
+            trace::put_on(&mut metadata, &next.assignments);
+        }
+        let answer = v1::CompleteResponse { mine, next };
+        Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }
 
     async fn fail(
@@ -325,7 +338,31 @@ fn offer(request: v1::LeaseRequest, cached: Arc<BTreeSet<Digest>>) -> Result<Off
     })
 }
 
+/// A lease request, read.
+struct Asked {
+    offer: Offer,
+    session: Session,
+    /// Whether the worker has to send its list of cached files.
+    send_cached: bool,
+}
+
 impl Handle {
+    /// Reads a lease request.
+    fn asked(&self, request: v1::LeaseRequest, extensions: &Extensions) -> Result<Asked, Status> {
+        let session = Session::new(&request.session);
+        let worker = request.worker.as_str().into();
+        let cached = &self.inner.cached;
+        let cached = cached.of(&worker, request.cached_tag, &request.cached);
+        let send_cached = cached.is_none();
+        let offer = offer(request, cached.unwrap_or_default())?;
+        may_take(extensions, &offer.roles)?;
+        Ok(Asked {
+            offer,
+            session,
+            send_cached,
+        })
+    }
+
     /// The lease that a caller speaks of, and was granted.
     fn claim(&self, worker: &str, mut lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
         let token = take_token(&mut lease);

@@ -23,6 +23,7 @@ type Answer<Q, A> = dyn Fn(Q) -> Result<A, Status> + Send + Sync;
 pub(crate) struct Fake {
     pub(crate) lease: Box<Answer<v1::LeaseRequest, v1::LeaseResponse>>,
     pub(crate) heartbeat: Box<Answer<v1::HeartbeatRequest, v1::HeartbeatResponse>>,
+    pub(crate) complete: Box<Answer<v1::CompleteRequest, v1::CompleteResponse>>,
     pub(crate) leave: Box<Answer<v1::LeaveRequest, v1::LeaveResponse>>,
 }
 
@@ -31,6 +32,7 @@ impl Default for Fake {
         Self {
             lease: Box::new(|_| Err(unused())),
             heartbeat: Box::new(|_| Err(unused())),
+            complete: Box::new(|_| Err(unused())),
             leave: Box::new(|_| Err(unused())),
         }
     }
@@ -109,6 +111,13 @@ macro_rules! unused {
                 (self.heartbeat)(request.into_inner()).map(Response::new)
             }
 
+            async fn complete(
+                &self,
+                request: Request<v1::CompleteRequest>,
+            ) -> Result<Response<v1::CompleteResponse>, Status> {
+                (self.complete)(request.into_inner()).map(Response::new)
+            }
+
             async fn leave(
                 &self,
                 request: Request<v1::LeaveRequest>,
@@ -135,7 +144,6 @@ macro_rules! unused {
 
 unused! {
     submit_run(SubmitRunRequest) -> SubmitRunResponse;
-    complete(CompleteRequest) -> CompleteResponse;
     fail(FailRequest) -> FailResponse;
     prune_runs(PruneRunsRequest) -> PruneRunsResponse;
     release(ReleaseRequest) -> ReleaseResponse;

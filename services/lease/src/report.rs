@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::assignment::{Control, Failure};
 use crate::message::is_transient;
-use crate::serve::{FIRST_DELAY, LONGEST_DELAY, SlotContext};
+use crate::serve::{FIRST_DELAY, LONGEST_DELAY, Leased, SlotContext};
 
 /// Limit for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,10 +52,16 @@ impl Outcome {
 
 impl SlotContext {
     /// Reports the outcome to the coordinator. Retries until the call succeeds, the lease is gone
-    /// or the time limit is reached.
-    pub(crate) async fn report(&self, lease: &v1::LeaseRef, outcome: Outcome, trace: Context) {
+    /// or the time limit is reached. Returns the next tasks, if the coordinator leased any with its
+    /// answer.
+    pub(crate) async fn report(
+        &self,
+        lease: &v1::LeaseRef,
+        outcome: Outcome,
+        trace: Context,
+    ) -> Vec<Leased> {
         match &outcome {
-            Outcome::Lost => return,
+            Outcome::Lost => return Vec::new(),
             Outcome::Fail(failure) => {
                 warn!(kind = ?failure.kind, reason = failure.message, "attempt failed");
             }
@@ -69,13 +75,13 @@ impl SlotContext {
             let sent = tokio::time::timeout(CALL_TIMEOUT, call).await;
             let sent = sent.unwrap_or_else(|_| Err(tonic::Status::unavailable("no answer")));
             match sent {
-                Ok(()) => return,
+                Ok(next) => return next,
                 Err(status) if is_transient(&status) && began.elapsed() < self.report_limit() => {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(status) => {
                     info!(code = ?status.code(), error = status.message(), "report was rejected");
-                    return;
+                    return Vec::new();
                 }
             }
         }
@@ -94,18 +100,28 @@ impl SlotContext {
         lease: &v1::LeaseRef,
         outcome: &Outcome,
         trace: Context,
-    ) -> Result<(), tonic::Status> {
+    ) -> Result<Vec<Leased>, tonic::Status> {
         let mut client = self.client.clone();
         let (worker, lease) = (self.options.worker.to_string(), Some(lease.clone()));
         match outcome {
             Outcome::Complete { mine } => {
-                let mine = *mine;
+                let requested_at = Instant::now();
+                let next = match self.shutdown.is_cancelled() {
+                    true => None,
+                    false => Some(self.lease_request(Duration::ZERO).await),
+                };
+                let tag = next.as_ref().map_or(0, |next| next.cached_tag);
                 let request = v1::CompleteRequest {
                     worker,
                     lease,
-                    mine,
+                    mine: *mine,
+                    next,
                 };
-                client.complete(traced(request, trace)).await.map(|_| ())
+                let answer = client.complete(traced(request, trace)).await?;
+                let (metadata, answer, _) = answer.into_parts();
+                let next = answer.next;
+                let next = next.map(|next| self.leased(&metadata, next, tag, requested_at));
+                return Ok(next.unwrap_or_default());
             }
             Outcome::Fail(failure) => {
                 let request = v1::FailRequest {
@@ -114,14 +130,15 @@ impl SlotContext {
                     kind: v1::FailureKind::from(failure.kind) as i32,
                     message: failure.message.clone(),
                 };
-                client.fail(traced(request, trace)).await.map(|_| ())
+                client.fail(traced(request, trace)).await?;
             }
             Outcome::Release => {
                 let request = v1::ReleaseRequest { worker, lease };
-                client.release(traced(request, trace)).await.map(|_| ())
+                client.release(traced(request, trace)).await?;
             }
-            Outcome::Lost => Ok(()),
+            Outcome::Lost => {}
         }
+        Ok(Vec::new())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The loop of a worker: lease, execute, commit, report.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use capstan_runtime::trace::Context;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
@@ -103,6 +105,15 @@ async fn join_slots(
     outcome
 }
 
+/// A task that this worker was given.
+pub(crate) struct Leased {
+    pub(crate) assignment: v1::Assignment,
+    /// The trace of its attempt, if the coordinator sent one.
+    pub(crate) trace: Option<Context>,
+    /// When the request was sent that it answers.
+    pub(crate) requested_at: Instant,
+}
+
 /// The state that the slots of a worker share.
 pub(crate) struct SlotContext {
     pub(crate) options: Options,
@@ -152,19 +163,21 @@ impl SlotContext {
                 () = self.shutdown.cancelled() => return Ok(()),
             };
             match leased {
-                Ok(assignments) => {
+                Ok(leased) => {
                     self.options.readiness.mark();
                     backoff.reset();
                     name_taken = None;
                     // An overloaded coordinator keeps no place for this worker and answers at once.
-                    if assignments.is_empty() && requested_at.elapsed() * 2 < wait {
+                    if leased.is_empty() && requested_at.elapsed() * 2 < wait {
                         self.pause(overload.next_delay()).await;
                     } else {
                         overload.reset();
                     }
-                    for (assignment, trace) in assignments {
-                        poll = self.options.poll.min(longest_wait(&assignment));
-                        let store = self.work(assignment, trace, requested_at).await;
+                    let mut queue = VecDeque::from(leased);
+                    while let Some(leased) = queue.pop_front() {
+                        poll = self.options.poll.min(longest_wait(&leased.assignment));
+                        let (store, next) = self.work(leased).await;
+                        queue.extend(next);
                         if store == StoreState::Unavailable {
                             self.wait_for_store().await?;
                         }
@@ -201,18 +214,30 @@ impl SlotContext {
         self.shutdown.run_until_cancelled(pause).await;
     }
 
-    /// One lease request, which the coordinator answers within `wait`. Each assignment comes with
-    /// the trace of its attempt.
-    async fn lease(
-        &self,
-        wait: Duration,
-    ) -> Result<Vec<(v1::Assignment, Option<Context>)>, tonic::Status> {
+    /// One lease request, which the coordinator answers within `wait`.
+    async fn lease(&self, wait: Duration) -> Result<Vec<Leased>, tonic::Status> {
+        let requested_at = Instant::now();
+        let request = self.lease_request(wait).await;
+        let tag = request.cached_tag;
+        let mut client = self.client.clone();
+        let answer = client.lease(request);
+        match tokio::time::timeout(wait + SLACK, answer).await {
+            Ok(answer) => {
+                let (metadata, answer, _) = answer?.into_parts();
+                Ok(self.leased(&metadata, answer, tag, requested_at))
+            }
+            Err(_) => Err(tonic::Status::unavailable("no answer to a lease request")),
+        }
+    }
+
+    /// A request for one task.
+    pub(crate) async fn lease_request(&self, wait: Duration) -> v1::LeaseRequest {
         let roles = self.options.roles.iter();
         let cached = self.store.cached(MAX_CACHED).await;
         let tag = tag_of(&cached);
         let is_sent = self.sent_tag.load(Ordering::Relaxed) == tag;
         let cached = cached.iter().filter(|_| !is_sent);
-        let request = v1::LeaseRequest {
+        v1::LeaseRequest {
             worker: self.options.worker.to_string(),
             roles: roles.map(|role| v1::Role::from(*role) as i32).collect(),
             slots: 1,
@@ -221,20 +246,31 @@ impl SlotContext {
             wait_ms: wait.as_millis() as u64,
             session: self.session.to_bytes(),
             cached_tag: tag,
-        };
-        let mut client = self.client.clone();
-        let answer = client.lease(request);
-        match tokio::time::timeout(wait + SLACK, answer).await {
-            Ok(answer) => {
-                let (metadata, answer, _) = answer?.into_parts();
-                let known = if answer.send_cached { 0 } else { tag };
-                self.sent_tag.store(known, Ordering::Relaxed);
-                let traces = Context::all_from_metadata(&metadata).into_iter();
-                let traces = traces.chain(std::iter::repeat(None));
-                Ok(answer.assignments.into_iter().zip(traces).collect())
-            }
-            Err(_) => Err(tonic::Status::unavailable("no answer to a lease request")),
         }
+    }
+
+    /// The leases of an answer.
+    ///
+    /// - `tag`: of the list of cached files in the request.
+    /// - `requested_at`: when the request was sent.
+    pub(crate) fn leased(
+        &self,
+        metadata: &MetadataMap,
+        answer: v1::LeaseResponse,
+        tag: u64,
+        requested_at: Instant,
+    ) -> Vec<Leased> {
+        let known = if answer.send_cached { 0 } else { tag };
+        self.sent_tag.store(known, Ordering::Relaxed);
+        let traces = Context::all_from_metadata(metadata).into_iter();
+        let traces = traces.chain(std::iter::repeat(None));
+        let leased = answer.assignments.into_iter().zip(traces);
+        let leased = leased.map(|(assignment, trace)| Leased {
+            assignment,
+            trace,
+            requested_at,
+        });
+        leased.collect()
     }
 
     /// Fails if the coordinator has not answered for longer than the patience.
@@ -309,140 +345,4 @@ fn longest_wait(assignment: &v1::Assignment) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-    use std::sync::atomic::AtomicUsize;
-
-    use super::*;
-    use crate::assignment::{Assignment, Control, Done, Failure};
-    use crate::fake::{self, Fake};
-
-    struct Idle;
-
-    #[async_trait::async_trait]
-    impl Executor for Idle {
-        async fn execute(&self, _: Assignment, _: Control) -> Result<Option<Done>, Failure> {
-            Ok(None)
-        }
-    }
-
-    /// The slots of a worker whose lease requests go through `channel`.
-    fn slots(channel: Channel, shutdown: CancellationToken) -> Arc<SlotContext> {
-        let options = fake::options();
-        let endpoint = options.endpoint().unwrap();
-        Arc::new(SlotContext {
-            client: CoordinatorClient::new(channel),
-            heartbeat: Heartbeat::start(endpoint, &options, Session::random()).unwrap(),
-            session: Session::random(),
-            is_name_warned: AtomicBool::new(false),
-            options,
-            store: Store::memory(),
-            settings: SettingsCache::default(),
-            sent_tag: AtomicU64::new(0),
-            executor: Arc::new(Idle),
-            shutdown,
-            overdue: CancellationToken::new(),
-        })
-    }
-
-    /// Lets a slot ask until the coordinator has answered `calls` times, and returns the time that
-    /// this took.
-    async fn asked(calls: usize, answer: Result<(), tonic::Status>) -> Duration {
-        let shutdown = CancellationToken::new();
-        let (stop, count) = (shutdown.clone(), AtomicUsize::new(1));
-        let fake = Fake {
-            lease: Box::new(move |_| {
-                if count.fetch_add(1, Ordering::Relaxed) == calls {
-                    stop.cancel();
-                }
-                answer.clone().map(|()| v1::LeaseResponse::default())
-            }),
-            ..Fake::default()
-        };
-        let began = Instant::now();
-        slots(fake.serve(), shutdown).slot().await.unwrap();
-        began.elapsed()
-    }
-
-    // These tests check the least time, which delays of 0.4 s on average all but always exceed.
-    // Without delays, the calls take a few milliseconds.
-
-    #[tokio::test]
-    async fn a_worker_that_is_sent_away_at_once_asks_ever_more_rarely() {
-        let took = asked(7, Ok(())).await;
-        assert!(took > Duration::from_millis(20), "{took:?}");
-    }
-
-    #[tokio::test]
-    async fn a_worker_waits_after_every_error_of_the_coordinator() {
-        let took = asked(7, Err(tonic::Status::unavailable("busy"))).await;
-        assert!(took > Duration::from_millis(20), "{took:?}");
-    }
-
-    #[tokio::test]
-    async fn a_worker_whose_name_is_taken_retries_and_then_names_the_cause() {
-        let count = Arc::new(AtomicUsize::new(0));
-        let calls = count.clone();
-        let fake = Fake {
-            lease: Box::new(move |_| {
-                calls.fetch_add(1, Ordering::Relaxed);
-                Err(tonic::Status::already_exists("another process uses `w`"))
-            }),
-            ..Fake::default()
-        };
-        let mut context = slots(fake.serve(), CancellationToken::new());
-        Arc::get_mut(&mut context).unwrap().options.patience = Duration::from_millis(100);
-        let error = context.slot().await.unwrap_err();
-        let Error::NameTaken { reason, .. } = error else {
-            panic!("ended for another reason: {error}")
-        };
-        assert_eq!(reason, "another process uses `w`");
-        assert!(count.load(Ordering::Relaxed) > 1);
-    }
-
-    #[tokio::test]
-    async fn a_worker_leaves_with_the_session_of_its_requests() {
-        let shutdown = CancellationToken::new();
-        let (stop, seen) = (shutdown.clone(), Arc::new(Mutex::new(Vec::new())));
-        let (asked, left) = (seen.clone(), seen.clone());
-        let fake = Fake {
-            lease: Box::new(move |request| {
-                asked.lock().unwrap().push(("lease", request.session));
-                stop.cancel();
-                Ok(v1::LeaseResponse::default())
-            }),
-            leave: Box::new(move |request| {
-                assert_eq!(request.worker, "w");
-                left.lock().unwrap().push(("leave", request.session));
-                Ok(v1::LeaveResponse {})
-            }),
-            ..Fake::default()
-        };
-        let context = slots(fake.serve(), shutdown);
-        context.clone().slot().await.unwrap();
-        context.leave().await;
-        let session = context.session.to_bytes();
-        assert_eq!(session.len(), 16);
-        let expected = vec![("lease", session.clone()), ("leave", session)];
-        assert_eq!(*seen.lock().unwrap(), expected);
-    }
-
-    async fn panicking() -> Result<(), Error> {
-        panic!("no such index")
-    }
-
-    #[tokio::test]
-    async fn a_slot_that_panics_stops_the_others_and_is_not_a_rejection() {
-        let shutdown = CancellationToken::new();
-        let mut slots = JoinSet::new();
-        slots.spawn(panicking());
-        let stopped = shutdown.clone();
-        slots.spawn(async move {
-            stopped.cancelled().await;
-            Ok(())
-        });
-        let error = join_slots(slots, &shutdown).await.unwrap_err();
-        assert!(matches!(error, Error::Panicked(_)), "{error}");
-        assert!(error.to_string().contains("no such index"), "{error}");
-    }
-}
+mod tests;

@@ -18,7 +18,7 @@ use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
 use crate::heartbeat::Terms;
 use crate::report::Outcome;
-use crate::serve::SlotContext;
+use crate::serve::{Leased, SlotContext};
 
 /// How long a cancelled computation may take to end; after that it is dropped.
 const CANCEL_LIMIT: Duration = Duration::from_secs(5);
@@ -33,19 +33,17 @@ pub(crate) enum StoreState {
 }
 
 impl SlotContext {
-    /// Executes one assignment and reports its outcome, in the span of its attempt.
-    ///
-    /// - `trace`: the trace that the coordinator sent with the assignment.
-    /// - `requested_at`: when the assignment was requested.
-    pub(crate) async fn work(
-        &self,
-        assignment: v1::Assignment,
-        trace: Option<Context>,
-        requested_at: Instant,
-    ) -> StoreState {
+    /// Executes one assignment and reports its outcome, in the span of its attempt. Returns the tasks
+    /// that were leased with the report.
+    pub(crate) async fn work(&self, leased: Leased) -> (StoreState, Vec<Leased>) {
+        let Leased {
+            assignment,
+            trace,
+            requested_at,
+        } = leased;
         let Some(lease) = assignment.lease.clone() else {
             warn!("ignored an assignment without a lease");
-            return StoreState::Available;
+            return (StoreState::Available, Vec::new());
         };
         let attempt = Attempt {
             run: &lease.run,
@@ -67,7 +65,7 @@ impl SlotContext {
         lease: &v1::LeaseRef,
         trace: Context,
         requested_at: Instant,
-    ) -> StoreState {
+    ) -> (StoreState, Vec<Leased>) {
         if !self.options.is_trainer() {
             fault::point("worker.after_lease");
         }
@@ -102,9 +100,9 @@ impl SlotContext {
             StoreState::Available => Outcome::new(result, &control),
         };
         count::ended(&lease.stage, &outcome);
-        self.report(lease, outcome, trace).await;
+        let next = self.report(lease, outcome, trace).await;
         self.heartbeat.release(lease);
-        store
+        (store, next)
     }
 
     /// Executes the task in a tokio task of its own, so that a panic fails the attempt and not

@@ -69,30 +69,9 @@ impl Handle {
         session: Session,
         wait: Duration,
     ) -> Result<Vec<v1::Assignment>, Error> {
-        let (sender, answer) = oneshot::channel();
-        let now = self.inner.clock.now();
-        let heartbeat = Duration::from_secs(self.inner.settings.heartbeat_seconds);
-        {
+        let mut place = {
             let mut core = self.inner.core()?;
-            if core.waiting.len() >= WAITING {
-                core.waiting.retain(|waiting| !waiting.answer.is_closed());
-            }
-            if core.waiting.len() >= WAITING {
-                return Err(Error::Busy {
-                    what: "workers that wait for tasks",
-                    most: WAITING,
-                });
-            }
-            core.enter(&offer.worker, session, now, heartbeat * SILENT_HEARTBEATS)?;
-            core.waiting.push(Waiting {
-                offer,
-                session,
-                answer: sender,
-            });
-        }
-        let mut place = Place {
-            inner: self.inner.clone(),
-            answer,
+            self.place(&mut core, offer, session)?
         };
         self.inner.pump.notify_one();
         tokio::select! {
@@ -104,6 +83,35 @@ impl Handle {
             },
             () = tokio::time::sleep(wait) => Ok(place.leave()),
         }
+    }
+
+    /// Gives a worker a place among those that wait.
+    ///
+    /// # Errors
+    /// [`Error::Busy`], [`Error::NameTaken`].
+    fn place(&self, core: &mut Core, offer: Offer, session: Session) -> Result<Place, Error> {
+        if core.waiting.len() >= WAITING {
+            core.waiting.retain(|waiting| !waiting.answer.is_closed());
+        }
+        if core.waiting.len() >= WAITING {
+            return Err(Error::Busy {
+                what: "workers that wait for tasks",
+                most: WAITING,
+            });
+        }
+        let now = self.inner.clock.now();
+        let heartbeat = Duration::from_secs(self.inner.settings.heartbeat_seconds);
+        core.enter(&offer.worker, session, now, heartbeat * SILENT_HEARTBEATS)?;
+        let (sender, answer) = oneshot::channel();
+        core.waiting.push(Waiting {
+            offer,
+            session,
+            answer: sender,
+        });
+        Ok(Place {
+            inner: self.inner.clone(),
+            answer,
+        })
     }
 
     /// Renews leases.
@@ -156,13 +164,46 @@ impl Handle {
     /// [`Error::Stale`]: the lease is not the caller's any more; a commit record counts all the
     /// same. [`Error::NoCommit`]: there is none, the attempt has failed.
     pub async fn complete(&self, claim: Claim) -> Result<bool, Error> {
+        let (mine, ()) = self.complete_then(claim, |_| ()).await?;
+        Ok(mine)
+    }
+
+    /// Completes a lease and leases the worker's next tasks, as [`Handle::complete`] and
+    /// [`Handle::lease`] without a wait do. One transaction writes both.
+    ///
+    /// A worker that cannot have a place gets no task, and learns why by [`Handle::lease`].
+    ///
+    /// # Errors
+    /// Those of [`Handle::complete`]; nothing is leased then.
+    pub async fn complete_and_lease(
+        &self,
+        claim: Claim,
+        offer: Offer,
+        session: Session,
+    ) -> Result<(bool, Vec<v1::Assignment>), Error> {
+        let place = |core: &mut Core| self.place(core, offer, session).ok();
+        let (mine, place) = self.complete_then(claim, place).await?;
+        // The beat that wrote the completion has served the place, if there was a task.
+        let given = place.map(|mut place| place.leave());
+        Ok((mine, given.unwrap_or_default()))
+    }
+
+    /// Completes a lease; `then` happens in the same step where it succeeds.
+    async fn complete_then<T>(
+        &self,
+        claim: Claim,
+        then: impl FnOnce(&mut Core) -> T,
+    ) -> Result<(bool, T), Error> {
         let stale = || Error::Stale {
             key: claim.key.clone(),
         };
         if claim.rank > 0 {
-            let finish = |core: &mut Core| core.machine.rank_finished(&claim);
+            let finish = |core: &mut Core| {
+                let finished = core.machine.rank_finished(&claim);
+                finished.map(|()| (false, then(core)))
+            };
             let answer = self.inner.change(finish).await?;
-            return answer.map(|()| false).map_err(|_| stale());
+            return answer.map_err(|_| stale());
         }
         let Key { run, stage, shard } = &claim.key;
         let commit = commits::read(&self.inner.store, run, stage, shard).await?;
@@ -174,7 +215,10 @@ impl Handle {
                 Some(commit) => {
                     let mine = commit.attempt == attempt_id(claim.lease_epoch);
                     core.committed(&claim.key, commit, now);
-                    is_held.then_some(mine).ok_or_else(stale)
+                    match is_held {
+                        true => Ok((mine, then(core))),
+                        false => Err(stale()),
+                    }
                 }
                 None if is_held => {
                     let message = "completed without a commit record";

@@ -65,6 +65,34 @@ async fn a_commit_without_an_answer_is_found() {
 }
 
 #[tokio::test]
+async fn a_completion_leases_the_next_task_in_the_same_call() {
+    let sandbox = Sandbox::memory().await;
+    let two_tasks = ONE_TASK.replace("coco_captions\"", "folder\"\nshards = 2");
+    sandbox.submit(&two_tasks, "r").await.unwrap();
+    let mut worker = sandbox.worker("w1").await;
+    let first = worker.lease().await;
+    // Without a commit nothing is completed, so nothing is leased.
+    let mut other = sandbox.worker("w2").await;
+    let second = other.lease().await;
+    let refused = other.complete_and_lease(&second).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert_eq!(sandbox.status("r").await.leased, 2, "no third lease");
+    sandbox.pass(PAST_BACKOFF).await;
+
+    worker.commit(&first).await;
+    let next = worker.complete_and_lease(&first).await.unwrap();
+    let next = next.expect("the second task is ready");
+    assert_eq!(next.attempt_number, 2);
+    assert_eq!(worker.heartbeat(&next).await, v1::LeaseStatus::Keep);
+    worker.commit(&next).await;
+    assert_eq!(worker.complete_and_lease(&next).await.unwrap(), None);
+    sandbox
+        .until("r", |status| status.state() == v1::RunState::Done)
+        .await;
+    sandbox.stop().await;
+}
+
+#[tokio::test]
 async fn completing_without_a_commit_fails_the_attempt() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();

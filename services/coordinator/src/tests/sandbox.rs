@@ -458,7 +458,14 @@ impl Worker {
     }
 
     pub async fn ask(&mut self, wait_ms: u64) -> Result<Option<v1::Assignment>, Status> {
-        let request = v1::LeaseRequest {
+        let request = self.lease_request(wait_ms);
+        let answer = self.client.lease(request).await?.into_inner();
+        assert!(answer.assignments.len() <= 1, "more than asked for");
+        Ok(answer.assignments.into_iter().next())
+    }
+
+    fn lease_request(&self, wait_ms: u64) -> v1::LeaseRequest {
+        v1::LeaseRequest {
             worker: self.name.clone(),
             roles: self.roles.clone(),
             slots: 1,
@@ -467,10 +474,7 @@ impl Worker {
             wait_ms,
             session: self.session.clone(),
             cached_tag: 0,
-        };
-        let answer = self.client.lease(request).await?.into_inner();
-        assert!(answer.assignments.len() <= 1, "more than asked for");
-        Ok(answer.assignments.into_iter().next())
+        }
     }
 
     /// Asks until there is work.
@@ -509,13 +513,28 @@ impl Worker {
     }
 
     pub async fn complete(&mut self, assignment: &v1::Assignment) -> Result<bool, Status> {
-        let lease = assignment.lease.clone();
         let request = v1::CompleteRequest {
             worker: self.name.clone(),
-            lease,
+            lease: assignment.lease.clone(),
             mine: true,
+            next: None,
         };
         Ok(self.client.complete(request).await?.into_inner().mine)
+    }
+
+    /// Completes, and leases the next task in the same call.
+    pub async fn complete_and_lease(
+        &mut self,
+        assignment: &v1::Assignment,
+    ) -> Result<Option<v1::Assignment>, Status> {
+        let request = v1::CompleteRequest {
+            worker: self.name.clone(),
+            lease: assignment.lease.clone(),
+            mine: true,
+            next: Some(self.lease_request(0)),
+        };
+        let next = self.client.complete(request).await?.into_inner().next;
+        Ok(next.unwrap().assignments.into_iter().next())
     }
 
     pub async fn leave(&mut self) -> Result<(), Status> {
