@@ -26,6 +26,7 @@ mod assign;
 mod caches;
 mod failing;
 mod gangs;
+mod given_up;
 mod policy;
 mod queues;
 mod stages;
@@ -44,12 +45,14 @@ use capstan_plan::id::{DeviceKind, LeaseEpoch, RunId, StageName, WorkerId};
 use capstan_plan::task::Role;
 
 use self::caches::Caches;
+use self::given_up::GivenUpByRun;
 use self::queues::{Queues, Route};
 use self::stages::Stages;
 use self::task::Demand;
 use self::workers::Workers;
 
 pub use assign::{Grant, Offer};
+pub use given_up::{GivenUp, GivenUpShards};
 pub use policy::Policy;
 pub use task::{Change, Held, Key, Lease, Rank, Spec, State, Task, What, attempt_id};
 pub use workers::Ejected;
@@ -111,6 +114,7 @@ pub struct Machine {
     queues: Queues,
     caches: Caches,
     stages: Stages,
+    given_up: GivenUpByRun,
     workers: Workers,
     outbox: Vec<Change>,
     notices: Vec<Notice>,
@@ -138,6 +142,7 @@ impl Machine {
             queues: Queues::default(),
             caches: Caches::default(),
             stages: Stages::default(),
+            given_up: GivenUpByRun::default(),
             workers: Workers::default(),
             outbox: Vec::new(),
             notices: Vec::new(),
@@ -382,8 +387,9 @@ impl Machine {
         }
     }
 
-    /// Forgets every task of a run that has ended.
+    /// Forgets every task of a run that has ended, and its shards that were given up.
     pub fn forget(&mut self, run: &RunId) {
+        self.given_up.forget(run);
         let Some((number, ordinals)) = self.stages.forget(run) else {
             return;
         };
@@ -464,7 +470,11 @@ impl Machine {
         if let Some(holder) = task.holder().cloned() {
             task.last_worker = Some(holder);
         }
+        let was_given_up = task.state == State::Quarantined;
         task.state = state;
+        if was_given_up || task.state == State::Quarantined {
+            self.given_up.moved(&entry.key, task, message);
+        }
         self.enter(ordinal);
         self.note(ordinal, what, message);
     }

@@ -6,7 +6,7 @@ use capstan_runtime::metrics::{
 };
 use metrics::{counter, gauge};
 
-use crate::machine::{Change, Notice, Now, State, What};
+use crate::machine::{Change, Machine, Notice, Now, State, What};
 use crate::scheduler::core::Core;
 use crate::view::{RunView, StageView};
 
@@ -46,7 +46,7 @@ pub(crate) fn show(core: &Core, now: Now) {
     for active in core.runs.values() {
         if active.view.state == capstan_proto::v1::RunState::Running {
             running += 1;
-            states.add(&active.view);
+            states.add(&active.view, &core.machine);
         }
     }
     gauge!(RUNS).set(running);
@@ -74,16 +74,17 @@ struct States {
 }
 
 impl States {
-    fn add(&mut self, run: &RunView) {
+    fn add(&mut self, run: &RunView, machine: &Machine) {
         for stage in &run.stages {
             let StageView {
+                stage: name,
                 tasks,
                 committed,
                 leased,
-                quarantined,
                 ..
             } = stage;
-            let (leased, quarantined) = (leased.len() as u64, quarantined.len() as u64);
+            let leased = leased.len() as u64;
+            let quarantined = machine.count_given_up(&run.run, name) as u64;
             self.leased += leased;
             self.committed += committed;
             self.quarantined += quarantined;

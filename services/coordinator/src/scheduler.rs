@@ -41,7 +41,7 @@ use tokio::sync::{Notify, Semaphore, watch as watching};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::core::{Active, Core, Gate};
+use self::core::{Core, Gate};
 use crate::cached::CachedLists;
 use crate::error::Error;
 use crate::generation;
@@ -274,13 +274,12 @@ async fn begin(
 }
 
 fn restore(core: &mut Core, restored: Restored, now: Duration) {
-    let run = restored.view.run.clone();
-    let mut active = Active::new(restored.view);
+    let mut view = restored.view;
     for (key, task) in restored.tasks {
-        if let (State::Leased(_), Some(stage)) = (&task.state, active.view.stage_mut(&key.stage)) {
+        if let (State::Leased(_), Some(stage)) = (&task.state, view.stage_mut(&key.stage)) {
             stage.leased.insert(key.shard.clone());
         }
         core.machine.restore(key, task, now);
     }
-    core.runs.insert(run, active);
+    core.insert_run(view);
 }

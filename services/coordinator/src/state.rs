@@ -124,7 +124,7 @@ pub struct NewTask {
 #[derive(Debug)]
 pub enum Op {
     /// A run that was submitted, or submitted again: the tasks and attempts of an earlier submission
-    /// are deleted. Its commits stay, and the store is asked again which of them are there.
+    /// are deleted, and of the shards that were given up those stay that the view names. Its commits stay, and the store is asked again which of them are there.
     Submit(Box<RunView>),
     /// Tasks that wait for workers. Tasks that exist already stay as they are.
     Tasks(Vec<NewTask>),
@@ -148,6 +148,16 @@ pub enum Op {
         stage: StageName,
         /// Their shards.
         shards: Vec<ShardId>,
+    },
+    /// Shards of a stage that were given up before the run went on, beside those that are known. What
+    /// is given up while it goes on is an [`Op::Change`].
+    LeftOut {
+        /// The run.
+        run: RunId,
+        /// The stage.
+        stage: StageName,
+        /// Shards, and why.
+        shards: Vec<(ShardId, String)>,
     },
     /// Every commit of this stage that was in the store is known.
     Listed {

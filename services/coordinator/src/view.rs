@@ -50,7 +50,8 @@ pub struct StageView {
     pub adopted: u64,
     /// Shards leased now.
     pub leased: BTreeSet<ShardId>,
-    /// Shards given up and what they said.
+    /// Shards that were given up, and why. Read from the task machine while the run goes on, and from
+    /// the database afterwards.
     pub quarantined: BTreeMap<ShardId, String>,
     /// How far leases are.
     pub progress: BTreeMap<ShardId, UnitProgress>,

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, broadcast, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::{Session, Sessions};
-use super::show::{end_stage, note, show, task_changed};
+use super::show::{end_stage, note, show, show_given_up, task_changed};
 use crate::error::Error;
 use crate::machine::{Key, Machine, Now, Offer};
 use crate::state::{NewTask, Op, ViewChange};
@@ -110,13 +110,8 @@ pub(crate) struct Active {
 pub(super) enum Note {
     /// Its commit stands.
     Committed(Box<Commit>),
-    /// It was given up.
-    GivenUp {
-        stage: StageName,
-        shard: ShardId,
-        said: String,
-        is_fatal: bool,
-    },
+    /// It was given up, as the machine says.
+    GivenUp { stage: StageName, shard: ShardId },
     /// It is tried again, although it was given up.
     Retried { stage: StageName, shard: ShardId },
 }
@@ -319,10 +314,44 @@ impl Core {
         self.tell(run, v1::event::What::StagePlanned(planned), at_unix_ms);
     }
 
-    /// Puts a run at its beginning.
+    /// Puts a run at its beginning. Shards that its view says were given up stay so.
     pub(crate) fn begin_run(&mut self, view: RunView) {
         self.batch.ops.push(Op::Submit(Box::new(view.clone())));
+        self.insert_run(view);
+    }
+
+    /// Adds a run that the database has.
+    pub(crate) fn insert_run(&mut self, mut view: RunView) {
+        if view.state == v1::RunState::Running {
+            for stage in &mut view.stages {
+                let given_up = std::mem::take(&mut stage.quarantined);
+                self.machine.leave_out(&view.run, &stage.stage, given_up);
+            }
+        }
         self.runs.insert(view.run.clone(), Active::new(view));
+    }
+
+    /// A run as it stands, with the shards that were given up.
+    pub(crate) fn shown(&self, run: &RunId) -> Option<RunView> {
+        let mut view = self.runs.get(run)?.view.clone();
+        if view.state == v1::RunState::Running {
+            show_given_up(&self.machine, &mut view);
+        }
+        Some(view)
+    }
+
+    /// Notes shards of a stage that were given up before the run went on, beside those that are known.
+    pub(crate) fn leave_out(
+        &mut self,
+        run: &RunId,
+        stage: &StageName,
+        shards: impl IntoIterator<Item = (ShardId, String)>,
+    ) {
+        let shards = self.machine.leave_out(run, stage, shards);
+        if !shards.is_empty() {
+            let (run, stage) = (run.clone(), stage.clone());
+            self.batch.ops.push(Op::LeftOut { run, stage, shards });
+        }
     }
 
     /// Adds tasks that wait for workers. Those that are known already stay as they are.
@@ -444,12 +473,13 @@ impl Core {
         }
         self.machine.cancel(run);
         self.absorb(now_unix_ms);
-        self.machine.forget(run);
         let Some(active) = self.runs.get_mut(run) else {
             return false;
         };
         active.stop.cancel();
         let view = &mut active.view;
+        show_given_up(&self.machine, view);
+        self.machine.forget(run);
         view.state = state;
         view.reason = reason.chars().take(REASON).collect();
         view.ended_unix_ms = now_unix_ms;

@@ -11,6 +11,7 @@
 mod adopt;
 mod close;
 mod finish;
+mod given_up;
 mod inbox;
 mod listing;
 mod progress;
@@ -31,7 +32,7 @@ use capstan_plan::stage::Stage;
 use capstan_proto::v1;
 
 pub(super) use self::adopt::rebase;
-use self::progress::{GivenUp, Progress, Since};
+use self::progress::Progress;
 use super::Inner;
 use super::supervise::panicked;
 use crate::view::StageView;
@@ -152,39 +153,37 @@ impl Driver {
 
     /// Drives a run until it ends or the coordinator goes down.
     async fn drive(inner: Arc<Inner>, run: RunId) {
-        let (wake, stop, json, given_up) = {
+        let (wake, stop, json, stages) = {
             let core = inner.lock();
             let Some(active) = core.runs.get(&run) else {
                 return;
             };
-            let stages = active.view.stages.iter();
-            let given_up: BTreeMap<StageName, BTreeMap<ShardId, String>> = stages
-                .map(|stage| (stage.stage.clone(), stage.quarantined.clone()))
-                .collect();
+            // A driver before this one may not have asked for their commits.
+            let stages = active.view.stages.iter().map(|stage| {
+                let given_up = core.machine.given_up(&run, &stage.stage);
+                let new = given_up.filter(|(_, given_up)| !given_up.is_earlier);
+                let progress = Progress {
+                    unlooked: new.map(|(shard, _)| shard.clone()).collect(),
+                    ..Progress::default()
+                };
+                (stage.stage.clone(), progress)
+            });
             (
                 active.wake.clone(),
                 active.stop.clone(),
                 active.view.pipeline_json.clone(),
-                given_up,
+                stages.collect(),
             )
         };
         let pipeline = match serde_json::from_str(&json) {
             Ok(pipeline) => pipeline,
             Err(error) => return failed(&inner, &run, &Error::Pipeline(error)).await,
         };
-        let given_up = given_up.into_iter().map(|(stage, missing)| {
-            let before = |(shard, said)| (shard, GivenUp::earlier(said, Since::Before));
-            let progress = Progress {
-                missing: missing.into_iter().map(before).collect(),
-                ..Progress::default()
-            };
-            (stage, progress)
-        });
         let mut driver = Self {
             inner: inner.clone(),
             run: run.clone(),
             pipeline,
-            stages: given_up.collect(),
+            stages,
             outputs: BTreeMap::new(),
             awaits_worker: false,
             is_filling: false,
@@ -267,16 +266,14 @@ impl Driver {
                 continue;
             }
             self.publish_recipes(&stage.name).await?;
-            let progress = self.stages.entry(stage.name.clone()).or_default();
-            let is_new = |since| matches!(since, Since::Now | Since::Looked);
-            progress.check(stage, allowed, |given_up| is_new(given_up.since))?;
-            if progress.window.is_some() {
+            self.check(stage, allowed, |given_up| !given_up.is_earlier)?;
+            if self.window(stage).is_some() {
                 if self.fill(stage).await? {
                     return Ok(());
                 }
                 // What was given up before ends the run again once the shards beside it, which may
                 // be those that are tried again, have had their turn.
-                self.stages[&stage.name].check(stage, allowed, |_| true)?;
+                self.check(stage, allowed, |_| true)?;
                 self.close(stage).await?;
                 continue;
             }

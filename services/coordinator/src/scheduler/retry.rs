@@ -95,7 +95,7 @@ impl Handle {
 
     async fn retry_running(&self, run: &RunId, choice: &Choice) -> Result<Retried, Error> {
         let retry = |core: &mut Core| {
-            let chosen = core.runs.get(run).map(|active| choice.of(&active.view));
+            let chosen = core.shown(run).map(|view| choice.of(&view));
             let chosen = chosen.unwrap_or_default();
             let keys = chosen.iter().map(|(stage, shard)| Key {
                 run: run.clone(),

@@ -169,8 +169,8 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn run(&self, run: &RunId) -> Result<RunView, Error> {
-        if let Some(active) = self.inner.core()?.runs.get(run) {
-            return Ok(active.view.clone());
+        if let Some(view) = self.inner.core()?.shown(run) {
+            return Ok(view);
         }
         let view = self.inner.database.run(run).await?;
         view.ok_or_else(|| Error::UnknownRun { run: run.clone() })

@@ -1,23 +1,17 @@
 //! What a change of a task means: to its stage as people see it, to watchers, to the driver.
 
-use capstan_plan::FailureKind;
 use capstan_proto::v1;
 
 use super::core::Note;
 use crate::convert::task_state;
-use crate::machine::{Change, State, What};
+use crate::machine::{Change, Machine, State, What};
 use crate::view::{RunView, StageView};
 
 /// What the driver of the run must know of a change; of commits it is told with their records.
 pub(super) fn note(change: &Change) -> Option<Note> {
     let (stage, shard) = (change.key.stage.clone(), change.key.shard.clone());
     match (&change.task.state, &change.what) {
-        (State::Quarantined, _) => Some(Note::GivenUp {
-            stage,
-            shard,
-            said: change.message.clone(),
-            is_fatal: change.task.last_failure == Some(FailureKind::Fatal),
-        }),
+        (State::Quarantined, _) => Some(Note::GivenUp { stage, shard }),
         (_, What::Retried) => Some(Note::Retried { stage, shard }),
         _ => None,
     }
@@ -46,19 +40,19 @@ pub(super) fn show(run: &mut RunView, change: &Change) -> bool {
             stage.progress.remove(shard);
         }
     }
-    match &change.task.state {
-        State::Committed => stage.committed += 1,
-        State::Quarantined => {
-            stage
-                .quarantined
-                .insert(shard.clone(), change.message.clone());
-        }
-        State::Ready if change.what == What::Retried => {
-            stage.quarantined.remove(shard);
-        }
-        _ => {}
+    if change.task.state == State::Committed {
+        stage.committed += 1;
     }
     true
+}
+
+/// Fills in the shards of a run that were given up.
+pub(super) fn show_given_up(machine: &Machine, view: &mut RunView) {
+    for stage in &mut view.stages {
+        let given_up = machine.given_up(&view.run, &stage.stage);
+        let given_up = given_up.map(|(shard, given_up)| (shard.clone(), given_up.said.clone()));
+        stage.quarantined = given_up.collect();
+    }
 }
 
 pub(super) fn end_stage(stage: &mut StageView, now_unix_ms: i64) {

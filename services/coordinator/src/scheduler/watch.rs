@@ -44,9 +44,8 @@ impl Handle {
         })?;
         let (seen, active) = {
             let core = self.inner.core()?;
-            let active = core.runs.get(&run);
-            let active = active.map(|active| (active.events.subscribe(), active.view.clone()));
-            (core.told, active)
+            let events = core.runs.get(&run).map(|active| active.events.subscribe());
+            (core.told, events.zip(core.shown(&run)))
         };
         let (receiver, view) = match active {
             Some((receiver, view)) => (Some(receiver), view),

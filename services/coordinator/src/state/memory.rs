@@ -39,6 +39,8 @@ struct Rows {
     attempts: BTreeMap<(StageName, ShardId, LeaseEpoch), Attempt>,
     commits: BTreeMap<TaskId, Summary>,
     listed: BTreeSet<StageName>,
+    /// Shards that were given up, and why.
+    given_up: BTreeMap<TaskId, String>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,7 @@ impl Tables {
                     attempts: BTreeMap::new(),
                     commits: before.map(|rows| rows.commits).unwrap_or_default(),
                     listed: BTreeSet::new(),
+                    given_up: given_up(view),
                 };
                 self.runs.insert(view.run.clone(), rows);
             }
@@ -105,6 +108,14 @@ impl Tables {
                 if let Some(rows) = self.runs.get_mut(run) {
                     for shard in shards {
                         rows.commits.remove(&(stage.clone(), shard.clone()));
+                    }
+                }
+            }
+            Op::LeftOut { run, stage, shards } => {
+                if let Some(rows) = self.runs.get_mut(run) {
+                    for (shard, said) in shards {
+                        let row = rows.given_up.entry((stage.clone(), shard.clone()));
+                        row.or_insert_with(|| said.clone());
                     }
                 }
             }
@@ -159,6 +170,11 @@ impl Rows {
             What::Retried => {}
         }
         let task = &change.task;
+        let id = task_id(&change.key);
+        match &task.state {
+            State::Quarantined => self.given_up.insert(id, change.message.clone()),
+            _ => self.given_up.remove(&id),
+        };
         if task.state == State::Committed {
             let of_task = |id: &(StageName, ShardId, LeaseEpoch)| id.0 == stage && id.1 == shard;
             self.attempts.retain(|id, _| !of_task(id));
@@ -180,6 +196,17 @@ impl Rows {
         if let Some(attempt) = self.attempts.get_mut(attempt) {
             attempt.is_open = false;
         }
+    }
+
+    /// The view, with the shards that were given up.
+    fn shown(&self) -> RunView {
+        let mut view = self.view.clone();
+        for ((stage, shard), said) in &self.given_up {
+            if let Some(stage) = view.stage_mut(stage) {
+                stage.quarantined.insert(shard.clone(), said.clone());
+            }
+        }
+        view
     }
 
     /// Tasks that are not committed, in the order in which they were added.
@@ -239,11 +266,23 @@ fn task_id(key: &Key) -> TaskId {
     (key.stage.clone(), key.shard.clone())
 }
 
-/// A view without what is not written: who holds leases, and how far they are.
+/// The shards that a view says were given up.
+fn given_up(view: &RunView) -> BTreeMap<TaskId, String> {
+    let stages = view.stages.iter();
+    let shards = stages.flat_map(|stage| {
+        let shards = stage.quarantined.iter();
+        shards.map(|(shard, said)| ((stage.stage.clone(), shard.clone()), said.clone()))
+    });
+    shards.collect()
+}
+
+/// A view without what is not written with it: who holds leases, how far they are, and what was given
+/// up.
 fn stored(view: &RunView) -> RunView {
     let stages = view.stages.iter().map(|stage| StageView {
         leased: BTreeSet::new(),
         progress: BTreeMap::new(),
+        quarantined: BTreeMap::new(),
         ..stage.clone()
     });
     RunView {
@@ -269,7 +308,7 @@ impl Database for InMemory {
         let running = running.filter(|rows| rows.view.state == v1::RunState::Running);
         let mut restored: Vec<Restored> = running
             .map(|rows| Restored {
-                view: rows.view.clone(),
+                view: rows.shown(),
                 tasks: rows.open_tasks(),
             })
             .collect();
@@ -314,7 +353,7 @@ impl Database for InMemory {
     }
 
     async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error> {
-        Ok(self.tables().runs.get(run).map(|rows| rows.view.clone()))
+        Ok(self.tables().runs.get(run).map(|rows| rows.shown()))
     }
 
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {

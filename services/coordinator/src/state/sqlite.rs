@@ -5,6 +5,7 @@
 
 mod commits;
 mod fence;
+mod given_up;
 mod lock;
 mod output;
 mod read;
@@ -229,6 +230,10 @@ fn migrator() -> Migrator {
         ("indexes", include_str!("../../migrations/0003_indexes.sql")),
         ("secret", include_str!("../../migrations/0004_secret.sql")),
         ("commits", include_str!("../../migrations/0005_commits.sql")),
+        (
+            "given up",
+            include_str!("../../migrations/0006_given_up.sql"),
+        ),
     ];
     let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
         let kind = MigrationType::Simple;

@@ -147,9 +147,6 @@ async fn runs_are_read_as_they_were_written() {
         assert_eq!(database.run(&"x".into()).await.unwrap(), None);
         run.reason = "because".to_owned();
         let before = run.stages[0].clone();
-        run.stages[0]
-            .quarantined
-            .insert("0".into(), "it's \"broken\"".to_owned());
         run.stages[0].tasks = 3;
         for stages in [[].into(), ["s".into()].into()] {
             let view = run.clone();
@@ -171,6 +168,77 @@ async fn runs_are_read_as_they_were_written() {
             ["q", "r"]
         );
         assert_eq!(database.runs(1).await.unwrap().len(), 1);
+    }
+}
+
+/// The shards of stage `s` that were given up, as a restart reads them.
+async fn given_up(database: &dyn Database) -> Vec<(String, String)> {
+    let view = database.run(&"r".into()).await.unwrap().unwrap();
+    assert_eq!(database.load().await.unwrap()[0].view, view);
+    let shards = view.stages[0].quarantined.iter();
+    let shards = shards.map(|(shard, said)| (shard.to_string(), said.clone()));
+    shards.collect()
+}
+
+fn pairs(shards: &[(&str, &str)]) -> Vec<(String, String)> {
+    let shards = shards.iter();
+    let shards = shards.map(|(shard, said)| ((*shard).to_owned(), (*said).to_owned()));
+    shards.collect()
+}
+
+#[tokio::test]
+async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
+    for subject in Subject::all().await {
+        let database = &*subject.database;
+        let mut run = view("r");
+        let before = [("0".into(), "it's \"broken\"".to_owned())];
+        run.stages[0].quarantined = before.into();
+        submit(database, run.clone()).await;
+        assert_eq!(given_up(database).await, pairs(&[("0", "it's \"broken\"")]));
+        // A stage that is written later does not name them.
+        run.stages[0].quarantined.clear();
+        let stages = ["s".into()].into();
+        append(database, &[], &[ViewChange { view: run, stages }]).await;
+        let left_out = Op::LeftOut {
+            run: "r".into(),
+            stage: "s".into(),
+            shards: vec![
+                ("0".into(), "again".to_owned()),
+                ("1".into(), "built without it".to_owned()),
+            ],
+        };
+        append(database, &[left_out], &[]).await;
+        let known = [("0", "it's \"broken\""), ("1", "built without it")];
+        assert_eq!(given_up(database).await, pairs(&known));
+
+        let mut machine = Machine::new(POLICY, 1);
+        let tasks = [task("2", 1)];
+        append(database, &[Op::Tasks(tasks.to_vec())], &[]).await;
+        add(&mut machine, &tasks);
+        let grant = machine.assign(&[offer("w")], Duration::ZERO).remove(0);
+        let claim = Claim {
+            key: tasks[0].key.clone(),
+            lease_epoch: grant.lease_epoch,
+            rank: 0,
+            worker: "w".into(),
+        };
+        let kind = capstan_plan::FailureKind::Fatal;
+        machine
+            .fail(&claim, kind, "no such file", Duration::ZERO)
+            .unwrap();
+        note(database, &mut machine).await;
+        let all = [known[0], known[1], ("2", "no such file")];
+        assert_eq!(given_up(database).await, pairs(&all));
+        let of_stage = machine.given_up(&"r".into(), &"s".into());
+        let fatal: Vec<_> = of_stage.map(|(_, given_up)| given_up.is_fatal).collect();
+        assert_eq!(fatal, [true]);
+
+        assert!(machine.retry(&tasks[0].key));
+        note(database, &mut machine).await;
+        assert_eq!(given_up(database).await, pairs(&known));
+        assert_eq!(machine.count_given_up(&"r".into(), &"s".into()), 0);
+        submit(database, view("r")).await;
+        assert_eq!(given_up(database).await, [], "everything is tried again");
     }
 }
 

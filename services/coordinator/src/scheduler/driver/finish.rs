@@ -1,7 +1,5 @@
 //! The end of a stage: its version is published, or its model named.
 
-use std::collections::BTreeMap;
-
 use capstan_dataset::lists::{self, PAGE, VersionWriter};
 use capstan_dataset::versions::{self, Origin, Pages};
 use capstan_plan::commit::{FileKind, OutputRef, Part, Shards, StageOutput, Summary};
@@ -19,8 +17,8 @@ use crate::scheduler::plan::dataset_of;
 /// What is shown of a stage that is done.
 struct Shown<'a> {
     stage: &'a Stage,
-    /// With the reason of each.
-    missing: BTreeMap<ShardId, String>,
+    /// Shards that its version is published without.
+    missing: Vec<ShardId>,
     output: OutputRef,
     now_unix_ms: i64,
 }
@@ -52,9 +50,7 @@ impl Driver {
             outcome => StageOutput::Dataset(self.publish(stage, outcome).await?),
         };
         fault::point("coordinator.after_publish");
-        let missing = self.stages[&stage.name].missing.iter();
-        let missing = missing.map(|(shard, given_up)| (shard.clone(), given_up.said.clone()));
-        self.show_done(stage, missing.collect(), &output).await?;
+        self.show_done(stage, Vec::new(), &output).await?;
         Ok(output)
     }
 
@@ -73,17 +69,15 @@ impl Driver {
         if self.with_view(stage, is_shown)? == Some(true) {
             return Ok(Some(output));
         }
-        let said = || "its version is published without it".to_owned();
         let missing = versions::tasks(store, &version).await?.missing;
-        let missing = missing.into_iter().map(|shard| (shard, said()));
-        self.show_done(stage, missing.collect(), &output).await?;
+        self.show_done(stage, missing, &output).await?;
         Ok(Some(output))
     }
 
     async fn show_done(
         &self,
         stage: &Stage,
-        missing: BTreeMap<ShardId, String>,
+        missing: Vec<ShardId>,
         output: &StageOutput,
     ) -> Result<(), Error> {
         let shown = Shown {
@@ -234,17 +228,16 @@ impl Driver {
 
     fn show(&self, core: &mut Core, shown: Shown<'_>) {
         let (stage, now) = (&shown.stage.name, shown.now_unix_ms);
+        let said = || "its version is published without it".to_owned();
+        let missing = shown.missing.into_iter().map(|shard| (shard, said()));
+        core.leave_out(&self.run, stage, missing);
+        let given_up = core.machine.count_given_up(&self.run, stage) as u64;
         let Some(view) = core.stage_mut(&self.run, stage) else {
             return;
         };
-        view.tasks = view.committed + shown.missing.len() as u64;
+        view.tasks = view.committed + given_up;
         view.leased.clear();
         view.progress.clear();
-        let mut before = std::mem::take(&mut view.quarantined);
-        for (shard, said) in shown.missing {
-            let said = before.remove(&shard).unwrap_or(said);
-            view.quarantined.insert(shard, said);
-        }
         // A driver that begins again comes by stages that were done before.
         let was_done =
             std::mem::replace(&mut view.state, v1::StageState::Done) == v1::StageState::Done;

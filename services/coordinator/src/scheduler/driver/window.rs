@@ -109,20 +109,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Counts the shards of a step that later steps were built without.
-    async fn leave_out(&mut self, stage: &Stage, tasks: &Tasks) -> Result<(), Error> {
-        for from in (0..tasks.len()).step_by(PAGE as usize) {
-            let to = (from + PAGE).min(tasks.len());
-            let committed = self.committed(stage, tasks, from, to).await?;
-            let progress = self.stages.entry(stage.name.clone()).or_default();
-            let shards = (from..to).map(|ordinal| tasks.shard(ordinal));
-            for shard in shards.filter(|shard| !committed.contains(shard)) {
-                progress.leave_out(shard);
-            }
-        }
-        Ok(())
-    }
-
     /// Hands further tasks of the step to the machine, for as long as there is room. True where
     /// tasks are open or not looked up yet, false where the step is over.
     pub(super) async fn fill(&mut self, stage: &Stage) -> Result<bool, Error> {
@@ -172,8 +158,7 @@ impl Driver {
         let progress = &self.stages[&stage.name];
         let is_settled = |ordinal: &u64| {
             let shard = tasks.shard(*ordinal);
-            let is_early = progress.early.contains(&shard);
-            committed.contains(&shard) || is_early || progress.missing.contains_key(&shard)
+            committed.contains(&shard) || progress.early.contains(&shard)
         };
         let wanted = (from..to).filter(|ordinal| !is_settled(ordinal));
         let wanted = wanted.filter_map(|ordinal| progress.window.as_ref()?.task(ordinal));
@@ -199,11 +184,14 @@ impl Driver {
         Ok(())
     }
 
-    /// Separates tasks that the machine has restored after a restart from new ones.
+    /// Separates tasks that the machine has restored after a restart from new ones. Leaves out those
+    /// that were given up.
     fn known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
         let core = self.inner.core()?;
         let is_known = |task: &Task| core.machine.task(&key(task)).is_some();
-        let (known, new): (Vec<Task>, Vec<Task>) = tasks.into_iter().partition(is_known);
+        let is_given_up = |task: &Task| core.machine.is_given_up(&key(task));
+        let tasks = tasks.into_iter().filter(|task| !is_given_up(task));
+        let (known, new): (Vec<Task>, Vec<Task>) = tasks.partition(is_known);
         Ok((known.into_iter().map(|task| task.shard).collect(), new))
     }
 
@@ -264,7 +252,7 @@ impl Driver {
     }
 
     /// Which tasks of a step are committed, of those from one to before another.
-    async fn committed(
+    pub(super) async fn committed(
         &self,
         stage: &Stage,
         tasks: &Tasks,

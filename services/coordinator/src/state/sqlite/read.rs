@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row};
 
 use super::write::{by_stage, chunks, where_in};
-use super::{Sqlite, output};
+use super::{Sqlite, given_up, output};
 use crate::machine::{Held, Key, Lease, Rank, Spec, State, Task};
 use crate::state::{Error, Restored};
 use crate::view::{RunView, StageView};
@@ -36,6 +36,7 @@ impl Sqlite {
             .fetch_all(&self.readers)
             .await?;
         view.stages = rows.iter().map(read_stage).collect::<Result<_, _>>()?;
+        given_up::read(&self.readers, &mut view).await?;
         Ok(Some(view))
     }
 
@@ -186,7 +187,6 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
         reason,
     };
     let state: String = row.try_get("state")?;
-    let quarantined: String = row.try_get("quarantined")?;
     let stage: String = row.try_get("stage")?;
     let kind: String = row.try_get("kind")?;
     let output: String = row.try_get("output_json")?;
@@ -196,8 +196,6 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
         tasks: count(row, "tasks")?,
         committed: count(row, "committed")?,
         adopted: count(row, "adopted")?,
-        quarantined: serde_json::from_str(&quarantined)
-            .map_err(|error| damaged(error.to_string()))?,
         started_unix_ms: row.try_get("started_unix_ms")?,
         ended_unix_ms: row.try_get("ended_unix_ms")?,
         output: output::read(&output).map_err(|error| damaged(error.to_string()))?,

@@ -111,6 +111,30 @@ fn the_program_contains_every_file_of_the_migrations_folder() {
 }
 
 #[tokio::test]
+async fn shards_that_an_older_program_gave_up_stay_so() {
+    let pool = sqlx::sqlite::SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect("sqlite::memory:")
+        .await
+        .unwrap();
+    for (migration, sql) in migrator().iter().map(|m| (m.version, m.sql.clone())) {
+        if migration == 6 {
+            let stage = r#"INSERT INTO stages VALUES ('r', 's', 0, 'import', 'x', 1, 0, 0,
+                '{"00001": "it''s \"broken\"", "00002": "gone"}', 0, 0, '')"#;
+            sqlx::raw_sql(stage).execute(&pool).await.unwrap();
+        }
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    }
+    let mut run = view("r");
+    given_up::read(&pool, &mut run).await.unwrap();
+    let expected = [
+        ("00001".into(), "it's \"broken\"".to_owned()),
+        ("00002".into(), "gone".to_owned()),
+    ];
+    assert_eq!(run.stages[0].quarantined, expected.into());
+}
+
+#[tokio::test]
 async fn readers_do_not_wait_for_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("capstan.db").display());

@@ -6,7 +6,7 @@ use capstan_plan::id::{LeaseEpoch, RunId};
 use sqlx::{QueryBuilder, Transaction};
 
 use super::commits::{delete_commits, write_commits, write_listed};
-use super::{Sqlite, fence, output};
+use super::{Sqlite, fence, given_up, output};
 use crate::convert::task_state;
 use crate::machine::{Change, Key, Lease, Rank, State, What};
 use crate::state::{Error, NewTask, Op, ViewChange};
@@ -52,6 +52,9 @@ impl Sqlite {
                 }
                 Op::Lost { run, stage, shards } => {
                     delete_commits(&mut transaction, run, stage, shards).await?;
+                }
+                Op::LeftOut { run, stage, shards } => {
+                    given_up::leave_out(&mut transaction, run, stage, shards).await?;
                 }
                 Op::Listed { run, stage } => write_listed(&mut transaction, run, stage).await?,
                 Op::Prune(run) => {
@@ -106,24 +109,26 @@ impl Sqlite {
 }
 
 /// Statements that delete what a new submission of a run creates again.
-const RESUBMITTED: [&str; 5] = [
+const RESUBMITTED: [&str; 6] = [
     "DELETE FROM stages WHERE run = $1",
     "DELETE FROM listed WHERE run = $1",
     "DELETE FROM tasks WHERE run = $1",
     "DELETE FROM task_states WHERE run = $1",
     "DELETE FROM attempts WHERE run = $1",
+    "DELETE FROM given_up WHERE run = $1",
 ];
 
 /// Commits that one transaction deletes at most.
 const PRUNED_COMMITS: i64 = 20_000;
 
 /// Statements that delete a run.
-const PRUNED: [&str; 6] = [
+const PRUNED: [&str; 7] = [
     RESUBMITTED[0],
     RESUBMITTED[1],
     RESUBMITTED[2],
     RESUBMITTED[3],
     RESUBMITTED[4],
+    RESUBMITTED[5],
     "DELETE FROM runs WHERE run = $1",
 ];
 
@@ -162,6 +167,11 @@ async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     write_run(writing, view).await?;
     for (position, stage) in view.stages.iter().enumerate() {
         write_stage(writing, view, position, stage).await?;
+        let shards = stage.quarantined.iter();
+        let shards: Vec<_> = shards
+            .map(|(shard, said)| (shard.clone(), said.clone()))
+            .collect();
+        given_up::leave_out(writing, &view.run, &stage.stage, &shards).await?;
     }
     Ok(())
 }
@@ -210,14 +220,13 @@ async fn write_stage(
     position: usize,
     stage: &StageView,
 ) -> Result<(), Error> {
-    let quarantined = serde_json::to_string(&stage.quarantined).expect("text by text");
     sqlx::query(
         "INSERT INTO stages (run, stage, position, kind, state, tasks, committed, adopted, \
-         quarantined, started_unix_ms, ended_unix_ms, output_json) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+         started_unix_ms, ended_unix_ms, output_json) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          ON CONFLICT (run, stage) DO UPDATE SET state = excluded.state, tasks = excluded.tasks, \
          committed = excluded.committed, adopted = excluded.adopted, \
-         quarantined = excluded.quarantined, started_unix_ms = excluded.started_unix_ms, \
+         started_unix_ms = excluded.started_unix_ms, \
          ended_unix_ms = excluded.ended_unix_ms, output_json = excluded.output_json",
     )
     .bind(view.run.as_str())
@@ -228,7 +237,6 @@ async fn write_stage(
     .bind(number(stage.tasks))
     .bind(number(stage.committed))
     .bind(number(stage.adopted))
-    .bind(quarantined)
     .bind(stage.started_unix_ms)
     .bind(stage.ended_unix_ms)
     .bind(output::write(stage.output.as_ref()))
@@ -246,6 +254,8 @@ struct Sorted<'a> {
     committed: Vec<&'a Key>,
     /// Leases that ended otherwise.
     ended: Vec<(&'a Change, LeaseEpoch)>,
+    /// Tasks that are tried again, although they were given up.
+    retried: Vec<&'a Key>,
     /// The last state of each task.
     states: BTreeMap<&'a Key, &'a Change>,
 }
@@ -278,7 +288,7 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
                 let over = over.iter().map(|lease_epoch| (*change, *lease_epoch));
                 sorted.ended.extend(over);
             }
-            What::Retried => {}
+            What::Retried => sorted.retried.push(&change.key),
         }
         sorted.states.insert(&change.key, change);
     }
@@ -298,7 +308,9 @@ async fn write_changes(
     for (change, lease_epoch) in &sorted.ended {
         end_attempt(writing, change, *lease_epoch, now_unix_ms).await?;
     }
+    given_up::retry(writing, &sorted.retried).await?;
     let states: Vec<&Change> = sorted.states.into_values().collect();
+    given_up::give_up(writing, &states).await?;
     write_states(writing, &states).await?;
     delete_committed(writing, &sorted.committed).await
 }
