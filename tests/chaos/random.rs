@@ -29,7 +29,7 @@ use capstan_tests::harness::Outcome;
 use capstan_tests::process::await_some;
 
 use crate::link::Link;
-use crate::schedule::{Event, Fault, schedule};
+use crate::schedule::{Disk, Event, Fault, schedule};
 use crate::{RUN, pipeline, undisturbed};
 
 /// Seeds of continuous integration.
@@ -41,6 +41,7 @@ const DISK: &str = "size=64m";
 /// A full disk fails every attempt at once, so the usual number is used up within seconds.
 const ATTEMPTS: (&str, &str) = ("CAPSTAN__COORDINATOR__MAX_ATTEMPTS", "1000");
 const ADDRESS: &str = "CAPSTAN__COORDINATOR__ADDRESS";
+const DATABASE: &str = "CAPSTAN__COORDINATOR__DATABASE";
 
 #[test]
 fn random_faults_change_nothing() {
@@ -146,14 +147,23 @@ fn said(payload: &(dyn Any + Send)) -> String {
     words.join(" ").chars().take(400).collect()
 }
 
+/// Whether a role writes to a disk.
+fn is_used_by(disk: Disk, role: &str) -> bool {
+    match disk {
+        Disk::Store => true,
+        Disk::Database => role == "coordinator",
+        Disk::Caches => role != "coordinator",
+    }
+}
+
 /// A cluster to which the events of a schedule happen.
 struct Trial {
     cluster: Cluster,
     /// From a worker or a trainer to the coordinator.
     links: BTreeMap<&'static str, Link>,
-    /// With the store; none where this user may not mount.
-    disk: Option<SmallDisk>,
-    is_full: bool,
+    /// None where this user may not mount.
+    disks: BTreeMap<Disk, SmallDisk>,
+    full: BTreeSet<Disk>,
     /// Roles that met a full disk since they were started, and may exit for it.
     excused: BTreeSet<String>,
     /// Events that have not begun, by their beginnings.
@@ -164,12 +174,14 @@ struct Trial {
 
 impl Trial {
     fn start(folder: &Path, events: Vec<Event>) -> Self {
-        let disk = SmallDisk::mount(DISK);
+        let disks = Disk::ALL.into_iter();
+        let disks = disks.filter_map(|disk| Some((disk, SmallDisk::mount(DISK)?)));
+        let disks: BTreeMap<Disk, SmallDisk> = disks.collect();
         let mut setup = Setup {
             limit: LIMIT,
             ..Setup::in_folder(folder)
         };
-        if let Some(disk) = &disk {
+        if let Some(disk) = disks.get(&Disk::Store) {
             setup.store = disk.folder().join("store").display().to_string();
         }
         let cluster = Cluster::new(setup);
@@ -178,8 +190,8 @@ impl Trial {
         let mut trial = Self {
             links: links.collect(),
             cluster,
-            disk,
-            is_full: false,
+            disks,
+            full: BTreeSet::new(),
             excused: BTreeSet::new(),
             to_begin: events,
             to_end: Vec::new(),
@@ -195,13 +207,31 @@ impl Trial {
 
     fn spawn(&mut self, role: &str) {
         self.excused.remove(role);
-        if self.is_full {
+        if self.full.iter().any(|disk| is_used_by(*disk, role)) {
             self.excused.insert(role.to_owned());
         }
+        let folder = |disk| self.disks.get(&disk).map(SmallDisk::folder);
+        let mut variables: Vec<(String, String)> = Vec::new();
         match self.links.get(role) {
-            Some(link) => self.cluster.spawn_with(role, &[(ADDRESS, &link.url())]),
-            None => self.cluster.spawn_with(role, &[ATTEMPTS]),
+            Some(link) => {
+                let kind = role.split('-').next().unwrap().to_uppercase();
+                variables.push((ADDRESS.to_owned(), link.url()));
+                let cache = folder(Disk::Caches).map(|folder| folder.join(role));
+                let key = format!("CAPSTAN__{kind}__CACHE_FOLDER");
+                variables.extend(cache.map(|cache| (key, cache.display().to_string())));
+            }
+            None => {
+                variables.push((ATTEMPTS.0.to_owned(), ATTEMPTS.1.to_owned()));
+                let file = folder(Disk::Database).map(|folder| folder.join("capstan.db"));
+                let url = file.map(|file| format!("sqlite:{}", file.display()));
+                variables.extend(url.map(|url| (DATABASE.to_owned(), url)));
+            }
         }
+        let variables: Vec<(&str, &str)> = variables
+            .iter()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+            .collect();
+        self.cluster.spawn_with(role, &variables);
     }
 
     /// Submits the pipeline and lets events happen until the run is done. Gives how many began.
@@ -250,10 +280,11 @@ impl Trial {
                 self.cluster.role(role).signal("STOP");
             }
             Fault::Cut(role, cut) => self.links[role].cut(cut),
-            Fault::Full => {
-                if let Some(disk) = &self.disk {
-                    self.is_full = true;
-                    self.excused.extend(ROLES.map(str::to_owned));
+            Fault::Full(which) => {
+                if let Some(disk) = self.disks.get(&which) {
+                    self.full.insert(which);
+                    let users = ROLES.iter().filter(|role| is_used_by(which, role));
+                    self.excused.extend(users.map(|role| (*role).to_owned()));
                     disk.fill();
                 }
             }
@@ -265,10 +296,9 @@ impl Trial {
             Fault::Kill(role) => self.spawn(role),
             Fault::Freeze(role) => self.cluster.role(role).signal("CONT"),
             Fault::Cut(role, _) => self.links[role].restore(),
-            Fault::Full => {
-                if let Some(disk) = self.disk.as_ref().filter(|_| self.is_full) {
-                    self.is_full = false;
-                    disk.free();
+            Fault::Full(which) => {
+                if self.full.remove(&which) {
+                    self.disks[&which].free();
                 }
             }
         }

@@ -17,7 +17,7 @@ const PAUSE_MS: (u64, u64) = (300, 4_000);
 const DOWN_MS: (u64, u64) = (0, 3_000);
 /// Length of a freeze or a cut: shorter and longer than a lease of three seconds.
 const STILL_MS: (u64, u64) = (300, 8_000);
-/// How long the store's disk is full.
+/// How long a disk is full.
 const FULL_MS: (u64, u64) = (200, 3_000);
 
 /// A fault that lasts for a time.
@@ -29,8 +29,31 @@ pub enum Fault {
     Freeze(&'static str),
     /// The role cannot reach the coordinator.
     Cut(&'static str, Cut),
-    /// The disk of the store is full.
-    Full,
+    /// A disk is full.
+    Full(Disk),
+}
+
+/// A disk of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disk {
+    /// Of the object store.
+    Store,
+    /// Of the coordinator's database.
+    Database,
+    /// Of what workers and trainers keep: cached objects, models, checkpoints under way.
+    Caches,
+}
+
+impl Disk {
+    pub const ALL: [Self; 3] = [Self::Store, Self::Database, Self::Caches];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Database => "database",
+            Self::Caches => "caches",
+        }
+    }
 }
 
 impl Fault {
@@ -38,7 +61,7 @@ impl Fault {
     fn victim(self) -> &'static str {
         match self {
             Self::Kill(role) | Self::Freeze(role) | Self::Cut(role, _) => role,
-            Self::Full => "store",
+            Self::Full(disk) => disk.name(),
         }
     }
 }
@@ -59,7 +82,7 @@ impl fmt::Display for Event {
             Fault::Freeze(role) => write!(f, "freeze {role}")?,
             Fault::Cut(role, Cut::Silent) => write!(f, "silence {role}")?,
             Fault::Cut(role, Cut::Refused) => write!(f, "refuse {role}")?,
-            Fault::Full => write!(f, "fill store")?,
+            Fault::Full(disk) => write!(f, "fill {}", disk.name())?,
         }
         write!(f, " {from:.1}-{to:.1}")
     }
@@ -116,7 +139,10 @@ impl Random {
         match self.between(0, 9) {
             0..=3 => (Fault::Kill(self.role(&ROLES)), self.millis(DOWN_MS)),
             4..=6 => (Fault::Freeze(self.role(&ROLES)), self.millis(STILL_MS)),
-            7 => (Fault::Full, self.millis(FULL_MS)),
+            7 => {
+                let disk = Disk::ALL[self.between(0, Disk::ALL.len() as u64 - 1) as usize];
+                (Fault::Full(disk), self.millis(FULL_MS))
+            }
             other => {
                 let cut = if other == 8 {
                     Cut::Silent
