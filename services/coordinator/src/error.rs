@@ -37,12 +37,12 @@ pub enum Error {
         most: u64,
     },
     /// A part of the coordinator panicked.
-    #[error("{part} panicked: {said}")]
+    #[error("{part} panicked: {message}")]
     Panicked {
         /// The part.
         part: &'static str,
         /// The message of the panic.
-        said: String,
+        message: String,
     },
     /// The store fails.
     #[error(transparent)]

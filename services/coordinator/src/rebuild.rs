@@ -114,7 +114,7 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
         store,
         run: &run,
         pipeline: &pipeline,
-        adopts: false,
+        includes_adoptable: false,
         device_for: &|stage| stage.device.clone(),
     };
     let is_running = view.state == v1::RunState::Running;
@@ -149,7 +149,7 @@ fn show(view: &mut StageView, stage: &Stage, surveyed: Surveyed, is_running: boo
     view.tasks = surveyed.tasks.unwrap_or(0).max(surveyed.committed);
     let missing: BTreeSet<_> = surveyed.missing.into_iter().collect();
     for shard in missing {
-        let said = "its version is published without it".to_owned();
-        view.quarantined.insert(shard, said);
+        let reason = "its version is published without it".to_owned();
+        view.quarantined.insert(shard, reason);
     }
 }

@@ -1,4 +1,4 @@
-//! The scheduler: runs over workers. Its handle is what the service, the ring and tests call.
+//! The scheduler of runs. [`Handle`] is its API for the service, the ring and tests.
 //!
 //! ```text
 //!  submit ─► driver of the run ─► expand ─► adopt or add tasks ─► publish versions ─► done
@@ -9,11 +9,10 @@
 //!                       answers, events, leases  ◄─ database ◄─┘
 //! ```
 //!
-//! Everything that changes goes through one lock, which is never held while anything is waited
-//! for, and is in the database before anybody is answered. What changes while the database
-//! writes is written together next, so that one transaction serves many requests. The store is
-//! read and written outside of the lock. Every `select!` is `biased`, so that a simulation with one
-//! seed has one history.
+//! One lock guards all mutable state. It is never held across an `await`. A request is answered after
+//! its changes are in the database. Changes that are made while the database writes form the next
+//! batch, so one transaction serves many requests. The store is read and written outside of the
+//! lock. Every `select!` is `biased`, so that a simulation with one seed has one history.
 
 mod beat;
 pub(crate) mod core;
@@ -55,7 +54,7 @@ pub use retry::Retried;
 pub use runs::Submitted;
 pub use sessions::Session;
 
-/// How long the tasks of a coordinator may take to stop.
+/// Time limit for the tasks of a coordinator to stop.
 const STOP: Duration = Duration::from_secs(10);
 
 /// A running coordinator. Cheap to clone; it stops when its shutdown token is cancelled.
@@ -71,28 +70,29 @@ pub(crate) struct Inner {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: Policy,
     core: Mutex<Core>,
-    /// Whether it can take work: false while the database cannot be written, and at the end.
+    /// Whether new work is accepted: false while the database cannot be written, and during shutdown.
     works: watching::Sender<bool>,
     pub(crate) tokens: Tokens,
     pub(crate) cached: CachedLists,
     /// One permit for each stream of events.
     watchers: Arc<Semaphore>,
-    /// Told when there is something to write or to hand out.
+    /// Notified when there is something to write or to lease.
     pub(crate) pump: Notify,
     pub(crate) shutdown: CancellationToken,
     pub(crate) ring: Rendezvous,
-    /// Drivers of runs, the beat and the lookout.
+    /// Drivers of runs, the beat and the watch over generations.
     tasks: TaskTracker,
     generation: u64,
 }
 
 impl Handle {
-    /// Starts a coordinator: takes the next generation, and goes on with the runs that its
-    /// database knows. Leases of earlier generations get one full period.
+    /// Starts a coordinator: takes the next generation and resumes the running runs of the database.
+    /// Leases of earlier generations are valid for one more lease period.
     ///
     /// # Errors
-    /// [`Error::Database`]: another coordinator has it, or it cannot be read; [`Error::Behind`]:
-    /// it is not of the store's newest generation; [`Error::Store`].
+    /// [`Error::Database`]: another coordinator has locked it, or it cannot be read.
+    /// [`Error::Behind`]: the store's newest generation was not taken with this database.
+    /// [`Error::Store`].
     pub async fn start(
         settings: config::Coordinator,
         store: Store,
@@ -103,7 +103,7 @@ impl Handle {
         Self::start_over(settings, store, Arc::new(database), clock, shutdown).await
     }
 
-    /// [`Handle::start`] over a database that is open.
+    /// [`Handle::start`] with a database that is open.
     ///
     /// # Errors
     /// Those of [`Handle::start`].
@@ -116,7 +116,7 @@ impl Handle {
     ) -> Result<Self, Error> {
         let started = begin(&store, &*database, &settings.database, &*clock).await;
         if started.is_err() {
-            // The lock is released, so that another process can repair it.
+            // Release the lock, so that another process can repair the database.
             database.close().await;
         }
         let (generation, tokens, restored) = started?;
@@ -152,38 +152,42 @@ impl Handle {
         };
         let inner = &handle.inner;
         inner.supervise("the beat", inner.clone().beats());
-        inner.supervise("the watcher of generations", inner.clone().look_out());
+        inner.supervise(
+            "the watch over generations",
+            inner.clone().watch_generation(),
+        );
         for run in running {
-            tracing::info!(%run, generation, "going on with a run");
+            tracing::info!(%run, generation, "resuming a run");
             handle.spawn_driver(run);
         }
         Ok(handle)
     }
 
-    /// This start's number; every lease of it carries the number.
+    /// The generation of this start. Every lease epoch contains it.
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }
 
-    /// Whether the coordinator can take work: false while its database cannot be written, and once it
-    /// goes down.
+    /// Whether the coordinator accepts new work: false while its database cannot be written, and
+    /// during shutdown.
     pub fn works(&self) -> watching::Receiver<bool> {
         self.inner.works.subscribe()
     }
 
-    /// Waits until every task of the coordinator has stopped, then closes the database. To be
-    /// called after its shutdown token was cancelled.
+    /// Waits until every task of the coordinator has stopped, then closes the database. Call it after
+    /// the shutdown token is cancelled.
     ///
     /// # Errors
-    /// Why it stopped by itself: [`Error::Superseded`], [`Error::Database`], [`Error::Panicked`].
+    /// The reason if it stopped without a request: [`Error::Superseded`], [`Error::Database`],
+    /// [`Error::Panicked`].
     pub async fn stopped(&self) -> Result<(), Error> {
         self.inner.tasks.close();
         if tokio::time::timeout(STOP, self.inner.tasks.wait())
             .await
             .is_err()
         {
-            // Whatever it waits for, the next start finds the same.
-            tracing::warn!("work of the coordinator did not stop in time and is left");
+            // The next start resumes whatever this work has not finished.
+            tracing::warn!("background tasks did not stop in time and were abandoned");
         }
         self.inner.database.close().await;
         let mut core = self.inner.lock();
@@ -196,13 +200,13 @@ impl Handle {
 }
 
 impl Inner {
-    /// The state behind the lock, whatever the gate says.
+    /// Locks the state without checking the gate.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Core> {
-        // What panics under the lock is a bug that ended one request; the maps are whole.
+        // A panic under the lock is a bug that ends one request. The maps stay consistent.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state behind the lock, to be looked at.
+    /// Locks the state.
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Superseded`].
@@ -212,19 +216,19 @@ impl Inner {
         Ok(core)
     }
 
-    /// Refuses new work while the database cannot be written.
+    /// Fails while the database cannot be written: new work is rejected.
     ///
     /// # Errors
     /// [`Error::Halted`]; those of [`Inner::core`].
-    pub(crate) fn takes_work(&self) -> Result<(), Error> {
+    pub(crate) fn check_accepts_work(&self) -> Result<(), Error> {
         match &self.core()?.halted {
             Some(why) => Err(Error::Halted(why.clone())),
             None => Ok(()),
         }
     }
 
-    /// What a stage that computes with models would compute on: its setting, else the most common
-    /// kind among the live workers of its role. `None` where no such worker is there.
+    /// The device kind for a stage that computes with models: its setting, else the most common kind
+    /// among the live workers of its role. `None` if there is no such worker.
     ///
     /// # Errors
     /// Those of [`Inner::core`].
@@ -237,13 +241,12 @@ impl Inner {
         Ok(self.core()?.machine.common_device(role, now))
     }
 
-    /// Changes the state. Gives the answer once everything that was changed is in the database.
-    ///
-    /// While the database cannot be written, this waits until it can.
+    /// Changes the state. Returns after all pending changes are in the database. While the database
+    /// cannot be written, it waits.
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Superseded`]: nothing was changed. [`Error::Database`]: the
-    /// coordinator goes down, and the change was not written.
+    /// coordinator shuts down, and the change was not written.
     pub(crate) async fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> Result<T, Error> {
         let (answer, written) = {
             let mut core = self.core()?;

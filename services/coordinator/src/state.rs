@@ -151,7 +151,7 @@ pub enum Op {
     },
     /// Shards of a stage that were given up before the run went on, beside those that are known. What
     /// is given up while it goes on is an [`Op::Change`].
-    LeftOut {
+    GivenUp {
         /// The run.
         run: RunId,
         /// The stage.

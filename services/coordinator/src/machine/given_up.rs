@@ -13,7 +13,7 @@ use super::task::{Key, State, Task};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenUp {
     /// Why.
-    pub said: String,
+    pub reason: String,
     /// Whether that ends the run, however many shards the stage may lose.
     pub is_fatal: bool,
     /// Whether it was given up before the run went on, by a submission, a retry or a restart. What
@@ -34,7 +34,7 @@ impl GivenUpByRun {
         match task.state {
             State::Quarantined => {
                 let given_up = GivenUp {
-                    said: message.to_owned(),
+                    reason: message.to_owned(),
                     is_fatal: task.last_failure == Some(FailureKind::Fatal),
                     is_earlier: false,
                 };
@@ -90,7 +90,7 @@ impl Machine {
 
     /// Notes shards that were given up before the run went on. Those that are known stay as they are.
     /// Returns the others.
-    pub fn leave_out(
+    pub fn add_given_up(
         &mut self,
         run: &RunId,
         stage: &StageName,
@@ -99,9 +99,9 @@ impl Machine {
         let known = self.given_up.of_stage(run, stage);
         let is_new = |(shard, _): &(ShardId, String)| !known.contains_key(shard);
         let new: Vec<_> = shards.into_iter().filter(is_new).collect();
-        for (shard, said) in &new {
+        for (shard, reason) in &new {
             let given_up = GivenUp {
-                said: said.clone(),
+                reason: reason.clone(),
                 is_fatal: false,
                 is_earlier: true,
             };

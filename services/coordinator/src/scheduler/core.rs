@@ -1,7 +1,7 @@
-//! The state behind one lock: the task machine, runs as people see them, workers that wait, and
-//! what of all that is not written yet.
+//! The state behind the lock: the task machine, the views of runs, waiting workers, and changes that
+//! are not durable yet.
 //!
-//! What the machine notes is first shown in the views, then written, then told to watchers.
+//! A change of the machine is applied to the views first, then written, then sent to watchers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,73 +22,73 @@ use crate::view::{RunView, StageView, UnitProgress};
 /// Events of a run that a watcher may lag behind before it gets a snapshot instead.
 const EVENTS: usize = 1_024;
 
-/// Ended runs that stay in memory; all of them are in the database.
+/// Ended runs that stay in memory. The database has all of them.
 const ENDED_RUNS: usize = 64;
 
-/// Characters of a reason that are kept.
+/// Maximum length of a reason, in characters.
 const REASON: usize = 2_000;
 
 pub(crate) struct Core {
     pub(crate) machine: Machine,
     pub(crate) runs: BTreeMap<RunId, Active>,
-    /// Workers that wait, the oldest first.
+    /// Workers that wait for tasks, the oldest request first.
     pub(crate) waiting: Vec<Waiting>,
-    /// Which process has which worker's name.
+    /// The session that each worker name is bound to.
     pub(crate) sessions: Sessions,
-    /// Whether work is handed out.
+    /// Whether tasks are leased and requests answered.
     pub(crate) gate: Gate,
-    /// Why the coordinator goes down by itself.
+    /// The error that makes the coordinator shut down.
     pub(crate) broken: Option<Error>,
-    /// Why the database does not take the last batch. Work begins again once it does.
+    /// The error of the last write. `None` once the database can be written again.
     pub(crate) halted: Option<Arc<crate::state::Error>>,
-    /// What is not written yet.
+    /// Changes that are not written yet.
     batch: Batch,
     /// Whether a batch is being written.
     is_writing: bool,
-    /// When the beat looked at the clock last.
+    /// The time of the last call of [`Core::look`].
     looked_at: Now,
-    /// Events told so far.
-    pub(super) told: u64,
+    /// Number of events so far.
+    pub(super) event_count: u64,
 }
 
-/// Whether work is handed out.
+/// Whether tasks are leased and requests answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
-    /// It is.
+    /// Tasks are leased.
     Open,
-    /// The store has not said for long whether this coordinator is still the newest one: no
-    /// lease begins, those that are held go on.
+    /// The store has not confirmed for a lease period that this coordinator is the newest: no task
+    /// is leased. Existing leases are renewed.
     Shut,
-    /// The coordinator goes down: nothing is answered.
+    /// The coordinator is shutting down: every request fails.
     Closing,
-    /// A newer coordinator is there: nothing is answered.
+    /// A newer coordinator has started: every request fails.
     Superseded {
-        /// This one's generation.
+        /// The generation of this coordinator.
         ours: u64,
-        /// The newer one's.
+        /// The generation of the newer one.
         newer: u64,
     },
-    /// A part of the coordinator cannot go on, so the process ends: nothing is answered.
+    /// A part of the coordinator failed, so the process ends: every request fails.
     Broken,
 }
 
-/// What is written together and then told.
+/// Changes of one transaction, and the events that are sent after it.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(super) ops: Vec<Op>,
-    /// Runs whose view is not written yet, and which stages of it.
+    /// Runs whose view must be written, and the changed stages of each.
     dirty: BTreeMap<RunId, BTreeSet<StageName>>,
     pub(super) views: Vec<ViewChange>,
     /// Events that are not sent yet.
-    pub(super) events: Vec<Told>,
-    /// Who waits for it to be written.
+    pub(super) events: Vec<NumberedEvent>,
+    /// Requests that wait for the transaction.
     pub(super) waiters: Vec<oneshot::Sender<Result<(), Arc<crate::state::Error>>>>,
 }
 
-/// An event and its place among all: a view shows at once what is told only when it is written, so
-/// that whoever looks in between must not be told again.
+/// An event with its number. A view includes events that are not yet durable. `number` lets a watcher
+/// that read the view skip events it has already seen.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct NumberedEvent {
     pub(super) number: u64,
     pub(super) event: v1::Event,
 }
@@ -96,30 +96,30 @@ pub(crate) struct Told {
 /// A run in memory.
 pub(crate) struct Active {
     pub(crate) view: RunView,
-    pub(crate) events: broadcast::Sender<Told>,
-    /// Told when something is in the inbox.
+    pub(crate) events: broadcast::Sender<NumberedEvent>,
+    /// Notified when the inbox has a note.
     pub(crate) wake: Arc<Notify>,
-    /// Cancelled when it ends.
+    /// Cancelled when the run ends.
     pub(crate) stop: CancellationToken,
-    /// What became of its tasks, for its driver.
+    /// Changes of its tasks that the driver has not processed.
     pub(super) inbox: Vec<Note>,
 }
 
-/// What became of a task, for the driver of its run.
+/// A change of a task that the driver of its run must process.
 #[derive(Debug)]
 pub(super) enum Note {
-    /// Its commit stands.
+    /// The commit record is valid.
     Committed(Box<Commit>),
-    /// It was given up, as the machine says.
+    /// It was given up. The machine has the reason.
     GivenUp { stage: StageName, shard: ShardId },
-    /// It is tried again, although it was given up.
+    /// It was given up and is retried.
     Retried { stage: StageName, shard: ShardId },
 }
 
-/// A worker that waits for work.
+/// A worker that waits for tasks.
 pub(crate) struct Waiting {
     pub(crate) offer: Offer,
-    /// The process that asks.
+    /// The process that sent the request.
     pub(crate) session: Session,
     pub(crate) answer: oneshot::Sender<Vec<v1::Assignment>>,
 }
@@ -148,7 +148,7 @@ impl Active {
 }
 
 impl Gate {
-    /// Whether anything is answered.
+    /// Whether requests are answered.
     pub(crate) fn check(self) -> Result<(), Error> {
         match self {
             Self::Open | Self::Shut => Ok(()),
@@ -171,7 +171,7 @@ impl Core {
             batch: Batch::default(),
             is_writing: false,
             looked_at: now,
-            told: 0,
+            event_count: 0,
         }
     }
 
@@ -191,13 +191,13 @@ impl Core {
         }
     }
 
-    /// The clock at the last look.
+    /// The time of the last call of [`Core::look`].
     #[cfg(test)]
     pub(crate) fn looked_at(&self) -> Now {
         self.looked_at
     }
 
-    /// Shows in the views what the machine has noted.
+    /// Applies the changes of the machine to the views, the inboxes and the batch.
     pub(crate) fn absorb(&mut self, now_unix_ms: i64) {
         for change in self.machine.take_changes() {
             crate::metrics::count(&change);
@@ -216,14 +216,14 @@ impl Core {
             }
             if self.is_watched(&change.key.run) {
                 let what = v1::event::What::TaskChanged(task_changed(&change));
-                self.tell(&change.key.run, what, now_unix_ms);
+                self.queue_event(&change.key.run, what, now_unix_ms);
             }
             self.batch.ops.push(Op::Change(change));
         }
     }
 
-    /// A commit record of a task was read from the store: it decides. True where the task is
-    /// committed now.
+    /// Records a commit record that was read from the store. It decides the state of the task.
+    /// Returns whether the task is committed now.
     pub(crate) fn committed(&mut self, key: &Key, commit: Commit, now: Now) -> bool {
         let was = self.machine.task(key).map(|task| task.state.is_final());
         let is_committed = self.machine.committed(key, commit.lease_epoch, now);
@@ -236,8 +236,8 @@ impl Core {
         is_committed
     }
 
-    /// A task was given up, and its commit stands all the same. True where it is committed now.
-    pub(crate) fn committed_after_all(
+    /// Records the commit of a task that was given up. Returns whether it is committed now.
+    pub(crate) fn commit_given_up(
         &mut self,
         key: &Key,
         commit: Commit,
@@ -247,12 +247,12 @@ impl Core {
         if !self.machine.retry(key) {
             return false;
         }
-        // The driver is to learn of the one after the other.
+        // The driver must process the retry before the commit.
         self.absorb(now_unix_ms);
         self.committed(key, commit, now)
     }
 
-    /// Notes commits, to be written with the next batch.
+    /// Adds commits to the batch.
     pub(crate) fn add_commits(&mut self, run: &RunId, stage: &StageName, commits: Vec<Commit>) {
         let commits = commits.into_iter();
         let commits = commits.map(|commit| (commit.shard.clone(), commit.into()));
@@ -263,21 +263,21 @@ impl Core {
         });
     }
 
-    /// Notes that the store has these commits no more.
-    pub(crate) fn lost(&mut self, run: &RunId, stage: &StageName, shards: Vec<ShardId>) {
+    /// Removes commits that the store no longer has.
+    pub(crate) fn remove_commits(&mut self, run: &RunId, stage: &StageName, shards: Vec<ShardId>) {
         if !shards.is_empty() {
             let (run, stage) = (run.clone(), stage.clone());
             self.batch.ops.push(Op::Lost { run, stage, shards });
         }
     }
 
-    /// Notes that every commit of a stage that was in the store is known.
+    /// Marks a stage as listed: the database has every commit of it that the store had.
     pub(crate) fn listed(&mut self, run: &RunId, stage: &StageName) {
         let (run, stage) = (run.clone(), stage.clone());
         self.batch.ops.push(Op::Listed { run, stage });
     }
 
-    /// Deletes a run that has ended. False where it goes on.
+    /// Deletes a run that has ended. Returns false if it is running.
     pub(crate) fn prune(&mut self, run: &RunId) -> bool {
         let is_running = |active: &Active| active.view.state == v1::RunState::Running;
         if self.runs.get(run).is_some_and(is_running) {
@@ -289,11 +289,10 @@ impl Core {
         true
     }
 
-    /// Notes an event of how many tasks of a stage there are, and how many of them are committed and
-    /// adopted.
+    /// Queues a `StagePlanned` event with the current counts of a stage.
     ///
-    /// - `step_tasks`: tasks of the step that begins; 0 for one that had begun.
-    pub(super) fn tell_planned(
+    /// - `step_tasks`: tasks of the step that begins; 0 if the step had begun before.
+    pub(super) fn queue_planned_event(
         &mut self,
         run: &RunId,
         stage: &StageName,
@@ -311,10 +310,10 @@ impl Core {
             committed: view.committed,
             adopted: view.adopted,
         };
-        self.tell(run, v1::event::What::StagePlanned(planned), at_unix_ms);
+        self.queue_event(run, v1::event::What::StagePlanned(planned), at_unix_ms);
     }
 
-    /// Puts a run at its beginning. Shards that its view says were given up stay so.
+    /// Starts a run. Shards that are quarantined in its view stay given up.
     pub(crate) fn begin_run(&mut self, view: RunView) {
         self.batch.ops.push(Op::Submit(Box::new(view.clone())));
         self.insert_run(view);
@@ -325,14 +324,14 @@ impl Core {
         if view.state == v1::RunState::Running {
             for stage in &mut view.stages {
                 let given_up = std::mem::take(&mut stage.quarantined);
-                self.machine.leave_out(&view.run, &stage.stage, given_up);
+                self.machine.add_given_up(&view.run, &stage.stage, given_up);
             }
         }
         self.runs.insert(view.run.clone(), Active::new(view));
     }
 
-    /// A run as it stands, with the shards that were given up.
-    pub(crate) fn shown(&self, run: &RunId) -> Option<RunView> {
+    /// The current view of a run, with the shards that were given up.
+    pub(crate) fn run_view(&self, run: &RunId) -> Option<RunView> {
         let mut view = self.runs.get(run)?.view.clone();
         if view.state == v1::RunState::Running {
             show_given_up(&self.machine, &mut view);
@@ -340,21 +339,21 @@ impl Core {
         Some(view)
     }
 
-    /// Notes shards of a stage that were given up before the run went on, beside those that are known.
-    pub(crate) fn leave_out(
+    /// Adds shards of a stage that were given up before the run was resumed to those that are known.
+    pub(crate) fn add_given_up(
         &mut self,
         run: &RunId,
         stage: &StageName,
         shards: impl IntoIterator<Item = (ShardId, String)>,
     ) {
-        let shards = self.machine.leave_out(run, stage, shards);
+        let shards = self.machine.add_given_up(run, stage, shards);
         if !shards.is_empty() {
             let (run, stage) = (run.clone(), stage.clone());
-            self.batch.ops.push(Op::LeftOut { run, stage, shards });
+            self.batch.ops.push(Op::GivenUp { run, stage, shards });
         }
     }
 
-    /// Adds tasks that wait for workers. Those that are known already stay as they are.
+    /// Adds tasks that are ready for workers. Known tasks are left unchanged.
     pub(crate) fn add(&mut self, tasks: Vec<NewTask>) {
         let is_new = |task: &NewTask| self.machine.task(&task.key).is_none();
         let tasks: Vec<NewTask> = tasks.into_iter().filter(is_new).collect();
@@ -366,24 +365,24 @@ impl Core {
         }
     }
 
-    /// Whether the driver is still to learn that a shard of this stage is tried again.
+    /// Whether the inbox has a retry of a shard of this stage.
     pub(super) fn is_retried(&self, run: &RunId, stage: &StageName) -> bool {
         let notes = self.runs.get(run).map(|active| &active.inbox);
         let mut notes = notes.into_iter().flatten();
         notes.any(|note| matches!(note, Note::Retried { stage: of, .. } if of == stage))
     }
 
-    /// Whether somebody watches a run: events are made for nobody else.
+    /// Whether a run has watchers. Without watchers, no events are created for it.
     fn is_watched(&self, run: &RunId) -> bool {
         let active = self.runs.get(run);
         active.is_some_and(|active| active.events.receiver_count() > 0)
     }
 
-    /// Notes an event; it is sent once everything is written.
-    pub(crate) fn tell(&mut self, run: &RunId, what: v1::event::What, at_unix_ms: i64) {
-        self.told += 1;
-        self.batch.events.push(Told {
-            number: self.told,
+    /// Queues an event. It is sent after the batch is written.
+    pub(crate) fn queue_event(&mut self, run: &RunId, what: v1::event::What, at_unix_ms: i64) {
+        self.event_count += 1;
+        self.batch.events.push(NumberedEvent {
+            number: self.event_count,
             event: v1::Event {
                 run: run.to_string(),
                 at_unix_ms,
@@ -392,11 +391,11 @@ impl Core {
         });
     }
 
-    /// Waits for what was changed so far to be written; `None` where nothing was.
+    /// Notifies when all changes so far are written; `None` if there are none.
     pub(crate) fn written(
         &mut self,
     ) -> Option<oneshot::Receiver<Result<(), Arc<crate::state::Error>>>> {
-        // What was changed before may be in the batch that is being written.
+        // Earlier changes may be in the batch that is being written.
         if self.batch.ops.is_empty() && self.batch.dirty.is_empty() && !self.is_writing {
             return None;
         }
@@ -405,7 +404,7 @@ impl Core {
         Some(written)
     }
 
-    /// Takes what is to be written.
+    /// Takes the batch to write it.
     pub(crate) fn take_batch(&mut self) -> Batch {
         let mut batch = std::mem::take(&mut self.batch);
         self.is_writing = !batch.ops.is_empty() || !batch.dirty.is_empty();
@@ -418,28 +417,28 @@ impl Core {
         batch
     }
 
-    /// Notes that the batch that was taken is written.
+    /// Marks the taken batch as written.
     pub(crate) fn finish_writing(&mut self) {
         self.is_writing = false;
     }
 
-    /// Sends events of a batch that is written. Nobody may be watching.
-    pub(crate) fn send(&mut self, events: Vec<Told>) {
-        for told in events {
-            if let Some(active) = self.runs.get(&RunId::from(told.event.run.as_str())) {
-                let _ = active.events.send(told);
+    /// Sends the events of a written batch.
+    pub(crate) fn send(&mut self, events: Vec<NumberedEvent>) {
+        for event in events {
+            if let Some(active) = self.runs.get(&RunId::from(event.event.run.as_str())) {
+                let _ = active.events.send(event);
             }
         }
     }
 
-    /// A stage of a run, to be changed and written.
+    /// A stage of a run, for a change. The stage is marked as dirty.
     pub(crate) fn stage_mut(&mut self, run: &RunId, stage: &StageName) -> Option<&mut StageView> {
         let stages = self.batch.dirty.entry(run.clone()).or_default();
         stages.insert(stage.clone());
         self.runs.get_mut(run)?.view.stage_mut(stage)
     }
 
-    /// Shows how far a lease is.
+    /// Updates the progress of a lease.
     pub(crate) fn progress(
         &mut self,
         (run, stage, shard): (&RunId, &StageName, &ShardId),
@@ -452,14 +451,14 @@ impl Core {
             return;
         };
         view.progress.insert(shard.clone(), progress);
-        // Events wait for the database, so of progress none is kept while it takes nothing.
+        // Queued events wait for the database, so progress is dropped while it cannot be written.
         if self.is_watched(run) && self.halted.is_none() {
-            self.tell(run, v1::event::What::TaskProgress(message), now_unix_ms);
+            self.queue_event(run, v1::event::What::TaskProgress(message), now_unix_ms);
         }
     }
 
-    /// Ends a run: its tasks that are not final are cancelled, watchers are told. A run that has
-    /// ended before stays as it is, and gives false.
+    /// Ends a run: cancels its unfinished tasks and notifies watchers. Returns false, and changes
+    /// nothing, if the run has already ended.
     pub(crate) fn end_run(
         &mut self,
         run: &RunId,
@@ -493,18 +492,18 @@ impl Core {
         };
         let stages = view.stages.iter().map(|stage| stage.stage.clone());
         self.batch.dirty.insert(run.clone(), stages.collect());
-        self.tell(run, v1::event::What::RunEnded(ended), now_unix_ms);
+        self.queue_event(run, v1::event::What::RunEnded(ended), now_unix_ms);
         true
     }
 
-    /// Runs that go on.
+    /// Runs that have not ended.
     pub(crate) fn running(&self) -> Vec<RunId> {
         let runs = self.runs.iter();
         let running = runs.filter(|(_, active)| active.view.state == v1::RunState::Running);
         running.map(|(run, _)| run.clone()).collect()
     }
 
-    /// Ended runs need not all stay in memory; those that are not written yet do.
+    /// Removes the oldest ended runs from memory. Runs with unwritten changes stay.
     pub(crate) fn forget_ended(&mut self) {
         if self.runs.len() <= ENDED_RUNS {
             return;

@@ -1,12 +1,11 @@
-//! The driver of a run: expands its stages when their inputs are done, adopts what was made
-//! before, publishes versions, ends the run.
+//! The driver of a run: expands stages whose inputs are done, adopts tasks that other runs have done,
+//! publishes versions, and ends the run.
 //!
-//! It remembers nothing that the store and the database do not hold: a driver that starts looks up
-//! what is committed and continues there. A step of a million tasks is worked on through a window:
-//! some thousand tasks are open at a time, the next ones are made when room is free, and what is
-//! committed stays in the database, from which the end of the step reads it page by page.
-//! What becomes of tasks meanwhile stands in the inbox of its run, so that it never looks at all of
-//! them.
+//! All durable state is in the store and the database: a new driver looks up what is committed and
+//! continues there. A step of a million tasks is processed through a window: some thousand tasks are
+//! open at a time, and more are created when there is room. Commits stay in the database, and the end
+//! of the step reads them page by page. Changes of tasks arrive in the inbox of the run, so the driver
+//! never scans all tasks.
 
 mod adopt;
 mod close;
@@ -34,15 +33,15 @@ use capstan_proto::v1;
 pub(super) use self::adopt::rebase;
 use self::progress::Progress;
 use super::Inner;
-use super::supervise::panicked;
+use super::supervise::panic_message;
 use crate::view::StageView;
 
-/// Reads and writes of the store in flight at most, of one run.
+/// Maximum number of concurrent reads and writes of the store, per run.
 const IN_FLIGHT: usize = 16;
-/// How long a run may wait for a store that does not answer before it ends as failed.
+/// How long a run waits for a store that does not answer before it fails.
 const OUTAGE: Duration = Duration::from_secs(600);
 
-/// Why a run cannot go on.
+/// Why a run cannot continue.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -87,10 +86,10 @@ impl Error {
     }
 }
 
-/// Between two looks for a worker that could take the tasks of a stage.
+/// Pause between two checks for a worker that could execute the tasks of a stage.
 const WORKER_POLL: Duration = Duration::from_millis(200);
 
-/// Failures of the driver's own since the store answered last.
+/// Consecutive failures of the driver without an answer of the store.
 #[derive(Debug, Default)]
 struct Outage {
     failures: u32,
@@ -99,10 +98,10 @@ struct Outage {
 }
 
 impl Outage {
-    /// One more failure. Gives how long the outage lasts.
+    /// Records a failure. Returns how long the outage lasts.
     ///
-    /// - `answers`: requests that the store has answered so far.
-    fn failed(&mut self, now: Duration, answers: u64) -> Duration {
+    /// - `answers`: number of requests that the store has answered so far.
+    fn record_failure(&mut self, now: Duration, answers: u64) -> Duration {
         if self.failures == 0 || answers > self.answers {
             *self = Self {
                 failures: 0,
@@ -121,29 +120,29 @@ pub(super) struct Driver {
     pipeline: Pipeline,
     stages: BTreeMap<StageName, Progress>,
     outputs: BTreeMap<StageName, StageOutput>,
-    /// Whether a stage waits for the first worker that could take its tasks.
+    /// Whether a stage waits for the first worker that could execute its tasks.
     awaits_worker: bool,
-    /// Whether a step has tasks that were not looked up for the sake of other stages.
+    /// Whether a step has tasks that were not looked up yet, to let other stages advance.
     is_filling: bool,
 }
 
 impl Driver {
-    /// Drives a run until it ends or the coordinator goes down. A driver that panics begins again,
-    /// a few times: it remembers nothing that the store does not hold.
+    /// Drives a run until it ends or the coordinator shuts down. A driver that panics is restarted,
+    /// at most `max_attempts - 1` times.
     pub(super) async fn drive_supervised(inner: Arc<Inner>, run: RunId) {
         for panics in 1.. {
             let driving = Self::drive(inner.clone(), run.clone());
-            let Some(said) = panicked(driving).await else {
+            let Some(message) = panic_message(driving).await else {
                 return;
             };
             let error = Error::Coordinator(crate::Error::Panicked {
                 part: "the driver of the run",
-                said,
+                message,
             });
             if panics >= inner.settings.max_attempts {
-                return failed(&inner, &run, &error).await;
+                return fail_run(&inner, &run, &error).await;
             }
-            tracing::error!(%run, error = failure::chain(&error), panics, "beginning again");
+            tracing::error!(%run, error = failure::chain(&error), panics, "restarting the driver");
             let pause = tokio::time::sleep(inner.policy.backoff_after(panics));
             if inner.shutdown.run_until_cancelled(pause).await.is_none() {
                 return;
@@ -151,19 +150,19 @@ impl Driver {
         }
     }
 
-    /// Drives a run until it ends or the coordinator goes down.
+    /// Drives a run until it ends or the coordinator shuts down.
     async fn drive(inner: Arc<Inner>, run: RunId) {
         let (wake, stop, json, stages) = {
             let core = inner.lock();
             let Some(active) = core.runs.get(&run) else {
                 return;
             };
-            // A driver before this one may not have asked for their commits.
+            // An earlier driver may not have checked the store for commits of these shards.
             let stages = active.view.stages.iter().map(|stage| {
                 let given_up = core.machine.given_up(&run, &stage.stage);
                 let new = given_up.filter(|(_, given_up)| !given_up.is_earlier);
                 let progress = Progress {
-                    unlooked: new.map(|(shard, _)| shard.clone()).collect(),
+                    unchecked: new.map(|(shard, _)| shard.clone()).collect(),
                     ..Progress::default()
                 };
                 (stage.stage.clone(), progress)
@@ -177,7 +176,7 @@ impl Driver {
         };
         let pipeline = match serde_json::from_str(&json) {
             Ok(pipeline) => pipeline,
-            Err(error) => return failed(&inner, &run, &Error::Pipeline(error)).await,
+            Err(error) => return fail_run(&inner, &run, &Error::Pipeline(error)).await,
         };
         let mut driver = Self {
             inner: inner.clone(),
@@ -214,14 +213,18 @@ impl Driver {
                 }
                 Err(error) => error,
             };
-            let lasts = outage.failed(inner.clock.now(), inner.store.answers());
+            let duration = outage.record_failure(inner.clock.now(), inner.store.answers());
             let failures = outage.failures;
-            if !may_pass(error.kind(), lasts, failures <= inner.settings.max_attempts) {
-                return failed(&inner, &run, &error).await;
+            if !may_retry(
+                error.kind(),
+                duration,
+                failures <= inner.settings.max_attempts,
+            ) {
+                return fail_run(&inner, &run, &error).await;
             }
-            tracing::warn!(error = failure::chain(&error), %run, failures, "trying again");
+            tracing::warn!(error = failure::chain(&error), %run, failures, "retrying");
             let pause = inner.policy.backoff_after(failures);
-            // What else happens is no reason to ask a store sooner that does not answer.
+            // Other events do not shorten the back-off while the store is unavailable.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -231,7 +234,7 @@ impl Driver {
         }
     }
 
-    /// Takes every stage as far as it goes. True where all of them are done.
+    /// Advances every stage as far as possible. Returns whether all of them are done.
     async fn pass(&mut self) -> Result<bool, Error> {
         self.awaits_worker = false;
         self.is_filling = false;
@@ -254,7 +257,7 @@ impl Driver {
         Ok(self.outputs.len() == self.pipeline.stages.len())
     }
 
-    /// Takes one stage as far as it goes: step after step, until tasks are open or it is done.
+    /// Advances one stage until it has open tasks or is done.
     async fn advance(&mut self, stage: &Stage) -> Result<(), Error> {
         if self.list(stage).await? {
             return Ok(());
@@ -262,7 +265,7 @@ impl Driver {
         let allowed = self.pipeline.max_quarantined_of(stage);
         loop {
             self.take_inbox()?;
-            if self.look_for_commits(stage).await? {
+            if self.find_commits(stage).await? {
                 continue;
             }
             self.publish_recipes(&stage.name).await?;
@@ -271,8 +274,8 @@ impl Driver {
                 if self.fill(stage).await? {
                     return Ok(());
                 }
-                // What was given up before ends the run again once the shards beside it, which may
-                // be those that are tried again, have had their turn.
+                // Shards that were given up in an earlier submission fail the run only now: first the
+                // other shards, among them those that are retried, are executed.
                 self.check(stage, allowed, |_| true)?;
                 self.close(stage).await?;
                 continue;
@@ -307,7 +310,7 @@ impl Driver {
             .map(|view| read(view)))
     }
 
-    /// What comes next.
+    /// Expands the stage: the tasks of the next step, or the outcome.
     fn next(&self, stage: &Stage) -> Result<Next, Error> {
         let progress = &self.stages[&stage.name];
         Ok(next(Request {
@@ -326,8 +329,8 @@ impl Driver {
         stage.kind.settings().computes() && !is_fixed
     }
 
-    /// Fixes what a stage's models compute on: the setting, else the most common kind among the
-    /// workers that could take its tasks. False where there is none yet.
+    /// Fixes the device kind of a stage: its setting, else the most common kind among the workers
+    /// that could execute its tasks. Returns false if there is no such worker yet.
     async fn fix_device(&mut self, stage: &Stage) -> Result<bool, Error> {
         let Some(wanted) = self.inner.device_for(stage)? else {
             return Ok(false);
@@ -339,22 +342,24 @@ impl Driver {
     }
 }
 
-/// The error of a database that cannot be read.
-fn lost(error: crate::state::Error) -> Error {
+/// An error for a database that cannot be read.
+fn database_error(error: crate::state::Error) -> Error {
     Error::Coordinator(crate::Error::Database(Arc::new(error)))
 }
 
-/// Whether a failure of the driver's own may go away: a store that does not answer is waited for,
-/// as `lasts` says for how long already; anything else is tried a few times.
-fn may_pass(kind: FailureKind, lasts: Duration, has_tries: bool) -> bool {
+/// Whether to retry after a failure of the driver. The driver retries for [`OUTAGE`] while the store
+/// does not answer, and a few times after other retryable failures.
+///
+/// - `duration`: how long the outage lasts.
+fn may_retry(kind: FailureKind, duration: Duration, has_tries: bool) -> bool {
     match kind {
-        FailureKind::Transient => lasts < OUTAGE,
+        FailureKind::Transient => duration < OUTAGE,
         kind => kind.is_retryable() && has_tries,
     }
 }
 
-async fn failed(inner: &Inner, run: &RunId, error: &Error) {
-    // A coordinator that goes down says nothing of its runs.
+async fn fail_run(inner: &Inner, run: &RunId, error: &Error) {
+    // During shutdown, the next start decides about the run.
     if inner.core().is_ok() {
         let reason = failure::chain(error);
         tracing::error!(%run, error = reason, "run failed");
@@ -363,14 +368,14 @@ async fn failed(inner: &Inner, run: &RunId, error: &Error) {
 }
 
 impl Inner {
-    /// [`Inner::end_run`] for whom nobody waits.
+    /// [`Inner::end_run`] without a caller that needs the result.
     async fn end(&self, run: &RunId, state: v1::RunState, reason: &str) {
-        // A failure to write was logged, and watchers were told in any case.
+        // A failure to write is logged, and watchers are notified regardless.
         let _ = self.end_run(run, state, reason).await;
     }
 
-    /// Ends a run; one that has ended stays as it is. The store is told, so that a database that
-    /// is made anew knows it too.
+    /// Ends a run; one that has ended stays unchanged. The end is recorded in the store, so that
+    /// `state rebuild` restores it.
     pub(super) async fn end_run(
         &self,
         run: &RunId,
@@ -388,21 +393,21 @@ impl Inner {
             v1::RunState::Running | v1::RunState::Unspecified => return Ok(()),
         };
         if ended {
-            self.tell_store(run, state, reason).await;
+            self.record_in_store(run, state, reason).await;
         }
         Ok(())
     }
 
-    /// Says in the store where a run stands. A store that does not take it stops nothing: after
-    /// `state rebuild` the run would be looked at anew.
-    pub(super) async fn tell_store(&self, run: &RunId, state: runs::RunState, reason: &str) {
+    /// Records the state of a run in the store. A failure is only logged: after `state rebuild` the
+    /// run would start again.
+    pub(super) async fn record_in_store(&self, run: &RunId, state: runs::RunState, reason: &str) {
         let standing = runs::Standing {
             state,
             reason: reason.to_owned(),
             at_ms: self.clock.unix_ms(),
         };
         if let Err(error) = runs::stands(&self.store, run, &standing).await {
-            tracing::warn!(error = failure::chain(&error), %run, "the store was not told where the run stands");
+            tracing::warn!(error = failure::chain(&error), %run, "the state of the run was not recorded in the store");
         }
     }
 }
@@ -412,17 +417,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_ends_a_run_only_where_nothing_succeeded_in_between() {
+    fn an_outage_ends_a_run_only_without_an_answer_in_between() {
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-        let lasts = |outage: &mut Outage, at, answers| outage.failed(minutes(at), answers);
-        let passes = |lasts| may_pass(FailureKind::Transient, lasts, true);
+        let duration =
+            |outage: &mut Outage, at, answers| outage.record_failure(minutes(at), answers);
+        let retries = |duration| may_retry(FailureKind::Transient, duration, true);
         let mut outage = Outage::default();
-        assert_eq!(lasts(&mut outage, 5, 100), Duration::ZERO);
-        assert!(passes(lasts(&mut outage, 14, 100)));
+        assert_eq!(duration(&mut outage, 5, 100), Duration::ZERO);
+        assert!(retries(duration(&mut outage, 14, 100)));
         // The store answers, and fails again.
-        assert!(passes(lasts(&mut outage, 16, 101)));
-        assert!(passes(lasts(&mut outage, 25, 101)));
-        let lasted = lasts(&mut outage, 26, 101);
-        assert!(!passes(lasted), "ten minutes without an answer");
+        assert!(retries(duration(&mut outage, 16, 101)));
+        assert!(retries(duration(&mut outage, 25, 101)));
+        let last = duration(&mut outage, 26, 101);
+        assert!(!retries(last), "ten minutes without an answer");
     }
 }

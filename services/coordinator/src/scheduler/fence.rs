@@ -1,4 +1,4 @@
-//! The lookout: a coordinator that is no longer the newest one over its store stops.
+//! Fencing: a coordinator stops when a newer one has started over the same store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,17 @@ use crate::error::Error;
 use crate::generation;
 
 impl Inner {
-    /// Asks the store once per heartbeat period whether a newer generation was taken. Where one
-    /// was, this coordinator answers nobody any more and goes down.
+    /// Checks once per heartbeat period whether a newer generation was taken in the store. If so,
+    /// this coordinator rejects every request and shuts down.
     ///
-    /// While the store does not answer, leases go on being given for one lease period: what two
-    /// coordinators lease twice costs work and nothing else, since the commit record decides, and
-    /// a store that hiccups should not stop a cluster. After that period nobody new is set to work
-    /// (a worker could not commit to such a store anyway), and leases that are held go on being
-    /// renewed, until the store answers again.
-    pub(super) async fn look_out(self: Arc<Self>) {
+    /// If the store does not answer, tasks are leased for one more lease period. Two coordinators
+    /// may then lease the same task, which costs only work, because the commit record decides; and a
+    /// short failure of the store does not stop the cluster. After that period no task is leased,
+    /// since a worker could not commit to such a store. Existing leases are renewed meanwhile.
+    pub(super) async fn watch_generation(self: Arc<Self>) {
         let period = Duration::from_secs(self.settings.heartbeat_seconds);
         let bound = Duration::from_secs(self.settings.lease_seconds);
-        // The start has just taken the newest generation: the first look is due a period later.
+        // The start has taken the newest generation, so the first check is due one period later.
         let mut looks = tokio::time::interval_at(Instant::now() + period, period);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut answered = Instant::now();
@@ -43,10 +42,10 @@ impl Inner {
                 Ok(Err(error)) => {
                     tracing::warn!(
                         error = failure::chain(&error),
-                        "the store does not say who coordinates"
+                        "cannot read the newest generation from the store"
                     );
                 }
-                Err(_) => tracing::warn!("the store does not say in time who coordinates"),
+                Err(_) => tracing::warn!("the store did not return the newest generation in time"),
             }
             if answered.elapsed() > bound {
                 self.shut();
@@ -57,7 +56,7 @@ impl Inner {
     fn open(&self) {
         let mut core = self.lock();
         if core.gate == Gate::Shut {
-            tracing::info!("the store answers again: leases begin again");
+            tracing::info!("the store answers again: leasing resumes");
             core.gate = Gate::Open;
             self.pump.notify_one();
         }
@@ -66,23 +65,27 @@ impl Inner {
     fn shut(&self) {
         let mut core = self.lock();
         if core.gate == Gate::Open {
-            tracing::error!("the store has not answered for a lease period: no lease begins");
+            tracing::error!("the store has not answered for a lease period: no task is leased");
             core.gate = Gate::Shut;
         }
     }
 
-    /// A newer coordinator is there: this one goes down.
+    /// Shuts down because a newer coordinator has started.
     pub(super) fn step_down(&self, ours: u64, newer: u64) {
-        tracing::error!(ours, newer, "a newer coordinator is there: this one stops");
+        tracing::error!(
+            ours,
+            newer,
+            "a newer coordinator has started: this one stops"
+        );
         self.stop(Gate::Superseded { ours, newer });
     }
 
-    /// A part of the coordinator cannot go on: it goes down, so that whoever supervises the process
-    /// starts it again.
+    /// Shuts down because a part of the coordinator failed. The supervisor of the process restarts
+    /// it.
     pub(super) fn break_down(&self, why: Error) {
         tracing::error!(
             error = failure::chain(&why),
-            "the coordinator cannot go on: it stops"
+            "the coordinator failed: it stops"
         );
         self.lock().broken.get_or_insert(why);
         self.stop(Gate::Broken);

@@ -1,7 +1,7 @@
-//! What a run would do: its stages as far as the store tells. Reads only, starts nothing.
+//! The tasks that a run would execute, as far as the store determines them. Reads only.
 //!
-//! A stage is expanded for as long as every task of its step is committed, by this run or, under
-//! an equal recipe, by another; where it ends so, later stages are expanded from what it gave.
+//! A stage is expanded step by step while every task of a step is committed by this run or, under an
+//! equal recipe, by another run. If all steps are, the stages that read it are expanded from its output.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,45 +20,45 @@ use super::Handle;
 use super::driver::rebase;
 use crate::error::Error;
 
-/// Reads of the store in flight at most.
+/// Maximum number of concurrent reads of the store.
 const IN_FLIGHT: usize = 16;
 
-/// Shards of a stage that are looked at one by one, at most: a plan is made in memory.
+/// Maximum number of shards of a stage that are checked one by one, because a plan is in memory.
 const SURVEYED: usize = 50_000;
 
-/// The stages of a run, by what lies in the store.
+/// Surveys the stages of a run from the store.
 pub(crate) struct Survey<'a> {
     pub(crate) store: &'a Store,
     pub(crate) run: &'a RunId,
     pub(crate) pipeline: &'a Pipeline,
-    /// Whether what other runs made by equal recipes counts.
-    pub(crate) adopts: bool,
-    /// What a stage that computes would compute on, where nothing is fixed yet.
+    /// Whether commits of other runs with equal recipes count as done.
+    pub(crate) includes_adoptable: bool,
+    /// The device kind that a stage would get if none is fixed yet.
     pub(crate) device_for: &'a (dyn Fn(&Stage) -> Option<DeviceKind> + Sync),
 }
 
-/// A stage, by what lies in the store.
+/// The state of a stage in the store.
 #[derive(Debug, Default)]
 pub(crate) struct Surveyed {
-    /// Tasks, where they are known.
+    /// Number of tasks, if known.
     pub(crate) tasks: Option<u64>,
-    /// Commits of this run.
+    /// Number of commits of this run.
     pub(crate) committed: u64,
-    /// Of these, adopted ones.
+    /// How many of `committed` were adopted.
     pub(crate) adopted: u64,
-    /// Tasks that an equal recipe of another run would do.
+    /// Number of tasks that could be adopted from other runs with equal recipes.
     pub(crate) adoptable: u64,
-    /// Shards that its version says are missing.
+    /// Shards that its version lists as missing.
     pub(crate) missing: Vec<ShardId>,
-    /// What it produced, where all of it is committed. A version that is not published has number 0.
+    /// What it produced, if every task is committed. A version that is not published has number 0.
     pub(crate) output: Option<StageOutput>,
-    /// Whether nothing was looked up: no worker is there to say what kind of device the stage computes
-    /// on, or it has too many shards.
+    /// Whether adoptable tasks were not looked up: no worker determines the device kind of the
+    /// stage, or it has too many shards.
     pub(crate) adoption_unknown: bool,
 }
 
 impl Surveyed {
-    /// What the stage produced; `None` where it is not done, or its version is not published.
+    /// What the stage produced; `None` if it is not done or its version is not published.
     pub(crate) fn published(&self) -> Option<OutputRef> {
         match self.output.as_ref()?.reference() {
             OutputRef::Dataset { version, .. } if version.number == 0 => None,
@@ -68,10 +68,10 @@ impl Surveyed {
 }
 
 impl Survey<'_> {
-    /// The stages in the pipeline's order.
+    /// Surveys the stages in topological order.
     ///
     /// # Errors
-    /// Those of the store; [`Error::Expand`]: commits that do not hold what their tasks make.
+    /// Those of the store; [`Error::Expand`]: commits that do not fit the stage.
     pub(crate) async fn stages(&self) -> Result<Vec<(Stage, Surveyed)>, Error> {
         let mut outputs: BTreeMap<StageName, StageOutput> = BTreeMap::new();
         let mut lists = Lists::default();
@@ -85,7 +85,7 @@ impl Survey<'_> {
                 self.stage(stage, &outputs, &mut lists).await?
             } else {
                 Surveyed {
-                    tasks: alone(stage).then_some(1),
+                    tasks: is_single_task(stage).then_some(1),
                     ..Surveyed::default()
                 }
             };
@@ -135,7 +135,7 @@ impl Survey<'_> {
         }
     }
 
-    /// A stage whose commits fit in memory.
+    /// Surveys a stage whose commits fit in memory.
     async fn small_stage(
         &self,
         stage: &Stage,
@@ -159,7 +159,7 @@ impl Survey<'_> {
         let missing: BTreeSet<ShardId> = surveyed.missing.iter().cloned().collect();
         let device = self.device(stage).await?;
         surveyed.adoption_unknown = stage.kind.settings().computes() && device.is_none();
-        let adopts = self.adopts && !surveyed.adoption_unknown;
+        let includes_adoptable = self.includes_adoptable && !surveyed.adoption_unknown;
         let done = loop {
             let request = Request {
                 stage,
@@ -175,7 +175,7 @@ impl Survey<'_> {
             };
             let known = tasks.len() as u64;
             let open = self
-                .adoptable(tasks, adopts, lists, &mut commits, &missing)
+                .adoptable(tasks, includes_adoptable, lists, &mut commits, &missing)
                 .await?;
             surveyed.adoptable = commits.len() as u64 - surveyed.committed;
             if open > 0 {
@@ -187,7 +187,7 @@ impl Survey<'_> {
         surveyed.tasks = Some((commits.len() + missing.len()) as u64);
         surveyed.output = Some(match done.given {
             Given::Dataset { dataset, parts, .. } => {
-                // A number that no version has: recipes hold rows, never versions.
+                // No version has number 0. It changes no recipe, because recipes do not contain versions.
                 let planned = VersionRef { dataset, number: 0 };
                 let version = version.map_or(planned, |version| version.reference());
                 StageOutput::Dataset(lists.add_shards(version, parts))
@@ -198,7 +198,7 @@ impl Survey<'_> {
         Ok(surveyed)
     }
 
-    /// The commits of a stage by shard, with every file that they name.
+    /// The commits of a stage by shard, with all files of their outputs.
     async fn summaries(&self, stage: &Stage) -> Result<BTreeMap<ShardId, Summary>, Error> {
         let mut summaries = BTreeMap::new();
         for commit in commits::of_stage(self.store, self.run, &stage.name).await? {
@@ -216,7 +216,7 @@ impl Survey<'_> {
         Ok(summary)
     }
 
-    /// What a stage computes on: what was fixed, else what would be.
+    /// The device kind of a stage: the fixed one, else the one that it would get.
     async fn device(&self, stage: &Stage) -> Result<Option<DeviceKind>, Error> {
         if !stage.kind.settings().computes() {
             return Ok(None);
@@ -225,12 +225,12 @@ impl Survey<'_> {
         Ok(fixed.or_else(|| (self.device_for)(stage)))
     }
 
-    /// Adds the commits that would be made of equal recipes, of tasks that have none. Gives how
-    /// many tasks have no equal.
+    /// Adds the commits of equal recipes to the tasks that have none. Returns the number of tasks
+    /// without an equal.
     async fn adoptable(
         &self,
         tasks: Vec<Task>,
-        adopts: bool,
+        includes_adoptable: bool,
         lists: &Lists,
         commits: &mut BTreeMap<ShardId, Summary>,
         missing: &BTreeSet<ShardId>,
@@ -238,7 +238,7 @@ impl Survey<'_> {
         let is_open =
             |task: &Task| !commits.contains_key(&task.shard) && !missing.contains(&task.shard);
         let open: Vec<Task> = tasks.into_iter().filter(is_open).collect();
-        if !adopts {
+        if !includes_adoptable {
             return Ok(open.len());
         }
         let found: Vec<Option<(ShardId, Summary)>> = futures::stream::iter(open)
@@ -261,7 +261,7 @@ impl Survey<'_> {
     }
 }
 
-/// Overlays as adopting would align them with the bases of this run.
+/// Aligns overlays with the bases of this run, as adoption would.
 fn rebased(task: &Task, lists: &Lists, outputs: &mut Outputs) {
     match task.work.overlaid() {
         Overlaid::None => {}
@@ -282,7 +282,7 @@ fn read_by_shard<'a>(
 }
 
 impl Handle {
-    /// What [`Handle::submit`] of the same arguments would have to do. Starts and writes nothing.
+    /// Returns what [`Handle::submit`] with the same arguments would execute. Writes nothing.
     ///
     /// # Errors
     /// [`Error::RunId`], [`Error::OtherPipeline`], [`Error::Expand`]; [`Error::Store`].
@@ -292,24 +292,24 @@ impl Handle {
         seed: Option<u64>,
         run: Option<RunId>,
     ) -> Result<v1::PlanRunResponse, Error> {
-        let asked = super::runs::Asked::new(pipeline, seed, run)?;
-        let standing = runs::read(&self.inner.store, &asked.run).await?;
-        if let Some(standing) = &standing {
-            asked.must_equal(standing)?;
+        let submission = super::runs::Submission::new(pipeline, seed, run)?;
+        let recorded = runs::read(&self.inner.store, &submission.run).await?;
+        if let Some(recorded) = &recorded {
+            submission.check_equal(recorded)?;
         }
         let survey = Survey {
             store: &self.inner.store,
-            run: &asked.run,
-            pipeline: &asked.pipeline,
-            adopts: true,
+            run: &submission.run,
+            pipeline: &submission.pipeline,
+            includes_adoptable: true,
             device_for: &|stage| self.inner.device_for(stage).ok().flatten(),
         };
         let stages = survey.stages().await?;
         Ok(v1::PlanRunResponse {
-            exists: standing.is_some(),
+            exists: recorded.is_some(),
             stages: stages.into_iter().map(to_message).collect(),
-            run: asked.run.to_string(),
-            warnings: self.warnings(&asked.pipeline)?,
+            run: submission.run.to_string(),
+            warnings: self.warnings(&submission.pipeline)?,
         })
     }
 }
@@ -327,12 +327,12 @@ fn to_message((stage, surveyed): (Stage, Surveyed)) -> v1::StagePlan {
     }
 }
 
-/// Whether the stage is one task, whatever it reads.
-fn alone(stage: &Stage) -> bool {
+/// Whether the stage always has one task.
+fn is_single_task(stage: &Stage) -> bool {
     matches!(stage.kind.split(), Split::Global | Split::Gang)
 }
 
-/// The dataset that a stage adds a version to; `None` where it gives none.
+/// The dataset that a stage adds a version to; `None` if it adds none.
 pub(super) fn dataset_of<'a>(
     kind: &'a Kind,
     inputs: &'a BTreeMap<StageName, StageOutput>,

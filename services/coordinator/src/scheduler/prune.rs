@@ -8,18 +8,18 @@ use super::Handle;
 use super::core::Core;
 use crate::error::Error;
 
-/// Runs that one request deletes at most.
+/// Maximum number of runs that one request deletes.
 const PRUNED: u32 = 1_000;
 
 impl Handle {
-    /// Deletes runs that ended longer ago than `age` from the database, at most 1,000, the oldest first.
-    /// A run of many shards is deleted over several transactions, so that others are served in between.
-    /// What the runs made stays in the object store, and a run that is submitted again finds it there.
+    /// Deletes at most 1,000 runs that ended longer ago than `age` from the database, oldest first.
+    /// A run of many shards is deleted in several transactions, so that other requests are served in
+    /// between. The object store keeps what the runs made; a run that is submitted again finds it.
     ///
-    /// Gives the runs, and whether further ones are old enough.
+    /// Returns the runs, and whether more runs are old enough.
     ///
     /// # Errors
-    /// [`Error::Database`]; what was deleted before stays deleted.
+    /// [`Error::Database`]: some runs may be deleted already.
     pub async fn prune(&self, age: Duration) -> Result<(Vec<RunId>, bool), Error> {
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
         let before = self.inner.clock.unix_ms().saturating_sub(age);
@@ -32,7 +32,7 @@ impl Handle {
         let mut pruned = Vec::with_capacity(ended.len());
         for run in ended {
             let delete = |core: &mut Core| core.prune(&run);
-            // Submitted again meanwhile: it goes on.
+            // The deletion returns false if the run was submitted again meanwhile.
             while self.inner.change(delete).await? {
                 if database.run(&run).await.map_err(failed)?.is_none() {
                     pruned.push(run);

@@ -1,4 +1,4 @@
-//! Trying again what was given up.
+//! Retrying shards that were given up.
 
 use std::collections::BTreeSet;
 
@@ -14,29 +14,29 @@ use crate::error::Error;
 use crate::machine::Key;
 use crate::view::RunView;
 
-/// A run that goes on.
+/// A run that was resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retried {
-    /// Where it stands now.
+    /// Its state.
     pub state: v1::RunState,
-    /// Shards that are tried again.
+    /// Number of shards that are retried.
     pub shards: u64,
 }
 
-/// Which shards are meant.
-struct Choice {
+/// The shards to retry: all, those of a stage, or one.
+struct Selection {
     stage: Option<StageName>,
     shard: Option<ShardId>,
 }
 
-impl Choice {
-    fn takes(&self, stage: &StageName, shard: &ShardId) -> bool {
-        self.stage.as_ref().is_none_or(|chosen| chosen == stage)
-            && self.shard.as_ref().is_none_or(|chosen| chosen == shard)
+impl Selection {
+    fn matches(&self, stage: &StageName, shard: &ShardId) -> bool {
+        self.stage.as_ref().is_none_or(|selected| selected == stage)
+            && self.shard.as_ref().is_none_or(|selected| selected == shard)
     }
 
-    /// Shards given up that are meant, of stages that are not done.
-    fn of(&self, view: &RunView) -> Vec<(StageName, ShardId)> {
+    /// The selected shards that were given up, in stages that are not done.
+    fn select(&self, view: &RunView) -> Vec<(StageName, ShardId)> {
         let open = view
             .stages
             .iter()
@@ -45,22 +45,21 @@ impl Choice {
             let shards = stage.quarantined.keys();
             shards.map(|shard| (stage.stage.clone(), shard.clone()))
         })
-        .filter(|(stage, shard)| self.takes(stage, shard))
+        .filter(|(stage, shard)| self.matches(stage, shard))
         .collect()
     }
 }
 
 impl Handle {
-    /// Tries again what was given up, with attempts counted anew: every such shard of a run, those
-    /// of one stage, or one shard. A run that failed or was cancelled goes on; shards that are not
-    /// meant stay given up.
+    /// Retries shards that were given up: all of a run, those of one stage, or one. Their attempts
+    /// count from 0. A run that failed or was cancelled resumes. Other shards stay given up.
     ///
-    /// A stage that is done has published a version that says what is missing, and a step of a
-    /// crawl that others built on is over: neither can be tried again.
+    /// Two kinds of shards cannot be retried: those of a stage that is done, because its version
+    /// lists them as missing, and those of a crawl step that later steps have read.
     ///
     /// # Errors
-    /// [`Error::UnknownRun`], [`Error::UnknownStage`], [`Error::NothingToRetry`]; a shard without
-    /// its stage is [`Error::Request`]; [`Error::Database`].
+    /// [`Error::UnknownRun`], [`Error::UnknownStage`], [`Error::NothingToRetry`];
+    /// [`Error::Request`]: a shard without its stage; [`Error::Database`].
     pub async fn retry(
         &self,
         run: &RunId,
@@ -72,7 +71,7 @@ impl Handle {
                 reason: "names a shard without its stage",
             });
         }
-        self.inner.takes_work()?;
+        self.inner.check_accepts_work()?;
         let view = self.run(run).await?;
         if let Some(stage) = &stage
             && !view.stages.iter().any(|view| &view.stage == stage)
@@ -82,10 +81,12 @@ impl Handle {
                 stage: stage.clone(),
             });
         }
-        let choice = Choice { stage, shard };
+        let selection = Selection { stage, shard };
         match view.state {
-            v1::RunState::Running => self.retry_running(run, &choice).await,
-            v1::RunState::Failed | v1::RunState::Cancelled => self.retry_ended(view, &choice).await,
+            v1::RunState::Running => self.retry_running(run, &selection).await,
+            v1::RunState::Failed | v1::RunState::Cancelled => {
+                self.retry_ended(view, &selection).await
+            }
             v1::RunState::Done | v1::RunState::Unspecified => Err(Error::NothingToRetry {
                 run: run.clone(),
                 reason: "it is done",
@@ -93,21 +94,21 @@ impl Handle {
         }
     }
 
-    async fn retry_running(&self, run: &RunId, choice: &Choice) -> Result<Retried, Error> {
+    async fn retry_running(&self, run: &RunId, selection: &Selection) -> Result<Retried, Error> {
         let retry = |core: &mut Core| {
-            let chosen = core.shown(run).map(|view| choice.of(&view));
-            let chosen = chosen.unwrap_or_default();
-            let keys = chosen.iter().map(|(stage, shard)| Key {
+            let selected = core.run_view(run).map(|view| selection.select(&view));
+            let selected = selected.unwrap_or_default();
+            let keys = selected.iter().map(|(stage, shard)| Key {
                 run: run.clone(),
                 stage: stage.clone(),
                 shard: shard.clone(),
             });
-            let tried = keys.filter(|key| core.machine.retry(key)).count() as u64;
-            (chosen.len(), tried)
+            let retried = keys.filter(|key| core.machine.retry(key)).count() as u64;
+            (selected.len(), retried)
         };
-        let (chosen, shards) = self.inner.change(retry).await?;
+        let (selected, shards) = self.inner.change(retry).await?;
         if shards == 0 {
-            let reason = match chosen {
+            let reason = match selected {
                 0 => "no such shard was given up",
                 _ => {
                     "its step is over, or it was given up before the run went on: see how that ends"
@@ -122,20 +123,20 @@ impl Handle {
         Ok(Retried { state, shards })
     }
 
-    async fn retry_ended(&self, ended: RunView, choice: &Choice) -> Result<Retried, Error> {
+    async fn retry_ended(&self, ended: RunView, selection: &Selection) -> Result<Retried, Error> {
         let run = ended.run.clone();
         let pipeline: Pipeline =
             serde_json::from_str(&ended.pipeline_json).map_err(|error| Error::Pipeline {
                 reason: error.to_string(),
             })?;
-        let mut chosen = choice.of(&ended);
-        let given_up = chosen.len();
+        let mut selected = selection.select(&ended);
+        let given_up = selected.len();
         for stage in &pipeline.stages {
             if matches!(stage.kind.split(), Split::Waves) {
-                self.keep_open(&run, stage, &mut chosen).await?;
+                self.keep_retryable(&run, stage, &mut selected).await?;
             }
         }
-        if choice.stage.is_some() && chosen.is_empty() {
+        if selection.stage.is_some() && selected.is_empty() {
             let reason = match given_up {
                 0 => "no such shard was given up",
                 _ => "later steps were built without it",
@@ -153,37 +154,37 @@ impl Handle {
         for before in ended.stages {
             if let Some(stage) = view.stage_mut(&before.stage) {
                 stage.quarantined = before.quarantined;
-                let tried = |shard: &ShardId| {
-                    let mut chosen = chosen.iter();
-                    chosen.any(|(of, chosen)| of == &before.stage && chosen == shard)
+                let is_retried = |shard: &ShardId| {
+                    let mut selected = selected.iter();
+                    selected.any(|(of, selected)| of == &before.stage && selected == shard)
                 };
-                stage.quarantined.retain(|shard, _| !tried(shard));
+                stage.quarantined.retain(|shard, _| !is_retried(shard));
             }
         }
-        tracing::info!(%run, shards = chosen.len(), "run tried again");
-        self.go_on(view, true).await?;
+        tracing::info!(%run, shards = selected.len(), "retrying a run");
+        self.start_or_resume(view, true).await?;
         Ok(Retried {
             state: v1::RunState::Running,
-            shards: chosen.len() as u64,
+            shards: selected.len() as u64,
         })
     }
 
-    /// Keeps, of the shards of a stage, those that no later step was built without.
-    async fn keep_open(
+    /// Removes the shards of a stage whose step later steps have read.
+    async fn keep_retryable(
         &self,
         run: &RunId,
         stage: &Stage,
-        chosen: &mut Vec<(StageName, ShardId)>,
+        selected: &mut Vec<(StageName, ShardId)>,
     ) -> Result<(), Error> {
         let settings = stage.kind.settings();
-        let of_stage = chosen.iter().filter(|(of, _)| of == &stage.name);
+        let of_stage = selected.iter().filter(|(of, _)| of == &stage.name);
         let followers = of_stage.filter_map(|(_, shard)| settings.follower(shard));
         let followers: BTreeSet<ShardId> = followers.collect();
         for follower in followers {
             let commit = commits::read(&self.inner.store, run, &stage.name, &follower).await?;
             if commit.is_some() {
-                let is_over = |shard: &ShardId| settings.follower(shard) == Some(follower.clone());
-                chosen.retain(|(of, shard)| of != &stage.name || !is_over(shard));
+                let was_read = |shard: &ShardId| settings.follower(shard) == Some(follower.clone());
+                selected.retain(|(of, shard)| of != &stage.name || !was_read(shard));
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Runs: submitted, listed, looked at, cancelled.
+//! Submitting, listing, showing and cancelling runs.
 
 use capstan_dataset::runs::{self, RunRecord};
 use capstan_dataset::store::Created;
@@ -14,7 +14,7 @@ use super::driver::Driver;
 use crate::error::Error;
 use crate::view::RunView;
 
-/// Runs that one list shows at most.
+/// Maximum number of runs in a list.
 const LISTED: u32 = 1_000;
 
 /// A run that was submitted.
@@ -22,19 +22,20 @@ const LISTED: u32 = 1_000;
 pub struct Submitted {
     /// Its id.
     pub run: RunId,
-    /// Whether it was there already.
+    /// Whether the run existed.
     pub resumed: bool,
-    /// What may keep it waiting.
+    /// What may keep the run waiting.
     pub warnings: Vec<String>,
 }
 
 impl Handle {
-    /// Creates a run, or goes on with the one of this id.
+    /// Creates a run, or resumes the run with this id.
     ///
-    /// A run that has ended is looked at anew: whatever is committed is not done again, so one
-    /// with nothing left to do leases no task.
+    /// A run that has ended starts again. Committed tasks are not executed again, so a run whose tasks
+    /// are all committed leases none.
     ///
-    /// - `run`: its id; `None` makes one of the pipeline's name and a digest of pipeline and seed.
+    /// - `run`: the id; if `None`, it is derived from the pipeline's name and a digest of pipeline and
+    ///   seed.
     ///
     /// # Errors
     /// [`Error::RunId`], [`Error::OtherPipeline`]; [`Error::Store`], [`Error::Database`].
@@ -44,15 +45,15 @@ impl Handle {
         seed: Option<u64>,
         run: Option<RunId>,
     ) -> Result<Submitted, Error> {
-        self.inner.takes_work()?;
-        let asked = Asked::new(pipeline, seed, run)?;
-        let resumed = self.begin(&asked).await?;
-        let run = asked.run.clone();
-        let view = asked.view(self.inner.clock.unix_ms());
-        let began = self.go_on(view, resumed).await?;
+        self.inner.check_accepts_work()?;
+        let submission = Submission::new(pipeline, seed, run)?;
+        let resumed = self.create_record(&submission).await?;
+        let run = submission.run.clone();
+        let view = submission.view(self.inner.clock.unix_ms());
+        let began = self.start_or_resume(view, resumed).await?;
         tracing::info!(%run, resumed, "run submitted");
         let resumed = resumed || !began;
-        let warnings = self.warnings(&asked.pipeline)?;
+        let warnings = self.warnings(&submission.pipeline)?;
         Ok(Submitted {
             run,
             resumed,
@@ -60,8 +61,8 @@ impl Handle {
         })
     }
 
-    /// What may keep a run of this pipeline waiting, a line each: gangs that are larger than the
-    /// present fleet. More ranks may join later, so this is no error.
+    /// Lists what may keep a run of this pipeline waiting, one line each: gangs that are larger than
+    /// the present fleet. This is not an error, because more trainers may join later.
     ///
     /// # Errors
     /// [`Error::Closing`], [`Error::Superseded`].
@@ -74,7 +75,7 @@ impl Handle {
             let live = core.machine.live_workers(role, stage.device.as_ref(), now);
             (needed > 1 && live < needed).then(|| {
                 format!(
-                    "stage `{}`: `world_size = {needed}`: {live} trainers are there; it waits for more",
+                    "stage `{}`: `world_size = {needed}`: only {live} trainers are alive; it waits for more",
                     stage.name
                 )
             })
@@ -82,17 +83,21 @@ impl Handle {
         Ok(pipeline.stages.iter().filter_map(short).collect())
     }
 
-    /// Puts a run that does not go on at its beginning; what is committed is found there. False
-    /// where it goes on already.
+    /// Starts a run that is not running. Its driver finds the committed tasks. Returns false if the
+    /// run is already running.
     ///
-    /// - `resumed`: whether it had begun before, so that the store may know how it ended.
-    pub(super) async fn go_on(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
-        // A task of its own: a caller that goes away in the middle must not leave a run behind that
-        // nobody drives.
+    /// - `resumed`: whether the run had started before, so that the store may record its end.
+    pub(super) async fn start_or_resume(
+        &self,
+        view: RunView,
+        resumed: bool,
+    ) -> Result<bool, Error> {
+        // The work runs in a task of its own: a caller that is dropped halfway must not leave a run
+        // without a driver.
         let handle = self.clone();
         let tasks = &self.inner.tasks;
-        let going = tasks.spawn(async move { handle.begin_and_drive(view, resumed).await });
-        going.await.unwrap_or(Err(Error::Closing))
+        let started = tasks.spawn(async move { handle.begin_and_drive(view, resumed).await });
+        started.await.unwrap_or(Err(Error::Closing))
     }
 
     async fn begin_and_drive(&self, view: RunView, resumed: bool) -> Result<bool, Error> {
@@ -107,43 +112,43 @@ impl Handle {
         let begins = self.inner.change(begin).await?;
         if begins {
             if resumed {
-                self.wake(&run).await;
+                self.record_running(&run).await;
             }
             self.spawn_driver(run);
         }
         Ok(begins)
     }
 
-    /// Says in the store that a run goes on, where it is said to have ended.
-    async fn wake(&self, run: &RunId) {
+    /// Records in the store that a run is running, if the store has a record of its end.
+    async fn record_running(&self, run: &RunId) {
         match runs::standing(&self.inner.store, run).await {
-            Ok(Some(standing)) if standing.state != runs::RunState::Running => {
+            Ok(Some(recorded)) if recorded.state != runs::RunState::Running => {
                 let state = runs::RunState::Running;
-                self.inner.tell_store(run, state, "").await;
+                self.inner.record_in_store(run, state, "").await;
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(error = failure::chain(&error), %run, "the store does not say how the run ended")
+                tracing::warn!(error = failure::chain(&error), %run, "cannot read the state of the run from the store")
             }
         }
     }
 
-    /// Creates `run.json`; true where an equal one stands there.
-    async fn begin(&self, asked: &Asked) -> Result<bool, Error> {
+    /// Creates `run.json`. Returns true if an equal one exists.
+    async fn create_record(&self, submission: &Submission) -> Result<bool, Error> {
         let record = RunRecord {
-            run: asked.run.clone(),
-            pipeline: asked.value.clone(),
-            seed: asked.pipeline.seed,
+            run: submission.run.clone(),
+            pipeline: submission.value.clone(),
+            seed: submission.pipeline.seed,
             created_at_ms: self.inner.clock.unix_ms(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
         };
         if runs::begin(&self.inner.store, &record).await? == Created::Created {
             return Ok(false);
         }
-        match runs::read(&self.inner.store, &asked.run).await? {
-            Some(standing) => asked.must_equal(&standing).map(|()| true),
+        match runs::read(&self.inner.store, &submission.run).await? {
+            Some(recorded) => submission.check_equal(&recorded).map(|()| true),
             None => Err(Error::OtherPipeline {
-                run: asked.run.clone(),
+                run: submission.run.clone(),
             }),
         }
     }
@@ -169,20 +174,20 @@ impl Handle {
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn run(&self, run: &RunId) -> Result<RunView, Error> {
-        if let Some(view) = self.inner.core()?.shown(run) {
+        if let Some(view) = self.inner.core()?.run_view(run) {
             return Ok(view);
         }
         let view = self.inner.database.run(run).await?;
         view.ok_or_else(|| Error::UnknownRun { run: run.clone() })
     }
 
-    /// Ends a run; one that has ended stays as it is. Its leases are told so by their next
-    /// heartbeat. Submitting it again goes on with it.
+    /// Cancels a run. One that has ended stays unchanged. Workers learn of it with their next
+    /// heartbeat. Submitting the run again resumes it.
     ///
     /// # Errors
     /// [`Error::UnknownRun`], [`Error::Database`].
     pub async fn cancel(&self, run: &RunId) -> Result<v1::RunState, Error> {
-        // The store is told as well, whether the client waits for that or not.
+        // The end is recorded in the store even if the client does not wait.
         let (inner, ended) = (self.inner.clone(), run.clone());
         let ending = self.inner.tasks.spawn(async move {
             let state = v1::RunState::Cancelled;
@@ -193,15 +198,16 @@ impl Handle {
     }
 }
 
-/// What was asked for, checked.
-pub(super) struct Asked {
+/// A validated request to submit a run.
+pub(super) struct Submission {
     pub(super) run: RunId,
     pub(super) pipeline: Pipeline,
     value: serde_json::Value,
 }
 
-impl Asked {
-    /// - `run`: its id; `None` makes one of the pipeline's name and a digest of pipeline and seed.
+impl Submission {
+    /// - `run`: the id; if `None`, it is derived from the pipeline's name and a digest of pipeline
+    ///   and seed.
     pub(super) fn new(
         mut pipeline: Pipeline,
         seed: Option<u64>,
@@ -220,12 +226,12 @@ impl Asked {
         })
     }
 
-    /// The run that stands under this id must be of this pipeline and seed.
-    pub(super) fn must_equal(&self, standing: &RunRecord) -> Result<(), Error> {
-        // As it reads back, since numbers may lose their last bit on the way.
+    /// Checks that the recorded run has the same pipeline and seed.
+    pub(super) fn check_equal(&self, recorded: &RunRecord) -> Result<(), Error> {
+        // Compare the parsed JSON, because numbers may lose their last bit in serialization.
         let ours: serde_json::Value =
             serde_json::from_str(&self.value.to_string()).map_err(unusable)?;
-        if standing.pipeline == ours && standing.seed == self.pipeline.seed {
+        if recorded.pipeline == ours && recorded.seed == self.pipeline.seed {
             return Ok(());
         }
         Err(Error::OtherPipeline {

@@ -1,4 +1,4 @@
-//! What a change of a task means: to its stage as people see it, to watchers, to the driver.
+//! Effects of a task's change on the view of its stage, on watchers and on the driver.
 
 use capstan_proto::v1;
 
@@ -7,7 +7,7 @@ use crate::convert::task_state;
 use crate::machine::{Change, Machine, State, What};
 use crate::view::{RunView, StageView};
 
-/// What the driver of the run must know of a change; of commits it is told with their records.
+/// The note for the driver of the run. Commits are noted with their records elsewhere.
 pub(super) fn note(change: &Change) -> Option<Note> {
     let (stage, shard) = (change.key.stage.clone(), change.key.shard.clone());
     match (&change.task.state, &change.what) {
@@ -17,12 +17,12 @@ pub(super) fn note(change: &Change) -> Option<Note> {
     }
 }
 
-/// Shows a change of a task in its stage. True where that changes what is written of it.
+/// Applies a change of a task to the view of its run. Returns whether the view must be written.
 pub(super) fn show(run: &mut RunView, change: &Change) -> bool {
     let shard = &change.key.shard;
     let leased = match &change.what {
         What::Began(_) => 1,
-        // What was never tried does not count.
+        // The attempt never started.
         What::TakenBack(_) => -1,
         What::Added | What::RankFinished(_) => return false,
         What::Moved(_) | What::Retried => 0,
@@ -50,7 +50,7 @@ pub(super) fn show(run: &mut RunView, change: &Change) -> bool {
 pub(super) fn show_given_up(machine: &Machine, view: &mut RunView) {
     for stage in &mut view.stages {
         let given_up = machine.given_up(&view.run, &stage.stage);
-        let given_up = given_up.map(|(shard, given_up)| (shard.clone(), given_up.said.clone()));
+        let given_up = given_up.map(|(shard, given_up)| (shard.clone(), given_up.reason.clone()));
         stage.quarantined = given_up.collect();
     }
 }

@@ -1,4 +1,4 @@
-//! Panics of the coordinator's tasks are reported, not swallowed.
+//! Supervision of background tasks: a panic is reported, not lost.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use super::Inner;
 use crate::error::Error;
 
 impl Inner {
-    /// Runs a part that the coordinator cannot work without. If it panics, the coordinator stops.
+    /// Runs a part that the coordinator needs. If it panics, the coordinator stops.
     pub(crate) fn supervise(
         self: &Arc<Self>,
         part: &'static str,
@@ -18,15 +18,15 @@ impl Inner {
     ) {
         let inner = self.clone();
         self.tasks.spawn(async move {
-            if let Some(said) = panicked(work).await {
-                inner.break_down(Error::Panicked { part, said });
+            if let Some(message) = panic_message(work).await {
+                inner.break_down(Error::Panicked { part, message });
             }
         });
     }
 }
 
-/// Runs `work` to its end; gives the message of a panic.
-pub(super) async fn panicked(work: impl Future<Output = ()>) -> Option<String> {
+/// Runs `work` to completion. Returns the message if it panics.
+pub(super) async fn panic_message(work: impl Future<Output = ()>) -> Option<String> {
     let panic = AssertUnwindSafe(work).catch_unwind().await.err()?;
     Some(capstan_runtime::panic::text(&*panic).to_owned())
 }

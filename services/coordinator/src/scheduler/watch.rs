@@ -1,4 +1,4 @@
-//! Watching: a snapshot, then events; whoever lags gets a snapshot again.
+//! Watching: a snapshot, then events. A watcher that lags gets another snapshot.
 
 use std::collections::VecDeque;
 
@@ -9,30 +9,30 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 
 use super::Handle;
-use super::core::Told;
+use super::core::NumberedEvent;
 use crate::error::Error;
 use crate::view::RunView;
 
-/// Streams of events at a time, over all runs.
+/// Maximum number of open streams of events, over all runs.
 pub(super) const WATCHERS: usize = 1_000;
 
 struct Watching {
     handle: Handle,
-    /// Given back when the stream ends.
+    /// Released when the stream ends.
     _permit: OwnedSemaphorePermit,
     run: RunId,
     first: VecDeque<v1::Event>,
-    /// The last event that the snapshot holds already.
+    /// Number of the last event that the snapshot includes.
     seen: u64,
-    events: Option<broadcast::Receiver<Told>>,
+    events: Option<broadcast::Receiver<NumberedEvent>>,
 }
 
 impl Handle {
-    /// Events of a run, until it ends; `RunEnded` is the last. Ends early where the coordinator
-    /// goes down.
+    /// Streams the events of a run until it ends; the last one is `RunEnded`. Ends early if the
+    /// coordinator shuts down.
     ///
     /// # Errors
-    /// [`Error::UnknownRun`], [`Error::Database`]; [`Error::Busy`] where too many watch.
+    /// [`Error::UnknownRun`], [`Error::Database`]; [`Error::Busy`]: too many streams are open.
     pub async fn watch(
         &self,
         run: RunId,
@@ -45,7 +45,7 @@ impl Handle {
         let (seen, active) = {
             let core = self.inner.core()?;
             let events = core.runs.get(&run).map(|active| active.events.subscribe());
-            (core.told, events.zip(core.shown(&run)))
+            (core.event_count, events.zip(core.run_view(&run)))
         };
         let (receiver, view) = match active {
             Some((receiver, view)) => (Some(receiver), view),
@@ -62,7 +62,7 @@ impl Handle {
         Ok(futures::stream::unfold(watching, Watching::next))
     }
 
-    /// The run as it is; of one that has ended also its end.
+    /// The current state of the run. For one that has ended, `RunEnded` follows.
     fn snapshot(&self, view: &RunView) -> Vec<v1::Event> {
         let event = |what| v1::Event {
             run: view.run.to_string(),
@@ -94,8 +94,8 @@ impl Watching {
                 () = shutdown.cancelled() => return None,
             };
             match received {
-                Ok(told) if told.number <= self.seen => {}
-                Ok(Told { event, .. }) => {
+                Ok(next) if next.number <= self.seen => {}
+                Ok(NumberedEvent { event, .. }) => {
                     if matches!(event.what, Some(v1::event::What::RunEnded(_))) {
                         self.events = None;
                     }
@@ -103,8 +103,8 @@ impl Watching {
                 }
                 Err(RecvError::Closed) => return None,
                 Err(RecvError::Lagged(_)) => {
-                    // Before the view is taken: an event may come twice, but none is lost.
-                    self.seen = self.handle.inner.core().ok()?.told;
+                    // Read the number before the view: an event may come twice, but none is lost.
+                    self.seen = self.handle.inner.core().ok()?.event_count;
                     let view = self.handle.run(&self.run).await.ok()?;
                     self.first = self.handle.snapshot(&view).into();
                     if view.state != v1::RunState::Running {

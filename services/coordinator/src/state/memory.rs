@@ -111,11 +111,11 @@ impl Tables {
                     }
                 }
             }
-            Op::LeftOut { run, stage, shards } => {
+            Op::GivenUp { run, stage, shards } => {
                 if let Some(rows) = self.runs.get_mut(run) {
-                    for (shard, said) in shards {
+                    for (shard, reason) in shards {
                         let row = rows.given_up.entry((stage.clone(), shard.clone()));
-                        row.or_insert_with(|| said.clone());
+                        row.or_insert_with(|| reason.clone());
                     }
                 }
             }
@@ -201,9 +201,9 @@ impl Rows {
     /// The view, with the shards that were given up.
     fn shown(&self) -> RunView {
         let mut view = self.view.clone();
-        for ((stage, shard), said) in &self.given_up {
+        for ((stage, shard), reason) in &self.given_up {
             if let Some(stage) = view.stage_mut(stage) {
-                stage.quarantined.insert(shard.clone(), said.clone());
+                stage.quarantined.insert(shard.clone(), reason.clone());
             }
         }
         view
@@ -271,7 +271,7 @@ fn given_up(view: &RunView) -> BTreeMap<TaskId, String> {
     let stages = view.stages.iter();
     let shards = stages.flat_map(|stage| {
         let shards = stage.quarantined.iter();
-        shards.map(|(shard, said)| ((stage.stage.clone(), shard.clone()), said.clone()))
+        shards.map(|(shard, reason)| ((stage.stage.clone(), shard.clone()), reason.clone()))
     });
     shards.collect()
 }

@@ -199,7 +199,7 @@ async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
         run.stages[0].quarantined.clear();
         let stages = ["s".into()].into();
         append(database, &[], &[ViewChange { view: run, stages }]).await;
-        let left_out = Op::LeftOut {
+        let left_out = Op::GivenUp {
             run: "r".into(),
             stage: "s".into(),
             shards: vec![

@@ -1,4 +1,4 @@
-//! Adoption: what an equal recipe made before is taken over.
+//! Adoption of tasks that other runs have done with an equal recipe.
 
 use capstan_dataset::lists::{FileWriter, PAGE};
 use capstan_dataset::{Store, commits, lists, recipes, versions};
@@ -11,11 +11,11 @@ use super::{Driver, Error, IN_FLIGHT};
 use crate::machine::attempt_id;
 use crate::scheduler::core::Core;
 
-/// Who stands in the commit records of adopted tasks.
+/// The worker in the commit records of adopted tasks.
 const ADOPTER: &str = "coordinator";
 
 impl Driver {
-    /// Adopts those tasks that were done before. Gives the others.
+    /// Adopts the tasks that have an equal recipe. Returns the others.
     pub(super) async fn adopt_all(
         &mut self,
         stage: &Stage,
@@ -39,21 +39,21 @@ impl Driver {
         }
         if !adopted.is_empty() {
             let count = adopted.len() as u64;
-            let take_over = |core: &mut Core| {
+            let record = |core: &mut Core| {
                 core.add_commits(&self.run, &stage.name, adopted);
                 if let Some(view) = core.stage_mut(&self.run, &stage.name) {
                     view.committed += count;
                     view.adopted += count;
                 }
-                core.tell_planned(&self.run, &stage.name, 0, self.inner.clock.unix_ms());
+                core.queue_planned_event(&self.run, &stage.name, 0, self.inner.clock.unix_ms());
             };
-            self.inner.change(take_over).await?;
+            self.inner.change(record).await?;
         }
         Ok(rest)
     }
 
-    /// Takes over the commit of an earlier run of the same recipe. A commit of this run that
-    /// stands already counts as well.
+    /// Commits the result of an equal recipe for this task. If this run has a commit record for the
+    /// task, that record is returned.
     async fn adopt(&self, task: &Task) -> Result<Option<Commit>, Error> {
         let store = &self.inner.store;
         let Some(found) = recipes::adopt(store, &task.recipe).await? else {
@@ -76,13 +76,13 @@ impl Driver {
         };
         match commits::commit(store, &commit).await? {
             commits::Committed::Mine => Ok(Some(commit)),
-            commits::Committed::Others(standing) => Ok(Some(*standing)),
+            commits::Committed::Others(recorded) => Ok(Some(*recorded)),
         }
     }
 }
 
-/// Adopted overlays, aligned with the base files of this run: the rows are equal, as the recipe
-/// says, but the files need not be (they hold times).
+/// Aligns adopted overlays with the base files of this run. The rows are equal because the recipes
+/// are. The files may differ because they contain times.
 async fn rebased(store: &Store, work: &Work, mut outputs: Outputs) -> Result<Outputs, Error> {
     match work.overlaid() {
         Overlaid::None => {}
@@ -108,7 +108,7 @@ async fn rebased(store: &Store, work: &Work, mut outputs: Outputs) -> Result<Out
     Ok(outputs)
 }
 
-/// Aligns overlays with the bases of these shards, in order.
+/// Sets the bases of overlays to these shards, in order.
 pub(in crate::scheduler) fn rebase(files: &mut [File], parts: &[Part]) {
     let overlays = files.iter_mut().filter(|file| file.base.is_some());
     for (overlay, part) in overlays.zip(parts) {

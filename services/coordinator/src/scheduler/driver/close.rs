@@ -1,4 +1,4 @@
-//! The end of a step: later steps read lists of the files that its commits name.
+//! The end of a step: writes the lists of files that later steps read.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,11 @@ use capstan_plan::expand::{self, Step, Tasks};
 use capstan_plan::stage::Stage;
 
 use super::window::Commits;
-use super::{Driver, Error, lost};
+use super::{Driver, Error, database_error};
 use crate::scheduler::core::Core;
 
 impl Driver {
-    /// Ends the step that a stage works on. Does nothing where it is not over after all, since a
-    /// shard of it is tried again.
+    /// Ends the current step of a stage. Does nothing if a shard of it is retried meanwhile.
     pub(super) async fn close(&mut self, stage: &Stage) -> Result<(), Error> {
         let forget = |core: &mut Core| {
             let is_over = !core.is_retried(&self.run, &stage.name);
@@ -21,7 +20,7 @@ impl Driver {
             }
             is_over
         };
-        // Commits that were noted before are in the database after this.
+        // After this, all commits of the step are in the database.
         if !self.inner.change(forget).await? {
             return Ok(());
         }
@@ -38,7 +37,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What later steps read of a step.
+    /// Collects what later steps read of a step.
     async fn collect(&self, stage: &Stage, tasks: &Tasks) -> Result<Step, Error> {
         let mut step = Step::default();
         if let Some(one) = tasks.one() {
@@ -78,7 +77,7 @@ impl Driver {
         Ok(step)
     }
 
-    /// Commits of a page of a step. Shards sort as their tasks do.
+    /// Commits of a page of a step.
     pub(super) async fn page_of_commits(
         &self,
         stage: &Stage,
@@ -91,6 +90,10 @@ impl Driver {
         }
         let (first, last) = (tasks.shard(from), tasks.shard(to - 1));
         let shards = self.shards(stage, &first, &last);
-        self.inner.database.commits(shards).await.map_err(lost)
+        self.inner
+            .database
+            .commits(shards)
+            .await
+            .map_err(database_error)
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a stage: its version is published, or its model named.
+//! The end of a stage: publishes its version.
 
 use capstan_dataset::lists::{self, PAGE, VersionWriter};
 use capstan_dataset::versions::{self, Origin, Pages};
@@ -14,10 +14,10 @@ use super::{Driver, Error};
 use crate::scheduler::core::Core;
 use crate::scheduler::plan::dataset_of;
 
-/// What is shown of a stage that is done.
+/// Changes of the view of a stage that is done.
 struct Shown<'a> {
     stage: &'a Stage,
-    /// Shards that its version is published without.
+    /// Shards that its version does not contain.
     missing: Vec<ShardId>,
     output: OutputRef,
     now_unix_ms: i64,
@@ -37,7 +37,7 @@ impl Writing<'_> {
 }
 
 impl Driver {
-    /// Publishes what a stage gave.
+    /// Publishes the output of a stage and marks it as done.
     pub(super) async fn finish(
         &self,
         stage: &Stage,
@@ -54,7 +54,7 @@ impl Driver {
         Ok(output)
     }
 
-    /// The version that a stage published before, shown as done; `None` where it did not.
+    /// The version that the stage has published, if any. Marks the stage as done.
     pub(super) async fn published(&self, stage: &Stage) -> Result<Option<StageOutput>, Error> {
         let store = &self.inner.store;
         let Some(dataset) = dataset_of(&stage.kind, &self.outputs) else {
@@ -90,7 +90,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Writes the lists of a version page by page, from the commits of every step, and publishes it.
+    /// Writes the lists of a version page by page from the commits of all steps, and publishes it.
     async fn publish(&self, stage: &Stage, outcome: Outcome) -> Result<Shards, Error> {
         let store = &self.inner.store;
         let mut writing = Writing {
@@ -102,7 +102,7 @@ impl Driver {
                 (shards.version.dataset.clone(), Some(shards.version.clone()))
             }
             Outcome::NewDataset(dataset) => (dataset.clone(), None),
-            // Their callers publish nothing.
+            // `finish` publishes no version for these.
             Outcome::Model(_) | Outcome::Figures => (DatasetName(String::new()), None),
         };
         let steps = &self.stages[&stage.name].tasks;
@@ -121,7 +121,9 @@ impl Driver {
         Ok(versions::publish_lists(store, origin, &lists).await?)
     }
 
-    /// Adds the recipes and missing shards of a step, and of the last one the shards that it gave.
+    /// Adds the recipes and missing shards of a step.
+    ///
+    /// - `gives`: the outcome if this is the last step, whose shards are added too.
     async fn write_step(
         &self,
         stage: &Stage,
@@ -164,7 +166,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Adds the shards that a commit of the last step gave.
+    /// Adds the shards of one commit of the last step.
     async fn write_shards(
         &self,
         of: CommitOf<'_>,
@@ -194,7 +196,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Adds the shards of a version with an overlay each, which one commit names in order.
+    /// Adds the shards of a version, each with its overlay. One commit names the overlays in order.
     async fn write_overlays(
         &self,
         of: CommitOf<'_>,
@@ -228,9 +230,9 @@ impl Driver {
 
     fn show(&self, core: &mut Core, shown: Shown<'_>) {
         let (stage, now) = (&shown.stage.name, shown.now_unix_ms);
-        let said = || "its version is published without it".to_owned();
-        let missing = shown.missing.into_iter().map(|shard| (shard, said()));
-        core.leave_out(&self.run, stage, missing);
+        let reason = || "its version is published without it".to_owned();
+        let missing = shown.missing.into_iter().map(|shard| (shard, reason()));
+        core.add_given_up(&self.run, stage, missing);
         let given_up = core.machine.count_given_up(&self.run, stage) as u64;
         let Some(view) = core.stage_mut(&self.run, stage) else {
             return;
@@ -238,7 +240,7 @@ impl Driver {
         view.tasks = view.committed + given_up;
         view.leased.clear();
         view.progress.clear();
-        // A driver that begins again comes by stages that were done before.
+        // A driver that restarts also passes stages that are done.
         let was_done =
             std::mem::replace(&mut view.state, v1::StageState::Done) == v1::StageState::Done;
         if was_done {
@@ -257,6 +259,6 @@ impl Driver {
         };
         view.output = Some(shown.output);
         tracing::info!(run = %self.run, %stage, elapsed_ms = elapsed, "stage done");
-        core.tell(&self.run, v1::event::What::StageDone(done), now);
+        core.queue_event(&self.run, v1::event::What::StageDone(done), now);
     }
 }

@@ -1,4 +1,4 @@
-//! Shards that were given up, as the machine says: whether a stage may go on without them.
+//! Shards that were given up: whether a stage may continue without them.
 
 use capstan_dataset::commits;
 use capstan_dataset::lists::PAGE;
@@ -10,11 +10,11 @@ use super::{Driver, Error, Progress};
 use crate::machine::{GivenUp, Key};
 use crate::scheduler::core::Core;
 
-/// Shards that a reason names.
+/// Maximum number of shards that an error names.
 const NAMED: usize = 3;
 
 impl Driver {
-    /// Refuses to go on where more shards than `allowed` were given up, of those that `counts` takes.
+    /// Fails if more shards than `allowed` were given up, counting those that `counts` selects.
     pub(super) fn check(
         &self,
         stage: &Stage,
@@ -30,7 +30,7 @@ impl Driver {
         }
         let named = given_up.iter().take(NAMED);
         let named: Vec<String> = named
-            .map(|(shard, given_up)| format!("{shard}: {}", given_up.said))
+            .map(|(shard, given_up)| format!("{shard}: {}", given_up.reason))
             .collect();
         let more = match given_up.len().saturating_sub(NAMED) {
             0 => String::new(),
@@ -49,38 +49,38 @@ impl Driver {
         })
     }
 
-    /// Asks the store for the commits of shards that were just given up: a worker may have died, or
-    /// lost the answer, after its commit stood. True where one was found, and is in the inbox.
-    pub(super) async fn look_for_commits(&mut self, stage: &Stage) -> Result<bool, Error> {
+    /// Looks in the store for commits of shards that were just given up: a worker may have died, or
+    /// missed the answer, after its commit. Returns whether one was found; it is in the inbox.
+    pub(super) async fn find_commits(&mut self, stage: &Stage) -> Result<bool, Error> {
         let mut found = false;
-        while let Some(shard) = self.progress(stage).unlooked.last().cloned() {
+        while let Some(shard) = self.progress(stage).unchecked.last().cloned() {
             let inner = &self.inner;
             let commit = commits::read(&inner.store, &self.run, &stage.name, &shard).await?;
-            self.progress(stage).unlooked.pop();
+            self.progress(stage).unchecked.pop();
             let Some(commit) = commit else {
                 continue;
             };
             let key = self.key(stage, shard);
             let inner = &self.inner;
             let (now, unix_ms) = (inner.clock.now(), inner.clock.unix_ms());
-            let stands = |core: &mut Core| core.committed_after_all(&key, commit, now, unix_ms);
-            found |= inner.change(stands).await?;
+            let commit = |core: &mut Core| core.commit_given_up(&key, commit, now, unix_ms);
+            found |= inner.change(commit).await?;
         }
         Ok(found)
     }
 
-    /// Counts the shards of a step that later steps were built without, though this driver did not see
-    /// that they were given up.
-    pub(super) async fn leave_out(&self, stage: &Stage, tasks: &Tasks) -> Result<(), Error> {
+    /// Marks shards of an earlier step as given up if later steps have read the step without them.
+    /// This driver did not see how they failed.
+    pub(super) async fn give_up_missing(&self, stage: &Stage, tasks: &Tasks) -> Result<(), Error> {
         for from in (0..tasks.len()).step_by(PAGE as usize) {
             let to = (from + PAGE).min(tasks.len());
             let committed = self.committed(stage, tasks, from, to).await?;
             let shards = (from..to).map(|ordinal| tasks.shard(ordinal));
-            let said = || "later steps were built without it".to_owned();
+            let reason = || "later steps were built without it".to_owned();
             let missing = shards.filter(|shard| !committed.contains(shard));
-            let missing: Vec<_> = missing.map(|shard| (shard, said())).collect();
-            let leave_out = |core: &mut Core| core.leave_out(&self.run, &stage.name, missing);
-            self.inner.change(leave_out).await?;
+            let missing: Vec<_> = missing.map(|shard| (shard, reason())).collect();
+            let give_up = |core: &mut Core| core.add_given_up(&self.run, &stage.name, missing);
+            self.inner.change(give_up).await?;
         }
         Ok(())
     }

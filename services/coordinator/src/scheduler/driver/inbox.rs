@@ -1,4 +1,4 @@
-//! What became of tasks since the driver looked last.
+//! The inbox: changes of tasks since the driver's last pass.
 
 use capstan_dataset::recipes;
 use capstan_plan::commit::Commit;
@@ -9,7 +9,7 @@ use super::{Driver, Error, IN_FLIGHT};
 use crate::scheduler::core::Note;
 
 impl Driver {
-    /// Takes the notes of the inbox, in order. Those of stages that are done tell nothing new.
+    /// Processes the notes of the inbox in order. Notes of stages that are done are ignored.
     pub(super) fn take_inbox(&mut self) -> Result<(), Error> {
         let notes = {
             let mut core = self.inner.core()?;
@@ -27,15 +27,15 @@ impl Driver {
             let progress = self.stages.entry(stage.clone()).or_default();
             match note {
                 Note::Committed(commit) => {
-                    progress.committed(&commit.shard);
+                    progress.mark_committed(&commit.shard);
                     progress.unpublished.push(*commit);
                 }
                 Note::GivenUp { shard, .. } => {
-                    progress.settled(&shard);
-                    progress.unlooked.push(shard);
+                    progress.mark_final(&shard);
+                    progress.unchecked.push(shard);
                 }
                 Note::Retried { shard, .. } => {
-                    progress.unlooked.retain(|given_up| *given_up != shard);
+                    progress.unchecked.retain(|given_up| *given_up != shard);
                     if let Some(window) = &mut progress.window {
                         window.open.insert(shard);
                     }
@@ -45,7 +45,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Points recipes at the commits that came in, so that other runs may adopt them.
+    /// Publishes recipes for new commits, so that other runs can adopt them.
     pub(super) async fn publish_recipes(&mut self, stage: &StageName) -> Result<(), Error> {
         let Some(progress) = self.stages.get_mut(stage) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What of a stage is committed when its driver begins.
+//! The commits of a stage when its driver starts.
 
 use std::collections::BTreeSet;
 
@@ -8,23 +8,23 @@ use capstan_plan::id::ShardId;
 use capstan_plan::stage::Stage;
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Driver, Error, IN_FLIGHT, lost};
+use super::{Driver, Error, IN_FLIGHT, database_error};
 use crate::scheduler::core::Core;
 
-/// Names of commits that are compared with the database together.
+/// Number of commits that are compared with the database at a time.
 const CHUNK: usize = 1_024;
-/// Sorts behind every name.
+/// Sorts after every shard name.
 const LAST: &str = "\u{10ffff}";
 
 impl Driver {
-    /// Looks up, once, what of a stage is committed. True where its version is published, so that
-    /// it is done.
+    /// Lists, once per driver, what is committed of a stage. Returns true if its version is
+    /// published, so that the stage is done.
     pub(super) async fn list(&mut self, stage: &Stage) -> Result<bool, Error> {
         let known = self.stages.get(&stage.name);
         if known.is_some_and(|progress| progress.is_listed) {
             return Ok(false);
         }
-        let found = self.learn_commits(stage).await?;
+        let found = self.sync_commits(stage).await?;
         if found > 0
             && let Some(output) = self.published(stage).await?
         {
@@ -42,12 +42,16 @@ impl Driver {
         Ok(false)
     }
 
-    /// Makes the database know the commits of a stage that are in the store, and no others. Gives how
-    /// many are committed. Once for each submission of a run: afterwards the database learns of every
-    /// commit when it is made.
-    async fn learn_commits(&self, stage: &Stage) -> Result<u64, Error> {
+    /// Makes the database hold exactly the commits of a stage that the store has. Returns their
+    /// number. Needed once per submission of a run: later commits are added as they are made.
+    async fn sync_commits(&self, stage: &Stage) -> Result<u64, Error> {
         let (inner, run, name) = (&self.inner, &self.run, &stage.name);
-        if inner.database.is_listed(run, name).await.map_err(lost)? {
+        if inner
+            .database
+            .is_listed(run, name)
+            .await
+            .map_err(database_error)?
+        {
             return Ok(self.with_view(stage, |view| view.committed)?.unwrap_or(0));
         }
         let mut shards = commits::shards_of_stage(&inner.store, run, name).await?;
@@ -55,17 +59,17 @@ impl Driver {
         let mut after = ShardId(String::new());
         for chunk in shards.chunks(CHUNK) {
             let last = chunk.last().cloned().unwrap_or_else(|| after.clone());
-            self.compare(stage, &after, &last, chunk).await?;
+            self.sync_range(stage, &after, &last, chunk).await?;
             after = last;
         }
-        self.compare(stage, &after, &LAST.into(), &[]).await?;
+        self.sync_range(stage, &after, &LAST.into(), &[]).await?;
         let found = shards.len() as u64;
         let listed = |core: &mut Core| {
             core.listed(run, name);
             if let Some(view) = core.stage_mut(run, name) {
                 view.committed = found;
-                // What was committed before the coordinator started again was work of this
-                // submission.
+                // After a restart of the coordinator these commits are work of this submission, not
+                // adopted.
                 if view.started_unix_ms == 0 {
                     view.adopted = found;
                 }
@@ -75,9 +79,9 @@ impl Driver {
         Ok(found)
     }
 
-    /// Compares the commits of the shards behind `after`, up to `last`, with those that are in the
-    /// store.
-    async fn compare(
+    /// Makes the database hold exactly `stored` among the commits of shards after `after`, up to
+    /// `last`.
+    async fn sync_range(
         &self,
         stage: &Stage,
         after: &ShardId,
@@ -86,7 +90,11 @@ impl Driver {
     ) -> Result<(), Error> {
         let inner = &self.inner;
         let shards = self.shards(stage, after, last);
-        let mut known = inner.database.committed(shards).await.map_err(lost)?;
+        let mut known = inner
+            .database
+            .committed(shards)
+            .await
+            .map_err(database_error)?;
         known.remove(after);
         let stored: BTreeSet<&ShardId> = stored.iter().collect();
         let new = stored.iter().filter(|shard| !known.contains(**shard));
@@ -106,7 +114,7 @@ impl Driver {
         }
         let learn = |core: &mut Core| {
             core.add_commits(&self.run, &stage.name, new);
-            core.lost(&self.run, &stage.name, gone);
+            core.remove_commits(&self.run, &stage.name, gone);
         };
         Ok(inner.change(learn).await?)
     }

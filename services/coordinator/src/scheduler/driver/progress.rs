@@ -1,4 +1,4 @@
-//! How far a stage is.
+//! The progress of a stage.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,23 +9,22 @@ use capstan_plan::id::{DeviceKind, ShardId};
 
 use super::window::Window;
 
-/// What is known of a stage that is not done.
+/// The state of a stage that is not done.
 #[derive(Default)]
 pub(super) struct Progress {
-    /// Whether the commits that were in the store are known.
+    /// Whether the commits of the store were listed.
     pub(super) is_listed: bool,
-    /// The steps that are over, with their tasks.
+    /// The finished steps, and the tasks of each.
     pub(super) steps: Vec<Step>,
     pub(super) tasks: Vec<Arc<Tasks>>,
-    /// The step that is worked on.
+    /// The current step.
     pub(super) window: Option<Window>,
-    /// Commits whose recipe does not point at them yet.
+    /// Commits without a published recipe.
     pub(super) unpublished: Vec<Commit>,
-    /// Shards that were given up, and the store was not asked yet whether their commits stand all the
-    /// same.
-    pub(super) unlooked: Vec<ShardId>,
-    /// Committed before the window came to them.
+    /// Shards that were given up and whose commits were not looked up in the store yet.
+    pub(super) unchecked: Vec<ShardId>,
+    /// Shards that were committed before the window reached them.
     pub(super) early: BTreeSet<ShardId>,
-    /// What the stage's models compute on, once it is fixed.
+    /// The device kind of the stage, once it is fixed.
     pub(super) device: Option<DeviceKind>,
 }

@@ -1,5 +1,4 @@
-//! The step that a stage works on: its tasks are made, adopted and handed to the machine some at a
-//! time.
+//! The current step of a stage. Its tasks are created, adopted and added to the machine in chunks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,35 +12,35 @@ use capstan_plan::stage::Stage;
 use capstan_plan::task::Task;
 use capstan_proto::v1;
 
-use super::{Driver, Error, Progress, lost};
+use super::{Driver, Error, Progress, database_error};
 use crate::machine::{Key, Spec};
 use crate::scheduler::core::Core;
 use crate::state::{NewTask, Shards};
 
-/// Tasks of a step that are open at most: handed to the machine and not final yet.
+/// Maximum number of open tasks of a step: in the machine and not final.
 const OPEN: usize = 8_192;
-/// Tasks that are looked up, and handed to the machine, together.
+/// Number of tasks that are looked up and added to the machine at a time.
 const CHUNK: u64 = 1_024;
-/// Chunks of a stage that are looked up before other stages of the run have their turn.
+/// Number of chunks of a stage that are processed before other stages of the run advance.
 const CHUNKS: usize = 8;
-/// Bytes of a task at most. What a task names does not grow with the dataset, so more is a mistake
-/// that no worker should be sent.
+/// Maximum size of a task. A task does not grow with the dataset, so a larger one is a mistake that
+/// must not reach a worker.
 const TASK_BYTES: usize = 1 << 20;
 
-/// A step that is worked on.
+/// The current step.
 pub(super) struct Window {
     pub(super) tasks: Arc<Tasks>,
-    /// Handed to the machine and not final yet.
+    /// Tasks in the machine that are not final.
     pub(super) open: BTreeSet<ShardId>,
-    /// The first task that was not looked at yet.
+    /// Ordinal of the first task that was not looked up yet.
     next: u64,
-    /// Of `next`: the items of the tasks.
+    /// The page of items that contains `next`.
     page: Option<Page>,
-    /// The shards of the version that the step reads, where it reads one.
+    /// The shards of the version that the step reads, if it reads one.
     pages: Option<versions::Pages>,
 }
 
-/// Items of a list.
+/// A page of a list.
 struct Page {
     number: u64,
     items: ItemsOfPage,
@@ -53,18 +52,18 @@ enum ItemsOfPage {
 }
 
 impl Progress {
-    /// A task needs nothing more.
-    pub(super) fn settled(&mut self, shard: &ShardId) {
+    /// Removes a final task from the window.
+    pub(super) fn mark_final(&mut self, shard: &ShardId) {
         if let Some(window) = &mut self.window {
             window.open.remove(shard);
         }
     }
 
-    /// A task is committed.
-    pub(super) fn committed(&mut self, shard: &ShardId) {
+    /// Records a commit.
+    pub(super) fn mark_committed(&mut self, shard: &ShardId) {
         let was_open = self.window.as_mut().map(|window| window.open.remove(shard));
-        // A task that was leased before a restart, which the window did not come to yet. The
-        // database may not show its commit yet.
+        // The task was leased before a restart, and the window has not reached it yet. Its commit
+        // may not be in the database yet.
         if was_open != Some(true) {
             self.early.insert(shard.clone());
         }
@@ -72,7 +71,7 @@ impl Progress {
 }
 
 impl Driver {
-    /// Begins a step.
+    /// Starts a step.
     pub(super) async fn begin(&mut self, stage: &Stage, tasks: Tasks) -> Result<(), Error> {
         settings::put(&self.inner.store, &stage.kind).await?;
         let count = tasks.len();
@@ -81,8 +80,8 @@ impl Driver {
             .iter()
             .map(|step| step.len())
             .sum();
-        let show = |core: &mut Core| self.show_step(core, stage, known + count, count);
-        self.inner.change(show).await?;
+        let update = |core: &mut Core| self.show_step(core, stage, known + count, count);
+        self.inner.change(update).await?;
         let pages = match &tasks.items {
             Items::Shards(shards, _) => {
                 Some(versions::Pages::open(&self.inner.store, &shards.version).await?)
@@ -96,7 +95,7 @@ impl Driver {
         };
         let next = if is_over { count } else { 0 };
         if is_over {
-            self.leave_out(stage, &tasks).await?;
+            self.give_up_missing(stage, &tasks).await?;
         }
         let progress = self.stages.entry(stage.name.clone()).or_default();
         progress.window = Some(Window {
@@ -109,8 +108,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Hands further tasks of the step to the machine, for as long as there is room. True where
-    /// tasks are open or not looked up yet, false where the step is over.
+    /// Adds tasks of the step to the machine while there is room. Returns true if tasks are open
+    /// or not looked up yet, false if the step is over.
     pub(super) async fn fill(&mut self, stage: &Stage) -> Result<bool, Error> {
         for _ in 0..CHUNKS {
             let Some(window) = self.window(stage) else {
@@ -126,14 +125,14 @@ impl Driver {
             }
             let tasks = window.tasks.clone();
             let page_end = ((from / PAGE + 1) * PAGE).min(count);
-            // A page that is whole is not read.
-            let is_whole = from.is_multiple_of(PAGE)
+            // A page whose tasks are all committed is not read.
+            let is_committed = from.is_multiple_of(PAGE)
                 && self.count(stage, &tasks, from, page_end).await? == page_end - from;
-            let to = match is_whole {
+            let to = match is_committed {
                 true => page_end,
                 false => (from + CHUNK).min(page_end),
             };
-            if !is_whole {
+            if !is_committed {
                 self.fill_chunk(stage, &tasks, from, to).await?;
             }
             if let Some(window) = self.window(stage) {
@@ -145,7 +144,7 @@ impl Driver {
         Ok(true)
     }
 
-    /// Adopts or hands to the machine those tasks of a chunk that are not committed.
+    /// Adopts or adds to the machine the tasks of a chunk that are not committed.
     async fn fill_chunk(
         &mut self,
         stage: &Stage,
@@ -163,7 +162,7 @@ impl Driver {
         let wanted = (from..to).filter(|ordinal| !is_settled(ordinal));
         let wanted = wanted.filter_map(|ordinal| progress.window.as_ref()?.task(ordinal));
         let wanted: Vec<Task> = wanted.collect();
-        let (known, wanted) = self.known(wanted)?;
+        let (known, wanted) = self.split_known(wanted)?;
         let rest = self.adopt_all(stage, wanted).await?;
         let device = self.stages[&stage.name].device.as_ref();
         let new = rest.iter().map(|task| new_task(stage, device, task));
@@ -184,9 +183,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Separates tasks that the machine has restored after a restart from new ones. Leaves out those
+    /// Splits tasks into those that the machine restored after a restart, and new ones. Drops those
     /// that were given up.
-    fn known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
+    fn split_known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
         let core = self.inner.core()?;
         let is_known = |task: &Task| core.machine.task(&key(task)).is_some();
         let is_given_up = |task: &Task| core.machine.is_given_up(&key(task));
@@ -195,7 +194,7 @@ impl Driver {
         Ok((known.into_iter().map(|task| task.shard).collect(), new))
     }
 
-    /// Reads the items of a page of the step, unless they were read.
+    /// Reads a page of items of the step, unless it is loaded.
     async fn load_page(&mut self, stage: &Stage, number: u64) -> Result<(), Error> {
         let store = self.inner.store.clone();
         let Some(window) = self.window(stage) else {
@@ -225,7 +224,7 @@ impl Driver {
         self.stages.get_mut(&stage.name)?.window.as_mut()
     }
 
-    /// How many tasks of a step are committed, of those from one to before another.
+    /// Number of committed tasks of a step with ordinals in `from..to`.
     pub(super) async fn count(
         &self,
         stage: &Stage,
@@ -248,10 +247,10 @@ impl Driver {
     ) -> Result<u64, Error> {
         let shards = self.shards(stage, first, last);
         let count = self.inner.database.count_committed(shards).await;
-        count.map_err(lost)
+        count.map_err(database_error)
     }
 
-    /// Which tasks of a step are committed, of those from one to before another.
+    /// Committed tasks of a step with ordinals in `from..to`.
     pub(super) async fn committed(
         &self,
         stage: &Stage,
@@ -261,7 +260,11 @@ impl Driver {
     ) -> Result<BTreeSet<ShardId>, Error> {
         let (first, last) = (tasks.shard(from), tasks.shard(to.saturating_sub(1)));
         let shards = self.shards(stage, &first, &last);
-        self.inner.database.committed(shards).await.map_err(lost)
+        self.inner
+            .database
+            .committed(shards)
+            .await
+            .map_err(database_error)
     }
 
     pub(super) fn shards<'a>(
@@ -283,7 +286,7 @@ impl Driver {
         let Some(view) = core.stage_mut(&self.run, &stage.name) else {
             return;
         };
-        // A driver that begins again comes by stages that were done before.
+        // A driver that restarts also passes stages that are done.
         if view.state == v1::StageState::Done {
             return;
         }
@@ -292,12 +295,12 @@ impl Driver {
             view.started_unix_ms = now;
         }
         view.tasks = known;
-        core.tell_planned(&self.run, &stage.name, step_tasks, now);
+        core.queue_planned_event(&self.run, &stage.name, step_tasks, now);
     }
 }
 
 impl Window {
-    /// The task of an ordinal of the page that was read; `None` where the page is shorter.
+    /// The task with this ordinal; `None` if the loaded page has no item for it.
     fn task(&self, ordinal: u64) -> Option<Task> {
         let place = (ordinal % PAGE) as usize;
         let items = self.page.as_ref().map(|page| &page.items);
@@ -350,5 +353,5 @@ fn new_task(stage: &Stage, device: Option<&DeviceKind>, task: &Task) -> Result<N
     })
 }
 
-/// Commits of a step, a page at a time, in the order of its tasks.
+/// Commits of a page of a step, by shard. Shards sort like their tasks.
 pub(super) type Commits = BTreeMap<ShardId, Summary>;

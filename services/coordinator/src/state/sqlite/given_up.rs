@@ -33,7 +33,7 @@ pub(super) async fn leave_out(
 ) -> Result<(), Error> {
     let rows = shards.iter();
     let rows: Vec<Given<'_>> = rows
-        .map(|(shard, said)| (run, stage, shard, said))
+        .map(|(shard, reason)| (run, stage, shard, reason))
         .collect();
     insert(writing, &rows, "NOTHING").await
 }
@@ -72,11 +72,11 @@ async fn insert(writing: &mut Writing, rows: &[Given<'_>], known: &str) -> Resul
     for chunk in chunks(rows) {
         let mut query =
             QueryBuilder::<sqlx::Sqlite>::new("INSERT INTO given_up (run, stage, shard, said) ");
-        query.push_values(chunk, |mut row, (run, stage, shard, said)| {
+        query.push_values(chunk, |mut row, (run, stage, shard, reason)| {
             row.push_bind(run.as_str())
                 .push_bind(stage.as_str())
                 .push_bind(shard.as_str())
-                .push_bind(said.as_str());
+                .push_bind(reason.as_str());
         });
         query
             .push(" ON CONFLICT (run, stage, shard) DO ")

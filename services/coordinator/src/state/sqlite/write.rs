@@ -53,7 +53,7 @@ impl Sqlite {
                 Op::Lost { run, stage, shards } => {
                     delete_commits(&mut transaction, run, stage, shards).await?;
                 }
-                Op::LeftOut { run, stage, shards } => {
+                Op::GivenUp { run, stage, shards } => {
                     given_up::leave_out(&mut transaction, run, stage, shards).await?;
                 }
                 Op::Listed { run, stage } => write_listed(&mut transaction, run, stage).await?,
@@ -169,7 +169,7 @@ async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
         write_stage(writing, view, position, stage).await?;
         let shards = stage.quarantined.iter();
         let shards: Vec<_> = shards
-            .map(|(shard, said)| (shard.clone(), said.clone()))
+            .map(|(shard, reason)| (shard.clone(), reason.clone()))
             .collect();
         given_up::leave_out(writing, &view.run, &stage.stage, &shards).await?;
     }
