@@ -1,26 +1,25 @@
-//! The task machine: which worker gets which task, and what becomes of it. Pure: no clock, no I/O.
+//! The task machine: assigns tasks to workers and tracks their state. Pure: no clock, no I/O.
 //!
 //! ```text
-//!              backoff over            assign                 commit record stands
+//!            backoff is over            assign                commit record exists
 //!  Blocked ──────────────────► Ready ──────────► Leased ──────────────────────────► Committed
 //!     ▲                          ▲ ▲               │ │ │ ▲
-//!     │ retryable, attempt + 1   │ └─ given back ──┘ │ │ └─ one of two twins failed
+//!     │ retryable, attempt + 1   │ └── released ───┘ │ │ └─ one of two leases failed
 //!     └──────────────────────────│── failed, expired ┘ │
 //!                                │                     └─ BadInput, PoisonShard, Fatal,
 //!                                │                        or no attempts left ─► Quarantined
-//!                                └── an operator asks for it ◄───────────────────────┘
+//!                                └── an operator retries it ◄────────────────────────┘
 //!                                                         run ended ───────────► Cancelled
-//! ```
 //!
-//! - Every lease has an epoch (generation, counter) that is never used again. An answer with another
+//! - Every lease has an epoch (generation, counter) that is never used again. A report with another
 //!   epoch is stale.
 //! - A gang's task is leased to all of its ranks at once; one lost rank fails the attempt.
-//! - A task that takes far longer than others of its stage may be leased a second time, to a twin. The
-//!   first commit wins, and the other lease is stale.
-//! - Runs share the slots of the workers (`turns`), and slots are kept for gangs (`gangs`).
-//! - `now` is read from a monotonic clock of the caller. Nothing else decides when a lease expires.
-//! - Each change goes to an outbox, from which the caller writes it to the database and reports it.
-//! - No operation looks at all tasks: each state has an index (`queues`).
+//! - A task that takes far longer than others of its stage may get a second, speculative lease: its
+//!   twin. The first commit wins, and the other lease becomes stale.
+//! - Runs share the slots of the workers (`turns`), and slots are reserved for gangs (`gangs`).
+//! - `now` comes from a monotonic clock of the caller. Leases expire by this clock alone.
+//! - Each change goes to an outbox. The caller writes it to the database and publishes it.
+//! - No operation scans all tasks: each state has an index (`queues`).
 
 mod assign;
 mod caches;
@@ -57,57 +56,57 @@ pub use policy::Policy;
 pub use task::{Change, Held, Key, Lease, Rank, Spec, State, Task, What, attempt_id};
 pub use workers::Ejected;
 
-/// Time since some fixed moment, by a monotonic clock.
+/// Time since a fixed moment, by a monotonic clock.
 pub type Now = Duration;
 
-/// A task's place in the order of adding; lower is older.
+/// A task's position in the order of insertion; lower is older.
 type Ordinal = u64;
 
-/// Why an answer was not taken.
+/// Why a report was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stale {
-    /// The task is not known, or held under another epoch or by another worker.
+    /// The task is unknown, or leased under another epoch or to another worker.
     NotHeld,
-    /// Its run was cancelled.
+    /// The run was cancelled.
     Cancelled,
 }
 
-/// A lease as an answer names it.
+/// A lease as the caller of a request names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The task.
     pub key: Key,
-    /// Under which lease.
+    /// The epoch of the lease.
     pub lease_epoch: LeaseEpoch,
-    /// Which rank of the gang; 0 for all but training.
+    /// The rank in the gang; 0 for every task but training.
     pub rank: usize,
-    /// Who answers.
+    /// The worker that sent the request.
     pub worker: WorkerId,
 }
 
 /// An event for the log and the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
-    /// A worker fails too much and gets no lease for a while.
+    /// A worker failed too many shards and gets no lease for a period.
     Ejected(Ejected),
-    /// A task that takes too long was leased a second time.
+    /// A task that takes too long got a second lease.
     Twin {
         /// The task.
         key: Arc<Key>,
-        /// Who has it.
+        /// The worker of the first lease.
         first: Option<WorkerId>,
-        /// Who has it as well.
+        /// The worker of the second lease.
         twin: WorkerId,
     },
 }
 
-/// Every task that is not forgotten, and the workers that were seen of late.
+/// The tasks of running runs, and the workers that were seen recently.
 #[derive(Debug)]
 pub struct Machine {
     policy: Policy,
-    /// The last epoch that was given out.
+    /// The last epoch that was used.
     last_epoch: LeaseEpoch,
-    /// Boxed: a map of ascending keys is little more than half full.
+    /// Boxed, because the nodes of a map with ascending keys are little more than half full.
     entries: BTreeMap<Ordinal, Box<Entry>>,
     by_key: HashMap<Arc<Key>, Ordinal>,
     added: Ordinal,
@@ -128,7 +127,7 @@ struct Entry {
 }
 
 impl Machine {
-    /// A machine without tasks, whose epochs are of `generation`.
+    /// A machine without tasks, for a new generation.
     pub fn new(policy: Policy, generation: u64) -> Self {
         Self {
             policy,
@@ -149,7 +148,7 @@ impl Machine {
         }
     }
 
-    /// An epoch that was never used. Rings take theirs here too.
+    /// Returns a new epoch. Rings use these too.
     pub fn next_epoch(&mut self) -> LeaseEpoch {
         self.last_epoch.counter += 1;
         self.last_epoch
@@ -161,18 +160,18 @@ impl Machine {
         self.entries.get(ordinal).map(|entry| &entry.task)
     }
 
-    /// Live workers of a role, of one kind of device where it matters.
+    /// Number of live workers of a role, and of a device kind unless it is `None`.
     pub fn live_workers(&self, role: Role, device: Option<&DeviceKind>, now: Now) -> usize {
         let demand = Demand { role, device };
         self.workers.live(demand, &self.policy, now)
     }
 
-    /// The most common kind of device among live workers of a role.
+    /// The most common device kind among live workers of a role.
     pub fn common_device(&self, role: Role, now: Now) -> Option<DeviceKind> {
         self.workers.common_device(role, &self.policy, now)
     }
 
-    /// Adds a task that waits for a worker. One that is known already stays as it is.
+    /// Adds a ready task. A known task stays unchanged.
     pub fn add(&mut self, key: Key, spec: Spec) {
         if !self.by_key.contains_key(&key) {
             let ordinal = self.insert(key, Task::new(spec));
@@ -180,7 +179,7 @@ impl Machine {
         }
     }
 
-    /// Puts back a task as it was before a restart: a lease gets one full period.
+    /// Restores a task after a restart. Its leases are valid for one lease period from `now`.
     pub fn restore(&mut self, key: Key, mut task: Task, now: Now) {
         if let State::Leased(held) = &mut task.state {
             held.renew_all(now, now + self.policy.lease);
@@ -204,7 +203,7 @@ impl Machine {
         ordinal
     }
 
-    /// Puts a task where its state belongs.
+    /// Adds a task to the indexes of its state.
     fn enter(&mut self, ordinal: Ordinal) {
         let Some(entry) = self.entries.get(&ordinal) else {
             return;
@@ -216,7 +215,7 @@ impl Machine {
         }
     }
 
-    /// Takes a task from where it is, before its state changes.
+    /// Removes a task from the indexes of its state, before the state changes.
     fn leave(&mut self, ordinal: Ordinal) {
         let Some(entry) = self.entries.get(&ordinal) else {
             return;
@@ -231,24 +230,24 @@ impl Machine {
     /// Renews a lease.
     ///
     /// # Errors
-    /// [`Stale`] where the lease is no longer this worker's.
+    /// [`Stale`]: the lease is no longer this worker's.
     pub fn heartbeat(&mut self, claim: &Claim, now: Now) -> Result<(), Stale> {
-        self.workers.beats(&claim.worker, now);
+        self.workers.heard(&claim.worker, now);
         let deadline = now + self.policy.lease;
         self.rank_mut(claim)?.deadline = deadline;
         Ok(())
     }
 
-    /// Whether this lease is still this worker's.
+    /// Returns the lease if it is still this worker's.
     ///
     /// # Errors
-    /// [`Stale`] where it is not.
+    /// [`Stale`]: it is not.
     pub fn check(&self, claim: &Claim) -> Result<&Lease, Stale> {
         let task = self.task(&claim.key).ok_or(Stale::NotHeld)?;
         if task.state == State::Cancelled {
             return Err(Stale::Cancelled);
         }
-        let lease = task.held().and_then(|held| held.of(claim.lease_epoch));
+        let lease = task.held().and_then(|held| held.find(claim.lease_epoch));
         let is_own = |lease: &&Lease| {
             let rank = lease.ranks.get(claim.rank);
             rank.is_some_and(|rank| rank.worker == claim.worker)
@@ -256,16 +255,16 @@ impl Machine {
         lease.filter(is_own).ok_or(Stale::NotHeld)
     }
 
-    /// Whether this lease is this worker's, and its work is not finished.
+    /// Whether the lease is still this worker's, and its rank is unfinished.
     pub fn works_on(&self, claim: &Claim) -> bool {
         let lease = self.check(claim);
         lease.is_ok_and(|lease| !lease.ranks[claim.rank].is_finished)
     }
 
-    /// A commit record of this task stands in the store. It decides, whichever attempt made it, unless
-    /// the task was given up before. True where the task is committed now.
+    /// Records that the store has a commit record of this task. The record decides, whichever attempt
+    /// wrote it, unless the task was given up before. Returns whether the task is committed now.
     ///
-    /// - `by`: the epoch in the record; a lease of it has done its work.
+    /// - `by`: the epoch in the record. Its workers get the credit.
     pub fn committed(&mut self, key: &Key, by: LeaseEpoch, now: Now) -> bool {
         let Some((ordinal, task)) = self.find(key) else {
             return false;
@@ -274,16 +273,16 @@ impl Machine {
             State::Committed => true,
             State::Quarantined | State::Cancelled => false,
             State::Blocked { .. } | State::Ready | State::Leased(_) => {
-                let winner = task.held().and_then(|held| held.of(by));
+                let winner = task.held().and_then(|held| held.find(by));
                 let runtime = winner.map(|lease| now.saturating_sub(lease.since));
                 let workers = winner.iter().flat_map(|lease| &lease.ranks);
                 let workers: Vec<WorkerId> = workers.map(|rank| rank.worker.clone()).collect();
                 self.stages.committed(key, runtime);
                 for worker in workers {
-                    self.workers.succeeded(&worker, now);
+                    self.workers.record_commit(&worker, now);
                 }
-                self.go(ordinal, State::Committed, "");
-                // The change that was noted is all that is needed of it.
+                self.transition(ordinal, State::Committed, "");
+                // A committed task needs no entry; the outbox has the change.
                 self.stages.remove(key, ordinal);
                 self.remove(ordinal);
                 true
@@ -291,10 +290,10 @@ impl Machine {
         }
     }
 
-    /// A rank other than the one that commits has done its part: it needs no heartbeat any more.
+    /// Records that a rank other than 0 has finished. It no longer needs to send heartbeats.
     ///
     /// # Errors
-    /// [`Stale`] where the lease is no longer this worker's.
+    /// [`Stale`]: the lease is no longer this worker's.
     pub fn rank_finished(&mut self, claim: &Claim) -> Result<(), Stale> {
         self.rank_mut(claim)?.is_finished = true;
         if let Some((ordinal, _)) = self.find(&claim.key) {
@@ -303,33 +302,34 @@ impl Machine {
         Ok(())
     }
 
-    /// A lease could not be handed over: nothing was tried.
+    /// Ends a lease that the worker did not receive. The attempt does not count.
     pub fn undelivered(&mut self, key: &Key, lease_epoch: LeaseEpoch) {
         let Some((ordinal, task)) = self.find(key) else {
             return;
         };
-        let Some(held) = task.held().filter(|held| held.of(lease_epoch).is_some()) else {
+        let Some(held) = task.held().filter(|held| held.find(lease_epoch).is_some()) else {
             return;
         };
         let state = held.clone().without(lease_epoch).unwrap_or(State::Ready);
         if let Some(entry) = self.entries.get_mut(&ordinal) {
             entry.task.attempts = entry.task.attempts.saturating_sub(1);
         }
-        self.set(ordinal, state, What::TakenBack(lease_epoch), "given back");
+        self.set(ordinal, state, What::TakenBack(lease_epoch), "released");
     }
 
-    /// A worker that stops gives its lease back: the attempt does not count. For a gang the whole
-    /// lease goes back.
+    /// Releases the lease of a worker that stops. The attempt does not count. For a gang, the lease
+    /// of all ranks ends.
     ///
     /// # Errors
-    /// [`Stale`] where the lease is no longer this worker's.
+    /// [`Stale`]: the lease is no longer this worker's.
     pub fn release(&mut self, claim: &Claim) -> Result<(), Stale> {
         self.check(claim)?;
         self.undelivered(&claim.key, claim.lease_epoch);
         Ok(())
     }
 
-    /// Tries a task again that was given up, as if it never had been. True where it was.
+    /// Makes a task that was given up ready again, with no attempts. Returns false if it was not given
+    /// up.
     pub fn retry(&mut self, key: &Key) -> bool {
         let Some((ordinal, task)) = self.find(key) else {
             return false;
@@ -344,16 +344,16 @@ impl Machine {
                 ..Task::new(entry.task.spec.clone())
             };
         }
-        self.set(ordinal, State::Ready, What::Retried, "tried again");
+        self.set(ordinal, State::Ready, What::Retried, "retried");
         true
     }
 
-    /// Ends leases whose time is over and lets go tasks whose backoff is over.
+    /// Ends leases that expired, and makes tasks ready whose backoff is over.
     ///
-    /// Gives the tasks whose lease expired.
+    /// Returns the tasks of the expired leases.
     pub fn tick(&mut self, now: Now) -> Vec<Key> {
         while let Some(ordinal) = self.queues.due(now) {
-            self.go(ordinal, State::Ready, "");
+            self.transition(ordinal, State::Ready, "");
         }
         let expired = self.expire(now);
         for (worker, cached) in self.workers.forget(&self.policy, now) {
@@ -365,8 +365,8 @@ impl Machine {
         expired
     }
 
-    /// Extends every lease by `gap`, a time in which the caller received no heartbeats. Workers count
-    /// as alive for as much longer.
+    /// Extends every lease by `gap`, a time in which the caller received no heartbeats. Workers also
+    /// count as alive for that much longer.
     pub fn postpone(&mut self, gap: Duration) {
         for ordinal in self.queues.leased() {
             if let Some(entry) = self.entries.get_mut(&ordinal)
@@ -378,16 +378,16 @@ impl Machine {
         self.workers.postpone(gap);
     }
 
-    /// Ends every task of a run that is not final; the next heartbeat of a lease reports it.
+    /// Cancels every unfinished task of a run. Workers learn of it with their next heartbeat.
     pub fn cancel(&mut self, run: &RunId) {
-        for ordinal in self.stages.of_run(run) {
+        for ordinal in self.stages.tasks_of_run(run) {
             if !self.entries[&ordinal].task.state.is_final() {
-                self.go(ordinal, State::Cancelled, "");
+                self.transition(ordinal, State::Cancelled, "");
             }
         }
     }
 
-    /// Forgets every task of a run that has ended, and its shards that were given up.
+    /// Removes the tasks of a run that has ended, and its shards that were given up.
     pub fn forget(&mut self, run: &RunId) {
         self.given_up.forget(run);
         let Some((number, ordinals)) = self.stages.forget(run) else {
@@ -399,12 +399,12 @@ impl Machine {
         self.queues.forget(number);
     }
 
-    /// Notes how many tasks a step of a stage has, of which some may be added later.
+    /// Sets the number of tasks of a stage's step. Some may be added later.
     pub fn expect(&mut self, run: &RunId, stage: &StageName, tasks: u64) {
         self.stages.expect(run, stage, tasks as usize);
     }
 
-    /// Forgets the tasks of a step of a stage that is over.
+    /// Removes the tasks of a finished step of a stage.
     pub fn forget_step(&mut self, run: &RunId, stage: &StageName) {
         for ordinal in self.stages.forget_stage(run, stage) {
             self.remove(ordinal);
@@ -418,17 +418,17 @@ impl Machine {
         }
     }
 
-    /// Workers that get no leases now.
+    /// Number of workers that are ejected.
     pub fn ejected(&self, now: Now) -> usize {
         self.workers.ejected(now)
     }
 
-    /// Takes the changes since they were taken last, in order.
+    /// Takes the changes since the last call, in order.
     pub fn take_changes(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Takes the notices since they were taken last, in order.
+    /// Takes the notices since the last call, in order.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }
@@ -438,14 +438,14 @@ impl Machine {
         Some((ordinal, &self.entries.get(&ordinal)?.task))
     }
 
-    /// The rank that a claim names, where it is its own.
+    /// The rank of a claim.
     fn rank_mut(&mut self, claim: &Claim) -> Result<&mut Rank, Stale> {
         self.check(claim)?;
         let ordinal = self.by_key.get(&claim.key);
         let entry = ordinal.and_then(|ordinal| self.entries.get_mut(ordinal));
         match entry.map(|entry| &mut entry.task.state) {
             Some(State::Leased(held)) => {
-                let lease = held.of_mut(claim.lease_epoch);
+                let lease = held.find_mut(claim.lease_epoch);
                 let rank = lease.and_then(|lease| lease.ranks.get_mut(claim.rank));
                 rank.ok_or(Stale::NotHeld)
             }
@@ -453,12 +453,12 @@ impl Machine {
         }
     }
 
-    /// Moves a task on; whatever leases it had are over.
-    fn go(&mut self, ordinal: Ordinal, state: State, message: &str) {
+    /// Sets the state of a task and ends all of its leases.
+    fn transition(&mut self, ordinal: Ordinal, state: State, message: &str) {
         let held = self.entries.get(&ordinal).and_then(|e| e.task.held());
-        let over = held.into_iter().flat_map(Held::leases);
-        let over = over.map(|lease| lease.lease_epoch).collect();
-        self.set(ordinal, state, What::Moved(over), message);
+        let ended = held.into_iter().flat_map(Held::leases);
+        let ended = ended.map(|lease| lease.lease_epoch).collect();
+        self.set(ordinal, state, What::Moved(ended), message);
     }
 
     fn set(&mut self, ordinal: Ordinal, state: State, what: What, message: &str) {

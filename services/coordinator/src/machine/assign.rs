@@ -1,4 +1,4 @@
-//! Who gets what: offers of workers against tasks that wait.
+//! Assignment of ready tasks to the offers of workers.
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -13,76 +13,76 @@ use super::queues::{Lane, RunNumber};
 use super::task::{Held, Lease, Rank, Spec, State, Task, What, attempt_id};
 use super::{Key, Machine, Now, Ordinal};
 
-/// Tasks that are looked at for one slot, the oldest of each run, the runs together. All but those
-/// that this worker should leave to others are taken at once.
+/// Number of the oldest ready tasks that are considered for one slot, over all runs. Considering stops
+/// at the first task that this worker should not leave to others.
 const LOOKAHEAD: usize = 256;
-/// The least share of a run in them.
+/// Minimum share of a run in the lookahead.
 const LEAST_LOOKAHEAD: usize = 16;
 
-/// A worker that asks for work.
+/// A worker's request for tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// The worker.
     pub worker: WorkerId,
-    /// What it can take.
+    /// The roles of the tasks that it executes.
     pub roles: BTreeSet<Role>,
-    /// What its models compute on.
+    /// The device kind that its models compute on.
     pub device: DeviceKind,
-    /// Tasks that it wants at most.
+    /// Maximum number of tasks that it wants.
     pub slots: usize,
-    /// Base files in its cache. Shared: an offer that waits is looked at by every beat.
+    /// Base files in its cache. Shared, because every beat reads a waiting offer.
     pub cached: Arc<BTreeSet<Digest>>,
 }
 
-/// A task for a worker.
+/// A task that is leased to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     /// Index of the offer.
     pub offer: usize,
     /// The task.
     pub key: Arc<Key>,
-    /// Under which lease.
+    /// The epoch of the lease.
     pub lease_epoch: LeaseEpoch,
     /// The attempt.
     pub attempt: AttemptId,
-    /// This worker's rank.
+    /// The rank of this worker.
     pub rank: usize,
-    /// Ranks that hold the task together.
+    /// Number of ranks that execute the task together.
     pub world_size: usize,
-    /// Which try this is, from 1.
+    /// Number of the attempt, from 1.
     pub attempt_number: u32,
 }
 
 impl Offer {
-    /// Whether this worker can take a task.
+    /// Whether this worker can execute a task.
     pub(super) fn fits(&self, spec: &Spec) -> bool {
         spec.demand().is_met_by(&self.roles, &self.device)
     }
 }
 
-/// What a worker is offered tasks from.
+/// A slot of an offer, and the tasks that can fill it.
 struct Choice<'a> {
     offer: &'a Offer,
-    /// Those that it may take tasks from now.
+    /// The lanes of these tasks.
     lanes: &'a [Lane],
-    /// Only older tasks than this.
+    /// Only tasks older than this.
     before: Ordinal,
     now: Now,
 }
 
 impl Machine {
-    /// Serves offers, the oldest first.
+    /// Assigns tasks to offers, oldest offer first.
     ///
-    /// - Gangs go first, and slots are kept for them: see `gangs`.
-    /// - Runs take turns: see `turns`. Within a run the oldest task goes first.
-    /// - A task whose base file a worker has cached goes to it before older ones of its run, and
-    ///   other workers leave it alone: both for a bounded time, so that nothing starves (delay
-    ///   scheduling: Zaharia et al., EuroSys 2010).
-    /// - A worker for which nothing is left may get a twin of a task that takes far too long.
+    /// - Gangs go first, and slots are reserved for them: see `gangs`.
+    /// - Runs take turns: see `turns`. Within a run, the oldest task goes first.
+    /// - A task whose base file a worker has cached goes to that worker before older tasks of the
+    ///   run, and other workers leave it. Both last for a bounded time, so that no task starves
+    ///   (delay scheduling: Zaharia et al., EuroSys 2010).
+    /// - A worker without a ready task may get a second lease of a task that takes too long.
     pub fn assign(&mut self, offers: &[impl Borrow<Offer>], now: Now) -> Vec<Grant> {
         let offers: Vec<&Offer> = offers.iter().map(Borrow::borrow).collect();
         for offer in &offers {
-            self.see(offer, now);
+            self.update_worker(offer, now);
         }
         let mut slots = Slots::new(&offers);
         let mut grants = self.assign_gangs(&offers, &mut slots, now);
@@ -109,9 +109,9 @@ impl Machine {
         grants
     }
 
-    /// Notes what a worker that asks for work is, and what it has cached.
-    fn see(&mut self, offer: &Offer, now: Now) {
-        let Some(before) = self.workers.offers(offer, now) else {
+    /// Records the offer of a worker and updates the index of cached files.
+    fn update_worker(&mut self, offer: &Offer, now: Now) {
+        let Some(before) = self.workers.update(offer, now) else {
             return;
         };
         for gone in before.difference(&offer.cached) {
@@ -134,7 +134,7 @@ impl Machine {
         readers.collect()
     }
 
-    /// The lanes of an offer that it may take tasks from now.
+    /// The lanes of the tasks that an offer may get now.
     fn lanes_of(&self, offer: &Offer, now: Now) -> Vec<Lane> {
         let is_ejected = |role: &Role| {
             let policy = &self.policy;
@@ -144,21 +144,26 @@ impl Machine {
         self.queues.lanes(roles, &offer.device)
     }
 
-    /// The task that a slot gets: of the run whose turn it is, or of the next one if that run has
-    /// none for this worker.
+    /// The task for a slot, from the run whose turn it is. If that run has none for this worker, from
+    /// the next run.
     fn pick(&mut self, choice: &Choice<'_>) -> Option<Ordinal> {
         let runs = self.queues.runs(choice.lanes);
         let share = LOOKAHEAD / runs.len().max(1);
         let share = share.max(LEAST_LOOKAHEAD);
         let mut runs = runs.into_iter();
-        runs.find_map(|run| self.pick_of(run, share, choice))
+        runs.find_map(|run| self.pick_from_run(run, share, choice))
     }
 
-    /// The task of a run that a slot gets: the oldest, unless a cache speaks for another one.
-    fn pick_of(&mut self, run: RunNumber, share: usize, choice: &Choice<'_>) -> Option<Ordinal> {
+    /// The task of a run for a slot: the oldest, unless a later task's base file is cached.
+    fn pick_from_run(
+        &mut self,
+        run: RunNumber,
+        share: usize,
+        choice: &Choice<'_>,
+    ) -> Option<Ordinal> {
         let Choice { offer, now, .. } = *choice;
         let mut oldest = None;
-        let mut left: Vec<Ordinal> = Vec::new();
+        let mut passed_over: Vec<Ordinal> = Vec::new();
         let ready = self.queues.ready(run, choice.lanes);
         let ready = ready.take_while(|ordinal| *ordinal < choice.before);
         for ordinal in ready.take(share) {
@@ -166,23 +171,23 @@ impl Machine {
             if self.must_avoid(task, &offer.worker, now) {
                 continue;
             }
-            if self.is_better_off_elsewhere(ordinal, task, offer, now) {
-                left.push(ordinal);
+            if self.should_wait_for_cache(ordinal, task, offer, now) {
+                passed_over.push(ordinal);
                 continue;
             }
             oldest = Some(ordinal);
             break;
         }
-        let is_settled =
+        let must_go_first =
             |oldest: Ordinal| self.has_cached(offer, oldest) || self.is_overdue(oldest, now);
         let overtaking = match oldest {
-            Some(oldest) if is_settled(oldest) => None,
+            Some(oldest) if must_go_first(oldest) => None,
             _ => self.near(run, choice),
         };
         if overtaking.is_some() {
-            left.extend(oldest);
+            passed_over.extend(oldest);
         }
-        for ordinal in left {
+        for ordinal in passed_over {
             self.queues.pass_over(ordinal, now);
         }
         overtaking.or(oldest)
@@ -200,9 +205,9 @@ impl Machine {
         })
     }
 
-    /// Whether another worker has the base file of this task and this one has not, for as long as
-    /// it is worth waiting for that one.
-    fn is_better_off_elsewhere(
+    /// Whether to leave this task to another worker that has its base file cached. False once the
+    /// task was passed over for the locality wait.
+    fn should_wait_for_cache(
         &self,
         ordinal: Ordinal,
         task: &Task,
@@ -231,8 +236,8 @@ impl Machine {
         base.is_some_and(|base| offer.cached.contains(&base))
     }
 
-    /// Whether this worker should leave a task to another one that is alive: it failed the task
-    /// through a fault of its own, or the last attempts are to be made elsewhere.
+    /// Whether to leave a task to another live worker: this one failed it through a fault of its own,
+    /// or the last attempts must be made on a second worker.
     fn must_avoid(&self, task: &Task, worker: &WorkerId, now: Now) -> bool {
         if !task.failed_on.contains(worker) {
             return false;
@@ -242,7 +247,7 @@ impl Machine {
         (is_own_fault || is_last) && self.others_alive(task, now)
     }
 
-    /// Leases a task; one that is leased already gets its twin.
+    /// Leases a task. A task that is leased gets a second lease.
     pub(super) fn grant(
         &mut self,
         ordinal: Ordinal,

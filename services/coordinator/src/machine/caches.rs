@@ -1,7 +1,7 @@
 //! Base files: which workers have them cached, and which ready tasks read them.
 //!
-//! Each worker has an index of the ready tasks whose base file it has, so that the oldest one is found
-//! without a look at its whole cache.
+//! Each worker has an index of the ready tasks whose base file it has cached, so that the oldest one is
+//! found without a scan of its cache.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
@@ -11,23 +11,23 @@ use capstan_plan::id::{Digest, WorkerId};
 use super::Ordinal;
 use super::queues::RunNumber;
 
-/// A ready task in the index of a worker: runs apart, the oldest first.
+/// A ready task in the index of a worker, ordered by run, then by age.
 type Near = (RunNumber, Ordinal);
 
 /// Base files by worker and by task.
 #[derive(Debug, Default)]
 pub(super) struct Caches {
-    /// Who has a base file cached; no set is empty.
+    /// The workers that have a base file cached. No set is empty.
     holders: HashMap<Digest, BTreeSet<WorkerId>>,
-    /// Ready tasks by the first eight bytes of the digest of their base file, which makes an entry
-    /// small. The caller compares the rest.
+    /// Ready tasks by the first eight bytes of the digest of their base file, to keep entries small.
+    /// The caller compares the full digest.
     readers: BTreeSet<(u64, Ordinal)>,
-    /// Ready tasks whose base file a worker has; no set is empty.
+    /// Ready tasks whose base file a worker has cached. No set is empty.
     near: HashMap<WorkerId, BTreeSet<Near>>,
 }
 
 impl Caches {
-    /// A task that reads this base file is ready.
+    /// Adds a ready task that reads this base file.
     pub(super) fn enter(&mut self, base: &Digest, run: RunNumber, ordinal: Ordinal) {
         self.readers.insert((base.prefix_u64(), ordinal));
         for holder in self.holders.get(base).into_iter().flatten() {
@@ -41,7 +41,7 @@ impl Caches {
         }
     }
 
-    /// A task that reads this base file is not ready any more.
+    /// Removes a task that reads this base file and is no longer ready.
     pub(super) fn leave(&mut self, base: &Digest, run: RunNumber, ordinal: Ordinal) {
         self.readers.remove(&(base.prefix_u64(), ordinal));
         for holder in self.holders.get(base).into_iter().flatten() {
@@ -49,14 +49,14 @@ impl Caches {
         }
     }
 
-    /// Ready tasks whose base file's digest begins as this one does, the oldest first.
+    /// Ready tasks whose base file's digest has the same first bytes, oldest first.
     pub(super) fn readers(&self, base: &Digest) -> impl Iterator<Item = Ordinal> + '_ {
         let prefix = base.prefix_u64();
         let readers = self.readers.range((prefix, 0)..=(prefix, Ordinal::MAX));
         readers.map(|(_, ordinal)| *ordinal)
     }
 
-    /// A worker has this base file from now on.
+    /// Records that a worker has this base file.
     ///
     /// - `tasks`: the ready tasks that read it.
     pub(super) fn hold(&mut self, worker: &WorkerId, base: &Digest, tasks: Vec<Near>) {
@@ -67,7 +67,7 @@ impl Caches {
         }
     }
 
-    /// A worker has this base file no more.
+    /// Records that a worker no longer has this base file.
     ///
     /// - `tasks`: the ready tasks that read it.
     pub(super) fn release(&mut self, worker: &WorkerId, base: &Digest, tasks: Vec<Near>) {
@@ -82,12 +82,12 @@ impl Caches {
         }
     }
 
-    /// Workers that have a base file.
+    /// Workers that have a base file cached.
     pub(super) fn holders(&self, base: &Digest) -> impl Iterator<Item = &WorkerId> {
         self.holders.get(base).into_iter().flatten()
     }
 
-    /// Ready tasks of a run whose base file this worker has, older than `before`, the oldest first.
+    /// Ready tasks of a run whose base file this worker has, older than `before`, oldest first.
     pub(super) fn near(
         &self,
         worker: &WorkerId,

@@ -1,4 +1,4 @@
-//! Attempts that come to nothing: failed by their worker, or ended by its silence.
+//! Attempts that fail: reported by a worker, or expired without heartbeats.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use capstan_plan::id::{LeaseEpoch, WorkerId};
 use super::task::{Key, State, Task, What};
 use super::{Claim, Machine, Notice, Now, Ordinal, Stale};
 
-/// An attempt that came to nothing.
+/// A failed attempt.
 struct Failure<'a> {
     lease_epoch: LeaseEpoch,
     worker: &'a WorkerId,
@@ -17,11 +17,11 @@ struct Failure<'a> {
 }
 
 impl Machine {
-    /// An attempt failed. A worker that fails through a fault of its own is remembered with the task
-    /// even where another rank of its gang has reported first.
+    /// Records a failed attempt. A fault of the worker itself is recorded even if another rank of its
+    /// gang has reported a failure first.
     ///
     /// # Errors
-    /// [`Stale`] where the lease is no longer this worker's; the failure does not count then.
+    /// [`Stale`]: the lease is no longer this worker's. The failure does not count.
     pub fn fail(
         &mut self,
         claim: &Claim,
@@ -31,7 +31,7 @@ impl Machine {
     ) -> Result<(), Stale> {
         let is_own_fault = kind == FailureKind::WorkerFault;
         if let Some(ordinal) = self.by_key.get(&claim.key).filter(|_| is_own_fault) {
-            self.workers.at_fault(&claim.worker, *ordinal, now);
+            self.workers.record_fault(&claim.worker, *ordinal, now);
         }
         let is_gang = self.check(claim)?.ranks.len() > 1;
         let Some((ordinal, _)) = self.find(&claim.key) else {
@@ -50,17 +50,17 @@ impl Machine {
         Ok(())
     }
 
-    /// Ends leases whose time is over. Gives their tasks.
+    /// Ends expired leases. Returns their tasks.
     pub(super) fn expire(&mut self, now: Now) -> Vec<Key> {
         let mut expired = Vec::new();
-        // What a worker loses by one silence has one cause.
+        // All leases that expire because a worker stopped heartbeating count as one failure.
         let mut silent: BTreeMap<WorkerId, Ordinal> = BTreeMap::new();
         while let Some((ordinal, lease_epoch)) = self.queues.overdue(now) {
             let Some(entry) = self.entries.get(&ordinal) else {
                 continue;
             };
             let held = entry.task.held();
-            let Some(lease) = held.and_then(|held| held.of(lease_epoch)) else {
+            let Some(lease) = held.and_then(|held| held.find(lease_epoch)) else {
                 continue;
             };
             let Some((deadline, rank)) = lease.deadline() else {
@@ -99,33 +99,36 @@ impl Machine {
         task.last_failure = Some(failure.kind);
         let held = task.held().cloned();
         let other = held.and_then(|held| held.without(failure.lease_epoch));
-        let over = What::Moved(vec![failure.lease_epoch]);
+        let ended = What::Moved(vec![failure.lease_epoch]);
         match other {
-            // The other one of two twins goes on, unless the task fails on every worker.
+            // The other of two leases stays, unless the task would fail on every worker.
             Some(state) if failure.kind.is_retryable() => {
-                self.set(ordinal, state, over, failure.message);
+                self.set(ordinal, state, ended, failure.message);
             }
-            _ if self.is_hopeless(ordinal, failure.kind, now) => {
-                self.go(ordinal, State::Quarantined, failure.message);
+            _ if self.must_give_up(ordinal, failure.kind, now) => {
+                self.transition(ordinal, State::Quarantined, failure.message);
             }
             _ => {
                 let backoff = self
                     .policy
                     .backoff_after(self.entries[&ordinal].task.attempts);
                 let until = now + backoff;
-                self.go(ordinal, State::Blocked { until }, failure.message);
+                self.transition(ordinal, State::Blocked { until }, failure.message);
             }
         }
     }
 
     fn blame(&mut self, worker: &WorkerId, shard: Ordinal, now: Now) {
-        let ejected = self.workers.failed(worker, shard, &self.policy, now);
+        let ejected = self
+            .workers
+            .record_failure(worker, shard, &self.policy, now);
         self.notices.extend(ejected.map(Notice::Ejected));
     }
 
-    /// Whether a further attempt makes no sense: four were made, on two workers where two are
-    /// alive. Twice as many are enough in any case, so that everything ends.
-    fn is_hopeless(&self, ordinal: Ordinal, kind: FailureKind, now: Now) -> bool {
+    /// Whether to give a task up: its failure is not retryable, or `max_attempts` were made, on two
+    /// workers if two are alive. After twice as many attempts it is given up in any case, so that
+    /// every run ends.
+    fn must_give_up(&self, ordinal: Ordinal, kind: FailureKind, now: Now) -> bool {
         let task = &self.entries[&ordinal].task;
         if !kind.is_retryable() || task.attempts >= self.policy.max_attempts * 2 {
             return true;
@@ -134,7 +137,7 @@ impl Machine {
         task.attempts >= self.policy.max_attempts && (task.failed_on.len() >= 2 || !others)
     }
 
-    /// Whether a worker is there that could take this task and has not failed it.
+    /// Whether a live worker could execute this task and has not failed it.
     pub(super) fn others_alive(&self, task: &Task, now: Now) -> bool {
         let demand = task.spec.demand();
         self.workers

@@ -1,17 +1,16 @@
-//! Trainings of several ranks, and the slots that are kept for them.
+//! Tasks of several ranks (gangs), and the slots that are reserved for them.
 //!
 //! - A gang's task is granted to all of its ranks or not at all, each on another worker. Workers that
-//!   failed it through a fault of their own, or are ejected, take part only where too few others are
+//!   failed it through a fault of their own, or are ejected, are ranks only if too few others are
 //!   alive.
-//! - Gangs are served oldest first. A gang whose ranks are not free yet keeps one slot of each worker
-//!   that is free and fits. A younger gang does not get these slots, whatever its size. A task of one
-//!   rank gets them if it is older than the gang, until the gang has waited for
+//! - Gangs are served oldest first. A gang with too few free workers reserves one slot of each free
+//!   worker that fits. Younger gangs do not get these slots. Tasks of one rank get them if they are
+//!   older than the gang, until the gang has waited for
 //!   [`Policy::gang_wait`](super::Policy::gang_wait).
-//! - A gang keeps no slot while fewer workers are alive than it has ranks.
+//! - A gang reserves no slot if fewer workers are alive than it has ranks.
 //!
-//! Slots are kept for one call of `assign` alone, so nothing stays kept for a gang that is gone. Two
-//! gangs cannot wait for each other: a gang holds all of its ranks or none, and only the older one
-//! keeps slots that both need.
+//! Reservations last for one call of `assign`, so none outlives its gang. Two gangs cannot wait for each
+//! other: a gang holds all of its ranks or none, and only the older one reserves slots that both need.
 
 use capstan_plan::id::WorkerId;
 
@@ -19,14 +18,14 @@ use super::assign::{Grant, Offer};
 use super::task::Spec;
 use super::{Machine, Now, Ordinal};
 
-/// Slots of the offers that are not granted yet.
+/// Slots of the offers that are not granted.
 pub(super) struct Slots(Vec<Free>);
 
 /// Slots of one offer.
 struct Free {
-    /// Not kept for a gang.
+    /// Slots that are not reserved.
     open: usize,
-    /// Kept for gangs: only tasks of one rank that are older than this get them. Ascending.
+    /// Reserved slots: a task of one rank gets one if it is older than this ordinal. Ascending.
     kept: Vec<Ordinal>,
 }
 
@@ -39,23 +38,23 @@ impl Slots {
         Self(free.collect())
     }
 
-    /// Whether the offer has a slot that is not kept.
+    /// Whether the offer has a slot that is not reserved.
     pub(super) fn is_open(&self, offer: usize) -> bool {
         self.0[offer].open > 0
     }
 
-    /// Whether any offer has a slot that is not kept.
+    /// Whether any offer has a slot that is not reserved.
     pub(super) fn any_open(&self) -> bool {
         self.0.iter().any(|free| free.open > 0)
     }
 
-    /// Takes a slot that is not kept.
+    /// Takes a slot that is not reserved.
     pub(super) fn take_open(&mut self, offer: usize) {
         self.0[offer].open -= 1;
     }
 
-    /// Which tasks of one rank the next slot of the offer may get: those older than this. `None`
-    /// where no slot is left.
+    /// The next slot of the offer is for tasks of one rank older than this ordinal. `None` if there
+    /// is no slot.
     pub(super) fn before(&self, offer: usize) -> Option<Ordinal> {
         let free = &self.0[offer];
         match free.open {
@@ -64,7 +63,7 @@ impl Slots {
         }
     }
 
-    /// Takes the slot that [`Slots::before`] speaks of.
+    /// Takes the slot that [`Slots::before`] describes.
     pub(super) fn take(&mut self, offer: usize) {
         let free = &mut self.0[offer];
         match free.open {
@@ -102,15 +101,14 @@ impl Machine {
             members
                 .iter()
                 .for_each(|(index, _)| slots.take_open(*index));
-            // By name, so that a gang of the same workers has the same ranks again.
+            // Sorted by name, so that a gang of the same workers gets the same ranks again.
             members.sort_by(|a, b| a.1.cmp(b.1));
             grants.extend(self.grant(ordinal, &members, now));
         }
         grants
     }
 
-    /// Free workers that can be ranks of this gang, with their offers; as many as it has ranks, if
-    /// there are enough.
+    /// Free workers for the ranks of this gang, with their offers: at most as many as it has ranks.
     fn members<'a>(
         &self,
         ordinal: Ordinal,
@@ -136,7 +134,7 @@ impl Machine {
                 false => members.push((index, worker)),
             }
         }
-        // A worker whose device fails takes part only where there are too few others.
+        // Suspect workers are ranks only if there are too few others.
         let missing = spec.world_size - members.len();
         if missing > 0 && !self.are_enough_trusted(ordinal, spec, now) {
             members.extend(suspects.into_iter().take(missing));
@@ -144,13 +142,13 @@ impl Machine {
         members
     }
 
-    /// Whether a gang could be made of live workers that are not suspect.
+    /// Whether there are enough live workers that are not suspect.
     fn are_enough_trusted(&self, ordinal: Ordinal, spec: &Spec, now: Now) -> bool {
         let trusted = self.workers.trusted(spec, ordinal, &self.policy, now);
         trusted >= spec.world_size
     }
 
-    /// Keeps the slots of these workers for a gang, if it can be formed once others are free.
+    /// Reserves the slots of these workers for a gang, if enough workers are alive to form it later.
     fn keep_slots(
         &mut self,
         ordinal: Ordinal,

@@ -1,5 +1,5 @@
-//! Shards that were given up. No other place keeps them: views, drivers and versions are read from
-//! here, and the database stores each change.
+//! Shards that were given up. This is the only copy: views, drivers and versions read it, and the
+//! database stores each change.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use super::task::{Key, State, Task};
 pub struct GivenUp {
     /// Why.
     pub reason: String,
-    /// Whether that ends the run, however many shards the stage may lose.
+    /// Whether it fails the run, however many shards the stage may lose.
     pub is_fatal: bool,
-    /// Whether it was given up before the run went on, by a submission, a retry or a restart. What
-    /// ended the run then is tried again, or was within what may be missing.
+    /// Whether it was given up before a submission, a retry or a restart resumed the run. It can
+    /// fail the run again only after the other shards were executed.
     pub is_earlier: bool,
 }
 
@@ -29,7 +29,7 @@ pub type GivenUpShards = BTreeMap<ShardId, GivenUp>;
 pub(super) struct GivenUpByRun(BTreeMap<RunId, BTreeMap<StageName, GivenUpShards>>);
 
 impl GivenUpByRun {
-    /// Notes the state that a task has now.
+    /// Updates the shard of a task whose state changed to or from `Quarantined`.
     pub(super) fn moved(&mut self, key: &Key, task: &Task, message: &str) {
         match task.state {
             State::Quarantined => {
@@ -41,7 +41,7 @@ impl GivenUpByRun {
                 self.of_stage(&key.run, &key.stage)
                     .insert(key.shard.clone(), given_up);
             }
-            // An operator retries it, or its commit stands after all.
+            // An operator retries it, or a commit record was found.
             _ => {
                 let run = self.0.get_mut(&key.run);
                 if let Some(shards) = run.and_then(|run| run.get_mut(&key.stage)) {
@@ -72,7 +72,7 @@ impl Machine {
         shards.into_iter().flatten()
     }
 
-    /// How many shards of a stage were given up.
+    /// Number of shards of a stage that were given up.
     pub fn count_given_up(&self, run: &RunId, stage: &StageName) -> usize {
         let shards = self.given_up.0.get(run).and_then(|run| run.get(stage));
         shards.map_or(0, BTreeMap::len)
@@ -88,8 +88,8 @@ impl Machine {
         stage.is_some_and(|shards| shards.contains_key(&key.shard))
     }
 
-    /// Notes shards that were given up before the run went on. Those that are known stay as they are.
-    /// Returns the others.
+    /// Adds shards that were given up before the run was resumed. Known shards stay unchanged.
+    /// Returns the new ones.
     pub fn add_given_up(
         &mut self,
         run: &RunId,

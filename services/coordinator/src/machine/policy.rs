@@ -1,37 +1,37 @@
-//! When leases end, how often a task is tried, when a worker is ejected.
+//! Policy: durations of leases, numbers of attempts, conditions of ejection.
 
 use std::time::Duration;
 
-/// When leases end, how often a task is tried, when a worker is ejected.
+/// Durations of leases, numbers of attempts, conditions of ejection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
-    /// How long a lease lives without a heartbeat.
+    /// How long a lease is valid without a heartbeat.
     pub lease: Duration,
     /// Attempts before a task is given up.
     pub max_attempts: u32,
-    /// Before the second attempt; doubled for each further one.
+    /// Pause before the second attempt; doubled for each further one.
     pub backoff: Duration,
-    /// Between two attempts at most.
+    /// Longest pause between two attempts.
     pub max_backoff: Duration,
-    /// How long a task is passed over at most for the sake of a cache: left for a worker that has
-    /// its base file, or overtaken by a later task whose base file the asking worker has.
+    /// How long a task may be passed over to use a cache: it is left for a worker that has its base
+    /// file cached, or a later task's base file is cached on the requesting worker.
     pub locality_wait: Duration,
-    /// A twin is not given to a task that has run for less than this.
+    /// Minimum runtime of an attempt before its task gets a second lease.
     pub min_straggle: Duration,
-    /// How long a gang waits for its ranks before it goes ahead of older tasks of one rank.
+    /// How long a gang waits for its ranks before it goes before older tasks of one rank.
     pub gang_wait: Duration,
-    /// How far back failures of a worker count.
+    /// The period in which failures of a worker count.
     pub ejection_window: Duration,
-    /// Distinct shards that a worker must have failed within it to be ejected.
+    /// Number of distinct shards that a worker must fail within the window to be ejected.
     pub ejection_failures: usize,
-    /// How long a worker is ejected the first time; doubled for each further one.
+    /// Length of the first ejection; doubled for each further one.
     pub ejection: Duration,
-    /// How long a worker is ejected at most.
+    /// Longest ejection.
     pub max_ejection: Duration,
 }
 
 impl Policy {
-    /// The settings of the configuration; the rest follows from the length of a lease.
+    /// A policy from the configuration. The other durations follow from the length of a lease.
     pub const fn new(
         lease: Duration,
         max_attempts: u32,
@@ -43,7 +43,7 @@ impl Policy {
             max_attempts,
             backoff,
             max_backoff,
-            // 2 s of 30: what loading a shard of some hundred MB from a store costs.
+            // 2 s of 30 s: about what loading a shard of some hundred MB from a store costs.
             locality_wait: Duration::from_millis(lease.as_millis() as u64 / 15),
             min_straggle: Duration::from_millis(lease.as_millis() as u64 / 6),
             gang_wait: lease.saturating_mul(10),

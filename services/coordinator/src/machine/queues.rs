@@ -1,7 +1,8 @@
-//! Where tasks wait: an index for each state, so that nothing ever looks at all tasks.
+//! Indexes of tasks by state, so that no operation scans all tasks.
 //!
-//! Tasks are named by their ordinal, the place in the order of adding: lower is older. Every
-//! operation costs the logarithm of what waits, times the number of runs where runs take turns.
+//! A task is named by its ordinal, its position in the order of insertion: lower is older. Every
+//! operation costs the logarithm of the number of waiting tasks. Operations over runs are multiplied by
+//! the number of runs.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -14,46 +15,46 @@ use super::task::{Held, Lease, Spec, State};
 use super::turns::Turns;
 use super::{Now, Ordinal};
 
-/// A run by a number that no other run gets.
+/// The number of a run, unique within the process.
 pub(super) type RunNumber = u32;
 
-/// A lane by its index: the tasks of a role, with the kind of device where they need one.
+/// Index of a lane: the tasks of a role, and of a device kind if they need one.
 pub(super) type Lane = u32;
 
-/// Where a task waits when it is ready. Small, because every task has one.
+/// The index of a task when it is ready. Small, because every task has one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Route {
     pub(super) run: RunNumber,
     pub(super) lane: Lane,
-    /// Gangs have no preference for a cache, and no turns.
+    /// Gangs ignore caches and turns.
     pub(super) is_gang: bool,
 }
 
-/// Where tasks wait.
+/// Indexes of tasks by state.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
-    /// What the lanes stand for, by index. There are few.
+    /// Role and device kind of each lane, by index. There are few.
     lanes: Vec<(Role, Option<DeviceKind>)>,
-    /// Ready, of one rank, by who takes them and by run; no set is empty.
+    /// Ready tasks of one rank, by lane and run. No set is empty.
     ready: BTreeMap<(Lane, RunNumber), BTreeSet<Ordinal>>,
-    /// Ready, of several ranks.
+    /// Ready gangs.
     gangs: BTreeSet<Ordinal>,
     /// Which run is next.
     turns: Turns,
-    /// Since when a ready task is passed over: for the sake of a cache, or because the ranks of a
-    /// gang are not there yet.
+    /// Since when a ready task is passed over, to wait for a worker with its base file cached or for
+    /// the ranks of its gang.
     passed_over: HashMap<Ordinal, Now>,
-    /// By the end of their backoff.
+    /// Blocked tasks by the end of their backoff.
     blocked: BTreeSet<(Now, Ordinal)>,
-    /// Held by a worker.
+    /// Leased tasks.
     leased: BTreeSet<Ordinal>,
-    /// When a lease must be looked at. Heartbeats leave it as it is: a lease that was renewed
-    /// meanwhile is put back when its turn comes, and one that is over is dropped.
+    /// When to check each lease. Heartbeats do not update it: a lease that was renewed is inserted
+    /// again when it is checked, and one that has ended is dropped.
     deadlines: BinaryHeap<Reverse<(Now, Ordinal, LeaseEpoch)>>,
 }
 
 impl Queues {
-    /// The route of a task. Makes it share the name of its device with the other tasks of its lane.
+    /// The route of a task. Its device name is shared with the other tasks of its lane.
     pub(super) fn route(&mut self, run: RunNumber, spec: &mut Spec) -> Route {
         let lane = self.lane(spec.role, spec.device.as_ref());
         let lane = lane.unwrap_or_else(|| {
@@ -68,7 +69,7 @@ impl Queues {
         }
     }
 
-    /// The lanes that a worker with these roles and this device takes tasks from.
+    /// The lanes of the tasks that a worker with these roles and this device can execute.
     pub(super) fn lanes<'a>(
         &self,
         roles: impl IntoIterator<Item = &'a Role>,
@@ -144,17 +145,17 @@ impl Queues {
         }
     }
 
-    /// A task of this run was granted.
+    /// Records a grant to a run.
     pub(super) fn served(&mut self, run: RunNumber) {
         self.turns.served(run);
     }
 
-    /// A run is over: none of its tasks is here.
+    /// Removes a run that has no tasks.
     pub(super) fn forget(&mut self, run: RunNumber) {
         self.turns.forget(run);
     }
 
-    /// Notes when a lease that began must be looked at.
+    /// Schedules the check of a lease.
     pub(super) fn watch(&mut self, ordinal: Ordinal, lease: &Lease) {
         if let Some((deadline, _)) = lease.deadline() {
             let entry = (deadline, ordinal, lease.lease_epoch);
@@ -162,7 +163,7 @@ impl Queues {
         }
     }
 
-    /// Runs that have ready tasks of one rank in these lanes, the next one first.
+    /// Runs with ready tasks of one rank in these lanes, in the order of their turns.
     pub(super) fn runs(&self, lanes: &[Lane]) -> Vec<RunNumber> {
         let mut oldest: BTreeMap<RunNumber, Ordinal> = BTreeMap::new();
         for lane in lanes {
@@ -182,7 +183,7 @@ impl Queues {
         runs.into_iter().map(|(.., run)| run).collect()
     }
 
-    /// Ready tasks of one rank of a run in these lanes, the oldest first.
+    /// Ready tasks of one rank of a run in these lanes, oldest first.
     pub(super) fn ready(
         &self,
         run: RunNumber,
@@ -196,38 +197,38 @@ impl Queues {
         }
     }
 
-    /// Whether any task of one rank is ready.
+    /// Whether a task of one rank is ready.
     pub(super) fn any_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Ready gangs, the oldest first.
+    /// Ready gangs, oldest first.
     pub(super) fn gangs(&self) -> Vec<Ordinal> {
         self.gangs.iter().copied().collect()
     }
 
-    /// Passes a ready task over. Gives since when that is so.
+    /// Marks a ready task as passed over. Returns since when it is.
     pub(super) fn pass_over(&mut self, ordinal: Ordinal, now: Now) -> Now {
         *self.passed_over.entry(ordinal).or_insert(now)
     }
 
-    /// Since when a ready task is passed over; `now` where it was not yet.
+    /// Since when a ready task is passed over; `now` if it is not.
     pub(super) fn passed_over_since(&self, ordinal: Ordinal, now: Now) -> Now {
         self.passed_over.get(&ordinal).copied().unwrap_or(now)
     }
 
-    /// Tasks that are leased, the oldest first.
+    /// Leased tasks, oldest first.
     pub(super) fn leased(&self) -> impl Iterator<Item = Ordinal> {
         self.leased.iter().copied()
     }
 
-    /// A task whose backoff is over; it is due until the caller moves it.
+    /// A blocked task whose backoff is over. The caller changes its state.
     pub(super) fn due(&self, now: Now) -> Option<Ordinal> {
         let (until, ordinal) = self.blocked.first()?;
         (*until <= now).then_some(*ordinal)
     }
 
-    /// Takes a lease that must be looked at.
+    /// Takes a lease that must be checked.
     pub(super) fn overdue(&mut self, now: Now) -> Option<(Ordinal, LeaseEpoch)> {
         let Reverse((deadline, _, _)) = self.deadlines.peek()?;
         if *deadline >= now {
@@ -238,12 +239,12 @@ impl Queues {
     }
 }
 
-/// Slots of workers that the leases of a task take.
+/// Number of slots that the leases of a task use.
 fn slots(held: &Held) -> usize {
     held.leases().map(|lease| lease.ranks.len()).sum()
 }
 
-/// Several queues as one, the oldest first.
+/// Several queues merged, oldest first.
 struct Merged<'a> {
     queues: Vec<Peekable<std::collections::btree_set::Iter<'a, Ordinal>>>,
 }

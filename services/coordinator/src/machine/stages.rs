@@ -1,4 +1,4 @@
-//! The tasks of a run by stage, and how long they take.
+//! The tasks of each run by stage, and their runtimes.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -8,17 +8,17 @@ use capstan_plan::id::{RunId, StageName};
 use super::queues::RunNumber;
 use super::{Key, Ordinal};
 
-/// Runtimes of a stage that its median is taken of: the latest ones.
+/// Number of latest runtimes per stage that the median is computed from.
 const RUNTIMES: usize = 256;
-/// Fewer runtimes than this tell nothing of the next one.
+/// Minimum number of runtimes for a median.
 const FEWEST: usize = 5;
 
 /// Tasks by run and stage.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
     runs: BTreeMap<RunId, Run>,
-    /// Numbers that runs were given.
-    numbered: RunNumber,
+    /// The number of the latest run.
+    last_number: RunNumber,
 }
 
 /// A run.
@@ -28,23 +28,23 @@ struct Run {
     stages: BTreeMap<StageName, Stage>,
 }
 
-/// The tasks of a stage that the machine knows: those of its current step.
+/// The tasks of a stage's current step.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
-    /// Those that are not committed.
+    /// Tasks that are not committed.
     pub(super) tasks: BTreeSet<Ordinal>,
     committed: usize,
-    /// Tasks of the step, of which some may be added later.
+    /// Number of tasks of the step. Some may be added later.
     expected: usize,
     runtimes: VecDeque<Duration>,
 }
 
 impl Stage {
-    /// How long an attempt may take before a twin is worth it: three times the median, once more
-    /// than nine of ten tasks are committed.
+    /// How long an attempt may take before the task gets a second lease: three times the median, once
+    /// more than nine of ten tasks are committed.
     ///
     /// Dean and Ghemawat, MapReduce (OSDI 2004), section 3.6, backup tasks.
-    fn straggles_after(&self) -> Option<Duration> {
+    fn straggler_limit(&self) -> Option<Duration> {
         let all = self.expected.max(self.committed + self.tasks.len());
         let is_late = self.committed * 10 > all * 9;
         if !is_late || self.tasks.is_empty() || self.runtimes.len() < FEWEST {
@@ -58,12 +58,12 @@ impl Stage {
 }
 
 impl Stages {
-    /// Adds a task. Gives the number of its run.
+    /// Adds a task. Returns the number of its run.
     pub(super) fn add(&mut self, key: &Key, ordinal: Ordinal) -> RunNumber {
         let run = self.runs.entry(key.run.clone()).or_insert_with(|| {
-            self.numbered += 1;
+            self.last_number += 1;
             Run {
-                number: self.numbered,
+                number: self.last_number,
                 stages: BTreeMap::new(),
             }
         });
@@ -72,7 +72,7 @@ impl Stages {
         run.number
     }
 
-    /// Makes a key share the names of its run and its stage with the other keys of the stage.
+    /// Replaces the names in a key by clones of the stored names, which share their memory.
     pub(super) fn share_names(&self, key: &mut Key) {
         let Some((name, run)) = self.runs.get_key_value(&key.run) else {
             return;
@@ -83,7 +83,7 @@ impl Stages {
         }
     }
 
-    /// A task is committed; `runtime` where its attempt was watched from its beginning.
+    /// Records a commit.
     pub(super) fn committed(&mut self, key: &Key, runtime: Option<Duration>) {
         let Some(stage) = self.stage_mut(&key.run, &key.stage) else {
             return;
@@ -96,26 +96,26 @@ impl Stages {
         stage.runtimes.push_back(runtime);
     }
 
-    /// Notes how many tasks a step has.
+    /// Sets the number of tasks of a step.
     pub(super) fn expect(&mut self, run: &RunId, stage: &StageName, tasks: usize) {
         if let Some(stage) = self.stage_mut(run, stage) {
             stage.expected = tasks;
         }
     }
 
-    /// A task is no longer known.
+    /// Removes a task.
     pub(super) fn remove(&mut self, key: &Key, ordinal: Ordinal) {
         if let Some(stage) = self.stage_mut(&key.run, &key.stage) {
             stage.tasks.remove(&ordinal);
         }
     }
 
-    /// Stages where an attempt can be late, and after how long it is.
+    /// Stages that can have stragglers, with the runtime that makes an attempt one.
     pub(super) fn late(&self) -> BTreeMap<(&RunId, &StageName), Duration> {
         let mut late = BTreeMap::new();
         for (id, run) in &self.runs {
             for (name, stage) in &run.stages {
-                if let Some(limit) = stage.straggles_after() {
+                if let Some(limit) = stage.straggler_limit() {
                     late.insert((id, name), limit);
                 }
             }
@@ -124,7 +124,7 @@ impl Stages {
     }
 
     /// Tasks of a run.
-    pub(super) fn of_run(&self, run: &RunId) -> Vec<Ordinal> {
+    pub(super) fn tasks_of_run(&self, run: &RunId) -> Vec<Ordinal> {
         let stages = self
             .runs
             .get(run)
@@ -135,14 +135,14 @@ impl Stages {
             .collect()
     }
 
-    /// Forgets a run; gives its number and its tasks.
+    /// Removes a run. Returns its number and its tasks.
     pub(super) fn forget(&mut self, run: &RunId) -> Option<(RunNumber, Vec<Ordinal>)> {
-        let tasks = self.of_run(run);
+        let tasks = self.tasks_of_run(run);
         let run = self.runs.remove(run)?;
         Some((run.number, tasks))
     }
 
-    /// Forgets a stage of a run: its next step, or nothing, follows. Gives its tasks.
+    /// Removes a stage of a run at the end of a step. Returns its tasks.
     pub(super) fn forget_stage(&mut self, run: &RunId, stage: &StageName) -> BTreeSet<Ordinal> {
         let run = self.runs.get_mut(run);
         let stage = run.and_then(|run| run.stages.remove(stage));

@@ -1,4 +1,4 @@
-//! A task and where it stands.
+//! A task and its state.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,7 +13,7 @@ use capstan_plan::task::Role;
 
 use super::Now;
 
-/// A task by what names it.
+/// The identity of a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The run.
@@ -30,32 +30,32 @@ impl fmt::Display for Key {
     }
 }
 
-/// What decides who can take a task.
+/// The requirements of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Which role takes it.
+    /// The role of the workers that can execute it.
     pub role: Role,
-    /// Ranks that take it together.
+    /// Number of ranks that execute it together.
     pub world_size: usize,
-    /// The base file that it reads, where it is one: a worker that has it cached goes first.
+    /// The base file that it reads, if there is one. Workers that have it cached are preferred.
     pub base: Option<Digest>,
-    /// The kind of device that its recipe names; only workers of that kind take it.
+    /// The device kind that its recipe names; only workers of that kind can execute it.
     pub device: Option<DeviceKind>,
-    /// Whether a second worker may take it while the first still has it: one shard of many, whose
-    /// work reaches no foreign host (a crawl's shard has one owner, for the sake of the hosts).
+    /// Whether it may get a second lease while the first is held. True for one shard of many that
+    /// sends no requests to foreign hosts: a crawl's shard has one owner, to protect the hosts.
     pub may_twin: bool,
 }
 
-/// What a task asks of a worker.
+/// What a task requires of a worker.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Demand<'a> {
     pub(super) role: Role,
-    /// `None`: any.
+    /// `None`: any device.
     pub(super) device: Option<&'a DeviceKind>,
 }
 
 impl Demand<'_> {
-    /// Whether a worker with these roles and this device can take the task.
+    /// Whether a worker with these roles and this device can execute the task.
     pub(super) fn is_met_by(&self, roles: &BTreeSet<Role>, device: &DeviceKind) -> bool {
         roles.contains(&self.role) && self.device.is_none_or(|kind| kind == device)
     }
@@ -73,22 +73,22 @@ impl Spec {
 /// A task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
-    /// Who can take it.
+    /// Its requirements.
     pub spec: Spec,
-    /// Where it stands.
+    /// Its state.
     pub state: State,
-    /// Attempts that were leased.
+    /// Number of attempts so far.
     pub attempts: u32,
-    /// Workers that failed it.
+    /// Workers on which it failed.
     pub failed_on: BTreeSet<WorkerId>,
-    /// How it failed last.
+    /// Kind of the last failure.
     pub last_failure: Option<FailureKind>,
-    /// Who held it last (rank 0 of a gang).
+    /// The worker that held it last (rank 0 of a gang).
     pub last_worker: Option<WorkerId>,
 }
 
 impl Task {
-    /// A task that was never tried.
+    /// A task without attempts.
     pub fn new(spec: Spec) -> Self {
         Self {
             spec,
@@ -108,74 +108,74 @@ impl Task {
         }
     }
 
-    /// Who holds it: rank 0 of a gang, the first of two twins.
+    /// The worker that holds it: rank 0 of a gang, the worker of the first lease if there are two.
     pub fn holder(&self) -> Option<&WorkerId> {
         let rank = self.held()?.lease.ranks.first()?;
         Some(&rank.worker)
     }
 }
 
-/// Where a task stands.
+/// The state of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum State {
-    /// Waits for its backoff to pass.
+    /// Waits until its backoff is over.
     Blocked {
-        /// When it does.
+        /// The end of the backoff.
         until: Now,
     },
-    /// Waits for a worker.
+    /// Can be leased.
     Ready,
-    /// A worker or a gang has it. Boxed, since few of many tasks are leased at a time.
+    /// Leased to a worker or a gang. Boxed, because few tasks are leased at a time.
     Leased(Box<Held>),
-    /// Its commit record stands. Final.
+    /// It has a commit record. Final.
     Committed,
     /// Given up. Final, unless an operator retries it.
     Quarantined,
-    /// Its run ended before it did. Final.
+    /// Its run ended first. Final.
     Cancelled,
 }
 
 impl State {
-    /// Whether it stays so.
+    /// Whether the state is final.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Committed | Self::Quarantined | Self::Cancelled)
     }
 
-    /// Held under these leases.
+    /// Leased under these leases.
     pub(super) fn leased(lease: Lease, twin: Option<Lease>) -> Self {
         Self::Leased(Box::new(Held { lease, twin }))
     }
 }
 
-/// The leases of a task that is held.
+/// The leases of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Held {
-    /// The first one.
+    /// The first lease.
     pub lease: Lease,
-    /// A second one, on another worker, of a task that takes far longer than its like. Whichever
-    /// commits first wins.
+    /// A speculative lease on another worker, of a task that takes far longer than others. The
+    /// first commit wins.
     pub twin: Option<Lease>,
 }
 
 impl Held {
-    /// Both leases, where there are two.
+    /// Its one or two leases.
     pub fn leases(&self) -> impl Iterator<Item = &Lease> {
         [&self.lease].into_iter().chain(&self.twin)
     }
 
     /// The lease of this epoch.
-    pub fn of(&self, lease_epoch: LeaseEpoch) -> Option<&Lease> {
+    pub fn find(&self, lease_epoch: LeaseEpoch) -> Option<&Lease> {
         self.leases().find(|lease| lease.lease_epoch == lease_epoch)
     }
 
-    pub(super) fn of_mut(&mut self, lease_epoch: LeaseEpoch) -> Option<&mut Lease> {
+    pub(super) fn find_mut(&mut self, lease_epoch: LeaseEpoch) -> Option<&mut Lease> {
         let leases = [&mut self.lease].into_iter().chain(&mut self.twin);
         leases
             .into_iter()
             .find(|lease| lease.lease_epoch == lease_epoch)
     }
 
-    /// Without the lease of this epoch; `None` where no other is left.
+    /// The state without the lease of this epoch; `None` if there is no other lease.
     pub(super) fn without(self, lease_epoch: LeaseEpoch) -> Option<State> {
         let Self { lease, twin } = self;
         let rest = if lease.lease_epoch == lease_epoch {
@@ -197,7 +197,7 @@ impl Held {
 
     pub(super) fn renew_all(&mut self, now: Now, deadline: Now) {
         for lease in [&mut self.lease].into_iter().chain(&mut self.twin) {
-            // The clock that it began by is gone.
+            // `since` was read from the clock of the process before the restart.
             lease.since = now;
             lease
                 .ranks
@@ -207,26 +207,26 @@ impl Held {
     }
 }
 
-/// Who holds a task.
+/// A lease of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lease {
-    /// Under which epoch; shared by the ranks.
+    /// The epoch, shared by the ranks.
     pub lease_epoch: LeaseEpoch,
-    /// Which try it is, from 1.
+    /// Number of the attempt, from 1.
     pub number: u32,
-    /// Since when.
+    /// When it began.
     pub since: Now,
-    /// By rank; one for all but training.
+    /// The ranks in order; one for every task but training.
     pub ranks: Vec<Rank>,
 }
 
 impl Lease {
-    /// The attempt: as unique as the epoch.
+    /// The attempt id. It is as unique as the epoch.
     pub fn attempt(&self) -> AttemptId {
         attempt_id(self.lease_epoch)
     }
 
-    /// When it expires without a heartbeat, and the rank whose heartbeat is missing then.
+    /// When it expires without further heartbeats, and the rank whose deadline is first.
     pub(super) fn deadline(&self) -> Option<(Now, usize)> {
         let open = self.ranks.iter().enumerate();
         let open = open.filter(|(_, rank)| !rank.is_finished);
@@ -234,48 +234,48 @@ impl Lease {
     }
 }
 
-/// One holder of a lease.
+/// A rank of a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rank {
-    /// Who.
+    /// The worker.
     pub worker: WorkerId,
     /// When the lease expires without a heartbeat of this rank.
     pub deadline: Now,
-    /// Whether it has done its part.
+    /// Whether it has finished.
     pub is_finished: bool,
 }
 
-/// A task changed: as it is now, and why.
+/// A change of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The task.
     pub key: Arc<Key>,
-    /// As it is now.
+    /// The task after the change.
     pub task: Task,
-    /// What happened.
+    /// The change.
     pub what: What,
-    /// Why, where it failed.
+    /// The error, if an attempt failed.
     pub message: String,
 }
 
-/// What happened to a task.
+/// What changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
     /// It was added.
     Added,
-    /// This lease of it began.
+    /// This lease began.
     Began(LeaseEpoch),
-    /// A rank of this lease has done its part.
+    /// A rank of this lease has finished.
     RankFinished(LeaseEpoch),
-    /// This lease of it came back untried: it does not count.
+    /// This lease ended before its attempt began. The attempt does not count.
     TakenBack(LeaseEpoch),
-    /// It went on or ended, and these leases of it are over.
+    /// The state changed, and these leases ended.
     Moved(Vec<LeaseEpoch>),
-    /// It is tried again, although it was given up.
+    /// It was given up and is retried.
     Retried,
 }
 
-/// The attempt of this epoch: epochs are used once in a store, so attempts are unique in it.
+/// The attempt id of an epoch. Epochs are unique in a store, so attempt ids are too.
 pub fn attempt_id(lease_epoch: LeaseEpoch) -> AttemptId {
     AttemptId(format!(
         "{:06}-{:08}",

@@ -1,8 +1,8 @@
-//! Whose turn it is: runs share the slots of the workers.
+//! Turns: runs share the slots of the workers.
 //!
-//! The run that has the fewest leased slots of the roles that a worker offers goes first; of two such
-//! runs the one that was served longer ago, then the one with the older task. All runs have the same
-//! weight: a weight would divide the number of slots in [`Turns::turn`].
+//! The run with the fewest leased slots of the roles that a worker offers goes first. Of equal runs,
+//! the one that was served longer ago, then the one with the older task. All runs have the same
+//! weight; a weight would divide the number of slots in [`Turns::turn`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,17 +10,17 @@ use capstan_plan::task::Role;
 
 use super::queues::RunNumber;
 
-/// Slots that runs have, and when they were served.
+/// Leased slots of each run, and when it was served.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Leased slots by run and role; none is zero.
+    /// Leased slots by run and role. None is zero.
     slots: BTreeMap<(RunNumber, Role), usize>,
-    /// The last grant of a run.
+    /// Number of the last grant of each run.
     served: BTreeMap<RunNumber, u64>,
     grants: u64,
 }
 
-/// A run's place among others; lower goes first.
+/// A run's position among others; lower goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     slots: usize,
@@ -39,18 +39,18 @@ impl Turns {
         }
     }
 
-    /// A run is served: of two with as many slots the other one is next.
+    /// Records a grant to a run.
     pub(super) fn served(&mut self, run: RunNumber) {
         self.grants += 1;
         self.served.insert(run, self.grants);
     }
 
-    /// Slots of a run are leased.
+    /// Adds leased slots of a run.
     pub(super) fn lease(&mut self, run: RunNumber, role: Role, slots: usize) {
         *self.slots.entry((run, role)).or_default() += slots;
     }
 
-    /// Slots of a run are free again.
+    /// Removes leased slots of a run.
     pub(super) fn free(&mut self, run: RunNumber, role: Role, slots: usize) {
         if let Some(leased) = self.slots.get_mut(&(run, role)) {
             *leased = leased.saturating_sub(slots);
@@ -60,7 +60,7 @@ impl Turns {
         }
     }
 
-    /// Forgets a run that has no tasks any more.
+    /// Removes a run without tasks.
     pub(super) fn forget(&mut self, run: RunNumber) {
         self.served.remove(&run);
     }

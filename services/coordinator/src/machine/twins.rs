@@ -1,4 +1,4 @@
-//! Second leases of tasks that take far longer than others of their stage.
+//! Twins: speculative second leases of tasks that take far longer than others of their stage.
 
 use std::collections::HashMap;
 
@@ -38,8 +38,8 @@ impl Machine {
         }
     }
 
-    /// Tasks that a second worker should try as well: alone with one worker, of a stage that is
-    /// nearly done, and running for three times the median of the stage.
+    /// Tasks that should get a second lease: held by one worker, in a stage that is nearly done, and
+    /// running for more than three times the median of the stage.
     fn stragglers(&self, now: Now) -> Vec<Ordinal> {
         let late = self.stages.late();
         if late.is_empty() {

@@ -1,13 +1,13 @@
-//! The workers that were seen of late: which are alive, what they have cached, which fail too much.
+//! The workers that were seen recently: which are alive, what they have cached, which fail too often.
 //!
-//! A worker is ejected when, within a window, it has failed three distinct shards and fewer
-//! attempts of it succeeded than failed, while another live worker of a role of its own succeeds
-//! more than it fails: then the fault is the worker's, not the store's or the data's. An ejected
-//! worker gets no lease for a period that doubles each time, while another live worker has its role:
-//! this is checked at each lease. It may finish what it holds. Of the failures of gangs only faults of
-//! the worker itself count, because one rank fails all of them.
+//! A worker is ejected if, within a window, it failed three distinct shards, at least as many as its
+//! committed attempts, while another live worker with a role of its own commits more than it fails.
+//! Then the worker is at fault, not the store or the data. An ejected worker gets no lease for a
+//! period that doubles each time, as long as another live worker has its role; each lease checks
+//! this. It may finish the leases that it holds. Of the failures of gangs, only faults of the worker
+//! itself count, because one rank fails the attempt of all ranks.
 //!
-//! This is kept in memory only: a coordinator that restarts trusts every worker again.
+//! All of this is in memory only: a coordinator that restarts trusts every worker again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::assign::Offer;
 use super::task::{Demand, Spec};
 use super::{Now, Ordinal, Policy};
 
-/// Outcomes of one worker that are remembered at most.
+/// Maximum number of outcomes that are kept per worker.
 const OUTCOMES: usize = 128;
 
-/// Workers that were seen of late.
+/// Workers that were seen recently.
 #[derive(Debug, Default)]
 pub(super) struct Workers {
     seen: BTreeMap<WorkerId, Seen>,
@@ -31,7 +31,7 @@ pub(super) struct Workers {
 /// A worker.
 #[derive(Debug)]
 struct Seen {
-    /// Its last message.
+    /// When it sent its last message.
     at: Now,
     roles: BTreeSet<Role>,
     device: DeviceKind,
@@ -39,18 +39,18 @@ struct Seen {
     /// Its last outcomes, oldest first.
     outcomes: VecDeque<(Now, Outcome)>,
     ejected_until: Now,
-    /// How often it was ejected of late.
+    /// Number of recent ejections.
     ejections: u32,
 }
 
-/// What became of an attempt of a worker.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Committed,
     /// Failed, and counts towards ejection.
     Failed(Ordinal),
-    /// Failed through a fault of the worker itself. Noted beside [`Outcome::Failed`], because the
-    /// fault of a rank is remembered even if it comes too late to count.
+    /// Failed through a fault of the worker itself. Recorded in addition to [`Outcome::Failed`],
+    /// because the fault of a rank matters even if its report comes too late to count.
     Fault(Ordinal),
 }
 
@@ -59,7 +59,7 @@ enum Outcome {
 pub struct Ejected {
     /// The worker.
     pub worker: WorkerId,
-    /// Distinct shards that it failed.
+    /// Number of distinct shards that it failed.
     pub shards: usize,
     /// How long it gets no lease.
     pub period: Now,
@@ -70,7 +70,7 @@ impl Seen {
         demand.is_met_by(&self.roles, &self.device)
     }
 
-    /// Whether it may get a lease of such a task.
+    /// Whether it may get a lease of a task with this demand.
     fn can_take(&self, demand: Demand<'_>, policy: &Policy, now: Now) -> bool {
         self.is_fit(demand) && self.is_alive(policy, now) && self.ejected_until <= now
     }
@@ -91,7 +91,7 @@ impl Seen {
         recent.map(|(_, outcome)| *outcome)
     }
 
-    /// Distinct shards failed and attempts committed within the window.
+    /// Number of distinct shards failed, and of attempts committed, within the window.
     fn record(&self, policy: &Policy, now: Now) -> (usize, usize) {
         let (mut failed, mut committed) = (BTreeSet::new(), 0);
         for outcome in self.recent(policy, now) {
@@ -113,8 +113,8 @@ impl Seen {
 }
 
 impl Workers {
-    /// A worker asks for work. Gives what it had cached before, where that is not what it has now.
-    pub(super) fn offers(&mut self, offer: &Offer, now: Now) -> Option<Arc<BTreeSet<Digest>>> {
+    /// Records the offer of a worker. Returns its previous cached files if they changed.
+    pub(super) fn update(&mut self, offer: &Offer, now: Now) -> Option<Arc<BTreeSet<Digest>>> {
         let seen = self
             .seen
             .entry(offer.worker.clone())
@@ -134,7 +134,7 @@ impl Workers {
         if seen.device != offer.device {
             seen.device.clone_from(&offer.device);
         }
-        // The offer of a worker that waits is the same at every beat.
+        // A waiting worker has the same offer at every beat.
         if Arc::ptr_eq(&seen.cached, &offer.cached) {
             return None;
         }
@@ -142,21 +142,21 @@ impl Workers {
         (before != offer.cached).then_some(before)
     }
 
-    /// A worker sent a heartbeat.
-    pub(super) fn beats(&mut self, worker: &WorkerId, now: Now) {
+    /// Records a heartbeat.
+    pub(super) fn heard(&mut self, worker: &WorkerId, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
             seen.at = now;
         }
     }
 
-    /// Every worker counts as alive for `gap` longer.
+    /// Makes every worker count as alive for `gap` longer.
     pub(super) fn postpone(&mut self, gap: Now) {
         for seen in self.seen.values_mut() {
             seen.at += gap;
         }
     }
 
-    /// Forgets workers that were silent for long. Gives what they had cached.
+    /// Removes workers that were silent for ten lease periods. Returns what they had cached.
     pub(super) fn forget(
         &mut self,
         policy: &Policy,
@@ -167,14 +167,14 @@ impl Workers {
         gone.map(|(worker, seen)| (worker, seen.cached)).collect()
     }
 
-    /// Live workers that can take such a task.
+    /// Number of live workers that can execute a task with this demand.
     pub(super) fn live(&self, demand: Demand<'_>, policy: &Policy, now: Now) -> usize {
         let fits = |seen: &&Seen| seen.is_fit(demand) && seen.is_alive(policy, now);
         self.seen.values().filter(fits).count()
     }
 
-    /// The most common kind of device among live workers of a role; of two equally common ones the
-    /// first by name.
+    /// The most common device kind among live workers of a role. Of equally common ones, the first
+    /// by name.
     pub(super) fn common_device(
         &self,
         role: Role,
@@ -191,20 +191,20 @@ impl Workers {
         most.map(|(device, _)| device.clone())
     }
 
-    /// Whether a worker is alive that can take such a task, is none of these, and is not ejected.
+    /// Whether a live worker other than `except` can execute such a task and is not ejected.
     pub(super) fn others(
         &self,
         demand: Demand<'_>,
-        but: &BTreeSet<WorkerId>,
+        except: &BTreeSet<WorkerId>,
         policy: &Policy,
         now: Now,
     ) -> bool {
         let can_take = |seen: &Seen| seen.can_take(demand, policy, now);
         let mut seen = self.seen.iter();
-        seen.any(|(worker, seen)| can_take(seen) && !but.contains(worker))
+        seen.any(|(worker, seen)| can_take(seen) && !except.contains(worker))
     }
 
-    /// Whether this worker is alive, can take such a task, and is not ejected.
+    /// Whether this worker is alive, can execute such a task, and is not ejected.
     pub(super) fn can_take(
         &self,
         worker: &WorkerId,
@@ -216,15 +216,15 @@ impl Workers {
         seen.is_some_and(|seen| seen.can_take(demand, policy, now))
     }
 
-    /// This worker failed a task through a fault of its own, such as a broken device.
-    pub(super) fn at_fault(&mut self, worker: &WorkerId, task: Ordinal, now: Now) {
+    /// Records that a worker failed a task through a fault of its own, such as a broken device.
+    pub(super) fn record_fault(&mut self, worker: &WorkerId, task: Ordinal, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
             seen.note(Outcome::Fault(task), now);
         }
     }
 
-    /// Whether a gang is better off without this worker: it failed this task through a fault of its
-    /// own within the window, or is ejected.
+    /// Whether a gang should avoid this worker: it failed this task through a fault of its own within
+    /// the window, or is ejected.
     pub(super) fn is_suspect(
         &self,
         worker: &WorkerId,
@@ -236,7 +236,7 @@ impl Workers {
         seen.is_some_and(|seen| seen.is_suspect(task, policy, now))
     }
 
-    /// Live workers that can take such a task and are not suspect.
+    /// Number of live workers that can execute such a task and are not suspect.
     pub(super) fn trusted(&self, spec: &Spec, task: Ordinal, policy: &Policy, now: Now) -> usize {
         let is_trusted = |seen: &&Seen| {
             seen.is_fit(spec.demand())
@@ -246,7 +246,7 @@ impl Workers {
         self.seen.values().filter(is_trusted).count()
     }
 
-    /// Whether this worker gets no lease of this role: it is ejected, and others are there.
+    /// Whether this worker gets no lease of this role: it is ejected, and another worker has the role.
     pub(super) fn is_ejected(
         &self,
         worker: &WorkerId,
@@ -262,26 +262,26 @@ impl Workers {
             role,
             device: Some(&own.device),
         };
-        let but = BTreeSet::from([worker.clone()]);
-        self.others(demand, &but, policy, now)
+        let except = BTreeSet::from([worker.clone()]);
+        self.others(demand, &except, policy, now)
     }
 
-    /// Workers that are ejected now.
+    /// Number of workers that are ejected now.
     pub(super) fn ejected(&self, now: Now) -> usize {
         let ejected = self.seen.values().filter(|seen| seen.ejected_until > now);
         ejected.count()
     }
 
-    /// An attempt of this worker was committed.
-    pub(super) fn succeeded(&mut self, worker: &WorkerId, now: Now) {
+    /// Records a committed attempt of this worker.
+    pub(super) fn record_commit(&mut self, worker: &WorkerId, now: Now) {
         if let Some(seen) = self.seen.get_mut(worker) {
             seen.note(Outcome::Committed, now);
         }
     }
 
-    /// An attempt of this worker failed through no fault of the data. Ejects it where that is too
-    /// much.
-    pub(super) fn failed(
+    /// Records a failed attempt of this worker that the data did not cause. Ejects the worker if it
+    /// fails too often.
+    pub(super) fn record_failure(
         &mut self,
         worker: &WorkerId,
         shard: Ordinal,
@@ -307,14 +307,14 @@ impl Workers {
             return None;
         }
         let seen = self.seen.get_mut(worker)?;
-        // A worker that was not ejected for a whole window begins with the shortest period again.
+        // After a whole window without ejection, the period starts from the shortest again.
         if now.saturating_sub(seen.ejected_until) > policy.ejection_window {
             seen.ejections = 0;
         }
         let period = policy.ejection_after(seen.ejections);
         seen.ejections += 1;
         seen.ejected_until = now + period;
-        // Its faults stay: a gang goes on without it.
+        // Faults are kept, so that gangs still avoid the worker.
         seen.outcomes
             .retain(|(_, outcome)| matches!(outcome, Outcome::Fault(_)));
         Some(Ejected {

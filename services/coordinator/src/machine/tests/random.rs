@@ -234,7 +234,7 @@ impl Trial {
     /// Derived from the task record: the lease's epoch and worker.
     fn is_current(&self, claim: &Claim) -> bool {
         let held = self.machine.task(&claim.key).and_then(Task::held);
-        let lease = held.and_then(|held| held.of(claim.lease_epoch));
+        let lease = held.and_then(|held| held.find(claim.lease_epoch));
         let rank = lease.and_then(|lease| lease.ranks.get(claim.rank));
         rank.is_some_and(|rank| rank.worker == claim.worker)
     }

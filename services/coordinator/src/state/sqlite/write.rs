@@ -266,7 +266,7 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
         match &change.what {
             What::Added => continue,
             What::Began(lease_epoch) => {
-                let lease = change.task.held().and_then(|held| held.of(*lease_epoch));
+                let lease = change.task.held().and_then(|held| held.find(*lease_epoch));
                 if let Some(lease) = lease {
                     let ranks = lease.ranks.iter().enumerate();
                     let rows = ranks.map(|(rank, held)| (*change, lease, rank, held));
@@ -351,7 +351,7 @@ async fn write_finished(
     change: &Change,
     lease_epoch: LeaseEpoch,
 ) -> Result<(), Error> {
-    let lease = change.task.held().and_then(|held| held.of(lease_epoch));
+    let lease = change.task.held().and_then(|held| held.find(lease_epoch));
     let ranks = lease
         .iter()
         .flat_map(|lease| lease.ranks.iter().enumerate());
