@@ -1,7 +1,7 @@
 //! The task machine: assigns tasks to workers and tracks their state. Pure: no clock, no I/O.
 //!
 //! ```text
-//!            backoff is over            assign                commit record exists
+//!            backoff is over          assign              commit record exists
 //!  Blocked ──────────────────► Ready ──────────► Leased ──────────────────────────► Committed
 //!     ▲                          ▲ ▲               │ │ │ ▲
 //!     │ retryable, attempt + 1   │ └── released ───┘ │ │ └─ one of two leases failed
@@ -10,6 +10,7 @@
 //!                                │                        or no attempts left ─► Quarantined
 //!                                └── an operator retries it ◄────────────────────────┘
 //!                                                         run ended ───────────► Cancelled
+//! ```
 //!
 //! - Every lease has an epoch (generation, counter) that is never used again. A report with another
 //!   epoch is stale.

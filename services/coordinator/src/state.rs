@@ -1,9 +1,8 @@
-//! What the coordinator remembers over a restart: runs, stages, tasks, attempts and leases.
+//! The database of the coordinator: runs, stages, tasks, attempts and leases, over restarts.
 //!
-//! The scheduler knows the trait [`Database`] alone. [`Sqlite`] is the database of a coordinator;
-//! [`InMemory`] keeps the same promises without a disk, for simulations. `tests/conformance.rs` holds
-//! both to one suite. The truth about data is in the object store: all that is here can be rebuilt
-//! from it.
+//! The scheduler knows only the trait [`Database`]. [`Sqlite`] is the database of a coordinator.
+//! [`InMemory`] gives the same guarantees without a disk, for simulations. `state/tests.rs` runs one
+//! suite on both. The object store is authoritative for data: everything here can be rebuilt from it.
 
 mod memory;
 mod sqlite;
@@ -32,10 +31,10 @@ pub enum Error {
     Open {
         /// As configured.
         url: String,
-        /// What the driver says.
+        /// The error of the driver.
         source: sqlx::Error,
     },
-    /// Another coordinator has it.
+    /// Another coordinator has locked it.
     #[error(
         "database {} is held by another coordinator: stop that one, or give each its own \
          [coordinator] database",
@@ -45,7 +44,7 @@ pub enum Error {
         /// The database file.
         file: PathBuf,
     },
-    /// The lock beside it cannot be made, or the file cannot be replaced.
+    /// The lock file cannot be created, or the database file cannot be replaced.
     #[error(
         "database {} cannot be locked or replaced (give sqlite:FILE in an existing, writable folder)",
         file.display()
@@ -53,10 +52,10 @@ pub enum Error {
     File {
         /// The file.
         file: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Its tables are of another version of the program.
+    /// Its tables belong to another version of the program.
     #[error(
         "database `{url}` has other tables than this program (`capstan state rebuild` creates it \
          again from the store)"
@@ -78,10 +77,10 @@ pub enum Error {
         /// The generation that the database belongs to.
         newer: u64,
     },
-    /// A row does not hold what the program wrote.
+    /// A row has content that the program does not write.
     #[error(
         "database: {table} of run {run} is damaged: {reason}; \
-         `capstan state rebuild` makes it anew from the store"
+         `capstan state rebuild` creates it again from the store"
     )]
     Damaged {
         /// The table.
@@ -94,8 +93,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same transaction may succeed later: the disk is full, the file system does not
-    /// answer. A damaged file and a statement that the database refuses stay as they are.
+    /// Whether the same transaction may succeed later: the disk is full, or the file system does not
+    /// answer. A damaged file and a rejected statement are permanent.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Statement(error) => sqlite::is_transient(error),
@@ -109,38 +108,38 @@ impl Error {
     }
 }
 
-/// A task to be added.
+/// A new task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewTask {
     /// Its key.
     pub key: Key,
-    /// Who can take it.
+    /// Its requirements.
     pub spec: Spec,
     /// `plan::task::Task` as JSON.
     pub task_json: String,
 }
 
-/// A change to be written. The order of changes matters.
+/// A change to write. The order of changes matters.
 #[derive(Debug)]
 pub enum Op {
-    /// A run that was submitted, or submitted again: the tasks and attempts of an earlier submission
-    /// are deleted, and of the shards that were given up those stay that the view names. Its commits stay, and the store is asked again which of them are there.
+    /// A run was submitted, or submitted again. Tasks and attempts of an earlier submission are
+    /// deleted, and of the shards that were given up, those that the view does not name. Commits
+    /// stay, but no stage counts as listed, so that they are compared with the store again.
     Submit(Box<RunView>),
-    /// Tasks that wait for workers. Tasks that exist already stay as they are.
+    /// Tasks that are ready. Tasks that exist stay unchanged.
     Tasks(Vec<NewTask>),
-    /// A task changed. One that is committed is deleted: its summary says all.
+    /// A task changed. A committed task is deleted; its summary is in `Commits`.
     Change(Change),
-    /// Commits of a stage, beside those that are known: made by workers, adopted, or found in the
-    /// store.
+    /// New commits of a stage: made by workers, adopted, or found in the store.
     Commits {
         /// The run.
         run: RunId,
         /// The stage.
         stage: StageName,
-        /// By shard.
+        /// The commits by shard.
         commits: Vec<(ShardId, Summary)>,
     },
-    /// Commits that the store has no more.
+    /// Commits that the store no longer has.
     Lost {
         /// The run.
         run: RunId,
@@ -149,29 +148,29 @@ pub enum Op {
         /// Their shards.
         shards: Vec<ShardId>,
     },
-    /// Shards of a stage that were given up before the run went on, beside those that are known. What
-    /// is given up while it goes on is an [`Op::Change`].
+    /// Shards of a stage that were given up before the run was resumed. Known shards stay unchanged.
+    /// A shard that is given up while the run runs is an [`Op::Change`].
     GivenUp {
         /// The run.
         run: RunId,
         /// The stage.
         stage: StageName,
-        /// Shards, and why.
+        /// The shards, with the reason of each.
         shards: Vec<(ShardId, String)>,
     },
-    /// Every commit of this stage that was in the store is known.
+    /// The database has every commit of this stage that the store had.
     Listed {
         /// The run.
         run: RunId,
         /// The stage.
         stage: StageName,
     },
-    /// A run that has ended is deleted: some ten thousand of its commits, and once none is left the run
-    /// with its stages and tasks.
+    /// Deletes a part of a run that has ended: at most some ten thousand commits, and once none is
+    /// left, the run with its stages and tasks.
     Prune(RunId),
 }
 
-/// Shards of a stage from one to another, both included, in the order of their names.
+/// The shards of a stage in a range of names, both ends included.
 #[derive(Debug, Clone, Copy)]
 pub struct Shards<'a> {
     /// The run.
@@ -184,16 +183,16 @@ pub struct Shards<'a> {
     pub last: &'a ShardId,
 }
 
-/// A run whose view changed, and the stages that did.
+/// A run whose view changed, and its changed stages.
 #[derive(Debug)]
 pub struct ViewChange {
-    /// The present view.
+    /// The new view.
     pub view: RunView,
-    /// Stages to be written.
+    /// The stages to write.
     pub stages: BTreeSet<StageName>,
 }
 
-/// A run that goes on, as it was last written.
+/// A running run, as it was last written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Restored {
     /// The run.
@@ -202,49 +201,49 @@ pub struct Restored {
     pub tasks: Vec<(Key, Task)>,
 }
 
-/// What a database knows of the store's generations.
+/// The generations of the store that a database knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Known {
     /// The newest generation; 0 before the first.
     pub generation: u64,
     /// The start that took it.
     pub start: String,
-    /// The start that was about to take the next one.
+    /// The start that intended to take the next one.
     pub intended: String,
-    /// The key of the tokens that grants carry; `None` before the first start.
+    /// The key of the tokens of leases; `None` before the first start.
     pub secret: Option<Digest>,
 }
 
 /// The database of a coordinator.
 ///
-/// Everything that was appended survives the process. Reads see whole appends only.
+/// Appended changes survive the process. Reads see whole appends only.
 #[async_trait]
 pub trait Database: Debug + Send + Sync {
-    /// What it knows of the store's generations; the default for a new database.
+    /// The generations that it knows; the default for a new database.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn known(&self) -> Result<Known, Error>;
 
-    /// Stores it. Durable when this returns, also over a loss of power.
+    /// Stores the generations. Durable when this returns, even after a loss of power.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn know(&self, known: &Known) -> Result<(), Error>;
 
-    /// Runs that go on, with their open tasks and leases, oldest submission first.
+    /// The running runs with their open tasks and leases, oldest submission first.
     ///
     /// # Errors
     /// [`Error::Statement`], [`Error::Damaged`].
     async fn load(&self) -> Result<Vec<Restored>, Error>;
 
-    /// Writes `ops` in order and then the views, all or nothing.
+    /// Writes `ops` in order and then the views, in one transaction.
     ///
-    /// - `generation`: that of the caller. It is compared with the database's in the same
-    ///   transaction, so a coordinator that was superseded writes nothing.
+    /// - `generation`: of the caller. It is compared with the database's in the same transaction, so
+    ///   a superseded coordinator writes nothing.
     ///
     /// # Errors
-    /// [`Error::Superseded`], [`Error::Statement`]; nothing is written then.
+    /// [`Error::Superseded`], [`Error::Statement`]: nothing is written.
     async fn append(
         &self,
         generation: u64,
@@ -253,7 +252,7 @@ pub trait Database: Debug + Send + Sync {
         now_unix_ms: i64,
     ) -> Result<(), Error>;
 
-    /// Runs without their stages, newest first, at most `limit`.
+    /// At most `limit` runs without their stages, newest first.
     ///
     /// # Errors
     /// [`Error::Statement`], [`Error::Damaged`].
@@ -265,25 +264,25 @@ pub trait Database: Debug + Send + Sync {
     /// [`Error::Statement`], [`Error::Damaged`].
     async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error>;
 
-    /// The JSON of these tasks; keys without a task are left out.
+    /// The JSON of these tasks. Keys without a task are omitted.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error>;
 
-    /// Whether [`Op::Listed`] was written of a stage since the run was submitted.
+    /// Whether [`Op::Listed`] was written for a stage since the run was submitted.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn is_listed(&self, run: &RunId, stage: &StageName) -> Result<bool, Error>;
 
-    /// How many of these shards are committed.
+    /// Number of these shards that are committed.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error>;
 
-    /// Which of these shards are committed.
+    /// The shards of these that are committed.
     ///
     /// # Errors
     /// [`Error::Statement`].
@@ -295,12 +294,12 @@ pub trait Database: Debug + Send + Sync {
     /// [`Error::Statement`], [`Error::Damaged`].
     async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error>;
 
-    /// Runs that ended before this time, the oldest first, at most `limit`.
+    /// At most `limit` runs that ended before this time, oldest first.
     ///
     /// # Errors
     /// [`Error::Statement`].
     async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error>;
 
-    /// Closes it, with everything written, so that another process can open it.
+    /// Writes everything to the file and closes it, so that another process can open it.
     async fn close(&self);
 }

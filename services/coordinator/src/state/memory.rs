@@ -1,5 +1,5 @@
-//! A database without a disk, for simulations: what was appended survives a coordinator that is
-//! started again over the same value, as a file survives a process.
+//! A database without a disk, for simulations. The value survives a coordinator that is restarted over
+//! it, as a file survives a process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ pub struct InMemory {
 struct Tables {
     known: Known,
     runs: BTreeMap<RunId, Rows>,
-    /// The last position that was given to a task.
+    /// The last position of a task.
     position: u64,
 }
 
@@ -39,7 +39,7 @@ struct Rows {
     attempts: BTreeMap<(StageName, ShardId, LeaseEpoch), Attempt>,
     commits: BTreeMap<TaskId, Summary>,
     listed: BTreeSet<StageName>,
-    /// Shards that were given up, and why.
+    /// Shards that were given up, with the reason of each.
     given_up: BTreeMap<TaskId, String>,
 }
 
@@ -162,8 +162,8 @@ impl Rows {
                 return;
             }
             What::TakenBack(lease_epoch) => self.end(&of(*lease_epoch)),
-            What::Moved(over) => {
-                for lease_epoch in over {
+            What::Moved(ended) => {
+                for lease_epoch in ended {
                     self.end(&of(*lease_epoch));
                 }
             }
@@ -199,7 +199,7 @@ impl Rows {
     }
 
     /// The view, with the shards that were given up.
-    fn shown(&self) -> RunView {
+    fn view(&self) -> RunView {
         let mut view = self.view.clone();
         for ((stage, shard), reason) in &self.given_up {
             if let Some(stage) = view.stage_mut(stage) {
@@ -209,13 +209,13 @@ impl Rows {
         view
     }
 
-    /// Tasks that are not committed, in the order in which they were added.
+    /// Tasks that are not committed, in the order of insertion.
     fn open_tasks(&self) -> Vec<(Key, Task)> {
         let mut tasks: Vec<(u64, Key, Task)> = Vec::new();
         for (id, (position, new)) in &self.tasks {
             let mut task = Task::new(new.spec.clone());
             if let Some(stored) = self.states.get(id) {
-                // Whether it is leased is stated by its attempts; a backoff ends with the process.
+                // The attempts show whether it is leased. A backoff ends with the process.
                 task.state = match &stored.state {
                     State::Committed => continue,
                     State::Quarantined => State::Quarantined,
@@ -254,7 +254,7 @@ impl Rows {
     }
 }
 
-/// The clock of a deadline ends with the process.
+/// A deadline without its clock, which ends with the process.
 fn without_clock(rank: &Rank) -> Rank {
     Rank {
         deadline: Duration::ZERO,
@@ -266,7 +266,7 @@ fn task_id(key: &Key) -> TaskId {
     (key.stage.clone(), key.shard.clone())
 }
 
-/// The shards that a view says were given up.
+/// The shards that were given up according to a view.
 fn given_up(view: &RunView) -> BTreeMap<TaskId, String> {
     let stages = view.stages.iter();
     let shards = stages.flat_map(|stage| {
@@ -276,8 +276,8 @@ fn given_up(view: &RunView) -> BTreeMap<TaskId, String> {
     shards.collect()
 }
 
-/// A view without what is not written with it: who holds leases, how far they are, and what was given
-/// up.
+/// A view without the parts that are not written with it: leases, their progress, and the shards that
+/// were given up.
 fn stored(view: &RunView) -> RunView {
     let stages = view.stages.iter().map(|stage| StageView {
         leased: BTreeSet::new(),
@@ -308,7 +308,7 @@ impl Database for InMemory {
         let running = running.filter(|rows| rows.view.state == v1::RunState::Running);
         let mut restored: Vec<Restored> = running
             .map(|rows| Restored {
-                view: rows.shown(),
+                view: rows.view(),
                 tasks: rows.open_tasks(),
             })
             .collect();
@@ -353,7 +353,7 @@ impl Database for InMemory {
     }
 
     async fn run(&self, run: &RunId) -> Result<Option<RunView>, Error> {
-        Ok(self.tables().runs.get(run).map(|rows| rows.shown()))
+        Ok(self.tables().runs.get(run).map(|rows| rows.view()))
     }
 
     async fn task_jsons(&self, keys: &[&Key]) -> Result<HashMap<Key, String>, Error> {
@@ -395,10 +395,10 @@ impl Database for InMemory {
     async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
         let tables = self.tables();
         let views = tables.runs.values().map(|rows| &rows.view);
-        let is_over =
+        let has_ended =
             |view: &&RunView| view.state != v1::RunState::Running && view.ended_unix_ms < unix_ms;
         let mut ended: Vec<(i64, RunId)> = views
-            .filter(is_over)
+            .filter(has_ended)
             .map(|view| (view.ended_unix_ms, view.run.clone()))
             .collect();
         ended.sort();

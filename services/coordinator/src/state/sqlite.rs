@@ -1,7 +1,7 @@
-//! The database in SQLite, in SQL that PostgreSQL takes as well.
+//! The database in SQLite. The SQL is also valid in PostgreSQL.
 //!
-//! One process: a lock on `FILE.lock`, which the operating system releases with the process, keeps a
-//! second coordinator out.
+//! A lock on `FILE.lock` keeps a second coordinator out. The operating system releases it when the
+//! process ends.
 
 mod commits;
 mod fence;
@@ -32,28 +32,28 @@ use super::{Database, Error, Known, Op, Restored, Shards, ViewChange};
 use crate::machine::Key;
 use crate::view::RunView;
 
-/// Connections that read at the same time.
+/// Number of connections for reads.
 const READERS: u32 = 4;
 
 /// A database file of SQLite. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Sqlite {
-    /// One connection, so one writer: changes are written in the order in which they happened.
+    /// One connection, so that changes are written in their order.
     writer: SqlitePool,
     /// Readers do not wait for the writer. An in-memory database has one connection for both.
     readers: SqlitePool,
-    /// A connection that is never used: an in-memory database lives as long as one of its connections,
-    /// and a statement that is given up may close its own.
+    /// A connection that is never used. An in-memory database lives as long as one of its
+    /// connections, and a statement that is dropped may close its own.
     keeper: Option<SqlitePool>,
-    /// Held for as long as the database is open; an in-memory one needs none.
+    /// The lock of an open database file; `None` for an in-memory database.
     lock: Option<Arc<File>>,
-    /// The last place that was given to a task.
+    /// The last position of a task.
     position: Arc<AtomicI64>,
 }
 
 impl Sqlite {
-    /// Opens the database, makes it where it is missing, and brings its tables up to date. Until
-    /// it is closed, or the process ends, nobody else can open it.
+    /// Opens the database, creates it if it is missing, and migrates its tables. Until it is closed or
+    /// the process ends, no other process can open it.
     ///
     /// # Errors
     /// [`Error::Held`], [`Error::Open`], [`Error::Migrate`], [`Error::File`].
@@ -69,8 +69,8 @@ impl Sqlite {
         let options = options(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            // What was answered stands, power loss or not. A beat is one transaction, so one
-            // sync serves all that came meanwhile.
+            // An answered request is durable, even after a loss of power. A beat is one transaction,
+            // so one sync serves all requests since the last one.
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(5));
         let one = || {
@@ -114,17 +114,17 @@ impl Sqlite {
         })
     }
 
-    /// Makes a database in the place of this one: `fill` writes it, and only a whole one is put
-    /// there. What stands there may be damaged, or missing.
+    /// Replaces the database. `fill` writes a new file, which replaces the old one only if it is
+    /// complete. The old file may be damaged or missing.
     ///
     /// # Errors
-    /// [`Error::Held`] where a coordinator has it; those of `fill`.
+    /// [`Error::Held`]: a coordinator has locked it; those of `fill`.
     pub(crate) async fn replace<E: From<Error>>(
         url: &str,
         fill: impl AsyncFnOnce(&Self) -> Result<(), E>,
     ) -> Result<(), E> {
         let Some(file) = file_of(url)? else {
-            // In memory there is nothing to replace, and nothing that would last.
+            // An in-memory database has no file to replace.
             let database = Self::open(url).await?;
             let filled = fill(&database).await;
             database.close().await;
@@ -137,7 +137,7 @@ impl Sqlite {
         let filled = fill(&database).await;
         database.close().await;
         filled?;
-        // The old one's log would be taken for the new one's.
+        // SQLite would apply the log of the old file to the new one.
         for log in ["-wal", "-shm"] {
             remove_one(&beside(&file, log))?;
         }
@@ -207,7 +207,7 @@ impl Database for Sqlite {
     }
 
     async fn close(&self) {
-        // The last connection to close empties the log.
+        // Closing the last connection empties the log.
         self.readers.close().await;
         self.writer.close().await;
         if let Some(keeper) = &self.keeper {
@@ -216,13 +216,13 @@ impl Database for Sqlite {
         if let Some(lock) = &self.lock
             && let Err(error) = lock.unlock()
         {
-            tracing::warn!(%error, "the lock of the database stays until the process ends");
+            tracing::warn!(%error, "the lock of the database is released only when the process ends");
         }
     }
 }
 
-/// The files of `migrations/`. The `migrate!` macro would list them itself, but its crate compiles
-/// SQLite a second time, for use inside the compiler.
+/// The files of `migrations/`, listed by hand: the crate of the `migrate!` macro compiles SQLite a
+/// second time, for use inside the compiler.
 fn migrator() -> Migrator {
     let files = [
         ("initial", include_str!("../../migrations/0001_initial.sql")),
@@ -253,7 +253,7 @@ fn open_error(url: &str, source: sqlx::Error) -> Error {
     }
 }
 
-/// The file of a database; `None` for one in memory.
+/// The file of a database; `None` for an in-memory one.
 fn file_of(url: &str) -> Result<Option<PathBuf>, Error> {
     let is_in_memory = url.contains(":memory:") || url.contains("mode=memory");
     let options = options(url)?;

@@ -12,7 +12,7 @@ use super::Sqlite;
 use super::write::{Writing, chunks};
 use crate::state::{Error, Shards};
 
-/// Names the shards of a range; every statement binds it in the same way.
+/// Selects a range of shards. Every statement binds the same parameters.
 const RANGE: &str = "run = $1 AND stage = $2 AND shard >= $3 AND shard <= $4";
 
 impl Sqlite {

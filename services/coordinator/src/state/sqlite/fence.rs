@@ -1,4 +1,4 @@
-//! Which generation of the store this database belongs to.
+//! The generation that the database belongs to.
 
 use capstan_plan::id::Digest;
 use sqlx::{Row, Transaction};
@@ -6,7 +6,7 @@ use sqlx::{Row, Transaction};
 use super::Sqlite;
 use crate::state::{Error, Known};
 
-/// The one row.
+/// Id of the only row.
 const ROW: i64 = 1;
 
 impl Sqlite {
@@ -47,8 +47,8 @@ impl Sqlite {
         )
         .execute(&self.writer)
         .await?;
-        // Commits reach the disk with the next checkpoint of the log otherwise; a generation in
-        // the store that this database forgot in a power cut would lock it out.
+        // Without the checkpoint, a power cut could lose this generation. The store would have a
+        // newer generation than the database, which locks the database out.
         sqlx::query("PRAGMA wal_checkpoint(FULL)")
             .execute(&self.writer)
             .await?;
@@ -56,7 +56,7 @@ impl Sqlite {
     }
 }
 
-/// Refuses a transaction of a coordinator that was superseded.
+/// Rejects the transaction of a superseded coordinator.
 ///
 /// # Errors
 /// [`Error::Superseded`], [`Error::Statement`].

@@ -1,4 +1,4 @@
-//! Shards that were given up, a row each.
+//! Shards that were given up, one row each.
 
 use capstan_plan::id::{RunId, ShardId, StageName};
 use sqlx::{QueryBuilder, Row, SqlitePool};
@@ -24,8 +24,8 @@ pub(super) async fn read(readers: &SqlitePool, view: &mut RunView) -> Result<(),
     Ok(())
 }
 
-/// Adds shards beside those that are known.
-pub(super) async fn leave_out(
+/// Adds shards. Known shards stay unchanged.
+pub(super) async fn insert_new(
     writing: &mut Writing,
     run: &RunId,
     stage: &StageName,
@@ -38,7 +38,7 @@ pub(super) async fn leave_out(
     insert(writing, &rows, "NOTHING").await
 }
 
-/// Adds the tasks that these changes give up.
+/// Adds the shards that these changes give up.
 pub(super) async fn give_up(writing: &mut Writing, changes: &[&Change]) -> Result<(), Error> {
     let given_up = changes
         .iter()
@@ -52,7 +52,7 @@ pub(super) async fn give_up(writing: &mut Writing, changes: &[&Change]) -> Resul
     insert(writing, &rows, "UPDATE SET said = excluded.said").await
 }
 
-/// Deletes tasks that are tried again.
+/// Deletes shards that are retried.
 pub(super) async fn retry(writing: &mut Writing, tasks: &[&Key]) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
@@ -64,10 +64,10 @@ pub(super) async fn retry(writing: &mut Writing, tasks: &[&Key]) -> Result<(), E
     Ok(())
 }
 
-/// A row: run, stage, shard and why.
+/// A row: run, stage, shard and reason.
 type Given<'a> = (&'a RunId, &'a StageName, &'a ShardId, &'a String);
 
-/// - `known`: what is done with a row that is there.
+/// - `known`: the action for a row that exists.
 async fn insert(writing: &mut Writing, rows: &[Given<'_>], known: &str) -> Result<(), Error> {
     for chunk in chunks(rows) {
         let mut query =

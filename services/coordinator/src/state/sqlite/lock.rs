@@ -1,4 +1,4 @@
-//! The lock that keeps a second coordinator away from a database file.
+//! The lock that keeps a second coordinator out of a database file.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::Path;
@@ -6,12 +6,12 @@ use std::path::Path;
 use super::beside;
 use crate::state::Error;
 
-/// Takes the lock of a database file for as long as what is given lives. It stands on a file of
-/// its own: SQLite takes and drops locks on the database itself, and the operating system keeps
-/// them by process. A process that dies, however it does, has released it.
+/// Locks a database file until the returned file is dropped. The lock is on a file of its own, because
+/// SQLite takes and drops locks on the database file, and the operating system keeps these per process.
+/// The lock of a process that dies is released.
 ///
 /// # Errors
-/// [`Error::Held`] where another has it; [`Error::File`] where the lock cannot be made.
+/// [`Error::Held`]: another process has it; [`Error::File`]: the lock file cannot be created.
 pub(super) fn take(database: &Path) -> Result<File, Error> {
     let path = beside(database, ".lock");
     let fail = |source| Error::File {

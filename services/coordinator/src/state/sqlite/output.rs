@@ -1,4 +1,4 @@
-//! The output of a stage as the `output_json` column holds it:
+//! The format of the `output_json` column:
 //! `{"dataset":"web@3","parts":8}`, `{"model":"<digest>"}`, `{"figures":true}`, or `{}` for a stage
 //! that is not done.
 
@@ -6,10 +6,10 @@ use capstan_plan::commit::{OutputRef, VersionRef};
 use capstan_plan::id::ModelDigest;
 use serde::{Deserialize, Serialize};
 
-/// Why a text of the column cannot be read.
+/// Why a value of the column cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// The text is not JSON of these keys.
+    /// The text is not JSON with these keys.
     #[error("output: {0}")]
     Json(serde_json::Error),
     /// The dataset version is not written as `name@number`.

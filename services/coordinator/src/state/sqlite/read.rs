@@ -1,4 +1,4 @@
-//! Reads: runs for people, and all runs that go on for a restart.
+//! Reads: runs for clients, and the running runs for a restart.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -78,7 +78,7 @@ impl Sqlite {
         Ok(jsons)
     }
 
-    /// Tasks of a run: those that are not committed.
+    /// The tasks of a run that are not committed.
     async fn tasks(&self, run: &RunId) -> Result<Vec<(Key, Task)>, Error> {
         let rows = sqlx::query(
             "SELECT t.run, t.stage, t.shard, t.role, t.world_size, t.base, t.device, t.may_twin, \
@@ -109,7 +109,7 @@ impl Sqlite {
         Ok(tasks)
     }
 
-    /// Attempts that go on, the first one of a task first.
+    /// Open leases by task, in the order of their epochs.
     async fn leases(&self, run: &RunId) -> Result<HashMap<Key, Vec<Lease>>, Error> {
         let rows = sqlx::query(
             "SELECT run, stage, shard, generation, counter, number, worker, finished \
@@ -203,7 +203,7 @@ fn read_stage(row: &SqliteRow) -> Result<StageView, Error> {
     })
 }
 
-/// A task; whether it is leased, its attempts say.
+/// A task without its leases, which the attempts hold.
 fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
     let run: String = row.try_get("run")?;
     let damaged = |reason: String| Error::Damaged {
@@ -231,8 +231,8 @@ fn read_task(row: &SqliteRow) -> Result<(Key, Task), Error> {
         Some(v1::TaskState::Committed) => State::Committed,
         Some(v1::TaskState::Quarantined) => State::Quarantined,
         Some(v1::TaskState::Cancelled) => State::Cancelled,
-        // The clock of the backoff is gone with the process; the restart took its time. That it
-        // is leased is what its attempts say.
+        // The backoff ended with the process, and the restart took time too. The attempts show
+        // whether it is leased.
         Some(v1::TaskState::Ready | v1::TaskState::Blocked | v1::TaskState::Leased) => State::Ready,
         Some(v1::TaskState::Unspecified) | None => {
             return Err(damaged(format!("state `{state}`")));

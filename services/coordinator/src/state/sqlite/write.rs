@@ -1,4 +1,4 @@
-//! Writing: each call is one transaction, and rows of a kind go together.
+//! Writes: each call is one transaction. Rows of one kind are written in one statement.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::machine::{Change, Key, Lease, Rank, State, What};
 use crate::state::{Error, NewTask, Op, ViewChange};
 use crate::view::{RunView, StageView};
 
-/// Rows of one statement, the largest first: few sizes, so that each is prepared once.
+/// Numbers of rows per statement, the largest first. Few, so that each statement is prepared once.
 const ROWS: [usize; 3] = [128, 16, 1];
 
 pub(super) type Writing = Transaction<'static, sqlx::Sqlite>;
@@ -40,7 +40,7 @@ impl Sqlite {
                     changes.clear();
                     submit(&mut transaction, view).await?;
                 }
-                // Whatever happens to a task comes after it: no need to write that first.
+                // Changes of these tasks follow, so earlier changes need not be written first.
                 Op::Tasks(tasks) => self.add_tasks(&mut transaction, tasks).await?,
                 Op::Commits {
                     run,
@@ -54,7 +54,7 @@ impl Sqlite {
                     delete_commits(&mut transaction, run, stage, shards).await?;
                 }
                 Op::GivenUp { run, stage, shards } => {
-                    given_up::leave_out(&mut transaction, run, stage, shards).await?;
+                    given_up::insert_new(&mut transaction, run, stage, shards).await?;
                 }
                 Op::Listed { run, stage } => write_listed(&mut transaction, run, stage).await?,
                 Op::Prune(run) => {
@@ -108,7 +108,7 @@ impl Sqlite {
     }
 }
 
-/// Statements that delete what a new submission of a run creates again.
+/// Statements that delete what a new submission creates again.
 const RESUBMITTED: [&str; 6] = [
     "DELETE FROM stages WHERE run = $1",
     "DELETE FROM listed WHERE run = $1",
@@ -118,7 +118,7 @@ const RESUBMITTED: [&str; 6] = [
     "DELETE FROM given_up WHERE run = $1",
 ];
 
-/// Commits that one transaction deletes at most.
+/// Maximum number of commits that one transaction deletes.
 const PRUNED_COMMITS: i64 = 20_000;
 
 /// Statements that delete a run.
@@ -132,7 +132,7 @@ const PRUNED: [&str; 7] = [
     "DELETE FROM runs WHERE run = $1",
 ];
 
-/// Deletes commits of a run; the run itself once none is left.
+/// Deletes commits of a run, and the run once none is left.
 async fn prune(writing: &mut Writing, run: &RunId) -> Result<(), Error> {
     let deleted = sqlx::query(
         "DELETE FROM commits WHERE run = $1 AND (stage, shard) IN \
@@ -171,7 +171,7 @@ async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
         let shards: Vec<_> = shards
             .map(|(shard, reason)| (shard.clone(), reason.clone()))
             .collect();
-        given_up::leave_out(writing, &view.run, &stage.stage, &shards).await?;
+        given_up::insert_new(writing, &view.run, &stage.stage, &shards).await?;
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ async fn write_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes what changes of a run; its pipeline, which may be long, stays as it was submitted.
+/// Writes the mutable columns of a run. Its pipeline, which may be long, never changes.
 async fn update_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     sqlx::query(
         "UPDATE runs SET state = $2, reason = $3, ended_unix_ms = $4, leased = $5 WHERE run = $1",
@@ -245,16 +245,16 @@ async fn write_stage(
     Ok(())
 }
 
-/// What became of tasks, sorted by what is to be written of it.
+/// Changes of tasks, grouped by what is written.
 #[derive(Default)]
 struct Sorted<'a> {
     began: Vec<(&'a Change, &'a Lease, usize, &'a Rank)>,
     finished: Vec<(&'a Change, LeaseEpoch)>,
-    /// Tasks that are committed.
+    /// Committed tasks.
     committed: Vec<&'a Key>,
-    /// Leases that ended otherwise.
+    /// Leases that ended without a commit.
     ended: Vec<(&'a Change, LeaseEpoch)>,
-    /// Tasks that are tried again, although they were given up.
+    /// Tasks that were given up and are retried.
     retried: Vec<&'a Key>,
     /// The last state of each task.
     states: BTreeMap<&'a Key, &'a Change>,
@@ -284,9 +284,9 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
                 sorted.states.remove(&*change.key);
                 continue;
             }
-            What::Moved(over) => {
-                let over = over.iter().map(|lease_epoch| (*change, *lease_epoch));
-                sorted.ended.extend(over);
+            What::Moved(ended) => {
+                let ended = ended.iter().map(|lease_epoch| (*change, *lease_epoch));
+                sorted.ended.extend(ended);
             }
             What::Retried => sorted.retried.push(&change.key),
         }
@@ -345,7 +345,7 @@ async fn write_leases(
     Ok(())
 }
 
-/// Which ranks of a lease have done their part.
+/// Marks the finished ranks of a lease.
 async fn write_finished(
     writing: &mut Writing,
     change: &Change,
@@ -372,7 +372,7 @@ async fn write_finished(
     Ok(())
 }
 
-/// Deletes tasks that are committed, with their attempts.
+/// Deletes committed tasks with their attempts.
 async fn delete_committed(writing: &mut Writing, tasks: &[&Key]) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
@@ -419,7 +419,7 @@ async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), 
         );
         query.push_values(chunk, |mut row, change| {
             let (key, task) = (&change.key, &change.task);
-            // That it is leased is what its attempts say.
+            // The attempts show whether it is leased.
             let state = match &task.state {
                 State::Leased(_) => &State::Ready,
                 state => state,
@@ -445,7 +445,7 @@ async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), 
     Ok(())
 }
 
-/// Keys by run and stage, so that one statement can name many by an index.
+/// Groups keys by run and stage, so that one statement finds many of them with an index.
 pub(super) fn by_stage<'a>(keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
     let mut by_stage: BTreeMap<_, Vec<&Key>> = BTreeMap::new();
     for key in keys {
@@ -457,7 +457,7 @@ pub(super) fn by_stage<'a>(keys: &[&'a Key]) -> Vec<Vec<&'a Key>> {
     by_stage.into_values().collect()
 }
 
-/// ` WHERE` these keys, all of one stage. A list of whole keys would scan the table.
+/// Appends `WHERE` for these keys of one stage. A list of complete keys would scan the table.
 pub(super) fn where_in(query: &mut QueryBuilder<sqlx::Sqlite>, keys: &[&Key]) {
     let Some(first) = keys.first() else { return };
     query.push(" WHERE run = ").push_bind(first.run.as_str());
@@ -470,7 +470,7 @@ pub(super) fn where_in(query: &mut QueryBuilder<sqlx::Sqlite>, keys: &[&Key]) {
     query.push(")");
 }
 
-/// Rows in chunks of few sizes.
+/// Splits rows into chunks of the sizes in [`ROWS`].
 pub(super) fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
     let mut rest = rows;
     std::iter::from_fn(move || {
@@ -481,7 +481,7 @@ pub(super) fn chunks<T>(rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// As a signed number, which is what SQL has; counts stay far below the bound.
+/// A signed number for SQL. Counts stay far below the bound.
 fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
