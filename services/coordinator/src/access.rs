@@ -1,19 +1,18 @@
-//! Who may call what: by the role in the caller's certificate, and by the bearer token.
+//! Access control, by the role in the caller's certificate and by the bearer token.
 //!
-//! Looked at for every request before its body is read, by the path alone; what is listed nowhere
-//! is refused to everybody. Only what a request asks *for* is looked at later, where its body is
-//! known ([`may_take`]).
+//! Every request is checked by its path before its body is read. A path without a rule is rejected.
+//! The roles of the tasks that a worker requests are checked once the body is read ([`check_roles`]).
 //!
 //! ```text
 //! Lease, Heartbeat, Complete, Fail, Release,
-//! Leave                                        worker or trainer; TRAIN is for trainers alone
+//! Leave                                        worker or trainer; TRAIN is for trainers only
 //! JoinRing                                     trainer
 //! SubmitRun, PlanRun, CancelRun, RetryRun,
 //! PruneRuns,
-//! Watch, ListRuns, GetRun                      operator, and the token
-//! grpc.health.v1.Health                        any of our certificates
+//! Watch, ListRuns, GetRun                      operator, with the token
+//! grpc.health.v1.Health                        every certificate of the cluster
 //! ```
-//! Without certificates (loopback, or `insecure`) there are no roles: the token alone counts.
+//! Without certificates (loopback, or `insecure`) there are no roles: only the token is checked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ use tower::{Layer, Service};
 
 use crate::connection::Connection;
 
-/// What callers of a coordinator must show. Cheap to clone; the default asks for nothing.
+/// The credentials that a coordinator requires. Cheap to clone; the default requires none.
 #[derive(Clone, Default)]
 pub struct Access {
     tls: Option<ServerTlsConfig>,
@@ -48,8 +47,8 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// - `identity`: the coordinator's own; with it every caller must show a certificate.
-    /// - `token`: what operators must show; `None` asks for none.
+    /// - `identity`: the coordinator's own. If given, every caller must present a certificate.
+    /// - `token`: the token that operators must present; `None` requires none.
     pub fn new(identity: Option<&Identity>, token: Option<Secret>) -> Self {
         Self {
             tls: identity.map(Identity::server),
@@ -57,14 +56,14 @@ impl Access {
         }
     }
 
-    /// How connections are secured; `None` where they are not.
+    /// The TLS settings of the listener; `None` without TLS.
     pub(crate) fn tls(&self) -> Option<ServerTlsConfig> {
         self.tls.clone()
     }
 
-    /// Whether a caller may call `path`.
+    /// Checks whether a caller may call `path`.
     ///
-    /// - `authorization`: the header of that name.
+    /// - `authorization`: the value of the header `authorization`.
     fn check(
         &self,
         path: &str,
@@ -81,7 +80,7 @@ impl Access {
         match &self.token {
             Some(token) if rule.needs_token => match authorization.and_then(bearer::parse) {
                 None => Err(AccessDenied::NoToken),
-                Some(shown) if token.matches(shown) => Ok(()),
+                Some(presented) if token.matches(presented) => Ok(()),
                 Some(_) => Err(AccessDenied::WrongToken),
             },
             _ => Ok(()),
@@ -89,12 +88,11 @@ impl Access {
     }
 }
 
-/// Whether whoever sent a request may take tasks of these roles. Where there are no certificates
-/// everybody may.
+/// Checks whether the caller may lease tasks of these roles. Without certificates, every caller may.
 ///
 /// # Errors
-/// `PERMISSION_DENIED`, in one line.
-pub(crate) fn may_take<'a>(
+/// `PERMISSION_DENIED`.
+pub(crate) fn check_roles<'a>(
     extensions: &Extensions,
     tasks: impl IntoIterator<Item = &'a Task>,
 ) -> Result<(), Status> {
@@ -114,7 +112,7 @@ pub(crate) fn may_take<'a>(
     Ok(())
 }
 
-/// Who may call a method.
+/// The callers that may call a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rule {
     roles: &'static [Role],
@@ -139,7 +137,7 @@ const ANYBODY: Rule = Rule {
 };
 
 impl Rule {
-    /// The rule of a path; `None` for what is not listed.
+    /// The rule of a path; `None` for a path that is not listed.
     fn of(path: &str) -> Option<Self> {
         let (service, method) = path.strip_prefix('/')?.split_once('/')?;
         match (service, method) {
@@ -156,7 +154,7 @@ impl Rule {
     }
 }
 
-/// Why a request is refused.
+/// Why a request is rejected.
 #[derive(Debug, Clone, Copy)]
 enum AccessDenied {
     Unknown,
@@ -170,25 +168,25 @@ enum AccessDenied {
 impl AccessDenied {
     fn status(self) -> Status {
         let status = match self {
-            Self::Unknown => Status::unimplemented("this coordinator knows no such method"),
+            Self::Unknown => Status::unimplemented("this coordinator has no such method"),
             Self::NoRole => Status::unauthenticated(
                 "the certificate names no role: take one that `capstan certs` made",
             ),
             Self::Role { role, rule } => {
                 let allowed: Vec<_> = rule.roles.iter().map(|role| role.name()).collect();
                 Status::permission_denied(format!(
-                    "the certificate is of role {role}, this is for role {}",
+                    "the certificate has role {role}, this call requires role {}",
                     allowed.join(" or ")
                 ))
             }
             Self::Task { role, wanted } => Status::permission_denied(format!(
-                "the certificate is of role {role}, such tasks are for role {wanted}"
+                "the certificate has role {role}, these tasks require role {wanted}"
             )),
             Self::NoToken => Status::unauthenticated(
-                "a token is needed: give the coordinator's in [safety] token or token_file",
+                "a token is required: set [safety] token or token_file to the coordinator's",
             ),
             Self::WrongToken => Status::unauthenticated(
-                "the token is wrong: give the coordinator's in [safety] token or token_file",
+                "the token is wrong: set [safety] token or token_file to the coordinator's",
             ),
         };
         let code = format!("{:?}", status.code());
@@ -197,7 +195,7 @@ impl AccessDenied {
     }
 }
 
-/// Puts [`Access`] before every service.
+/// Adds the checks of [`Access`] to every service.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessLayer(pub(crate) Access);
 
@@ -212,7 +210,7 @@ impl<S> Layer<S> for AccessLayer {
     }
 }
 
-/// A service behind [`Access`].
+/// A service with the checks of [`Access`].
 #[derive(Debug, Clone)]
 pub(crate) struct Guarded<S> {
     access: Access,
@@ -275,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_a_rule_and_nothing_else_has() {
+    fn every_method_has_a_rule_and_no_other_path_has() {
         let methods = methods();
         assert!(methods.len() >= 13, "{methods:?}");
         for path in &methods {
-            assert!(Rule::of(path).is_some(), "{path} is refused to everybody");
+            assert!(Rule::of(path).is_some(), "{path} has no rule");
         }
         for path in [
             "",
@@ -293,10 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_or_shows_runs_needs_the_token() {
+    fn methods_of_runs_need_the_token() {
         let token = Some(Secret::from("0123456789abcdef".to_owned()));
         let access = Access::new(None, token);
-        let check = |path: &str, shown| access.check(path, shown, &Extensions::new());
+        let check = |path: &str, header| access.check(path, header, &Extensions::new());
         for path in methods() {
             let needs = Rule::of(&path).unwrap().needs_token;
             assert_eq!(check(&path, None).is_err(), needs, "{path}");

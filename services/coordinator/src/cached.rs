@@ -1,16 +1,16 @@
-//! The base files that workers have cached, as they said last.
+//! The latest list of cached base files of each worker.
 //!
-//! The list of a worker has up to 1,000 digests and changes rarely, while a worker asks for tasks many times
-//! a second. So it sends the list once and then a tag of it.
+//! A list has up to 1,000 digests and changes rarely, while a worker requests tasks many times a second.
+//! So the worker sends the list once, and afterwards only its tag.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use capstan_plan::id::{Digest, WorkerId};
 
-/// Digests that one list may have; further ones are not read.
+/// Maximum number of digests in a list. Further ones are ignored.
 const DIGESTS: usize = 1_000;
-/// Workers whose lists are kept. Beyond that all are forgotten, and sent again.
+/// Maximum number of workers whose lists are kept. Beyond it all lists are dropped, and sent again.
 const WORKERS: usize = 10_000;
 
 type List = Arc<BTreeSet<Digest>>;
@@ -20,7 +20,7 @@ type List = Arc<BTreeSet<Digest>>;
 pub(crate) struct CachedLists(Mutex<HashMap<WorkerId, (u64, List)>>);
 
 impl CachedLists {
-    /// The list that a request stands for; `None` where it names one by a tag that is not known.
+    /// The list of a request; `None` if the request has only a tag, and the tag is unknown.
     pub(crate) fn of(&self, worker: &WorkerId, tag: u64, given: &[String]) -> Option<List> {
         let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tag != 0 && given.is_empty() {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_stands_for_the_list_that_was_sent_with_it() {
+    fn a_tag_represents_the_list_that_was_sent_with_it() {
         let lists = CachedLists::default();
         let worker = WorkerId::from("w");
         let digest = Digest::of(b"base");
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_many_workers_are_forgotten_together() {
+    fn lists_of_many_workers_are_dropped_together() {
         let lists = CachedLists::default();
         for worker in 0..=WORKERS {
             let worker = WorkerId::from(format!("w{worker}"));

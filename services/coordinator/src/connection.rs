@@ -1,13 +1,12 @@
-//! Connections: how many there are, and what one of them may use.
+//! Limits of connections.
 //!
-//! A client reaches the coordinator over connections whose number and use have limits, so that none
-//! takes what the others need:
+//! The number and the use of connections are limited, so that no client exhausts what the others need:
 //!
 //! | Limit | Enforced by |
 //! |---|---|
-//! | connections | [`Acceptor::admit`] closes those that are too many |
+//! | connections | [`Acceptor::admit`] closes further ones |
 //! | time until the HTTP/2 preface | [`Accepted`]; TLS handshakes have a limit of their own |
-//! | a peer that is gone | pings (`capstan_runtime::keepalive`) |
+//! | unreachable peers | pings (`capstan_runtime::keepalive`) |
 //! | streams of a connection, size of headers | HTTP/2 settings of the server |
 //! | requests a second, streams of events | [`Connection`] |
 //! | size of a message, time of its body | [`crate::limits`] |
@@ -27,13 +26,13 @@ use tonic::transport::server::Connected;
 
 use crate::error::Error;
 
-/// Bytes of the HTTP/2 preface (RFC 9113, section 3.4). A TLS handshake begins with more.
+/// Length of the HTTP/2 preface in bytes (RFC 9113, section 3.4). A TLS handshake starts with more.
 const PREFACE: usize = 24;
-/// Limit for the preface.
+/// Time limit for the preface.
 const OPENING: Duration = Duration::from_secs(20);
-/// Streams of events of one connection at a time.
+/// Maximum number of open event streams per connection.
 pub(crate) const WATCHERS: usize = 16;
-/// Seconds of unused requests that a connection may catch up with.
+/// The burst of a connection: the requests of this many seconds.
 const BURST_SECONDS: u64 = 2;
 
 /// Admits connections up to a limit.
@@ -54,12 +53,12 @@ impl Acceptor {
         }
     }
 
-    /// Admits a connection. `None` closes it: there are too many.
+    /// Admits a connection. `None` closes it: the limit is reached.
     pub(crate) fn admit<S>(&self, stream: S) -> Option<Accepted<S>> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             tracing::warn!(
                 most = self.most,
-                "a connection was closed: there are as many as [coordinator] max_connections"
+                "a connection was closed: [coordinator] max_connections is reached"
             );
             return None;
         };
@@ -80,7 +79,7 @@ impl Acceptor {
     }
 }
 
-/// What a connection may use. Every request carries that of its connection in its extensions.
+/// The limits of a connection. Every request has those of its connection in its extensions.
 #[derive(Clone)]
 pub(crate) struct Connection {
     requests: Arc<Bucket>,
@@ -93,7 +92,7 @@ impl Connection {
     /// Counts a request.
     ///
     /// # Errors
-    /// [`Error::Limit`]: there were too many of late.
+    /// [`Error::Limit`]: the rate limit is exceeded.
     pub(crate) fn take_request(&self) -> Result<(), Error> {
         match self.requests.take(self.clock.now()) {
             true => Ok(()),
@@ -104,10 +103,10 @@ impl Connection {
         }
     }
 
-    /// A permit for a stream of events, to be kept as long as the stream.
+    /// A permit for a stream of events. Hold it as long as the stream.
     ///
     /// # Errors
-    /// [`Error::Limit`]: the connection has too many.
+    /// [`Error::Limit`]: the connection has too many streams.
     pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Error> {
         let permit = self.watchers.clone().try_acquire_owned();
         permit.map_err(|_| Error::Limit {
@@ -120,7 +119,7 @@ impl Connection {
 /// A token bucket.
 struct Bucket {
     per_second: u64,
-    /// Tokens, and when they were counted.
+    /// Number of tokens, and the time of the last update.
     state: Mutex<(f64, Duration)>,
 }
 
@@ -143,7 +142,7 @@ impl Bucket {
     }
 }
 
-/// A connection that was admitted. Its place is free again when it is dropped.
+/// A connection that was admitted. Dropping it frees its place.
 pub(crate) struct Accepted<S> {
     stream: S,
     /// `None` once the client has sent its preface.
@@ -152,7 +151,7 @@ pub(crate) struct Accepted<S> {
     _permit: OwnedSemaphorePermit,
 }
 
-/// A client that is still to send its preface.
+/// A client that has not sent its preface.
 struct Opening {
     limit: Pin<Box<Sleep>>,
     received: usize,
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_too_many_is_closed() {
+    async fn a_connection_over_the_limit_is_closed() {
         let acceptor = acceptor(2);
         let first = acceptor.admit(()).unwrap();
         let _second = acceptor.admit(()).unwrap();
@@ -273,7 +272,7 @@ mod tests {
         assert_eq!(taken(second / 2), 5);
         assert_eq!(taken(second / 2), 0);
         assert_eq!(taken(second * 60), 20);
-        // A clock that stands or goes back gives nothing.
+        // A clock that stops or goes back adds no tokens.
         assert_eq!(taken(second * 59), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Between messages and the types of the task machine.
+//! Conversions between messages and the types of the task machine.
 
 use capstan_proto::v1;
 
@@ -16,7 +16,7 @@ pub(crate) fn lease_message(grant: &Grant, token: Vec<u8>) -> v1::LeaseRef {
     }
 }
 
-/// What a worker claims to hold; `None` where the message names no lease or no epoch.
+/// The claim of a worker; `None` if the message names no lease or no epoch.
 pub(crate) fn claim(worker: &str, lease: Option<v1::LeaseRef>) -> Option<Claim> {
     let lease = lease?;
     let epoch = lease.lease_epoch?;

@@ -1,4 +1,4 @@
-//! Why the coordinator cannot do what it is asked, and how that crosses gRPC.
+//! Errors of the coordinator, and their gRPC status codes.
 
 use std::sync::Arc;
 
@@ -11,19 +11,19 @@ use tonic::{Code, Status};
 use crate::machine::Key;
 use crate::state;
 
-/// Why the coordinator cannot do what it is asked. Every text is one line.
+/// Why the coordinator cannot serve a request, or must stop. Every text is one line.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database fails.
     #[error(transparent)]
     Database(Arc<state::Error>),
-    /// The database cannot be written for now, so no work is taken.
-    #[error("the coordinator takes no new work until its database can be written again")]
+    /// The database cannot be written for now, so no new work is accepted.
+    #[error("the coordinator accepts no new work until its database can be written again")]
     Halted(#[source] Arc<state::Error>),
     /// A limit of the coordinator is reached.
     #[error("the coordinator has {most} {what}, which is its limit: ask again later")]
     Busy {
-        /// What there are too many of.
+        /// The limited resource.
         what: &'static str,
         /// The limit.
         most: usize,
@@ -31,7 +31,7 @@ pub enum Error {
     /// A limit of one connection is reached.
     #[error("a connection may have at most {most} {what}: ask again later")]
     Limit {
-        /// What there are too many of.
+        /// The limited resource.
         what: &'static str,
         /// The limit.
         most: u64,
@@ -50,39 +50,39 @@ pub enum Error {
     /// The newest generation of the store was not taken with this database.
     #[error(
         "database `{database}` knows generation {known} of store {store}, whose newest is \
-         {newest}: another coordinator has served it; `capstan state rebuild` makes the database \
-         anew from the store"
+         {newest}: another coordinator has served it; `capstan state rebuild` creates the database \
+         again from the store"
     )]
     Behind {
         /// The database, as configured.
         database: String,
-        /// The generation that it knows; 0 where it is new.
+        /// The newest generation in the database; 0 if it is new.
         known: u64,
         /// The store.
         store: String,
-        /// The newest generation of the store; 0 where it has none.
+        /// The newest generation of the store; 0 if it has none.
         newest: u64,
     },
     /// A newer coordinator serves the store.
     #[error("generation {newer} of the store was taken: this coordinator, {ours}, has stopped")]
     Superseded {
-        /// This one's generation.
+        /// The generation of this coordinator.
         ours: u64,
-        /// The newer one's.
+        /// The generation of the newer one.
         newer: u64,
     },
-    /// A record of a generation that cannot be read.
+    /// The record of a generation cannot be read.
     #[error("{path} is not a record of a generation")]
     Generation {
         /// The object.
         path: String,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: serde_json::Error,
     },
     /// There is no such run.
     #[error("there is no run {run}")]
     UnknownRun {
-        /// As it was asked for.
+        /// The requested id.
         run: RunId,
     },
     /// The pipeline cannot be used.
@@ -91,22 +91,22 @@ pub enum Error {
         /// What is wrong, with file and stage.
         reason: String,
     },
-    /// A run id that cannot name a folder.
+    /// The run id cannot name a folder.
     #[error("`{run}` cannot name a run: lower-case letters, digits and -, at most 100 of them")]
     RunId {
-        /// As it was given.
+        /// The requested id.
         run: RunId,
     },
-    /// Another pipeline, or the same with another seed, runs under this id.
-    #[error("run {run} is of another pipeline or seed: give another id, or the pipeline it had")]
+    /// The run with this id has another pipeline or seed.
+    #[error("run {run} has another pipeline or seed: use another id, or the pipeline that it had")]
     OtherPipeline {
         /// The run.
         run: RunId,
     },
-    /// A request that lacks what it needs.
+    /// A request is incomplete.
     #[error("the request {reason}")]
     Request {
-        /// What it lacks.
+        /// What is missing.
         reason: &'static str,
     },
     /// A run has no such stage.
@@ -114,18 +114,18 @@ pub enum Error {
     UnknownStage {
         /// The run.
         run: RunId,
-        /// As it was asked for.
+        /// The requested stage.
         stage: StageName,
     },
-    /// Nothing of the run waits to be tried again.
-    #[error("nothing of run {run} can be tried again: {reason}")]
+    /// No shard of the run can be retried.
+    #[error("run {run} has nothing to retry: {reason}")]
     NothingToRetry {
         /// The run.
         run: RunId,
-        /// Why.
+        /// The cause.
         reason: &'static str,
     },
-    /// What the commits of a stage hold does not fit it.
+    /// The commits of a stage do not fit it.
     #[error(transparent)]
     Expand(#[from] expand::Error),
     /// The lease is no longer the caller's.
@@ -134,13 +134,13 @@ pub enum Error {
         /// The task.
         key: Key,
     },
-    /// The token is not that of the lease.
-    #[error("lease of {key} was not granted to the caller: show the token that came with it")]
+    /// The token is not the token of the lease.
+    #[error("lease of {key} was not granted to the caller: send the token that came with it")]
     Token {
         /// The task.
         key: Key,
     },
-    /// Another live process has the name of a worker.
+    /// Another live process uses the name of a worker.
     #[error(
         "another process uses the worker name `{worker}`: give each worker and trainer a `name` of \
          its own"
@@ -149,32 +149,32 @@ pub enum Error {
         /// The name.
         worker: WorkerId,
     },
-    /// A process speaks for a worker whose name another process has.
-    #[error("worker `{worker}` is another process: a process speaks for itself alone")]
+    /// Another process has the name of the worker.
+    #[error("the worker name `{worker}` belongs to another process")]
     OtherSession {
         /// The name.
         worker: WorkerId,
     },
-    /// A completion without a commit record.
+    /// A task was reported as completed, but has no commit record.
     #[error("{key} has no commit record: commit to the store first")]
     NoCommit {
         /// The task.
         key: Key,
     },
-    /// Not every rank of a gang came.
+    /// Not every rank of a gang joined.
     #[error("{joined} of {world_size} ranks of {key} joined within {seconds} s")]
     Ring {
         /// The task.
         key: Key,
-        /// Ranks that came.
+        /// Number of ranks that joined.
         joined: usize,
-        /// Ranks of the gang.
+        /// Number of ranks of the gang.
         world_size: usize,
-        /// How long was waited.
+        /// How long the ranks waited.
         seconds: u64,
     },
-    /// The coordinator is going down.
-    #[error("the coordinator is going down")]
+    /// The coordinator is shutting down.
+    #[error("the coordinator is shutting down")]
     Closing,
     /// The listener or the server on it fails.
     #[error("the coordinator cannot serve")]
@@ -182,7 +182,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// How a task that met it is to be treated.
+    /// How the scheduler must treat a task that fails with this error.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Store(error) => error.kind(),

@@ -1,19 +1,19 @@
-//! Generations: each start of a coordinator over a store takes the next number, for ever.
+//! Generations: each start of a coordinator over a store takes the next number.
 //!
-//! The newest record tells who may schedule, and it must be one that this coordinator's database
-//! took part in: otherwise another coordinator has served the store since, and what the database
-//! remembers of runs is old. What a start does, and what a crash between two steps leaves:
+//! The newest record determines who may schedule. This coordinator's database must have taken it:
+//! otherwise another coordinator has served the store since, and the runs in the database are outdated.
+//! The steps of a start, and the effect of a crash between two steps:
 //!
 //! ```text
 //!  1  database: intended = S      S is a random id of this start
-//!     ✗ newest record is still the one that the database knows: the next start goes on
+//!     ✗ the newest record is still the one in the database: the next start continues
 //!  2  store: create generations/<n+1>.json with start = S
-//!     ✗ newest record is by the intended start: the next start knows it for its own
+//!     ✗ the newest record has the intended start: the next start recognizes it as its own
 //!  3  database: generation = n+1, start = S
 //! ```
 //!
-//! Two that start at once over one store, each with a database of its own, both see `n`; creating
-//! has one winner, and the other one is refused.
+//! If two coordinators with separate databases start over one store at the same time, both read `n`.
+//! Creating the record succeeds for one of them, and the other fails.
 
 use capstan_dataset::Store;
 use capstan_dataset::store::Created;
@@ -27,12 +27,12 @@ use crate::token::{self, Tokens};
 
 const FOLDER: &str = "coordinator/generations";
 
-/// A generation, as the store has it.
+/// The record of a generation in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) generation: u64,
     pub(crate) started_unix_ms: i64,
-    /// Which start took it.
+    /// The id of the start that took it.
     pub(crate) start: String,
 }
 
@@ -40,10 +40,10 @@ fn path(generation: u64) -> String {
     format!("{FOLDER}/{generation}.json")
 }
 
-/// Takes the next generation. Gives it, and the tokens of the database.
+/// Takes the next generation. Returns it with the tokens of the database.
 ///
 /// # Errors
-/// [`Error::Behind`]: the newest generation is none of this database's; [`Error::Store`],
+/// [`Error::Behind`]: the newest generation was not taken with this database; [`Error::Store`],
 /// [`Error::Database`].
 pub(crate) async fn take(
     store: &Store,
@@ -101,7 +101,7 @@ pub(crate) async fn take(
 /// The newest generation of a store.
 ///
 /// # Errors
-/// Those of the store; a record that cannot be read is [`Error::Generation`].
+/// Those of the store; [`Error::Generation`]: the record cannot be read.
 pub(crate) async fn newest(store: &Store) -> Result<Option<Record>, Error> {
     let objects = store.list(FOLDER).await?;
     let taken = objects.iter().filter_map(|object| {
@@ -120,7 +120,7 @@ pub(crate) async fn newest(store: &Store) -> Result<Option<Record>, Error> {
     Ok(Some(record))
 }
 
-/// Whether a generation was taken: one question for one object, not a listing.
+/// Whether a generation was taken. Reads one object's metadata and lists nothing.
 ///
 /// # Errors
 /// Those of the store.
@@ -128,7 +128,7 @@ pub(crate) async fn is_taken(store: &Store, generation: u64) -> Result<bool, Err
     Ok(store.size(&path(generation)).await?.is_some())
 }
 
-/// A unique name for this start, so that two coordinators do not both claim a generation.
+/// A unique id of this start, so that two coordinators cannot both claim a generation.
 #[expect(
     clippy::disallowed_methods,
     reason = "two starts must not choose the same name"

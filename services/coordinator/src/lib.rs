@@ -1,9 +1,8 @@
 //! The coordinator: schedules the stages of runs over workers and trainers.
 //!
-//! What lives here: the task machine (pure), the database, the scheduler that expands stages and
-//! publishes versions, the rendezvous of training gangs, and the gRPC services. It may call
-//! `proto`, `runtime`, `plan` and `dataset`; it never does a stage's work, and no worker calls it
-//! but through `proto`.
+//! It contains the task machine (pure), the database, the scheduler that expands stages and publishes
+//! versions, the rendezvous of training gangs, and the gRPC services. It may call `proto`, `runtime`,
+//! `plan` and `dataset`. It never does a stage's work, and workers call it only through `proto`.
 //!
 //! ```text
 //!            gRPC                     one lock                      pure
@@ -59,21 +58,21 @@ pub use error::Error;
 pub use rebuild::{Rebuilt, rebuild};
 pub use scheduler::{Handle, Retried, Session, Submitted};
 
-/// How long open connections may take to end once the coordinator goes down.
+/// Time limit for open connections to end during shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How a coordinator is reached.
+/// Settings of the server.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// What callers must show. Whether the listener may be reached by others at all was checked
-    /// by the configuration.
+    /// The credentials that callers must present. The configuration has already checked whether other
+    /// hosts may reach the listener.
     pub access: Access,
-    /// Marked while it serves.
+    /// Marked while the coordinator accepts work.
     pub readiness: Readiness,
 }
 
 impl Default for Options {
-    /// For a listener on loopback: asks for nothing.
+    /// For a listener on loopback: requires no credentials.
     fn default() -> Self {
         Self {
             access: Access::default(),
@@ -85,8 +84,8 @@ impl Default for Options {
 /// Runs a coordinator on `listener` until `shutdown`.
 ///
 /// # Errors
-/// [`Error::Database`], [`Error::Behind`], [`Error::Superseded`], [`Error::Store`]: it cannot
-/// start, or may not go on; [`Error::Serve`].
+/// [`Error::Database`], [`Error::Behind`], [`Error::Superseded`], [`Error::Store`]: it cannot start,
+/// or must stop; [`Error::Serve`].
 pub async fn run(
     settings: config::Coordinator,
     options: Options,
@@ -99,7 +98,7 @@ pub async fn run(
     serve(handle, options, listener, shutdown).await
 }
 
-/// Marks the coordinator as ready while it can take work. Never returns.
+/// Marks the coordinator as ready while it accepts work. Never returns.
 async fn show_readiness(mut works: watch::Receiver<bool>, readiness: &Readiness) {
     loop {
         match *works.borrow_and_update() {
@@ -112,7 +111,7 @@ async fn show_readiness(mut works: watch::Receiver<bool>, readiness: &Readiness)
     }
 }
 
-/// Serves a coordinator that was started, until `shutdown`; then stops it.
+/// Serves a coordinator that was started, until `shutdown`, then stops it.
 ///
 /// # Errors
 /// [`Error::Serve`].
@@ -140,7 +139,7 @@ pub async fn serve(
         std::future::ready(admitted.transpose())
     });
     let Options { access, readiness } = options;
-    // HTTP/2 bounds a flood of streams that are opened and reset by itself (CVE-2023-44487).
+    // The HTTP/2 library itself limits a flood of streams that are opened and reset (CVE-2023-44487).
     let mut server = Server::builder()
         .max_concurrent_streams(settings.max_streams_per_connection)
         .http2_max_header_list_size(HEADERS_BYTES)
@@ -162,7 +161,7 @@ pub async fn serve(
         () = show_readiness(handle.works(), &readiness) => None,
     };
     readiness.unmark();
-    // The server may have ended by itself; nothing goes on without it.
+    // The server may have ended without `shutdown`; then everything else stops too.
     shutdown.cancel();
     let stopped = handle.stopped().await;
     served.unwrap_or(Ok(()))?;

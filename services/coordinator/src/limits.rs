@@ -1,4 +1,4 @@
-//! Limits of requests: their rate, the size of their messages and the time in which a body comes.
+//! Limits of requests: rate, message size, and time to receive a body.
 
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,12 +15,12 @@ use tower::{Layer, Service};
 
 use crate::connection::Connection;
 
-/// Largest list of header fields of a request, as HTTP/2 counts it.
+/// Maximum size of a request's header list, as HTTP/2 counts it.
 pub(crate) const HEADERS_BYTES: u32 = 16 << 10;
-/// Limit between two parts of a request's body.
+/// Longest pause between two parts of a request's body.
 const BODY: Duration = Duration::from_secs(30);
 
-/// Puts the limits of each request before every service.
+/// Adds the limits of requests to every service.
 #[derive(Debug, Clone)]
 pub(crate) struct LimitLayer;
 
@@ -32,7 +32,7 @@ impl<S> Layer<S> for LimitLayer {
     }
 }
 
-/// A service behind [`LimitLayer`].
+/// A service with the limits of [`LimitLayer`].
 #[derive(Debug, Clone)]
 pub(crate) struct Limited<S> {
     inner: S,
@@ -64,8 +64,8 @@ where
     }
 }
 
-/// The body, or an error once its next part does not come in time. A request without a body would
-/// otherwise keep its stream for as long as the connection lasts.
+/// Wraps a body. It fails if its next part is not received within `limit`. A request without a body
+/// would otherwise keep its stream open as long as the connection.
 fn in_time(body: Body, limit: Duration) -> Body {
     let parts = stream::unfold(Some(body), move |body| async move {
         let mut body = body?;
@@ -73,7 +73,7 @@ fn in_time(body: Body, limit: Duration) -> Body {
             Ok(part) => Some((part?, Some(body))),
             Err(_) => {
                 let reason = format!(
-                    "the request's body did not come within {} s",
+                    "the request's body was not received within {} s",
                     limit.as_secs()
                 );
                 Some((Err(Status::deadline_exceeded(reason)), None))
@@ -91,7 +91,7 @@ pub(crate) struct BySize<S> {
 }
 
 impl<S> BySize<S> {
-    /// - `with_limit`: the service that refuses messages of more bytes.
+    /// - `with_limit`: makes a service that rejects messages of more bytes.
     pub(crate) fn new(with_limit: impl Fn(usize) -> S) -> Self {
         Self {
             small: with_limit(MAX_REQUEST_BYTES),
@@ -134,15 +134,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_an_error() {
+    async fn a_body_that_is_not_received_is_an_error() {
         let never = Body::new(StreamBody::new(stream::pending::<Result<_, Status>>()));
         let refused = in_time(never, BODY).collect().await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::DeadlineExceeded);
         assert_eq!(
             refused.message(),
-            "the request's body did not come within 30 s"
+            "the request's body was not received within 30 s"
         );
-        let whole = in_time(Body::new("four".to_owned()), BODY);
-        assert_eq!(whole.collect().await.unwrap().to_bytes(), "four");
+        let complete = in_time(Body::new("four".to_owned()), BODY);
+        assert_eq!(complete.collect().await.unwrap().to_bytes(), "four");
     }
 }

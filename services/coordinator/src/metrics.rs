@@ -1,4 +1,4 @@
-//! What the coordinator counts. Names and help stand in `runtime::metrics`.
+//! Metrics of the coordinator. Their names and help texts are in `runtime::metrics`.
 
 use capstan_runtime::metrics::{
     EJECTIONS, LEASES_EXPIRED, LEASES_GRANTED, QUARANTINES, RETRIES, RUNS, TASKS, TWINS,
@@ -10,7 +10,7 @@ use crate::machine::{Change, Machine, Notice, Now, State, What};
 use crate::scheduler::core::Core;
 use crate::view::{RunView, StageView};
 
-/// Counts what happened to a task.
+/// Counts a change of a task.
 pub(crate) fn count(change: &Change) {
     match (&change.what, &change.task.state) {
         (What::Began(_), _) => {
@@ -26,12 +26,12 @@ pub(crate) fn count(change: &Change) {
     }
 }
 
-/// Counts leases that ended by silence.
+/// Counts expired leases.
 pub(crate) fn expired(leases: usize) {
     counter!(LEASES_EXPIRED).increment(leases as u64);
 }
 
-/// Counts what the machine wants people to see.
+/// Counts a notice of the machine.
 pub(crate) fn noticed(notice: &Notice) {
     match notice {
         Notice::Ejected(_) => counter!(EJECTIONS).increment(1),
@@ -39,7 +39,7 @@ pub(crate) fn noticed(notice: &Notice) {
     }
 }
 
-/// Shows where runs and tasks stand. Costs as much as there are stages, not tasks.
+/// Sets the gauges of runs and tasks. Costs one step per stage, not per task.
 pub(crate) fn show(core: &Core, now: Now) {
     let mut running = 0u32;
     let mut states = States::default();
@@ -66,7 +66,7 @@ pub(crate) fn show(core: &Core, now: Now) {
 /// Tasks by state.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct States {
-    /// For a worker, or for their backoff to pass.
+    /// Ready or blocked.
     waiting: u64,
     leased: u64,
     committed: u64,
@@ -98,7 +98,7 @@ mod tests {
     use capstan_runtime::metrics::{STORE_READ_BYTES, STORE_WRITTEN_BYTES};
 
     #[test]
-    fn the_store_counts_under_the_names_that_are_described() {
+    fn the_store_counts_under_the_described_names() {
         assert_eq!(capstan_dataset::store::READ_BYTES, STORE_READ_BYTES);
         assert_eq!(capstan_dataset::store::WRITTEN_BYTES, STORE_WRITTEN_BYTES);
     }

@@ -1,9 +1,8 @@
-//! `state rebuild`: the database made anew from what the store holds.
+//! `state rebuild`: creates the database again from the store.
 //!
-//! The store knows which runs there are, how they ended, what is committed and which versions are
-//! published. It does not know attempts, failures and what waits: a run that goes on is looked at
-//! by its driver, which lists commits stage by stage and hands the rest to the machine, so no
-//! committed task runs again. What was quarantined is tried again.
+//! The store has the runs, how they ended, the commits and the published versions. It does not have
+//! attempts, failures and pending tasks. The driver of a running run lists the commits of each stage and
+//! adds the other tasks to the machine, so no committed task runs again. Quarantined tasks are retried.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,26 +20,26 @@ use crate::scheduler::{Survey, Surveyed};
 use crate::state::{Database, Known, Op, Sqlite};
 use crate::view::{RunView, StageView};
 
-/// What was found.
+/// What was rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Rebuilt {
-    /// Runs.
+    /// Number of runs.
     pub runs: usize,
-    /// Of these, those that a coordinator goes on with.
+    /// Number of those that are running.
     pub running: usize,
-    /// Commits of all of them.
+    /// Number of commits of all runs.
     pub committed: u64,
-    /// The newest generation of the store; 0 where no coordinator has served it.
+    /// The newest generation of the store; 0 if no coordinator has served it.
     pub generation: u64,
 }
 
-/// Makes the coordinator's database anew from `runs/*/run.json`, the commits and the versions of
-/// the store. What stands in its place, damaged or not, is replaced once the new one is whole. A
-/// coordinator that serves the store meanwhile with another database is not asked, and stops when
-/// one starts with this one.
+/// Creates the coordinator's database from `runs/*/run.json`, the commits and the versions of the
+/// store. It replaces the existing database, damaged or not, once it is complete. A coordinator that
+/// serves the store with another database is not notified; it stops when one starts with this
+/// database.
 ///
 /// # Errors
-/// [`Error::Database`]: a coordinator has it, or it cannot be written; [`Error::Store`].
+/// [`Error::Database`]: a coordinator has locked it, or it cannot be written; [`Error::Store`].
 pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Rebuilt, Error> {
     let mut rebuilt = Rebuilt::default();
     Sqlite::replace(&settings.database, async |database| {
@@ -52,7 +51,7 @@ pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Re
             rebuilt.committed += view.stages.iter().map(|s| s.committed).sum::<u64>();
             let at = view.submitted_unix_ms;
             tracing::info!(run = %view.run, state = view.state.as_str_name(), "run found");
-            // A new database belongs to no generation yet.
+            // A new database belongs to no generation.
             database
                 .append(0, &[Op::Submit(Box::new(view))], &[], at)
                 .await?;
@@ -72,7 +71,7 @@ pub async fn rebuild(settings: &config::Coordinator, store: &Store) -> Result<Re
     Ok(rebuilt)
 }
 
-/// A run as the store shows it.
+/// The view of a run, from the store.
 async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> {
     let standing = runs::standing(store, &record.run).await?;
     let pipeline_json: Arc<str> = record.pipeline.to_string().into();
@@ -119,9 +118,9 @@ async fn view(store: &Store, record: runs::RunRecord) -> Result<RunView, Error> 
     };
     let is_running = view.state == v1::RunState::Running;
     let stages = match survey.stages().await {
-        // Its driver says so, and the run fails; others are made anew all the same.
+        // The driver will fail this run for it. The other runs are rebuilt regardless.
         Err(Error::Expand(error)) => {
-            tracing::warn!(%run, error = failure::chain(&error), "the stages of a run cannot be made out");
+            tracing::warn!(%run, error = failure::chain(&error), "the stages of a run cannot be read");
             Vec::new()
         }
         stages => stages?,

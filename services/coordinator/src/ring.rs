@@ -1,4 +1,4 @@
-//! The rendezvous of gangs: every rank waits until all have joined, then learns its ring.
+//! The rendezvous of gangs: every rank waits until all have joined, then receives its ring plan.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -13,19 +13,19 @@ use crate::machine::Claim;
 use crate::scheduler::Handle;
 use crate::token;
 
-/// Gangs that are gathering.
+/// Incomplete gangs.
 pub(crate) struct Rendezvous {
     wait: Duration,
     gatherings: Mutex<HashMap<LeaseEpoch, Gathering>>,
 }
 
-/// A gang that is not complete; leases are unique, so their epoch names it.
+/// An incomplete gang. The lease epoch identifies it.
 struct Gathering {
     world_size: usize,
     joined: BTreeMap<usize, Joined>,
 }
 
-/// A rank that waits.
+/// A rank that has joined and waits.
 struct Joined {
     address: String,
     last_applied_step: Option<u64>,
@@ -40,7 +40,7 @@ impl Rendezvous {
         }
     }
 
-    /// Adds a rank; a rank that asks again replaces itself. Gives the gang where it is complete.
+    /// Adds a rank, replacing an earlier request of it. Returns the gang if it is complete.
     fn join(
         &self,
         lease_epoch: LeaseEpoch,
@@ -49,7 +49,7 @@ impl Rendezvous {
         joined: Joined,
     ) -> Option<BTreeMap<usize, Joined>> {
         let mut gatherings = self.lock();
-        // Of a lease that was given up nobody waits any more.
+        // Gangs whose ranks have all stopped waiting are dropped.
         gatherings.retain(|_, gang| gang.joined.values().any(|rank| !rank.answer.is_closed()));
         let gathering = gatherings.entry(lease_epoch).or_insert_with(|| Gathering {
             world_size,
@@ -71,7 +71,7 @@ impl Rendezvous {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<LeaseEpoch, Gathering>> {
-        // Nothing between lock and unlock leaves the map half changed.
+        // Each operation leaves the map consistent, even if it panics.
         self.gatherings
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -79,10 +79,10 @@ impl Rendezvous {
 }
 
 impl Handle {
-    /// Waits until every rank of the gang has joined, then tells this one its ring.
+    /// Waits until every rank of the gang has joined. Returns the ring plan of this rank.
     ///
     /// # Errors
-    /// [`Error::Stale`]; [`Error::Ring`] where not all ranks came in time; [`Error::Closing`].
+    /// [`Error::Stale`]; [`Error::Ring`]: not all ranks joined in time; [`Error::Closing`].
     pub async fn join_ring(
         &self,
         claim: Claim,
@@ -106,7 +106,7 @@ impl Handle {
         let ring = &self.inner.ring;
         if let Some(gang) = ring.join(claim.lease_epoch, world_size, claim.rank, joined) {
             let ring_epoch = self.inner.core()?.machine.next_epoch();
-            tell(gang, ring_epoch);
+            send_plans(gang, ring_epoch);
         }
         tokio::select! {
             biased;
@@ -122,8 +122,8 @@ impl Handle {
     }
 }
 
-/// Tells every rank of a complete gang its ring. One that went away is missed by its peers.
-fn tell(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
+/// Sends every rank of a complete gang its plan. The peers detect a rank that no longer waits.
+fn send_plans(gang: BTreeMap<usize, Joined>, ring_epoch: LeaseEpoch) {
     let peers: Vec<String> = gang.values().map(|joined| joined.address.clone()).collect();
     let last_applied_step = gang
         .values()

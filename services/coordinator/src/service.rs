@@ -1,4 +1,4 @@
-//! The gRPC services: messages in, calls of the handle, messages out.
+//! The gRPC services: convert messages, and call [`Handle`].
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status};
 use tracing::Instrument;
 
-use crate::access::may_take;
+use crate::access::check_roles;
 use crate::connection::Connection;
 use crate::convert;
 use crate::error::Error;
@@ -26,13 +26,13 @@ use crate::scheduler::{Handle, Session};
 use crate::trace;
 use crate::view::UnitProgress;
 
-/// Tasks that one worker gets at a time at most.
+/// Maximum number of tasks that one request leases.
 const SLOTS: u32 = 64;
-/// Leases that one heartbeat may name.
+/// Maximum number of leases in one heartbeat.
 const LEASES: usize = 4_096;
-/// Bytes of a failure's message that are kept.
+/// Maximum length of a failure's message, in bytes.
 const MESSAGE: usize = 2_000;
-/// Runs that a list shows where it is not said how many.
+/// Number of runs in a list whose request has no limit.
 const LISTED: u32 = 100;
 
 type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
@@ -61,13 +61,13 @@ impl Coordinator for Handle {
         let (_, extensions, request) = request.into_parts();
         let longest = Duration::from_secs(self.inner.settings.poll_seconds);
         let wait = Duration::from_millis(request.wait_ms).min(longest);
-        let asked = self.asked(request, &extensions)?;
-        let assignments = self.lease(asked.offer, asked.session, wait).await?;
+        let requested = self.lease_request(request, &extensions)?;
+        let assignments = self.lease(requested.offer, requested.session, wait).await?;
         let mut metadata = MetadataMap::new();
-        trace::put_on(&mut metadata, &assignments);
+        trace::append_to(&mut metadata, &assignments);
         let answer = v1::LeaseResponse {
             assignments,
-            send_cached: asked.send_cached,
+            send_cached: requested.send_cached,
         };
         Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }
@@ -94,7 +94,7 @@ impl Coordinator for Handle {
             };
             let token = take_token(&mut lease.lease);
             let claim = convert::claim(worker, lease.lease);
-            // A lease that was granted to another is not this worker's.
+            // Without a valid token, the lease does not belong to this worker.
             (
                 claim.filter(|claim| self.inner.tokens.is_valid(claim, &token)),
                 progress,
@@ -110,12 +110,14 @@ impl Coordinator for Handle {
         request: Request<v1::CompleteRequest>,
     ) -> Result<Response<v1::CompleteResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let span = trace::of_request(&metadata, request.lease.as_ref());
-        let next = request.next.map(|next| self.asked(next, &extensions));
+        let span = trace::request_span(&metadata, request.lease.as_ref());
+        let next = request
+            .next
+            .map(|next| self.lease_request(next, &extensions));
         let next = next.transpose()?;
         let claim = match self.claim(&request.worker, request.lease) {
             Err(Error::Token { key }) => {
-                // After `state rebuild` no earlier token holds, but the commit stands.
+                // After `state rebuild` no earlier token is valid, but the commit counts.
                 self.inner.find_commit(&key).await;
                 return Err(Error::Token { key }.into());
             }
@@ -124,10 +126,11 @@ impl Coordinator for Handle {
         let completed = async {
             let (mine, next) = match next {
                 None => (self.complete(claim).await?, None),
-                Some(asked) => {
-                    let completed = self.complete_and_lease(claim, asked.offer, asked.session);
+                Some(requested) => {
+                    let completed =
+                        self.complete_and_lease(claim, requested.offer, requested.session);
                     let (mine, assignments) = completed.await?;
-                    let send_cached = asked.send_cached;
+                    let send_cached = requested.send_cached;
                     let next = v1::LeaseResponse {
                         assignments,
                         send_cached,
@@ -141,7 +144,7 @@ impl Coordinator for Handle {
         let (mine, next) = completed.instrument(span).await?;
         let mut metadata = MetadataMap::new();
         if let Some(next) = &next {
-            trace::put_on(&mut metadata, &next.assignments);
+            trace::append_to(&mut metadata, &next.assignments);
         }
         let answer = v1::CompleteResponse { mine, next };
         Ok(Response::from_parts(metadata, answer, Extensions::new()))
@@ -152,7 +155,7 @@ impl Coordinator for Handle {
         request: Request<v1::FailRequest>,
     ) -> Result<Response<v1::FailResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let span = trace::of_request(&metadata, request.lease.as_ref());
+        let span = trace::request_span(&metadata, request.lease.as_ref());
         let kind = capstan_proto::convert::failure_kind(request.kind);
         let message = bounded(
             request
@@ -174,7 +177,7 @@ impl Coordinator for Handle {
         request: Request<v1::ReleaseRequest>,
     ) -> Result<Response<v1::ReleaseResponse>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let span = trace::of_request(&metadata, request.lease.as_ref());
+        let span = trace::request_span(&metadata, request.lease.as_ref());
         let claim = self.claim(&request.worker, request.lease)?;
         self.release(claim).instrument(span).await?;
         Ok(Response::new(v1::ReleaseResponse {}))
@@ -186,7 +189,7 @@ impl Coordinator for Handle {
     ) -> Result<Response<v1::LeaveResponse>, Status> {
         let request = request.into_inner();
         if request.session.is_empty() {
-            // All processes without a session count as one, so none speaks for the others.
+            // All processes without a session count as one, so none can leave for the others.
             let reason = "names no session";
             return Err(Error::Request { reason }.into());
         }
@@ -202,7 +205,7 @@ impl Coordinator for Handle {
         let permit = connection.map(Connection::watch).transpose()?;
         let events = self.watch(request.into_inner().run.into()).await?;
         let events = events.map(move |event| {
-            // Held for as long as the stream.
+            // The stream holds the permit until it ends.
             let _ = &permit;
             Ok(event)
         });
@@ -285,7 +288,7 @@ impl Ring for Handle {
         request: Request<v1::JoinRingRequest>,
     ) -> Result<Response<v1::RingPlan>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let span = trace::of_request(&metadata, request.lease.as_ref());
+        let span = trace::request_span(&metadata, request.lease.as_ref());
         let claim = self.claim(&request.worker, request.lease)?;
         let joined = self.join_ring(claim, request.address, request.last_applied_step);
         let plan = joined.instrument(span).await?;
@@ -338,32 +341,36 @@ fn offer(request: v1::LeaseRequest, cached: Arc<BTreeSet<Digest>>) -> Result<Off
     })
 }
 
-/// A lease request, read.
-struct Asked {
+/// A validated lease request.
+struct Requested {
     offer: Offer,
     session: Session,
-    /// Whether the worker has to send its list of cached files.
+    /// Whether the worker must send its list of cached files.
     send_cached: bool,
 }
 
 impl Handle {
-    /// Reads a lease request.
-    fn asked(&self, request: v1::LeaseRequest, extensions: &Extensions) -> Result<Asked, Status> {
+    /// Validates a lease request.
+    fn lease_request(
+        &self,
+        request: v1::LeaseRequest,
+        extensions: &Extensions,
+    ) -> Result<Requested, Status> {
         let session = Session::new(&request.session);
         let worker = request.worker.as_str().into();
         let cached = &self.inner.cached;
         let cached = cached.of(&worker, request.cached_tag, &request.cached);
         let send_cached = cached.is_none();
         let offer = offer(request, cached.unwrap_or_default())?;
-        may_take(extensions, &offer.roles)?;
-        Ok(Asked {
+        check_roles(extensions, &offer.roles)?;
+        Ok(Requested {
             offer,
             session,
             send_cached,
         })
     }
 
-    /// The lease that a caller speaks of, and was granted.
+    /// The claim of a request. Its token proves that the lease was granted to the caller.
     fn claim(&self, worker: &str, mut lease: Option<v1::LeaseRef>) -> Result<Claim, Error> {
         let token = take_token(&mut lease);
         let claim = convert::claim(worker, lease).ok_or(Error::Request {
@@ -381,7 +388,7 @@ fn take_token(lease: &mut Option<v1::LeaseRef>) -> Vec<u8> {
     token.map(std::mem::take).unwrap_or_default()
 }
 
-/// Text of bounded length, cut between characters; its lines stay, one per problem.
+/// Truncates a text at a character boundary. Line breaks stay, because each line is one problem.
 fn bounded(mut text: String) -> String {
     let end = (0..=MESSAGE.min(text.len()))
         .rev()

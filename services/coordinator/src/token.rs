@@ -1,16 +1,15 @@
-//! Tokens of grants: a caller proves that a lease was granted to it.
+//! Tokens of leases: a caller proves that a lease was granted to it.
 //!
-//! A certificate proves a role, and replicas share it, so it does not tell one worker from another.
-//! The token of a grant is a hash of lease epoch, rank and worker under a key that only the
-//! coordinator's database holds (BLAKE3 keyed mode). Nobody can guess it, nothing is stored for each
-//! lease, and tokens survive a restart with the key.
+//! A certificate proves a role, and replicas share it, so it does not identify a worker. The token is
+//! a hash of lease epoch, rank and worker (BLAKE3 keyed mode) with a key that only the coordinator's
+//! database has. It cannot be guessed, needs no storage per lease, and stays valid over a restart.
 
 use blake3::Hash;
 use capstan_plan::id::{Digest, LeaseEpoch, WorkerId};
 
 use crate::machine::Claim;
 
-/// Makes tokens and checks them.
+/// Creates and checks tokens.
 pub(crate) struct Tokens {
     key: [u8; blake3::KEY_LEN],
 }
@@ -20,15 +19,16 @@ impl Tokens {
         Self { key: key.0 }
     }
 
-    /// The token of a grant.
+    /// The token of a lease.
     pub(crate) fn of(&self, lease_epoch: LeaseEpoch, rank: usize, worker: &WorkerId) -> Vec<u8> {
         self.hash(lease_epoch, rank, worker).as_bytes().to_vec()
     }
 
-    /// Whether `token` is that of the claimed lease. Takes as long for a wrong one as for a right one.
+    /// Whether `token` is the token of the claimed lease. Takes the same time for every token of the
+    /// right length.
     pub(crate) fn is_valid(&self, claim: &Claim, token: &[u8]) -> bool {
         let hash = self.hash(claim.lease_epoch, claim.rank, &claim.worker);
-        // Hashes compare in constant time.
+        // Hashes are compared in constant time.
         Hash::from_slice(token).is_ok_and(|token| token == hash)
     }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Tokens {
     }
 }
 
-/// 244 bits of the operating system's randomness in 32 bytes.
+/// 244 random bits of the operating system in 32 bytes.
 #[expect(clippy::disallowed_methods, reason = "a secret must be random")]
 pub(crate) fn random() -> Digest {
     let (first, second) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_holds_for_one_lease_rank_and_worker() {
+    fn a_token_is_valid_for_one_lease_rank_and_worker() {
         let tokens = Tokens::new(Digest::of(b"key"));
         let claim = Claim {
             key: crate::machine::Key {

@@ -1,11 +1,11 @@
-//! The trace of an attempt: begun with its lease, found again in what a worker says of it.
+//! The trace of an attempt: starts with its lease, and continues in the requests about it.
 
 use capstan_proto::v1;
 use capstan_runtime::trace::{Attempt, Context};
 use tonic::metadata::MetadataMap;
 use tracing::Span;
 
-/// The attempt that a lease is of.
+/// The attempt of a lease.
 fn attempt(lease: &v1::LeaseRef) -> Attempt<'_> {
     Attempt {
         run: &lease.run,
@@ -16,14 +16,14 @@ fn attempt(lease: &v1::LeaseRef) -> Attempt<'_> {
     }
 }
 
-/// The span of a lease that is handed out.
+/// The span of a new lease.
 pub(crate) fn begun(lease: &v1::LeaseRef) -> Span {
     let attempt = attempt(lease);
     attempt.span(attempt.context())
 }
 
-/// The span of a request about a lease: of the trace that it carries, or of the attempt's own.
-pub(crate) fn of_request(metadata: &MetadataMap, lease: Option<&v1::LeaseRef>) -> Span {
+/// The span of a request about a lease: of the trace in its metadata, or else of the attempt's own.
+pub(crate) fn request_span(metadata: &MetadataMap, lease: Option<&v1::LeaseRef>) -> Span {
     let Some(lease) = lease else {
         return Span::none();
     };
@@ -32,11 +32,11 @@ pub(crate) fn of_request(metadata: &MetadataMap, lease: Option<&v1::LeaseRef>) -
     attempt.span(carried.unwrap_or_else(|| attempt.context()))
 }
 
-/// Puts the trace of each assignment on the answer that carries them, in their order.
-pub(crate) fn put_on(metadata: &mut MetadataMap, assignments: &[v1::Assignment]) {
+/// Appends the trace of each assignment to the metadata of the response, in order.
+pub(crate) fn append_to(metadata: &mut MetadataMap, assignments: &[v1::Assignment]) {
     let nothing = v1::LeaseRef::default();
     for assignment in assignments {
-        // One for each, so that the places agree.
+        // One entry per assignment, so that positions match.
         let lease = assignment.lease.as_ref().unwrap_or(&nothing);
         attempt(lease).context().append_to(metadata);
     }

@@ -1,4 +1,4 @@
-//! Runs and stages as people see them: what `GetRun`, `ListRuns` and `Watch` show.
+//! Views of runs and stages, as `GetRun`, `ListRuns` and `Watch` return them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,17 +19,17 @@ pub struct RunView {
     pub pipeline_json: Arc<str>,
     /// Seed of every draw.
     pub seed: u64,
-    /// Where it stands.
+    /// Its state.
     pub state: v1::RunState,
     /// Why it failed.
     pub reason: String,
     /// Milliseconds since 1970.
     pub submitted_unix_ms: i64,
-    /// Milliseconds since 1970; 0 while it goes on.
+    /// Milliseconds since 1970; 0 while it runs.
     pub ended_unix_ms: i64,
-    /// Attempts that were leased since it was submitted last.
+    /// Attempts leased since it was last submitted or resumed.
     pub leased: u64,
-    /// In an order in which every stage comes after those that it reads.
+    /// The stages in topological order: each after the stages that it reads.
     pub stages: Vec<StageView>,
 }
 
@@ -40,44 +40,44 @@ pub struct StageView {
     pub stage: StageName,
     /// Its kind.
     pub kind: String,
-    /// Where it stands.
+    /// Its state.
     pub state: v1::StageState,
-    /// Tasks known so far.
+    /// Tasks so far.
     pub tasks: u64,
     /// Tasks committed, adopted ones included.
     pub committed: u64,
     /// Tasks that needed no work.
     pub adopted: u64,
-    /// Shards leased now.
+    /// Shards that are leased now.
     pub leased: BTreeSet<ShardId>,
-    /// Shards that were given up, and why. Read from the task machine while the run goes on, and from
-    /// the database afterwards.
+    /// Shards that were given up, with the reason of each. The task machine has them while the run is
+    /// running, the database afterwards.
     pub quarantined: BTreeMap<ShardId, String>,
-    /// How far leases are.
+    /// Progress of the leases that are held now.
     pub progress: BTreeMap<ShardId, UnitProgress>,
     /// Milliseconds since 1970; 0 before it has tasks.
     pub started_unix_ms: i64,
-    /// Milliseconds since 1970; 0 while it goes on.
+    /// Milliseconds since 1970; 0 while it runs.
     pub ended_unix_ms: i64,
     /// What it produced; `None` until it is done.
     pub output: Option<OutputRef>,
 }
 
-/// How far a lease is.
+/// The progress of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitProgress {
-    /// Units done.
+    /// Finished units.
     pub done: u64,
-    /// Units in all; 0 where not known.
+    /// Total units; 0 if unknown.
     pub total: u64,
-    /// What a unit is.
+    /// The unit.
     pub unit: String,
     /// Whether the lease waits for a turn at the processor, or for the other ranks.
     pub waiting: bool,
 }
 
 impl RunView {
-    /// A run that was just submitted.
+    /// A run that was submitted at `now`, in milliseconds since 1970.
     pub fn new(
         run: RunId,
         pipeline: &Pipeline,
@@ -108,7 +108,7 @@ impl RunView {
         self.stages.iter_mut().find(|view| &view.stage == stage)
     }
 
-    /// As a message; without stages in a list.
+    /// The run as a message. A list has no stages.
     pub fn to_message(&self, with_stages: bool) -> v1::RunStatus {
         let stages = self.stages.iter().filter(|_| with_stages);
         v1::RunStatus {
@@ -126,7 +126,7 @@ impl RunView {
 }
 
 impl StageView {
-    /// A stage that waits.
+    /// A stage without tasks.
     pub fn new(stage: StageName, kind: &str) -> Self {
         Self {
             stage,
@@ -166,7 +166,7 @@ impl StageView {
 }
 
 impl UnitProgress {
-    /// As a message.
+    /// The progress as a message.
     pub fn to_message(&self, stage: &StageName, shard: &ShardId) -> v1::TaskProgress {
         v1::TaskProgress {
             stage: stage.to_string(),

@@ -50,7 +50,7 @@ enum Error {
     Expand(#[from] expand::Error),
     #[error(transparent)]
     Coordinator(#[from] crate::Error),
-    #[error("stage {stage}: {quarantined} shards failed for good, {allowed} may: {shards}")]
+    #[error("stage {stage}: {quarantined} shards failed permanently, {allowed} allowed: {shards}")]
     Quarantined {
         stage: StageName,
         quarantined: usize,

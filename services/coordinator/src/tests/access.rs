@@ -182,16 +182,16 @@ async fn a_role_is_refused_what_is_anothers() {
     };
 
     let status = worker.submit_run(submission()).await.unwrap_err();
-    let line = "the certificate is of role worker, this is for role operator";
+    let line = "the certificate has role worker, this call requires role operator";
     denied(&status, line);
     let status = worker.lease(question(&[Crawl, Train])).await.unwrap_err();
-    let line = "the certificate is of role worker, such tasks are for role trainer";
+    let line = "the certificate has role worker, these tasks require role trainer";
     denied(&status, line);
     let status = trainer.lease(question(&[Crawl])).await.unwrap_err();
-    let line = "the certificate is of role trainer, such tasks are for role worker";
+    let line = "the certificate has role trainer, these tasks require role worker";
     denied(&status, line);
     let status = operator.lease(question(&[Crawl])).await.unwrap_err();
-    let line = "the certificate is of role operator, this is for role worker or trainer";
+    let line = "the certificate has role operator, this call requires role worker or trainer";
     denied(&status, line);
 
     let tls = identity(guarded.certificates.path(), Role::Worker).client();
@@ -200,7 +200,7 @@ async fn a_role_is_refused_what_is_anothers() {
         .join_ring(v1::JoinRingRequest::default())
         .await
         .unwrap_err();
-    let line = "the certificate is of role worker, this is for role trainer";
+    let line = "the certificate has role worker, this call requires role trainer";
     denied(&status, line);
     guarded.sandbox.stop().await;
 }
@@ -211,10 +211,10 @@ async fn operators_need_the_token() {
     let tls = || identity(guarded.certificates.path(), Role::Operator).client();
     let mut without = guarded.client_with(tls(), None);
     let status = without.submit_run(submission()).await.unwrap_err();
-    let line = "a token is needed: give the coordinator's in [safety] token or token_file";
+    let line = "a token is required: set [safety] token or token_file to the coordinator's";
     assert_eq!(told(&status), (Code::Unauthenticated, line));
     let mut wrong = guarded.client_with(tls(), Some("0123456789abcdef0123456789abcdee"));
-    let line = "the token is wrong: give the coordinator's in [safety] token or token_file";
+    let line = "the token is wrong: set [safety] token or token_file to the coordinator's";
     let run = || "r".to_owned();
     let statuses = [
         wrong.submit_run(submission()).await.unwrap_err(),
@@ -347,8 +347,8 @@ async fn a_worker_that_is_refused_exits_with_the_reason() {
     let (folder, address) = (guarded.certificates.path(), &guarded.sandbox.address);
     let worker = identity(folder, Role::Worker);
     let line = worker_ends(&guarded, vec![Task::Train], Some(worker)).await;
-    let wanted = "coordinator rejected the worker: the certificate is of role worker, such tasks \
-                  are for role trainer";
+    let wanted = "coordinator rejected the worker: the certificate has role worker, these tasks \
+                  require role trainer";
     assert_eq!(line, wanted);
 
     let foreign = authority();

@@ -212,7 +212,7 @@ async fn bad_input_ends_the_run_and_names_the_shard() {
         .until("r", |status| status.state() == v1::RunState::Failed)
         .await;
     let status = sandbox.status("r").await;
-    let reason = "stage human: 1 shards failed for good, 0 may: all: no such folder";
+    let reason = "stage human: 1 shards failed permanently, 0 allowed: all: no such folder";
     assert_eq!(status.reason, reason);
     assert_eq!(status.stages[0].state(), v1::StageState::Failed);
     assert_eq!(status.stages[0].quarantined, ["all"]);
@@ -319,7 +319,7 @@ async fn a_lease_needs_the_token_of_its_grant_also_after_a_restart() {
                 assert_eq!(refused.code(), Code::PermissionDenied);
                 assert_eq!(
                     refused.message(),
-                    "lease of r/human/all was not granted to the caller: show the token that came \
+                    "lease of r/human/all was not granted to the caller: send the token that came \
                      with it"
                 );
             }

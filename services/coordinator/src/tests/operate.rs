@@ -151,7 +151,7 @@ async fn a_failed_run_tries_again_what_is_asked_for() {
     let refused = sandbox.retry("r", "", "").await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let text = refused.message();
-    assert_eq!(text, "nothing of run r can be tried again: it is done");
+    assert_eq!(text, "run r has nothing to retry: it is done");
     let unknown = sandbox.retry("q", "", "").await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
     sandbox.stop().await;
@@ -314,7 +314,7 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
     let over = sandbox.retry("r", "crawl", "pages-0-00001").await;
     assert_eq!(
         over.unwrap_err().message(),
-        "nothing of run r can be tried again: later steps were built without it"
+        "run r has nothing to retry: later steps were built without it"
     );
     for all_over in [false, true] {
         let shards = match all_over {
@@ -325,7 +325,7 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
         fail_shard(&mut worker, "pages-1-00000").await;
         let ended = sandbox.play_out("r").await;
         assert_eq!(ended.state(), v1::RunState::Failed);
-        let reason = "2 shards failed for good, 1 may: pages-0-00001: ";
+        let reason = "2 shards failed permanently, 1 allowed: pages-0-00001: ";
         assert!(ended.reason.contains(reason), "{}", ended.reason);
         let published = versions::datasets(&sandbox.store).await.unwrap();
         assert!(!published.contains(&"web".into()), "{published:?}");

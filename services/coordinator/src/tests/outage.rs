@@ -159,7 +159,7 @@ async fn a_database_that_fails_keeps_the_batch_and_refuses_new_work_until_it_rec
     assert_eq!(refused.code(), Code::Unavailable);
     assert_eq!(
         refused.message(),
-        "the coordinator takes no new work until its database can be written again: a statement of \
+        "the coordinator accepts no new work until its database can be written again: a statement of \
          the database failed: error communicating with database: No space left on device"
     );
     assert!(!readiness.is_ready());

@@ -41,9 +41,7 @@ async fn what_cannot_be_used_is_refused_in_one_line() {
     let refused = sandbox.submit(ONE_TASK, "r").await.unwrap_err();
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert!(
-        refused
-            .message()
-            .starts_with("run r is of another pipeline"),
+        refused.message().starts_with("run r has another pipeline"),
         "{refused}"
     );
 
