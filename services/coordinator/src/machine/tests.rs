@@ -1,4 +1,4 @@
-//! Cases one by one; [`random`] tries random events against what must hold after each.
+//! Single cases. [`random`] applies random events and checks invariants after each.
 
 mod random;
 mod share;
@@ -69,7 +69,7 @@ fn claim(grant: &Grant, worker: &str) -> Claim {
     }
 }
 
-/// One lease for one worker.
+/// Leases one task to one worker.
 fn lease(machine: &mut Machine, worker: &str, now: Now) -> Option<Claim> {
     let grants = machine.assign(&[offer(worker, Role::Crawl)], now);
     grants.first().map(|grant| claim(grant, worker))
@@ -96,7 +96,7 @@ fn the_oldest_offer_gets_the_oldest_task() {
     assert_ne!(grants[0].lease_epoch, grants[1].lease_epoch);
     assert!(
         machine.assign(&offers, seconds(0)).is_empty(),
-        "nothing is leased twice"
+        "a task was leased twice"
     );
 }
 
@@ -124,7 +124,7 @@ fn a_worker_gets_the_shard_that_it_has_cached() {
 }
 
 #[test]
-fn heartbeats_keep_a_lease_and_silence_ends_it() {
+fn heartbeats_renew_a_lease_and_it_expires_without_them() {
     let mut machine = machine(&["0"]);
     let claim = lease(&mut machine, "w1", seconds(0)).unwrap();
     for now in [20, 40, 60] {
@@ -174,7 +174,7 @@ fn retries_back_off_and_double() {
 }
 
 #[test]
-fn the_last_attempt_is_made_elsewhere_where_two_are_alive() {
+fn the_last_attempt_is_made_on_a_second_worker_if_two_are_alive() {
     let mut machine = machine(&["0"]);
     let mut now = 0;
     for _ in 0..3 {
@@ -211,7 +211,7 @@ fn the_last_attempt_waits_for_another_live_worker() {
         now += 10;
         machine.tick(seconds(now));
     }
-    // A worker of another role does not count; one of this role does, while it is alive.
+    // Only live workers of the same role count.
     let busy = Offer {
         device: "cpu-avx512".into(),
         slots: 0,
@@ -221,7 +221,7 @@ fn the_last_attempt_waits_for_another_live_worker() {
     assert!(lease(&mut machine, "w1", seconds(now)).is_none());
     assert!(
         lease(&mut machine, "w1", seconds(now + 40)).is_some(),
-        "w3 is gone"
+        "w3 is no longer alive"
     );
 }
 
@@ -242,7 +242,7 @@ fn a_worker_at_fault_does_not_get_the_task_again_while_another_is_alive() {
 }
 
 #[test]
-fn bad_input_and_poison_are_given_up_at_once() {
+fn bad_input_and_poison_are_given_up_immediately() {
     for kind in [
         FailureKind::BadInput,
         FailureKind::PoisonShard,
@@ -269,7 +269,7 @@ fn a_gang_is_leased_together_or_not_at_all() {
     let twice = [offer("t1", Role::Train), offer("t1", Role::Train)];
     assert!(
         machine.assign(&twice, seconds(0)).is_empty(),
-        "one trainer is no gang"
+        "a gang needs two trainers"
     );
     let both = [
         offer("t2", Role::Train),
@@ -303,7 +303,7 @@ fn one_lost_rank_fails_the_attempt_of_all() {
 }
 
 #[test]
-fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
+fn a_broken_rank_is_not_leased_while_enough_others_are_alive() {
     let trainers: Vec<_> = ["t1", "t2", "t3"]
         .map(|name| offer(name, Role::Train))
         .into();
@@ -315,7 +315,7 @@ fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
     machine.add(key("all"), spec(Role::Train, 2));
     let grants = machine.assign(&trainers, seconds(0));
     assert_eq!(workers(&grants, &trainers), ["t1", "t2"]);
-    // The peer sees a broken ring and reports first; the fault counts all the same.
+    // The peer detects a broken ring and reports first. The fault is recorded nevertheless.
     let (peer, broken) = (claim(&grants[0], "t1"), claim(&grants[1], "t2"));
     machine
         .fail(&peer, FailureKind::Transient, "the ring broke", seconds(1))
@@ -324,11 +324,11 @@ fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
     assert_eq!(late, Err(Stale::NotHeld));
     machine.tick(seconds(10));
     let without = machine.assign(&trainers[..2], seconds(10));
-    assert!(without.is_empty(), "t3 is alive: it is waited for");
+    assert!(without.is_empty(), "the gang waits for t3, which is alive");
     let grants = machine.assign(&trainers, seconds(11));
     assert_eq!(workers(&grants, &trainers), ["t1", "t3"]);
 
-    // Without a third trainer it takes part.
+    // Without a third trainer, the broken one is leased.
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));
     let grants = machine.assign(&trainers[..2], seconds(0));
@@ -342,7 +342,7 @@ fn a_broken_rank_is_left_out_while_enough_others_are_alive() {
 }
 
 #[test]
-fn leases_and_workers_last_longer_by_what_they_are_postponed() {
+fn postponing_extends_leases_and_the_lives_of_workers() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("a"), spec(Role::Crawl, 1));
     let held = lease(&mut machine, "w", seconds(0)).unwrap();
@@ -354,7 +354,7 @@ fn leases_and_workers_last_longer_by_what_they_are_postponed() {
 }
 
 #[test]
-fn a_rank_that_has_finished_may_fall_silent() {
+fn a_finished_rank_needs_no_heartbeats() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));
     let both = [offer("t1", Role::Train), offer("t2", Role::Train)];
@@ -368,7 +368,7 @@ fn a_rank_that_has_finished_may_fall_silent() {
 }
 
 #[test]
-fn a_rank_cannot_answer_for_another() {
+fn a_rank_cannot_renew_the_lease_of_another() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));
     let both = [offer("t1", Role::Train), offer("t2", Role::Train)];
@@ -386,7 +386,7 @@ fn a_rank_cannot_answer_for_another() {
 }
 
 #[test]
-fn a_zombies_commit_counts_although_another_holds_the_lease() {
+fn a_commit_counts_although_another_worker_holds_the_lease() {
     let mut machine = machine(&["0"]);
     let zombie = lease(&mut machine, "w1", seconds(0)).unwrap();
     machine.tick(seconds(31));
@@ -394,12 +394,12 @@ fn a_zombies_commit_counts_although_another_holds_the_lease() {
     let second = lease(&mut machine, "w2", seconds(40)).unwrap();
     assert!(machine.committed(&key("0"), zombie.lease_epoch, seconds(41)));
     assert_eq!(machine.heartbeat(&second, seconds(41)), Err(Stale::NotHeld));
-    assert_eq!(machine.task(&key("0")), None, "its commit says all");
+    assert_eq!(machine.task(&key("0")), None, "committed tasks are removed");
     assert!(!machine.committed(&key("0"), zombie.lease_epoch, seconds(41)));
 }
 
 #[test]
-fn what_was_given_up_stays_given_up() {
+fn a_task_that_was_given_up_stays_given_up() {
     let mut machine = machine(&["0"]);
     let claim = lease(&mut machine, "w", seconds(0)).unwrap();
     machine
@@ -407,7 +407,7 @@ fn what_was_given_up_stays_given_up() {
         .unwrap();
     assert!(
         !machine.committed(&key("0"), claim.lease_epoch, seconds(0)),
-        "later stages may have gone on without it"
+        "later stages may have continued without it"
     );
     assert_eq!(state(&machine, "0"), State::Quarantined);
 }
@@ -425,7 +425,7 @@ fn heartbeats_of_a_cancelled_run_report_it() {
 }
 
 #[test]
-fn what_was_not_delivered_was_not_tried() {
+fn an_undelivered_lease_does_not_count_as_an_attempt() {
     let mut machine = machine(&["0"]);
     let claim = lease(&mut machine, "w", seconds(0)).unwrap();
     machine.undelivered(&key("0"), claim.lease_epoch);
@@ -437,7 +437,7 @@ fn what_was_not_delivered_was_not_tried() {
 }
 
 #[test]
-fn what_is_given_back_waits_for_another_at_once_and_does_not_count() {
+fn a_released_task_is_ready_immediately_and_does_not_count() {
     let mut machine = machine(&["0"]);
     let claim = lease(&mut machine, "w1", seconds(0)).unwrap();
     machine.release(&claim).unwrap();
@@ -448,7 +448,7 @@ fn what_is_given_back_waits_for_another_at_once_and_does_not_count() {
 }
 
 #[test]
-fn one_rank_gives_back_the_lease_of_its_gang() {
+fn one_rank_releases_the_lease_of_its_gang() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("all"), spec(Role::Train, 2));
     let both = [offer("t1", Role::Train), offer("t2", Role::Train)];
@@ -463,10 +463,10 @@ fn one_rank_gives_back_the_lease_of_its_gang() {
 }
 
 #[test]
-fn what_was_given_up_can_be_tried_again_as_if_it_were_new() {
+fn a_task_that_was_given_up_can_be_retried_with_no_attempts() {
     let mut machine = machine(&["0"]);
     let claim = lease(&mut machine, "w", seconds(0)).unwrap();
-    assert!(!machine.retry(&key("0")), "it goes on");
+    assert!(!machine.retry(&key("0")), "it was not given up");
     machine
         .fail(&claim, FailureKind::BadInput, "no such column", seconds(0))
         .unwrap();
@@ -477,7 +477,7 @@ fn what_was_given_up_can_be_tried_again_as_if_it_were_new() {
 }
 
 #[test]
-fn a_step_that_is_over_is_forgotten() {
+fn a_finished_step_is_forgotten() {
     let mut machine = machine(&["0", "1"]);
     let first = lease(&mut machine, "w", seconds(0)).unwrap();
     machine.forget_step(&"r".into(), &"s".into());
@@ -487,11 +487,11 @@ fn a_step_that_is_over_is_forgotten() {
         "forgotten"
     );
     assert!(lease(&mut machine, "w", seconds(1)).is_none());
-    assert_eq!(machine.tick(seconds(40)), [], "and nothing expires");
+    assert_eq!(machine.tick(seconds(40)), [], "nothing expires");
 }
 
 #[test]
-fn a_restored_lease_gets_one_full_period_and_keeps_its_epoch() {
+fn a_restored_lease_is_valid_for_one_period_and_keeps_its_epoch() {
     let mut before = machine(&["0"]);
     let claim = lease(&mut before, "w", seconds(0)).unwrap();
     let task = before.task(&key("0")).unwrap().clone();

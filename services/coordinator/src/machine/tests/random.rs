@@ -1,4 +1,4 @@
-//! Random events, and what must hold after each.
+//! Random events, and invariants that are checked after each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What may happen to a machine.
+/// An event of a machine.
 #[derive(Debug, Clone)]
 enum Event {
     Add {
@@ -79,20 +79,20 @@ fn base(of: u8) -> Digest {
     Digest::of(&[of])
 }
 
-/// A machine under random events, with everything that was ever true of it.
+/// A machine under random events, with its history.
 struct Trial {
     machine: Machine,
     generation: u64,
     now: Now,
-    /// Every claim that was ever granted.
+    /// Every claim that was granted.
     claims: Vec<Claim>,
     /// Final states, once reached.
     ended: BTreeMap<Key, State>,
     /// Tasks that were added and are not committed.
     added: BTreeSet<Key>,
-    /// Tasks that are committed, and forgotten.
+    /// Tasks that were committed, and are no longer in the machine.
     committed: BTreeSet<Key>,
-    /// The highest epoch that was ever granted.
+    /// The highest epoch that was granted.
     highest: LeaseEpoch,
 }
 
@@ -116,7 +116,7 @@ impl Trial {
             .map(|worker| Offer {
                 device: "cpu-avx512".into(),
                 slots: 2,
-                // Each has other base files; tasks read one of four.
+                // The workers have different base files; tasks read one of four.
                 cached: Arc::new([base(*worker), base(worker + 1)].into()),
                 ..offer(&format!("w{worker}"), Role::Crawl)
             })
@@ -170,7 +170,7 @@ impl Trial {
                 if let Some(claim) = pick(&self.claims, claim) {
                     let is_current = self.is_current(&claim);
                     let answer = self.machine.heartbeat(&claim, self.now);
-                    assert_eq!(answer.is_ok(), is_current, "a stale epoch was taken");
+                    assert_eq!(answer.is_ok(), is_current, "a stale epoch was accepted");
                 }
             }
             Event::Commit { shard } => {
@@ -185,7 +185,7 @@ impl Trial {
                 if let Some(claim) = pick(&self.claims, claim) {
                     let is_current = self.is_current(&claim);
                     let answer = self.machine.fail(&claim, kind, "x", self.now);
-                    assert_eq!(answer.is_ok(), is_current, "a stale failure was taken");
+                    assert_eq!(answer.is_ok(), is_current, "a stale failure was accepted");
                 }
             }
             Event::Undelivered { claim } => {
@@ -197,7 +197,7 @@ impl Trial {
                 if let Some(claim) = pick(&self.claims, claim) {
                     let is_current = self.is_current(&claim);
                     let answer = self.machine.release(&claim);
-                    assert_eq!(answer.is_ok(), is_current, "a stale lease was given back");
+                    assert_eq!(answer.is_ok(), is_current, "a stale lease was released");
                 }
             }
             Event::Retry { shard } => {
@@ -206,7 +206,7 @@ impl Trial {
                 let retried = self.machine.retry(&key);
                 assert_eq!(
                     retried, was_given_up,
-                    "what was not given up is tried again"
+                    "a task that was not given up was retried"
                 );
                 if retried {
                     self.ended.remove(&key);
@@ -221,7 +221,7 @@ impl Trial {
         self.check();
     }
 
-    /// A commit stands, most often that of a lease.
+    /// Reports a commit, in most cases that of a lease.
     fn commit(&mut self, key: &Key) {
         let held = self.machine.task(key).and_then(|task| task.held());
         let by = held.map_or(LeaseEpoch::default(), |held| held.lease.lease_epoch);
@@ -259,7 +259,10 @@ impl Trial {
                 assert_eq!(workers.len(), ranks.len(), "a worker twice on one task");
                 assert!(held.twin.is_none() || task.spec.may_twin, "twins of a gang");
             }
-            assert!(task.attempts <= POLICY.max_attempts * 2, "tried for ever");
+            assert!(
+                task.attempts <= POLICY.max_attempts * 2,
+                "too many attempts"
+            );
             // Valid leases of one task are claims with different epochs.
             let current: BTreeSet<_> = self
                 .claims
@@ -268,11 +271,11 @@ impl Trial {
                 .map(|claim| claim.lease_epoch)
                 .collect();
             let leases = task.held().map_or(0, |held| held.leases().count());
-            assert_eq!(current.len(), leases, "a valid lease that is none");
+            assert_eq!(current.len(), leases, "a valid lease without a claim");
         }
     }
 
-    /// Workers that poll, beat and fail or commit: everything must end.
+    /// Lets workers request tasks, send heartbeats, and fail or commit until every task is final.
     fn play_out(&mut self) {
         for round in 0..400 {
             if self
@@ -302,17 +305,17 @@ impl Trial {
             self.machine.tick(self.now);
             self.check();
         }
-        panic!("tasks that never end");
+        panic!("some tasks never became final");
     }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Every valid lease has a holder, final states stay, stale epochs are refused, no task is lost, and
-    /// everything ends, in any order of events.
+    /// In any order of events: every valid lease has a holder, final states do not change, stale epochs
+    /// are rejected, no task is lost, and every task becomes final.
     #[test]
-    fn whatever_happens_the_promises_hold(events in prop::collection::vec(event(), 0..120)) {
+    fn invariants_hold_after_any_events(events in prop::collection::vec(event(), 0..120)) {
         let mut trial = Trial::new();
         for event in events {
             trial.apply(event);
@@ -320,9 +323,9 @@ proptest! {
         trial.play_out();
     }
 
-    /// The outbox tells every state that a task goes through, in order.
+    /// The outbox has every state of a task, in order.
     #[test]
-    fn the_outbox_ends_where_the_tasks_are(events in prop::collection::vec(event(), 0..60)) {
+    fn the_outbox_ends_with_the_states_of_the_tasks(events in prop::collection::vec(event(), 0..60)) {
         let mut trial = Trial::new();
         let mut written: BTreeMap<Key, Task> = BTreeMap::new();
         for event in events {
@@ -341,7 +344,7 @@ proptest! {
                 let task = trial.machine.task(key).unwrap();
                 prop_assert_eq!(task.attempts, written[key].attempts);
                 match (&task.state, &written[key].state) {
-                    // Heartbeats, and the full period after a restart, are not written down.
+                    // Heartbeats, and the deadline after a restart, are not written.
                     (State::Leased(now), State::Leased(then)) => {
                         let epochs = |held: &Held| -> Vec<LeaseEpoch> {
                             held.leases().map(|lease| lease.lease_epoch).collect()
@@ -356,15 +359,15 @@ proptest! {
 }
 
 proptest! {
-    /// What the queues hold is what the tasks say, whatever happened: a machine that is made of
-    /// the tasks alone serves the same offers with as many tasks.
+    /// The queues agree with the tasks after any events: a machine that is restored from the tasks
+    /// alone grants the same offers as many tasks.
     #[test]
-    fn nothing_is_lost_between_the_queues(events in prop::collection::vec(event(), 0..80)) {
+    fn the_queues_agree_with_the_tasks(events in prop::collection::vec(event(), 0..80)) {
         let mut trial = Trial::new();
         for event in events {
             trial.apply(event);
         }
-        // Past every wait for a cache, every ejection and every lease.
+        // After every wait for a cache, every ejection and every lease.
         trial.now += Duration::from_secs(3_600);
         trial.machine.tick(trial.now);
         let mut rebuilt = Machine::new(POLICY, trial.generation + 1);
@@ -377,7 +380,7 @@ proptest! {
         let mut counts = Vec::new();
         for machine in [&mut trial.machine, &mut rebuilt] {
             machine.tick(trial.now);
-            // Leases that lived then have ended now, and their backoff is over.
+            // All earlier leases have ended, and the backoffs of their tasks are over.
             machine.tick(trial.now + Duration::from_secs(120));
             let later = trial.now + Duration::from_secs(120);
             counts.push(machine.assign(std::slice::from_ref(&wants), later).len());

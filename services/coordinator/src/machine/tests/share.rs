@@ -1,4 +1,4 @@
-//! How slots are shared: between runs, and between gangs and tasks of one rank.
+//! How runs share slots, and how gangs and tasks of one rank share them.
 
 use std::collections::BTreeMap;
 
@@ -40,11 +40,11 @@ fn a_later_run_gets_its_share_of_the_slots() {
         ..offer("w", Role::Crawl)
     };
     let early = machine.assign(std::slice::from_ref(&four), seconds(0));
-    assert_eq!(runs(&early), ["first"; 4], "no other run waits");
+    assert_eq!(runs(&early), ["first"; 4], "no other run has ready tasks");
     for shard in 0..3 {
         machine.add(of_run("second", &shard.to_string()), spec(Role::Crawl, 1));
     }
-    // The second run has fewer slots until it has as many as the first one.
+    // The second run is served until it has as many slots as the first one.
     let six = Offer {
         slots: 6,
         ..offer("v", Role::Crawl)
@@ -53,7 +53,7 @@ fn a_later_run_gets_its_share_of_the_slots() {
     let expected = ["second", "second", "second", "first", "first", "first"];
     assert_eq!(runs(&grants), expected);
     let of_second: Vec<_> = shards(&grants).into_iter().take(3).collect();
-    assert_eq!(of_second, ["0", "1", "2"], "the oldest first");
+    assert_eq!(of_second, ["0", "1", "2"], "oldest first");
 }
 
 #[test]
@@ -86,14 +86,14 @@ fn slots_of_one_role_do_not_count_for_another() {
     machine.add(of_run("first", "a"), spec(Role::Crawl, 1));
     machine.add(of_run("second", "a"), spec(Role::Crawl, 1));
     let grants = machine.assign(&[offer("w", Role::Crawl)], seconds(1));
-    // Both runs have no crawling slot; the second one was never served.
+    // Neither run has a crawling slot. The second one was never served.
     assert_eq!(runs(&grants), ["second"]);
     let grants = machine.assign(&[offer("v", Role::Crawl)], seconds(1));
     assert_eq!(runs(&grants), ["first"]);
 }
 
 #[test]
-fn a_cache_does_not_speak_for_another_run() {
+fn a_cache_does_not_change_the_order_of_runs() {
     let mut machine = Machine::new(POLICY, 1);
     let base = Digest::of(b"0");
     let cached = |shard: &str, machine: &mut Machine| {
@@ -117,11 +117,11 @@ fn a_cache_does_not_speak_for_another_run() {
     assert_eq!(
         shards(&grants),
         ["a", "plain"],
-        "its cache decides within a run"
+        "within a run, the cache decides"
     );
 }
 
-/// Trainers `t1` and `t2` with a task of one rank each, then a gang of two that waits.
+/// Trainers `t1` and `t2` with a task of one rank each, and a ready gang of two.
 fn a_gang_that_waits() -> (Machine, BTreeMap<&'static str, Grant>) {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("old-1"), spec(Role::Train, 1));
@@ -140,7 +140,7 @@ fn later_tasks_of_one_rank_do_not_starve_a_gang() {
     }
     commit(&mut machine, &held["t1"], seconds(1));
     let grants = machine.assign(&[trainer("t1")], seconds(1));
-    assert_eq!(shards(&grants), [""; 0], "t1 is kept for the gang");
+    assert_eq!(shards(&grants), [""; 0], "t1 is reserved for the gang");
     commit(&mut machine, &held["t2"], seconds(2));
     let grants = machine.assign(&[trainer("t1"), trainer("t2")], seconds(2));
     assert_eq!(runs(&grants), ["gang"; 2]);
@@ -148,12 +148,12 @@ fn later_tasks_of_one_rank_do_not_starve_a_gang() {
     assert_eq!(
         runs(&grants),
         ["later"],
-        "nothing is kept once it is leased"
+        "nothing is reserved once the gang is leased"
     );
 }
 
 #[test]
-fn older_tasks_go_first_until_the_gang_has_waited_long() {
+fn older_tasks_go_first_until_the_gang_has_waited_long_enough() {
     let mut machine = Machine::new(POLICY, 1);
     for shard in 0..3 {
         machine.add(key(&shard.to_string()), spec(Role::Train, 1));
@@ -161,7 +161,7 @@ fn older_tasks_go_first_until_the_gang_has_waited_long() {
     machine.add(of_run("gang", "all"), spec(Role::Train, 2));
     let busy = machine.assign(&[trainer("t1")], seconds(0));
     assert_eq!(shards(&busy), ["0"], "too few are alive for the gang");
-    // The second trainer makes the gang possible.
+    // With the second trainer, the gang can be formed.
     let grants = machine.assign(&[trainer("t2")], seconds(1));
     assert_eq!(shards(&grants), ["1"], "an older task goes first");
     commit(&mut machine, &grants[0], seconds(2));
@@ -175,20 +175,20 @@ fn older_tasks_go_first_until_the_gang_has_waited_long() {
 }
 
 #[test]
-fn a_gang_that_cannot_be_formed_keeps_nothing() {
+fn a_gang_that_cannot_be_formed_reserves_no_slot() {
     let (mut machine, held) = a_gang_that_waits();
     machine.add(of_run("later", "0"), spec(Role::Train, 1));
     machine
         .heartbeat(&claim(&held["t2"], "t2"), seconds(20))
         .unwrap();
-    // `t1` falls silent.
+    // `t1` sends no heartbeats.
     machine.tick(seconds(31));
     let late = machine.assign(&[trainer("t2")], seconds(40));
-    assert_eq!(runs(&late), ["later"], "one trainer is no gang of two");
+    assert_eq!(runs(&late), ["later"], "a gang of two needs two trainers");
 }
 
 #[test]
-fn of_two_gangs_the_older_one_goes_first_and_neither_waits_for_ever() {
+fn of_two_gangs_the_older_one_goes_first_and_neither_starves() {
     let (mut machine, held) = a_gang_that_waits();
     machine.add(of_run("younger", "all"), spec(Role::Train, 2));
     machine.add(of_run("three", "all"), spec(Role::Train, 3));
@@ -208,7 +208,7 @@ fn of_two_gangs_the_older_one_goes_first_and_neither_waits_for_ever() {
 }
 
 #[test]
-fn a_larger_gang_keeps_its_slots_against_a_smaller_younger_one() {
+fn a_larger_gang_keeps_its_reserved_slots_against_a_smaller_younger_one() {
     let mut machine = Machine::new(POLICY, 1);
     let all = ["t1", "t2", "t3"].map(trainer);
     machine.add(key("old"), spec(Role::Train, 1));
@@ -218,13 +218,13 @@ fn a_larger_gang_keeps_its_slots_against_a_smaller_younger_one() {
     machine.add(of_run("two", "all"), spec(Role::Train, 2));
     let free = &all[1..];
     assert!(machine.assign(free, seconds(1)).is_empty());
-    // Without `t1`, three cannot be formed, and two go on.
+    // Without `t1`, the gang of three cannot be formed, and the gang of two gets the slots.
     let grants = machine.assign(free, seconds(31));
     assert_eq!(runs(&grants), ["two"; 2]);
 }
 
 #[test]
-fn a_cached_task_does_not_take_a_slot_that_is_kept() {
+fn a_cached_task_does_not_take_a_reserved_slot() {
     let (mut machine, held) = a_gang_that_waits();
     let base = Digest::of(b"0");
     let cached = Spec {
@@ -242,7 +242,7 @@ fn a_cached_task_does_not_take_a_slot_that_is_kept() {
         slots: 1,
         ..two.clone()
     };
-    assert!(machine.assign(&[one], seconds(1)).is_empty(), "it is kept");
+    assert!(machine.assign(&[one], seconds(1)).is_empty(), "reserved");
     let grants = machine.assign(&[two], seconds(2));
-    assert_eq!(runs(&grants), ["later"], "one of two slots is kept");
+    assert_eq!(runs(&grants), ["later"], "one of two slots is reserved");
 }

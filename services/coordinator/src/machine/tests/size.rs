@@ -1,10 +1,10 @@
-//! Cost of a million ready tasks, and of a thousand runs: memory for each task, and time for each grant.
+//! Costs with a million ready tasks and with a thousand runs: memory per task, and time per grant.
 //!
 //! ```text
 //! cargo test --release -p capstan-coordinator --lib -- --ignored --nocapture a_million_ready_tasks
 //! cargo test --release -p capstan-coordinator --lib -- --ignored --nocapture a_thousand_runs
 //! ```
-//! Memory is that of the process, so run one at a time.
+//! Memory is measured for the process, so run one test at a time.
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::*;
 
 const TASKS: u64 = 1_000_000;
 const WORKERS: u64 = 256;
-/// Base files in the cache of each worker.
+/// Number of base files in the cache of each worker.
 const CACHED: u64 = 1_000;
 const GRANTS: u64 = 20_000;
 
@@ -23,7 +23,7 @@ fn base(task: u64) -> Digest {
     Digest::of(&task.to_le_bytes())
 }
 
-/// A worker that has cached every [`WORKERS`]th base file, from its own on.
+/// A worker that has cached every [`WORKERS`]th base file, starting with its own.
 fn caching(worker: u64) -> Offer {
     let cached = (0..CACHED).map(|n| base(worker + n * WORKERS));
     Offer {
@@ -53,7 +53,7 @@ fn million() -> Machine {
             ..spec(Role::Crawl, 1)
         };
         machine.add(key, spec);
-        // As the driver's pages do.
+        // Added in chunks, as drivers do.
         if task % 1_000 == 0 {
             machine.take_changes();
         }

@@ -1,4 +1,4 @@
-//! Second leases of tasks that take far longer than their like.
+//! Second leases of tasks that take far longer than others of their stage.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ fn shard(ordinal: u64) -> String {
     format!("{ordinal:05}")
 }
 
-/// A stage of twelve shards: eleven were committed within two seconds each, and the twelfth has
-/// been running on `slow` since the beginning.
+/// A stage of twelve shards: eleven were committed within two seconds each, and `slow` has held the
+/// twelfth since the start.
 fn nearly_done(may_twin: bool) -> (Machine, Claim) {
     let mut machine = Machine::new(POLICY, 1);
     for ordinal in 0..SHARDS {
@@ -30,22 +30,22 @@ fn nearly_done(may_twin: bool) -> (Machine, Claim) {
 }
 
 #[test]
-fn a_straggler_gets_a_twin_and_the_first_commit_wins() {
+fn a_straggler_gets_a_second_lease_and_the_first_commit_wins() {
     let (mut machine, slow) = nearly_done(true);
     assert!(
         lease(&mut machine, "w", seconds(6)).is_none(),
-        "three times the median is not over"
+        "it has not run for three times the median"
     );
     assert!(
         lease(&mut machine, "slow", seconds(7)).is_none(),
-        "it has it already"
+        "this worker holds the task"
     );
     let twin = lease(&mut machine, "w", seconds(7)).unwrap();
     assert_eq!(twin.key, slow.key);
     assert!(twin.lease_epoch > slow.lease_epoch);
     assert!(
         lease(&mut machine, "w3", seconds(20)).is_none(),
-        "one twin at most"
+        "at most two leases"
     );
     machine.heartbeat(&slow, seconds(20)).unwrap();
     machine.heartbeat(&twin, seconds(20)).unwrap();
@@ -53,7 +53,7 @@ fn a_straggler_gets_a_twin_and_the_first_commit_wins() {
     assert!(machine.committed(&slow.key, twin.lease_epoch, seconds(21)));
     let change = machine.take_changes().pop().unwrap();
     let over = What::Moved(vec![slow.lease_epoch, twin.lease_epoch]);
-    assert_eq!(change.what, over, "both leases are over");
+    assert_eq!(change.what, over, "both leases end");
     for loser in [&slow, &twin] {
         assert_eq!(machine.heartbeat(loser, seconds(22)), Err(Stale::NotHeld));
     }
@@ -62,7 +62,7 @@ fn a_straggler_gets_a_twin_and_the_first_commit_wins() {
 }
 
 #[test]
-fn one_of_two_twins_may_fail_expire_or_go() {
+fn one_of_two_leases_may_fail_expire_or_be_released() {
     type Ends = fn(&mut Machine, &Claim);
     let ends: [Ends; 3] = [
         |machine, claim| {
@@ -99,7 +99,7 @@ fn one_of_two_twins_may_fail_expire_or_go() {
 }
 
 #[test]
-fn what_cannot_be_done_at_all_ends_both() {
+fn a_permanent_failure_ends_both_leases() {
     let (mut machine, slow) = nearly_done(true);
     let twin = lease(&mut machine, "w", seconds(7)).unwrap();
     machine
@@ -110,7 +110,7 @@ fn what_cannot_be_done_at_all_ends_both() {
 }
 
 #[test]
-fn crawls_gangs_and_lone_tasks_have_no_twins() {
+fn crawls_gangs_and_single_tasks_get_no_second_lease() {
     let (mut machine, _) = nearly_done(false);
     assert!(lease(&mut machine, "w", seconds(29)).is_none());
     let mut machine = Machine::new(POLICY, 1);
@@ -128,7 +128,7 @@ fn crawls_gangs_and_lone_tasks_have_no_twins() {
 }
 
 #[test]
-fn work_that_waits_goes_before_twins() {
+fn ready_tasks_go_before_second_leases() {
     let (mut machine, slow) = nearly_done(true);
     machine.add(
         Key {

@@ -1,8 +1,8 @@
-//! Ejection of workers, and preference for what is cached.
+//! Ejection of workers, and preference for cached base files.
 
 use super::*;
 
-/// One more shard that this worker takes and fails.
+/// Lets this worker lease one more shard and fail it.
 fn fails(machine: &mut Machine, worker: &str, shard: &str, now: Now) {
     let claim = takes(machine, worker, shard, now).unwrap();
     machine
@@ -10,21 +10,21 @@ fn fails(machine: &mut Machine, worker: &str, shard: &str, now: Now) {
         .unwrap();
 }
 
-/// One more shard that this worker takes and commits.
+/// Lets this worker lease one more shard and commit it.
 fn commits(machine: &mut Machine, worker: &str, shard: &str, now: Now) {
     let claim = takes(machine, worker, shard, now).unwrap();
     assert!(machine.committed(&claim.key, claim.lease_epoch, now));
 }
 
 fn takes(machine: &mut Machine, worker: &str, shard: &str, now: Now) -> Option<Claim> {
-    // In a stage of its own, so that nothing else is older.
+    // The task is in a stage of its own, so that no other task is older.
     machine.add(key(shard), spec(Role::Crawl, 1));
     let claim = lease(machine, worker, now)?;
     assert_eq!(claim.key.shard.as_str(), shard);
     Some(claim)
 }
 
-/// Three shards failed by `bad`, each committed by `good` once its backoff is over.
+/// Lets `bad` fail three shards, and `good` commit each of them once its backoff is over.
 fn three_failures(machine: &mut Machine, from: u64) {
     for ordinal in 0..3 {
         let now = seconds(from + ordinal * 5);
@@ -37,7 +37,7 @@ fn three_failures(machine: &mut Machine, from: u64) {
     }
 }
 
-/// A machine that `good` has done one shard of.
+/// A machine in which `good` has committed one shard.
 fn with_good() -> Machine {
     let mut machine = Machine::new(POLICY, 1);
     commits(&mut machine, "good", "first", seconds(0));
@@ -45,7 +45,7 @@ fn with_good() -> Machine {
 }
 
 #[test]
-fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
+fn a_worker_that_fails_shards_of_others_is_ejected_for_a_growing_period() {
     let mut machine = with_good();
     three_failures(&mut machine, 1);
     let notices = machine.take_notices();
@@ -57,7 +57,7 @@ fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
     assert_eq!(machine.ejected(seconds(20)), 1);
     machine.add(key("x"), spec(Role::Crawl, 1));
     assert!(lease(&mut machine, "bad", seconds(20)).is_none());
-    // It failed at 11 for the third time; `good` is alive all the while.
+    // Its third failure is at 11 s. `good` is alive throughout.
     let busy = Offer {
         device: "cpu-avx512".into(),
         slots: 0,
@@ -68,7 +68,7 @@ fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
     machine.committed(&claim.key, claim.lease_epoch, seconds(41));
     assert_eq!(machine.ejected(seconds(41)), 0);
 
-    // It goes on as before, and is ejected for twice as long.
+    // It fails again as before, and is ejected for twice as long.
     commits(&mut machine, "good", "y", seconds(42));
     three_failures(&mut machine, 43);
     let notices = machine.take_notices();
@@ -79,12 +79,12 @@ fn a_worker_that_fails_what_others_do_is_ejected_for_a_growing_time() {
 }
 
 #[test]
-fn the_last_worker_of_a_role_is_never_left_out() {
+fn the_last_worker_of_a_role_is_never_ejected() {
     let mut machine = with_good();
     three_failures(&mut machine, 1);
     machine.add(key("x"), spec(Role::Crawl, 1));
     assert!(lease(&mut machine, "bad", seconds(20)).is_none());
-    // The last message of `good` came at 13: it is gone.
+    // The last message of `good` was at 13 s, so it is not alive any more.
     assert!(
         lease(&mut machine, "bad", seconds(44)).is_some(),
         "no other worker is alive"
@@ -103,9 +103,9 @@ fn a_store_that_fails_every_worker_ejects_none() {
 }
 
 #[test]
-fn one_bad_shard_or_few_failures_among_many_eject_no_worker() {
+fn one_bad_shard_or_few_failures_among_many_commits_eject_no_worker() {
     let mut machine = with_good();
-    // The same shard, three times.
+    // The worker fails the same shard three times.
     let mut now = 1;
     for _ in 0..3 {
         machine.add(key("same"), spec(Role::Crawl, 1));
@@ -118,7 +118,7 @@ fn one_bad_shard_or_few_failures_among_many_eject_no_worker() {
     }
     assert!(
         machine.take_notices().is_empty(),
-        "one shard says nothing of a worker"
+        "one shard proves nothing about a worker"
     );
     let mut machine = with_good();
     for ordinal in 0..4 {
@@ -127,11 +127,11 @@ fn one_bad_shard_or_few_failures_among_many_eject_no_worker() {
     three_failures(&mut machine, 2);
     assert!(
         machine.take_notices().is_empty(),
-        "it does more than it fails"
+        "it commits more than it fails"
     );
 }
 
-/// `good` is alive, and takes nothing.
+/// Keeps `good` alive without a lease.
 fn commits_nothing(machine: &mut Machine, now: u64) {
     let busy = Offer {
         device: "cpu-avx512".into(),
@@ -142,12 +142,12 @@ fn commits_nothing(machine: &mut Machine, now: u64) {
 }
 
 #[test]
-fn what_one_silence_costs_counts_once() {
+fn leases_that_expire_together_count_as_one_failure() {
     let mut machine = with_good();
     for ordinal in 0..4 {
         takes(&mut machine, "bad", &ordinal.to_string(), seconds(1)).unwrap();
     }
-    assert_eq!(machine.tick(seconds(32)).len(), 4, "it was killed");
+    assert_eq!(machine.tick(seconds(32)).len(), 4, "the worker was killed");
     assert!(machine.take_notices().is_empty());
 }
 
@@ -171,10 +171,10 @@ fn shards(grants: &[Grant]) -> Vec<&str> {
 }
 
 #[test]
-fn a_task_is_left_to_the_worker_that_has_it_cached_but_not_for_long() {
+fn a_task_waits_a_bounded_time_for_the_worker_that_has_it_cached() {
     let mut machine = Machine::new(POLICY, 1);
     let base = Digest::of(b"0");
-    // `has` is busy with something else.
+    // `has` is executing another task.
     machine.add(key("else"), spec(Role::Crawl, 1));
     let busy = machine.assign(&[cached("has", &[base])], seconds(0));
     assert_eq!(shards(&busy), ["else"]);
@@ -182,29 +182,29 @@ fn a_task_is_left_to_the_worker_that_has_it_cached_but_not_for_long() {
     let other = [cached("other", &[])];
     assert!(
         machine.assign(&other, seconds(0)).is_empty(),
-        "left for a while"
+        "left for the worker with the cached file"
     );
     assert!(machine.assign(&other, seconds(1)).is_empty());
     assert_eq!(
         shards(&machine.assign(&other, seconds(2))),
         ["0"],
-        "2 s of 30"
+        "2 s of 30 s"
     );
 }
 
 #[test]
-fn the_worker_that_has_it_cached_gets_it() {
+fn the_worker_that_has_the_base_file_cached_gets_the_task() {
     let mut machine = Machine::new(POLICY, 1);
     let base = Digest::of(b"0");
     machine.assign(&[cached("has", &[base])], seconds(0));
     of_base(&mut machine, "0", base);
     let both = [cached("other", &[]), cached("has", &[base])];
     let grants = machine.assign(&both, seconds(1));
-    assert_eq!(grants[0].offer, 1, "although the other one asked first");
+    assert_eq!(grants[0].offer, 1, "the other worker requested first");
 }
 
 #[test]
-fn a_cache_of_a_worker_that_is_gone_delays_nothing() {
+fn the_cache_of_a_dead_worker_delays_nothing() {
     let mut machine = Machine::new(POLICY, 1);
     let base = Digest::of(b"0");
     machine.assign(&[cached("gone", &[base])], seconds(0));
@@ -214,7 +214,7 @@ fn a_cache_of_a_worker_that_is_gone_delays_nothing() {
 }
 
 #[test]
-fn an_older_task_is_overtaken_only_for_a_while() {
+fn an_older_task_is_passed_over_only_for_a_bounded_time() {
     let mut machine = Machine::new(POLICY, 1);
     machine.add(key("old"), spec(Role::Crawl, 1));
     let bases: Vec<Digest> = (0..9u8).map(|n| Digest::of(&[n])).collect();
