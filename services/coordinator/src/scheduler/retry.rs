@@ -111,7 +111,7 @@ impl Handle {
             let reason = match selected {
                 0 => "no such shard was given up",
                 _ => {
-                    "its step is over, or it was given up before the run went on: see how that ends"
+                    "its step is over, or it was given up before the run was resumed: wait until the run ends"
                 }
             };
             return Err(Error::NothingToRetry {

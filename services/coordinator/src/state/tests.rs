@@ -1,4 +1,4 @@
-//! The promises of [`Database`], held by each implementation: what is written is read back, also after
+//! Guarantees of [`Database`], tested on each implementation: what is written is read back, also after
 //! a restart.
 
 use std::sync::Arc;
@@ -36,7 +36,7 @@ const GENERATION: u64 = 5;
 /// An implementation under test.
 struct Subject {
     database: Arc<dyn Database>,
-    /// Where its file is, if it has one.
+    /// The folder of its file, if it has one.
     folder: Option<TempDir>,
 }
 
@@ -62,7 +62,7 @@ impl Subject {
         all
     }
 
-    /// What the next process finds.
+    /// Closes the database and opens it again, as the next process does.
     async fn restart(&mut self) {
         self.database.close().await;
         if let Some(folder) = &self.folder {
@@ -75,7 +75,7 @@ fn url(folder: &TempDir) -> String {
     format!("sqlite:{}", folder.path().join("capstan.db").display())
 }
 
-/// Writes as the coordinator of [`GENERATION`].
+/// Appends as the coordinator of [`GENERATION`].
 async fn append(database: &dyn Database, ops: &[Op], views: &[ViewChange]) {
     database.append(GENERATION, ops, views, 8).await.unwrap();
 }
@@ -116,13 +116,13 @@ fn offer(worker: &str) -> Offer {
     }
 }
 
-/// A run that was submitted.
+/// Submits a run.
 async fn submit(database: &dyn Database, view: RunView) {
     append(database, &[Op::Submit(Box::new(view))], &[]).await;
 }
 
-/// What a machine has noted.
-async fn note(database: &dyn Database, machine: &mut Machine) {
+/// Appends the changes of a machine.
+async fn append_changes(database: &dyn Database, machine: &mut Machine) {
     let changes = machine.take_changes().into_iter().map(Op::Change);
     let ops: Vec<Op> = changes.collect();
     append(database, &ops, &[]).await;
@@ -156,7 +156,7 @@ async fn runs_are_read_as_they_were_written() {
             let read = database.run(&"r".into()).await.unwrap().unwrap();
             assert_eq!(read.reason, "because");
             let stage = if is_whole { &run.stages[0] } else { &before };
-            assert_eq!(&read.stages[0], stage, "only what is named is written");
+            assert_eq!(&read.stages[0], stage, "only listed stages are written");
         }
         submit(database, view("q")).await;
         let listed = database.runs(10).await.unwrap();
@@ -171,23 +171,23 @@ async fn runs_are_read_as_they_were_written() {
     }
 }
 
-/// The shards of stage `s` that were given up, as a restart reads them.
+/// The shards of stage `s` that were given up, as they are after a restart.
 async fn given_up(database: &dyn Database) -> Vec<(String, String)> {
     let view = database.run(&"r".into()).await.unwrap().unwrap();
     assert_eq!(database.load().await.unwrap()[0].view, view);
     let shards = view.stages[0].quarantined.iter();
-    let shards = shards.map(|(shard, said)| (shard.to_string(), said.clone()));
+    let shards = shards.map(|(shard, reason)| (shard.to_string(), reason.clone()));
     shards.collect()
 }
 
 fn pairs(shards: &[(&str, &str)]) -> Vec<(String, String)> {
     let shards = shards.iter();
-    let shards = shards.map(|(shard, said)| ((*shard).to_owned(), (*said).to_owned()));
+    let shards = shards.map(|(shard, reason)| ((*shard).to_owned(), (*reason).to_owned()));
     shards.collect()
 }
 
 #[tokio::test]
-async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
+async fn shards_that_were_given_up_are_stored_until_they_are_retried() {
     for subject in Subject::all().await {
         let database = &*subject.database;
         let mut run = view("r");
@@ -195,7 +195,7 @@ async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
         run.stages[0].quarantined = before.into();
         submit(database, run.clone()).await;
         assert_eq!(given_up(database).await, pairs(&[("0", "it's \"broken\"")]));
-        // A stage that is written later does not name them.
+        // Writing the stage later does not change them.
         run.stages[0].quarantined.clear();
         let stages = ["s".into()].into();
         append(database, &[], &[ViewChange { view: run, stages }]).await;
@@ -226,7 +226,7 @@ async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
         machine
             .fail(&claim, kind, "no such file", Duration::ZERO)
             .unwrap();
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         let all = [known[0], known[1], ("2", "no such file")];
         assert_eq!(given_up(database).await, pairs(&all));
         let of_stage = machine.given_up(&"r".into(), &"s".into());
@@ -234,11 +234,11 @@ async fn shards_that_were_given_up_are_read_until_they_are_tried_again() {
         assert_eq!(fatal, [true]);
 
         assert!(machine.retry(&tasks[0].key));
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         assert_eq!(given_up(database).await, pairs(&known));
         assert_eq!(machine.count_given_up(&"r".into(), &"s".into()), 0);
         submit(database, view("r")).await;
-        assert_eq!(given_up(database).await, [], "everything is tried again");
+        assert_eq!(given_up(database).await, [], "every shard is retried");
     }
 }
 
@@ -271,7 +271,7 @@ async fn tasks_and_leases_survive_a_restart() {
             worker: "t2".into(),
         };
         machine.rank_finished(&finished).unwrap();
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         subject.restart().await;
         let database = &*subject.database;
         let restored = database.load().await.unwrap();
@@ -284,7 +284,7 @@ async fn tasks_and_leases_survive_a_restart() {
         assert_eq!(
             shards,
             ["b", "c", "d"],
-            "as added, but for what is committed"
+            "in the order of insertion, without committed tasks"
         );
         let [(_, gang), (_, failed), (_, fresh)] = &restored[0].tasks[..] else {
             panic!()
@@ -310,7 +310,7 @@ async fn tasks_and_leases_survive_a_restart() {
 }
 
 #[tokio::test]
-async fn both_leases_of_a_twin_survive_and_end() {
+async fn both_leases_of_a_task_survive_a_restart_and_end() {
     for subject in Subject::all().await {
         let database = &*subject.database;
         submit(database, view("r")).await;
@@ -328,7 +328,7 @@ async fn both_leases_of_a_twin_survive_and_end() {
             .assign(&[offer("w")], Duration::from_secs(9))
             .remove(0);
         assert_eq!(twin.key, slow.key);
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         let restored = database.load().await.unwrap().remove(0);
         let [(_, task)] = &restored.tasks[..] else {
             panic!("{restored:?}")
@@ -343,13 +343,13 @@ async fn both_leases_of_a_twin_survive_and_end() {
         assert_eq!(task.attempts, 2);
 
         machine.undelivered(&slow.key, slow.lease_epoch);
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         let restored = database.load().await.unwrap().remove(0);
         let held = restored.tasks[0].1.held().unwrap();
         assert_eq!(held.lease.lease_epoch, twin.lease_epoch);
         assert_eq!(held.twin, None);
         machine.committed(&slow.key, twin.lease_epoch, Duration::from_secs(9));
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         assert!(database.load().await.unwrap()[0].tasks.is_empty());
     }
 }
@@ -372,7 +372,7 @@ async fn many_rows_are_written_in_few_statements_and_none_is_lost() {
         for grant in &grants[..280] {
             machine.committed(&grant.key, grant.lease_epoch, Duration::ZERO);
         }
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         let restored = database.load().await.unwrap().remove(0);
         let leased = restored
             .tasks
@@ -394,12 +394,12 @@ async fn submitting_again_forgets_tasks_and_attempts() {
         assert_eq!(
             database.load().await.unwrap()[0].tasks.len(),
             1,
-            "added once"
+            "one task, although added twice"
         );
         let mut machine = Machine::new(POLICY, 1);
         add(&mut machine, &[task("a", 1)]);
         machine.assign(&[offer("w")], Duration::ZERO);
-        note(database, &mut machine).await;
+        append_changes(database, &mut machine).await;
         submit(database, view("r")).await;
         assert_eq!(database.load().await.unwrap()[0].tasks.len(), 0);
         let again = [Op::Tasks(vec![task("a", 1)])];
@@ -488,7 +488,7 @@ async fn commits_are_read_by_ranges_of_their_names_and_survive_a_new_submission(
         let none = shards(&run, &other, &none);
         assert_eq!(database.count_committed(none).await.unwrap(), 0);
 
-        // After another submission, the store no longer has one of the commits.
+        // A new submission removes a commit that the store no longer has.
         submit(database, view("r")).await;
         assert!(!database.is_listed(&run, &stage).await.unwrap());
         let lost = Op::Lost {
@@ -502,7 +502,7 @@ async fn commits_are_read_by_ranges_of_their_names_and_survive_a_new_submission(
 }
 
 #[tokio::test]
-async fn a_committed_task_leaves_no_row_but_its_summary() {
+async fn a_committed_task_leaves_only_its_summary() {
     for mut subject in Subject::all().await {
         submit(&*subject.database, view("r")).await;
         let mut machine = Machine::new(POLICY, GENERATION);
@@ -510,9 +510,9 @@ async fn a_committed_task_leaves_no_row_but_its_summary() {
         append(&*subject.database, &[Op::Tasks(vec![task.clone()])], &[]).await;
         add(&mut machine, std::slice::from_ref(&task));
         let grants = machine.assign(&[offer("w")], Duration::ZERO);
-        note(&*subject.database, &mut machine).await;
+        append_changes(&*subject.database, &mut machine).await;
         assert!(machine.committed(&task.key, grants[0].lease_epoch, Duration::ZERO));
-        note(&*subject.database, &mut machine).await;
+        append_changes(&*subject.database, &mut machine).await;
         append(&*subject.database, &[commits(&["00000"])], &[]).await;
         subject.restart().await;
         let restored = subject.database.load().await.unwrap();

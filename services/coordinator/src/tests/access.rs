@@ -1,5 +1,5 @@
-//! Who gets in, over real sockets: each kind of caller that does not belong, and the one line that
-//! it is told.
+//! Access control over real sockets: each kind of caller that must be rejected, with the one line that
+//! it receives.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
-/// A coordinator that demands certificates and the token, and the folder that they are from.
+/// A coordinator that requires certificates and the token, and the folder of the certificates.
 struct Guarded {
     sandbox: Sandbox,
     certificates: tempfile::TempDir,
@@ -64,22 +64,22 @@ impl Guarded {
         self.client_with(tls, Some(TOKEN))
     }
 
-    /// What somebody with these certificates is told, in one line.
+    /// The one line that a client with these certificates receives.
     async fn refused(&self, tls: ClientTlsConfig) -> String {
         let mut client = self.client_with(tls, Some(TOKEN));
-        // A connection that is reset before the reason was read says nothing: ask again.
+        // A connection that was reset before the client read the reason: connect again.
         for _ in 0..100 {
             let status = client.list_runs(v1::ListRunsRequest::default()).await;
-            let status = status.expect_err("it got in");
+            let status = status.expect_err("the client was accepted");
             if let Some(line) = refusal(&status) {
                 assert!(!line.contains('\n'), "{line}");
                 return line;
             }
         }
-        panic!("no reason was ever given");
+        panic!("the client never received a reason");
     }
 
-    /// What a client shows and trusts, from files.
+    /// The identity and the trusted CA of a client, from files.
     fn shows(&self, folder: &Path, role: Role) -> ClientTlsConfig {
         let read = |name: String| std::fs::read(folder.join(name)).unwrap();
         let identity = tonic::transport::Identity::from_pem(
@@ -137,12 +137,12 @@ fn question(roles: &[v1::Role]) -> v1::LeaseRequest {
     }
 }
 
-fn told(status: &Status) -> (Code, &str) {
+fn code_and_message(status: &Status) -> (Code, &str) {
     (status.code(), status.message())
 }
 
 #[tokio::test]
-async fn each_role_does_its_own_work() {
+async fn each_role_can_make_its_own_calls() {
     let guarded = Guarded::start().await;
     let mut operator = guarded.client(Role::Operator);
     operator.submit_run(submission()).await.unwrap();
@@ -171,14 +171,14 @@ async fn each_role_does_its_own_work() {
 }
 
 #[tokio::test]
-async fn a_role_is_refused_what_is_anothers() {
+async fn a_role_cannot_make_the_calls_of_another() {
     use v1::Role::{Crawl, Train};
     let guarded = Guarded::start().await;
     let mut worker = guarded.client(Role::Worker);
     let mut trainer = guarded.client(Role::Trainer);
     let mut operator = guarded.client(Role::Operator);
     let denied = |status: &Status, line: &str| {
-        assert_eq!(told(status), (Code::PermissionDenied, line));
+        assert_eq!(code_and_message(status), (Code::PermissionDenied, line));
     };
 
     let status = worker.submit_run(submission()).await.unwrap_err();
@@ -212,7 +212,7 @@ async fn operators_need_the_token() {
     let mut without = guarded.client_with(tls(), None);
     let status = without.submit_run(submission()).await.unwrap_err();
     let line = "a token is required: set [safety] token or token_file to the coordinator's";
-    assert_eq!(told(&status), (Code::Unauthenticated, line));
+    assert_eq!(code_and_message(&status), (Code::Unauthenticated, line));
     let mut wrong = guarded.client_with(tls(), Some("0123456789abcdef0123456789abcdee"));
     let line = "the token is wrong: set [safety] token or token_file to the coordinator's";
     let run = || "r".to_owned();
@@ -236,13 +236,13 @@ async fn operators_need_the_token() {
             .unwrap_err(),
     ];
     for status in statuses {
-        assert_eq!(told(&status), (Code::Unauthenticated, line));
+        assert_eq!(code_and_message(&status), (Code::Unauthenticated, line));
     }
     guarded.sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn the_token_counts_without_certificates_too() {
+async fn the_token_is_required_without_certificates_too() {
     let options = Options {
         access: Access::new(None, Some(secret(TOKEN))),
         readiness: Readiness::lasting(),
@@ -256,13 +256,13 @@ async fn the_token_counts_without_certificates_too() {
     let bearer = Bearer::new(Some(&secret(TOKEN)));
     let mut client = CoordinatorClient::with_interceptor(channel, bearer);
     client.submit_run(submission()).await.unwrap();
-    // A worker has no token, and needs none.
+    // A worker needs no token.
     assert!(sandbox.worker("w1").await.poll(1_000).await.is_some());
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn certificates_that_do_not_belong_are_refused_in_one_line() {
+async fn foreign_certificates_are_rejected_in_one_line() {
     let guarded = Guarded::start().await;
     let folder = guarded.certificates.path();
     let refused = "this process's certificate was refused:";
@@ -284,7 +284,7 @@ async fn certificates_that_do_not_belong_are_refused_in_one_line() {
     let line = guarded.refused(guarded.shows(folder, Role::Operator)).await;
     assert_eq!(line, format!("{refused} it is expired or not valid yet"));
 
-    // The coordinator's own is made for servers.
+    // The coordinator's own certificate is valid for servers only.
     let line = guarded
         .refused(guarded.shows(folder, Role::Coordinator))
         .await;
@@ -293,7 +293,7 @@ async fn certificates_that_do_not_belong_are_refused_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_coordinator_that_does_not_belong_is_refused_by_its_callers() {
+async fn callers_reject_a_foreign_coordinator() {
     let guarded = Guarded::start().await;
     let other = authority();
     let stranger = identity(other.path(), Role::Operator).client();
@@ -309,7 +309,7 @@ async fn a_coordinator_that_does_not_belong_is_refused_by_its_callers() {
     guarded.sandbox.stop().await;
 }
 
-/// Never asked to do anything.
+/// An executor that gets no task.
 struct Idle;
 
 #[tonic::async_trait]
@@ -319,7 +319,7 @@ impl Executor for Idle {
     }
 }
 
-/// How a worker ends that comes with this identity.
+/// The error of a worker with this identity.
 async fn worker_ends(guarded: &Guarded, roles: Vec<Task>, identity: Option<Identity>) -> String {
     let options = capstan_lease::Options {
         coordinator: guarded.sandbox.address.clone(),
@@ -342,7 +342,7 @@ async fn worker_ends(guarded: &Guarded, roles: Vec<Task>, identity: Option<Ident
 }
 
 #[tokio::test]
-async fn a_worker_that_is_refused_exits_with_the_reason() {
+async fn a_rejected_worker_exits_with_the_reason() {
     let guarded = Guarded::start().await;
     let (folder, address) = (guarded.certificates.path(), &guarded.sandbox.address);
     let worker = identity(folder, Role::Worker);

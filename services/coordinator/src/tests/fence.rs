@@ -1,4 +1,4 @@
-//! One coordinator at a time: over a database, and over a store.
+//! One coordinator at a time, per database and per store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ fn database(folder: &Path, name: &str) -> String {
     format!("sqlite:{}", folder.join(name).display())
 }
 
-/// A coordinator that nobody reaches.
+/// Starts a coordinator without a listener.
 async fn start(store: &Store, database: &str) -> Result<(Handle, CancellationToken), Error> {
     let (clock, shutdown) = (Arc::new(ManualClock::default()), CancellationToken::new());
     let settings = settings(database);
@@ -31,7 +31,7 @@ async fn stop((handle, shutdown): (Handle, CancellationToken)) {
 }
 
 #[tokio::test]
-async fn two_coordinators_on_one_file_are_impossible() {
+async fn two_coordinators_cannot_open_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let (store, url) = (Store::memory(), database(folder.path(), "capstan.db"));
     let first = start(&store, &url).await.unwrap();
@@ -48,13 +48,13 @@ async fn two_coordinators_on_one_file_are_impossible() {
     assert_eq!(
         second.0.generation(),
         generation + 1,
-        "the refused one took no generation"
+        "the second one took no generation"
     );
     stop(second).await;
 }
 
 #[tokio::test]
-async fn a_database_that_is_not_of_the_newest_generation_is_refused_until_it_is_rebuilt() {
+async fn a_database_without_the_newest_generation_is_rejected_until_it_is_rebuilt() {
     let folder = tempfile::tempdir().unwrap();
     let (store, url) = (Store::memory(), database(folder.path(), "a.db"));
     let fresh = database(folder.path(), "b.db");
@@ -84,7 +84,7 @@ async fn a_database_that_is_not_of_the_newest_generation_is_refused_until_it_is_
                 ..
             }
         ),
-        "the first one's database is old now: {refused}"
+        "the first one's database is outdated: {refused}"
     );
     let other = start(&Store::memory(), &url).await.err().unwrap();
     assert!(
@@ -96,17 +96,17 @@ async fn a_database_that_is_not_of_the_newest_generation_is_refused_until_it_is_
                 ..
             }
         ),
-        "and of another store: {other}"
+        "a database of another store is rejected: {other}"
     );
 }
 
 #[tokio::test]
-async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
+async fn a_start_recovers_from_a_crash_between_taking_and_storing_a_generation() {
     let folder = tempfile::tempdir().unwrap();
     let (store, url) = (Store::memory(), database(folder.path(), "capstan.db"));
     stop(start(&store, &url).await.unwrap()).await;
 
-    // It was about to: nothing is in the store yet.
+    // The crash was before the record was created.
     let memory = Sqlite::open(&url).await.unwrap();
     let about_to = Known {
         intended: "mine".to_owned(),
@@ -118,7 +118,7 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
     assert_eq!(second.0.generation(), 2);
     stop(second).await;
 
-    // It had: the database does not know.
+    // The crash was after the record was created, and before the database was updated.
     let memory = Sqlite::open(&url).await.unwrap();
     let about_to = Known {
         intended: "mine".to_owned(),
@@ -138,7 +138,7 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
     assert_eq!(fourth.0.generation(), 4);
     stop(fourth).await;
 
-    // Another had.
+    // Another coordinator took the generation.
     let json = serde_json::to_vec(&generation::Record {
         generation: 5,
         start: "theirs".to_owned(),
@@ -154,7 +154,7 @@ async fn a_crash_between_taking_a_generation_and_remembering_it_is_no_harm() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_coordinator_that_finds_a_newer_one_stops_and_says_so() {
+async fn a_superseded_coordinator_stops_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let (old, new) = (
         database(folder.path(), "old.db"),
@@ -193,16 +193,16 @@ async fn a_coordinator_that_finds_a_newer_one_stops_and_says_so() {
     assert_eq!(tonic::Status::from(refused).code(), Code::Unavailable);
     assert!(
         newer.0.run(&"r".into()).await.is_ok(),
-        "the newer one has its run"
+        "the newer one has the run"
     );
     stop(newer).await;
 }
 
 #[tokio::test]
-async fn no_lease_begins_while_the_store_does_not_say_who_coordinates() {
+async fn no_task_is_leased_while_the_store_does_not_confirm_the_generation() {
     let (clock, shutdown) = (Arc::new(ManualClock::default()), CancellationToken::new());
     let settings = crate::config::Coordinator {
-        // So that no look at the store comes between.
+        // Long enough that no check of the generation happens in between.
         heartbeat_seconds: 3_600,
         lease_seconds: 7_200,
         ..settings("sqlite::memory:")

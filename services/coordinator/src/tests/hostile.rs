@@ -1,5 +1,5 @@
-//! A hostile client: what it sends is refused with the right status, and an honest worker goes on
-//! meanwhile.
+//! Hostile clients: their requests are rejected with the right status, while an honest worker keeps
+//! working.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::connection::WATCHERS;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The honest worker, which holds a lease while others attack.
+/// The honest worker, which holds a lease during the attack.
 struct Honest {
     sandbox: Sandbox,
     worker: Worker,
@@ -39,7 +39,7 @@ impl Honest {
         }
     }
 
-    /// Its lease is renewed, completes with the first attempt, and the run is done.
+    /// Renews its lease, completes it with the first attempt, and waits for the end of the run.
     async fn finish(mut self) {
         let kept = self.worker.heartbeat(&self.held).await;
         assert_eq!(kept, v1::LeaseStatus::Keep);
@@ -55,7 +55,7 @@ impl Honest {
         self.sandbox.client().await
     }
 
-    /// A client that speaks HTTP/2 and nothing more.
+    /// A raw HTTP/2 client.
     async fn raw(&self) -> SendRequest<Bytes> {
         let address = self.sandbox.address.strip_prefix("http://").unwrap();
         let socket = TcpStream::connect(address).await.unwrap();
@@ -64,7 +64,7 @@ impl Honest {
         sender.ready().await.unwrap()
     }
 
-    /// A call whose body is still to be sent.
+    /// Opens a call without sending its body.
     fn open(
         &self,
         sender: &mut SendRequest<Bytes>,
@@ -97,7 +97,7 @@ async fn status(response: http::Response<RecvStream>) -> Code {
 }
 
 #[tokio::test]
-async fn leases_and_names_of_others_are_out_of_reach() {
+async fn leases_and_names_of_others_cannot_be_used() {
     let honest = Honest::start().await;
     let mut thief = honest.worker.clone();
     thief.session = b"a guess".to_vec();
@@ -116,13 +116,13 @@ async fn leases_and_names_of_others_are_out_of_reach() {
     ];
     let codes = refusals.map(|refused| refused.code());
     assert_eq!(codes, [Code::PermissionDenied; 5]);
-    // While its lease lasts, the name is the honest worker's.
+    // While the lease is held, the name belongs to the honest worker.
     assert_eq!(thief.ask(0).await.unwrap_err().code(), Code::AlreadyExists);
     honest.finish().await;
 }
 
 #[tokio::test]
-async fn messages_and_headers_that_are_too_large_are_refused() {
+async fn messages_and_headers_that_are_too_large_are_rejected() {
     let honest = Honest::start().await;
     let mut client = honest.client().await;
     let large = || "x".repeat(5 << 20);
@@ -141,7 +141,7 @@ async fn messages_and_headers_that_are_too_large_are_refused() {
         client.fail(fail).await.unwrap_err().code(),
     ];
     assert_eq!(codes, [Code::OutOfRange; 2]);
-    // A pipeline may be as large: it is refused for its text.
+    // A pipeline may have this size: it is rejected for its text.
     let submission = v1::SubmitRunRequest {
         pipeline: Some(v1::submit_run_request::Pipeline::Toml(large())),
         ..v1::SubmitRunRequest::default()
@@ -155,7 +155,7 @@ async fn messages_and_headers_that_are_too_large_are_refused() {
     let refused = client.list_runs(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unknown, "{refused}");
 
-    // No bytes are awaited for a length that is refused.
+    // The server does not wait for the bytes of a length that is too large.
     let mut raw = honest.raw().await;
     for method in ["SubmitRun", "Heartbeat"] {
         let (response, mut body) = honest.open(&mut raw, method);
@@ -169,7 +169,7 @@ async fn messages_and_headers_that_are_too_large_are_refused() {
 }
 
 #[tokio::test]
-async fn a_flood_of_requests_is_refused_on_its_own_connection() {
+async fn a_flood_of_requests_is_rejected_on_its_own_connection_only() {
     let mut honest = Honest::start().await;
     let per_second = settings("sqlite::memory:").max_requests_per_second;
     let mut client = honest.client().await;
@@ -194,7 +194,7 @@ async fn a_flood_of_requests_is_refused_on_its_own_connection() {
 }
 
 #[tokio::test]
-async fn half_open_requests_and_silent_connections_stop_nobody() {
+async fn half_open_requests_and_silent_connections_block_no_client() {
     let mut honest = Honest::start().await;
     let mut raw = honest.raw().await;
     let open: Vec<_> = (0..500).map(|_| honest.open(&mut raw, "Lease")).collect();
@@ -205,7 +205,7 @@ async fn half_open_requests_and_silent_connections_stop_nobody() {
     }
     let kept = honest.worker.heartbeat(&honest.held).await;
     assert_eq!(kept, v1::LeaseStatus::Keep);
-    // A request of the same connection is answered too.
+    // Another request of the same connection is served.
     let (response, mut body) = honest.open(&mut raw, "ListRuns");
     body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
     let response = tokio::time::timeout(LIMIT, response).await.unwrap();
@@ -235,11 +235,14 @@ async fn one_connection_cannot_take_all_watchers() {
     );
     honest.client().await.watch(watch()).await.unwrap();
 
-    // A stream that ends makes room.
+    // A stream that ends frees its permit.
     streams.pop();
     let began = Instant::now();
     while client.watch(watch()).await.is_err() {
-        assert!(began.elapsed() < LIMIT, "the place of a stream stays taken");
+        assert!(
+            began.elapsed() < LIMIT,
+            "the permit of a stream was not freed"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     honest.finish().await;

@@ -1,5 +1,5 @@
 //! Stages of more shards than a page or a window: lists are read page by page, leases and commits keep
-//! their size, and a stage that was done before is adopted whole.
+//! their size, and a stage that another run has done is adopted completely.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use capstan_proto::v1;
 use super::sandbox::Sandbox;
 
 const SHARDS: u64 = PAGE + 3;
-/// Shards that are not committed when the run is submitted: in both pages.
+/// Shards that are not committed when the run is submitted, on both pages.
 const OPEN: [u64; 3] = [7, PAGE - 1, PAGE + 1];
 
 fn pipeline() -> String {
@@ -64,7 +64,7 @@ fn commit(run: &str, stage: &str, shard: &ShardId, outputs: Outputs) -> Commit {
     }
 }
 
-/// Commits the shards of the first stage, but for some.
+/// Commits the shards of the first stage, except some.
 async fn commit_pairs(store: &Store, run: &str, without: &[u64]) {
     for ordinal in (0..SHARDS).filter(|ordinal| !without.contains(ordinal)) {
         let shard = ShardId::ordinal(ordinal as usize);
@@ -73,7 +73,7 @@ async fn commit_pairs(store: &Store, run: &str, without: &[u64]) {
     }
 }
 
-/// An overlay for each shard, whose object is there.
+/// Overlays of all shards, with an object in the store.
 async fn overlays(store: &Store, work: &BalanceWork) -> Outputs {
     let mut outputs = Outputs::default();
     let bytes = vec![b'x'; 100];
@@ -100,7 +100,7 @@ fn task(assignment: &v1::Assignment) -> Task {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stage_of_several_pages_goes_on_from_its_commits_and_is_adopted_whole() {
+async fn a_stage_of_several_pages_resumes_from_its_commits_and_is_adopted_completely() {
     let store = Store::memory();
     commit_pairs(&store, "first", &OPEN).await;
     let sandbox = Sandbox::start(store.clone(), "sqlite::memory:").await;
@@ -191,7 +191,7 @@ async fn a_stage_of_several_pages_goes_on_from_its_commits_and_is_adopted_whole(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_that_the_store_lost_are_made_again() {
+async fn commits_that_the_store_lost_are_executed_again() {
     let store = Store::memory();
     commit_pairs(&store, "r", &[]).await;
     let sandbox = Sandbox::start(store.clone(), "sqlite::memory:").await;
@@ -212,7 +212,7 @@ async fn commits_that_the_store_lost_are_made_again() {
         []
     );
 
-    // The version is published, so that its stage is done; before that its commits decide.
+    // Once the version is published, the stage is done. Until then its commits decide.
     let path = "datasets/pairs/versions/00000000000000000001.json";
     store.delete(path).await.unwrap();
     let lost = ShardId::ordinal(PAGE as usize);
@@ -226,7 +226,7 @@ async fn commits_that_the_store_lost_are_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ended_runs_are_pruned_and_the_store_keeps_what_they_made() {
+async fn ended_runs_are_pruned_and_the_store_keeps_their_outputs() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(super::sandbox::ONE_TASK, "r").await.unwrap();
     sandbox.play_out("r").await;

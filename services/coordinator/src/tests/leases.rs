@@ -1,4 +1,4 @@
-//! Leases over the wire: expiry, zombies, gangs, failures.
+//! Leases over gRPC: expiry, zombies, gangs, failures.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn is_ready(status: &v1::RunStatus) -> bool {
 }
 
 #[tokio::test]
-async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
+async fn an_expired_lease_is_leased_again_and_the_zombies_commit_counts() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let (mut zombie, mut second) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
@@ -31,7 +31,7 @@ async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
     assert!(epoch(&held) > epoch(&lost));
     assert_eq!(zombie.heartbeat(&lost).await, v1::LeaseStatus::Stale);
 
-    // The zombie is first all the same: its record stands, its answer is refused.
+    // The zombie commits first: its record is valid, although its report is rejected.
     zombie.commit(&lost).await;
     assert_eq!(
         zombie.complete(&lost).await.unwrap_err().code(),
@@ -50,7 +50,7 @@ async fn silence_ends_a_lease_and_the_zombies_commit_counts() {
 }
 
 #[tokio::test]
-async fn a_commit_without_an_answer_is_found() {
+async fn a_commit_without_a_report_is_found() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -60,7 +60,7 @@ async fn a_commit_without_an_answer_is_found() {
     sandbox
         .until("r", |status| status.state() == v1::RunState::Done)
         .await;
-    assert_eq!(sandbox.status("r").await.leased, 1, "nobody did it again");
+    assert_eq!(sandbox.status("r").await.leased, 1, "leased only once");
     sandbox.stop().await;
 }
 
@@ -71,7 +71,7 @@ async fn a_completion_leases_the_next_task_in_the_same_call() {
     sandbox.submit(&two_tasks, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     let first = worker.lease().await;
-    // Without a commit nothing is completed, so nothing is leased.
+    // Without a commit, the completion fails and no task is leased.
     let mut other = sandbox.worker("w2").await;
     let second = other.lease().await;
     let refused = other.complete_and_lease(&second).await.unwrap_err();
@@ -110,7 +110,7 @@ async fn completing_without_a_commit_fails_the_attempt() {
 }
 
 #[tokio::test]
-async fn a_worker_that_went_away_while_it_waited_loses_nothing() {
+async fn no_task_is_lost_when_a_waiting_worker_disconnects() {
     let sandbox = Sandbox::memory().await;
     let mut gone = sandbox.worker("w1").await;
     let waiting = tokio::spawn(async move { gone.poll(20_000).await });
@@ -118,8 +118,8 @@ async fn a_worker_that_went_away_while_it_waited_loses_nothing() {
     waiting.abort();
     let _ = waiting.await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
-    // Whether or not the task was granted to the one that is gone, it is there at once or after
-    // that lease has ended.
+    // If the task was granted to the disconnected worker, it is ready at once or after that lease has
+    // ended.
     let mut worker = sandbox.worker("w2").await;
     let assignment = match worker.poll(1_000).await {
         Some(assignment) => assignment,
@@ -138,21 +138,18 @@ async fn a_worker_that_went_away_while_it_waited_loses_nothing() {
 }
 
 #[tokio::test]
-async fn no_work_is_answered_when_the_wait_is_over() {
+async fn a_request_without_a_task_returns_after_its_wait() {
     let sandbox = Sandbox::memory().await;
     let mut worker = sandbox.worker("w1").await;
     assert!(worker.poll(10).await.is_none());
     sandbox.submit(GANG, "r").await.unwrap();
     let mut trainer = sandbox.trainer("t1").await;
-    assert!(
-        trainer.poll(300).await.is_none(),
-        "a trainer imports nothing"
-    );
+    assert!(trainer.poll(300).await.is_none(), "trainers get no import");
     sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gang_is_leased_together_and_meets_in_the_ring() {
+async fn a_gang_is_leased_together_and_joins_a_ring() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(GANG, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -163,7 +160,7 @@ async fn a_gang_is_leased_together_and_meets_in_the_ring() {
     let (mut one, mut two) = (sandbox.trainer("t1").await, sandbox.trainer("t2").await);
     assert!(
         one.poll(500).await.is_none(),
-        "one trainer is no gang of two"
+        "a gang of two needs two trainers"
     );
     let (first, second) = tokio::join!(one.lease(), two.lease());
     assert_eq!(rank(&first), 0);
@@ -178,7 +175,7 @@ async fn a_gang_is_leased_together_and_meets_in_the_ring() {
     assert_eq!(ours.secret.len(), 32);
     assert_eq!(ours.ring_epoch, theirs.ring_epoch);
 
-    // Rank 1 is lost: the attempt of both has failed, and the next ring is another one.
+    // Rank 1 is lost: the attempt of both ranks has failed, and the next ring has another epoch.
     two.fail(&second, v1::FailureKind::Transient).await.unwrap();
     assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Stale);
     assert_eq!(
@@ -217,14 +214,14 @@ async fn bad_input_ends_the_run_and_names_the_shard() {
     assert_eq!(status.stages[0].state(), v1::StageState::Failed);
     assert_eq!(status.stages[0].quarantined, ["all"]);
 
-    // The cause is mended: submitting again tries again.
+    // After the cause is fixed, submitting the run again retries the shard.
     assert!(sandbox.submit(ONE_TASK, "r").await.unwrap().resumed);
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn within_the_limit_later_stages_go_on_without_a_shard() {
+async fn within_the_limit_later_stages_continue_without_a_shard() {
     let sandbox = Sandbox::memory().await;
     let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
     sandbox.submit(&pipeline, "r").await.unwrap();
@@ -282,7 +279,7 @@ fn epoch(assignment: &v1::Assignment) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn a_lease_needs_the_token_of_its_grant_also_after_a_restart() {
+async fn a_lease_needs_its_token_also_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
     let mut sandbox = Sandbox::start(capstan_dataset::Store::memory(), &url).await;
@@ -297,7 +294,7 @@ async fn a_lease_needs_the_token_of_its_grant_also_after_a_restart() {
             sandbox = sandbox.restart().await;
         }
         let mut worker = sandbox.worker("w1").await;
-        // Another worker's name does not help either: the token is bound to it.
+        // Another worker's name does not help: the token is bound to the worker.
         let mut other = sandbox.worker("w2").await;
         let mut same = worker.clone();
         for (caller, assignment) in [
@@ -334,12 +331,12 @@ async fn a_lease_needs_the_token_of_its_grant_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_coordinator_that_stood_still_takes_no_lease_away() {
+async fn leases_survive_a_suspended_coordinator() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     let held = worker.lease().await;
-    // A stopped process or a paused machine: no look at the clock in between.
+    // The process was stopped or the machine paused: no beat in between.
     for _ in 0..5 {
         sandbox.clock.advance(PAST_LEASE * 4);
         sandbox.looks().await;
@@ -347,7 +344,7 @@ async fn a_coordinator_that_stood_still_takes_no_lease_away() {
     assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Keep);
     let task = sandbox.status("r").await.stages.remove(0);
     assert_eq!((task.leased, task.quarantined.len()), (1, 0));
-    // A worker that is gone is noticed all the same.
+    // A worker that sends no heartbeats afterwards still loses its lease.
     sandbox.pass(PAST_LEASE).await;
     sandbox.until("r", is_ready).await;
     assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Stale);

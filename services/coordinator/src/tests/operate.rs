@@ -1,4 +1,4 @@
-//! What operators and stopping workers ask for: leases given back, plans, shards tried again.
+//! Requests of operators and of stopping workers: released leases, plans, retried shards.
 
 use std::time::Duration;
 
@@ -13,26 +13,26 @@ use crate::convert::claim;
 use super::sandbox::{GANG, ONE_TASK, PIPELINE, Sandbox, TASKS};
 
 #[tokio::test]
-async fn a_lease_that_is_given_back_goes_to_another_at_once() {
+async fn a_released_lease_is_leased_again_immediately() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let (mut stops, mut other) = (sandbox.worker("w1").await, sandbox.worker("w2").await);
     let held = stops.lease().await;
     stops.release(&held).await.unwrap();
     let again = other.lease().await;
-    assert_eq!(again.attempt_number, 1, "it was not tried");
+    assert_eq!(again.attempt_number, 1, "no attempt was made");
     let stale = stops.release(&held).await.unwrap_err();
     assert_eq!(stale.code(), Code::FailedPrecondition);
     other.work(&again).await;
     sandbox
         .until("r", |status| status.state() == v1::RunState::Done)
         .await;
-    assert_eq!(sandbox.status("r").await.leased, 1, "and does not count");
+    assert_eq!(sandbox.status("r").await.leased, 1, "and is not counted");
     sandbox.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_rank_that_stops_gives_back_the_lease_of_the_gang() {
+async fn one_rank_that_stops_releases_the_lease_of_the_gang() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(GANG, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -54,7 +54,7 @@ fn stage<'a>(plan: &'a v1::PlanRunResponse, name: &str) -> &'a v1::StagePlan {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
+async fn a_plan_lists_the_open_tasks_and_starts_nothing() {
     let sandbox = Sandbox::memory().await;
     let plan = sandbox.plan(PIPELINE, "first").await.unwrap();
     assert_eq!((plan.run.as_str(), plan.exists), ("first", false));
@@ -64,7 +64,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
     assert_eq!(blip.kind, "train");
     assert_eq!(blip.reads, ["balanced", "words"]);
     let known: Vec<_> = plan.stages.iter().map(|s| s.tasks).collect();
-    // Crawls and what is done shard by shard are not known before.
+    // The tasks of crawls and of stages that read shard by shard are not known before.
     for (name, tasks) in order.iter().zip(known) {
         let alone = ["human", "balanced", "words", "blip", "figures"].contains(name);
         assert_eq!(tasks, alone.then_some(1), "{name}");
@@ -79,7 +79,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
 
     sandbox.submit(PIPELINE, "first").await.unwrap();
     sandbox.play_out("first").await;
-    sandbox.told("first").await;
+    sandbox.until_recorded("first").await;
     let plan = sandbox.plan(PIPELINE, "first").await.unwrap();
     assert!(plan.exists);
     let done: u64 = plan.stages.iter().map(|stage| stage.done).sum();
@@ -93,7 +93,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
     };
     assert_eq!(version.to_string(), "web@5");
 
-    // Another run: all but the import is adopted, as far as the import lets it be known.
+    // Another run: everything but the import is adopted, as far as the import allows to tell.
     let before = sandbox.store.list("").await.unwrap();
     let plan = sandbox.plan(PIPELINE, "second").await.unwrap();
     assert!(!plan.exists);
@@ -106,7 +106,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
     assert_eq!(
         stage(&plan, "words").done,
         0,
-        "it reads what is not there yet"
+        "its input does not exist yet"
     );
     assert_eq!(
         sandbox.store.list("").await.unwrap(),
@@ -120,7 +120,7 @@ async fn a_plan_tells_what_is_to_do_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_failed_run_tries_again_what_is_asked_for() {
+async fn a_failed_run_retries_the_selected_shards() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -143,7 +143,7 @@ async fn a_failed_run_tries_again_what_is_asked_for() {
         (v1::RunState::Running, 1)
     );
     let held = worker.lease().await;
-    assert_eq!(held.attempt_number, 1, "attempts are counted anew");
+    assert_eq!(held.attempt_number, 1, "attempts count from 0 again");
     worker.work(&held).await;
     sandbox
         .until("r", |status| status.state() == v1::RunState::Done)
@@ -158,7 +158,7 @@ async fn a_failed_run_tries_again_what_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_cancelled_run_goes_on_when_it_is_tried_again() {
+async fn a_retry_resumes_a_cancelled_run() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let cancel = v1::CancelRunRequest {
@@ -174,7 +174,7 @@ async fn a_cancelled_run_goes_on_when_it_is_tried_again() {
     sandbox.stop().await;
 }
 
-/// Works until a shard comes, and fails that for good.
+/// Executes tasks until this shard is leased, and fails it permanently.
 async fn fail_shard(worker: &mut super::sandbox::Worker, shard: &str) {
     loop {
         let held = worker.lease().await;
@@ -188,13 +188,13 @@ async fn fail_shard(worker: &mut super::sandbox::Worker, shard: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_shard_of_a_running_step_is_tried_again() {
+async fn a_shard_of_a_running_step_is_retried() {
     let sandbox = Sandbox::memory().await;
     let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
     sandbox.submit(&pipeline, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     fail_shard(&mut worker, "pages-0-00000").await;
-    // The other shard of the step is open: its step goes on.
+    // The other shard of the step is open, so the step is not over.
     let status = sandbox.status("r").await;
     assert_eq!(status.stages[0].quarantined, ["pages-0-00000"]);
     let retried = sandbox.retry("r", "crawl", "pages-0-00000").await.unwrap();
@@ -215,7 +215,7 @@ async fn a_shard_of_a_running_step_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_version_says_is_missing_stays_so() {
+async fn shards_that_are_missing_in_a_version_stay_missing() {
     let sandbox = Sandbox::memory().await;
     let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
     sandbox.submit(&pipeline, "r").await.unwrap();
@@ -232,7 +232,7 @@ async fn what_a_version_says_is_missing_stays_so() {
         run: "r".to_owned(),
     };
     sandbox.client().await.cancel_run(cancel).await.unwrap();
-    // Gone on with: later stages read what the version has, and the shard is not made any more.
+    // After a resubmission, later stages read the version, and the shard is not executed.
     sandbox.retry("r", "", "").await.unwrap();
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     let path = "runs/r/crawl/images-00001.commit.json";
@@ -244,13 +244,13 @@ async fn what_a_version_says_is_missing_stays_so() {
 }
 
 #[tokio::test]
-async fn a_shard_that_is_given_up_after_its_commit_stood_counts() {
+async fn a_commit_of_a_shard_that_was_given_up_counts() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     let held = worker.lease().await;
     worker.commit(&held).await;
-    // It never had the answer of the store, and gives up.
+    // The worker commits, misses the store's answer, and reports a failure.
     worker.fail(&held, v1::FailureKind::Fatal).await.unwrap();
     sandbox
         .until("r", |status| status.state() != v1::RunState::Running)
@@ -263,7 +263,7 @@ async fn a_shard_that_is_given_up_after_its_commit_stood_counts() {
 }
 
 #[tokio::test]
-async fn a_shard_that_is_tried_again_has_its_turn_beside_one_that_stays_given_up() {
+async fn a_retried_shard_is_executed_beside_one_that_stays_given_up() {
     let two = ONE_TASK.replace(
         r#"format = "coco_captions""#,
         "format = \"folder\"\nshards = 2",
@@ -272,7 +272,7 @@ async fn a_shard_that_is_tried_again_has_its_turn_beside_one_that_stays_given_up
     sandbox.submit(&two, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     let held = [worker.lease().await, worker.lease().await];
-    // Both at once, before the run ends of the first.
+    // Both fail before the run ends because of the first.
     let (inner, kind) = (&sandbox.handle.inner, FailureKind::BadInput);
     let now = inner.clock.now();
     let given_up = inner.change(|core| {
@@ -301,13 +301,13 @@ async fn a_shard_that_is_tried_again_has_its_turn_beside_one_that_stays_given_up
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shards_that_later_steps_were_built_without_count_as_missing() {
+async fn shards_that_later_steps_have_left_out_count_as_missing() {
     let sandbox = Sandbox::memory().await;
     let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
     sandbox.submit(&pipeline, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
     let failed = |status: &v1::RunStatus| status.state() == v1::RunState::Failed;
-    // The second wave is made without the first one's shard; one more is one too many.
+    // The second wave starts without a shard of the first. A second missing shard exceeds the limit.
     fail_shard(&mut worker, "pages-0-00001").await;
     fail_shard(&mut worker, "pages-1-00000").await;
     sandbox.until("r", failed).await;
@@ -321,7 +321,7 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
             true => sandbox.submit(&pipeline, "r").await.map(|_| 1),
             false => sandbox.retry("r", "", "").await.map(|r| r.shards),
         };
-        assert_eq!(shards.unwrap(), 1, "the other one is over");
+        assert_eq!(shards.unwrap(), 1, "the step of the other one is over");
         fail_shard(&mut worker, "pages-1-00000").await;
         let ended = sandbox.play_out("r").await;
         assert_eq!(ended.state(), v1::RunState::Failed);
@@ -343,7 +343,7 @@ async fn shards_that_later_steps_were_built_without_count_as_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_frontier_is_tried_again_with_the_pages_before_it() {
+async fn a_frontier_is_retried_together_with_the_pages_before_it() {
     let sandbox = Sandbox::memory().await;
     let pipeline = PIPELINE.replace("seed = 3", "seed = 3\nmax_quarantined = 1");
     sandbox.submit(&pipeline, "r").await.unwrap();
@@ -365,10 +365,10 @@ async fn a_frontier_is_tried_again_with_the_pages_before_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_no_run_that_nobody_drives() {
+async fn a_client_that_disconnects_leaves_no_run_without_a_driver() {
     let sandbox = Sandbox::memory().await;
     let pipeline = capstan_plan::Pipeline::from_toml(ONE_TASK, "one.toml").unwrap();
-    // Wherever submitting is broken off.
+    // Submitting is aborted at different points.
     let has_begun = || sandbox.handle.inner.core().unwrap().runs.len();
     for polls in 0.. {
         if has_begun() >= 20 {
@@ -383,7 +383,7 @@ async fn a_client_that_goes_away_leaves_no_run_that_nobody_drives() {
             tokio::task::yield_now().await;
         }
     }
-    // Every one of those that began has its task leased, and ends.
+    // Every run that started leases its task, and ends.
     let mut worker = sandbox.worker("w1").await;
     let begun: Vec<_> = {
         let core = sandbox.handle.inner.core().unwrap();
@@ -402,8 +402,8 @@ async fn a_client_that_goes_away_leaves_no_run_that_nobody_drives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_straggler_is_done_twice_and_committed_once() {
-    // Twelve shards, of which one is slow: a part each of an import in slices.
+async fn a_straggler_is_executed_twice_and_committed_once() {
+    // Twelve shards, one of them slow: each is a part of an import in slices.
     let slices = r#"
 name = "slices"
 [[stage]]
@@ -418,7 +418,7 @@ name = "kept"
 kind = "curate"
 from = "pairs"
 queries = ["ball"]
-# Nobody has it while the verdicts are asked for, so that the run has not ended.
+# No worker executes it meanwhile, so that the run does not end.
 [[stage]]
 name = "capped"
 kind = "balance"
@@ -439,7 +439,7 @@ cap = 10
         let assignment = worker.lease().await;
         worker.work(&assignment).await;
     }
-    assert!(worker.poll(300).await.is_none(), "not late yet");
+    assert!(worker.poll(300).await.is_none(), "it is not late yet");
     sandbox.pass(Duration::from_secs(10)).await;
     let twin = worker.lease().await;
     assert_eq!(

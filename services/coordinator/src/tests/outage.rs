@@ -24,7 +24,7 @@ use crate::{Error, Options};
 struct Flaky {
     inner: InMemory,
     failures: AtomicU32,
-    /// Fails with an error that is not transient.
+    /// Fails with a permanent error.
     is_damaged: bool,
 }
 
@@ -129,7 +129,7 @@ async fn sandbox(database: Arc<Flaky>, readiness: &Readiness) -> Sandbox {
     Sandbox::start_over(Store::memory(), ("memory", database), clock, options).await
 }
 
-/// Waits until the coordinator says that it cannot write.
+/// Waits until the coordinator is not ready.
 async fn until_it_fails(readiness: &Readiness) {
     let waits = async {
         while readiness.is_ready() {
@@ -138,11 +138,11 @@ async fn until_it_fails(readiness: &Readiness) {
     };
     tokio::time::timeout(Duration::from_secs(30), waits)
         .await
-        .expect("it says so");
+        .expect("it becomes unready");
 }
 
 #[tokio::test]
-async fn a_database_that_fails_keeps_the_batch_and_refuses_new_work_until_it_recovers() {
+async fn a_database_that_fails_keeps_the_batch_and_rejects_new_work_until_it_recovers() {
     let (database, readiness) = (Arc::new(Flaky::default()), Readiness::lasting());
     let sandbox = sandbox(database.clone(), &readiness).await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
@@ -170,7 +170,7 @@ async fn a_database_that_fails_keeps_the_batch_and_refuses_new_work_until_it_rec
     );
     assert!(
         !completing.is_finished(),
-        "nobody is told what is not written"
+        "events are sent only after the write"
     );
     assert_eq!(sandbox.status("r").await.state(), v1::RunState::Running);
 
@@ -187,7 +187,7 @@ async fn a_database_that_fails_keeps_the_batch_and_refuses_new_work_until_it_rec
 }
 
 #[tokio::test]
-async fn an_outage_of_many_leases_takes_none_away() {
+async fn leases_survive_an_outage_of_many_lease_periods() {
     let (database, readiness) = (Arc::new(Flaky::default()), Readiness::lasting());
     let sandbox = sandbox(database.clone(), &readiness).await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
@@ -196,7 +196,7 @@ async fn an_outage_of_many_leases_takes_none_away() {
     database.fail(2);
     let other = sandbox.submit(ONE_TASK, "other");
     sandbox.clock.advance(Duration::from_secs(600));
-    // Refused or waited for, as it comes before or after the first failure.
+    // Rejected or delayed, depending on whether it arrives before or after the first failure.
     let _ = other.await;
     sandbox.looks().await;
     assert_eq!(worker.heartbeat(&held).await, v1::LeaseStatus::Keep);
@@ -204,7 +204,7 @@ async fn an_outage_of_many_leases_takes_none_away() {
 }
 
 #[tokio::test]
-async fn a_damaged_database_stops_the_coordinator_with_its_reason() {
+async fn a_damaged_database_stops_the_coordinator_with_the_reason() {
     let database = Arc::new(Flaky {
         is_damaged: true,
         ..Flaky::default()

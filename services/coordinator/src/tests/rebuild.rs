@@ -1,4 +1,4 @@
-//! A database that is gone is made anew, and runs go on where they stood.
+//! A lost database is rebuilt, and runs resume.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn lose(folder: &Path) {
     }
 }
 
-/// Every commit of a run, without what differs from time to time.
+/// Every commit of a run, without the fields that differ between runs.
 async fn commits_of(store: &Store, run: &str) -> BTreeMap<(String, String), Commit> {
     let all = commits::of_run(store, &run.into()).await.unwrap();
     let keyed = all.into_iter().map(|commit| {
@@ -31,7 +31,7 @@ async fn commits_of(store: &Store, run: &str) -> BTreeMap<(String, String), Comm
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_goes_on_where_it_stood() {
+async fn a_run_resumes_after_a_rebuild() {
     let folder = tempfile::tempdir().unwrap();
     let url = database(folder.path());
     let sandbox = Sandbox::start(Store::memory(), &url).await;
@@ -41,7 +41,7 @@ async fn a_run_goes_on_where_it_stood() {
         let assignment = worker.lease().await;
         worker.work(&assignment).await;
     }
-    // Held when everything is lost, and committed without anybody to tell.
+    // Held when the database is lost, and committed while no coordinator is running.
     let held = worker.lease().await;
     let (store, _, _) = sandbox.stop().await;
     worker.commit(&held).await;
@@ -62,10 +62,10 @@ async fn a_run_goes_on_where_it_stood() {
     let after = commits_of(&store, "lost").await;
     assert_eq!(after.len() as u64, TASKS);
     for (key, commit) in before {
-        assert_eq!(after[&key], commit, "{key:?} was committed anew");
+        assert_eq!(after[&key], commit, "{key:?} was committed again");
     }
 
-    // An undisturbed run of the same pipeline makes the same.
+    // An undisturbed run of the same pipeline has the same outputs.
     let other = Sandbox::memory().await;
     other.submit(PIPELINE, "lost").await.unwrap();
     other.play_out("lost").await;
@@ -86,7 +86,7 @@ async fn a_run_goes_on_where_it_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn how_runs_ended_is_known_again() {
+async fn the_ends_of_runs_are_restored() {
     let folder = tempfile::tempdir().unwrap();
     let url = database(folder.path());
     let sandbox = Sandbox::start(Store::memory(), &url).await;
@@ -106,7 +106,7 @@ async fn how_runs_ended_is_known_again() {
         run: "cancelled".to_owned(),
     };
     sandbox.client().await.cancel_run(cancel).await.unwrap();
-    // Failed, and then tried again.
+    // This run fails, and is then retried.
     sandbox.submit(ONE_TASK, "again").await.unwrap();
     let held = worker.lease().await;
     worker.fail(&held, kind).await.unwrap();
@@ -114,27 +114,27 @@ async fn how_runs_ended_is_known_again() {
         .until("again", |status| status.state() == v1::RunState::Failed)
         .await;
     let store = sandbox.store.clone();
-    let told = async |run: &str| {
+    let recorded_state = async |run: &str| {
         let standing = runs::standing(&store, &run.into()).await.unwrap();
         standing.map(|standing| standing.state)
     };
-    // The store is told after watchers are.
+    // The store is updated after watchers are notified.
     for (run, state) in [
         ("done", runs::RunState::Done),
         ("failed", runs::RunState::Failed),
         ("cancelled", runs::RunState::Cancelled),
         ("again", runs::RunState::Failed),
     ] {
-        let is_told = async {
-            while told(run).await != Some(state) {
+        let is_recorded = async {
+            while recorded_state(run).await != Some(state) {
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
         };
         let patience = std::time::Duration::from_secs(30);
-        tokio::time::timeout(patience, is_told).await.unwrap();
+        tokio::time::timeout(patience, is_recorded).await.unwrap();
     }
     sandbox.retry("again", "", "").await.unwrap();
-    assert_eq!(told("again").await, Some(runs::RunState::Running));
+    assert_eq!(recorded_state("again").await, Some(runs::RunState::Running));
     sandbox.stop().await;
     lose(folder.path());
 

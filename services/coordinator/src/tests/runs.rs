@@ -1,4 +1,4 @@
-//! Submitting, cancelling, listing, and what is refused.
+//! Submitting, cancelling and listing runs, and rejected requests.
 
 use capstan_proto::v1;
 use tonic::Code;
@@ -6,7 +6,7 @@ use tonic::Code;
 use super::sandbox::{ONE_TASK, PIPELINE, Sandbox};
 
 #[tokio::test]
-async fn a_run_without_an_id_gets_the_same_one_each_time() {
+async fn a_run_without_an_id_gets_the_same_id_each_time() {
     let sandbox = Sandbox::memory().await;
     let first = sandbox.submit(ONE_TASK, "").await.unwrap();
     assert!(first.run.starts_with("one-"), "{}", first.run);
@@ -21,7 +21,7 @@ async fn a_run_without_an_id_gets_the_same_one_each_time() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_refused_in_one_line() {
+async fn unusable_requests_are_rejected_in_one_line() {
     let sandbox = Sandbox::memory().await;
     let wrong = ONE_TASK.replace("source = \"human\"", "source = 1");
     let refused = sandbox.submit(&wrong, "r").await.unwrap_err();
@@ -66,7 +66,7 @@ async fn what_cannot_be_used_is_refused_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_cancelled_run_tells_its_workers_and_can_be_resumed() {
+async fn workers_learn_that_a_run_is_cancelled_and_it_can_be_resumed() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -91,13 +91,13 @@ async fn a_cancelled_run_tells_its_workers_and_can_be_resumed() {
         worker.complete(&held).await.unwrap_err().code(),
         Code::FailedPrecondition
     );
-    assert!(worker.poll(300).await.is_none(), "its tasks are gone");
+    assert!(worker.poll(300).await.is_none(), "its tasks are removed");
 
     assert!(sandbox.submit(ONE_TASK, "r").await.unwrap().resumed);
     assert_eq!(
         worker.heartbeat(&held).await,
         v1::LeaseStatus::Stale,
-        "of an earlier time"
+        "a lease of the earlier submission"
     );
     assert_eq!(sandbox.play_out("r").await.state(), v1::RunState::Done);
     sandbox.stop().await;

@@ -1,5 +1,5 @@
-//! A coordinator on a free port, a clock that tests move, and workers that talk gRPC and commit
-//! through the store. What they write is little, but it is what the task asks for.
+//! A coordinator on a free port, a clock that tests advance, and workers that use gRPC and commit to
+//! the store. Their outputs are small, but complete for each task.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,7 @@ use tonic::transport::Channel;
 use crate::state::{Database, Sqlite};
 use crate::{Error, Handle, Options, config, serve};
 
-/// Longest that a test waits for anything.
+/// Time limit of every wait.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Every kind of stage, with two waves of pages and a gang of two.
@@ -85,7 +85,7 @@ model = "blip"
 retrieval = { from = "human" }
 "#;
 
-/// Tasks of [`PIPELINE`], as `outputs` makes them.
+/// Number of tasks of [`PIPELINE`] with the outputs of `outputs`.
 pub const TASKS: u64 = {
     let (frontiers, pages, image_frontier, images) = (3, 2 + 1, 1, 2);
     let crawl = frontiers + pages + image_frontier + images;
@@ -120,7 +120,7 @@ from = "human"
 queries = ["ball"]
 "#;
 
-/// A training alone cannot be: this one needs an import and a vocabulary.
+/// A training with its inputs: an import and a vocabulary.
 pub const GANG: &str = r#"
 name = "gang"
 [[stage]]
@@ -145,7 +145,7 @@ learning_rate = 0.1
 architecture = { family = "blip", image_size = 32, patch_size = 16, width = 8, heads = 1, vision_layers = 1, text_layers = 1, projection = 4, max_text_tokens = 8 }
 "#;
 
-/// A clock that stands until it is moved.
+/// A clock that stops until a test advances it.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     now: Mutex<Duration>,
@@ -167,7 +167,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// Settings of a coordinator that tests have patience for.
+/// Settings with short waits for tests.
 pub fn settings(database: &str) -> config::Coordinator {
     config::Coordinator {
         database: database.to_owned(),
@@ -178,7 +178,7 @@ pub fn settings(database: &str) -> config::Coordinator {
     }
 }
 
-/// A coordinator that can be stopped and started again over the same store and database.
+/// A coordinator that can be stopped, and started again over the same store and database.
 pub struct Sandbox {
     pub store: Store,
     pub clock: Arc<ManualClock>,
@@ -195,12 +195,12 @@ impl Sandbox {
         Self::start_with(store, database, clock, Options::default()).await
     }
 
-    /// In memory.
+    /// Over an in-memory store and database.
     pub async fn memory() -> Self {
         Self::start(Store::memory(), "sqlite::memory:").await
     }
 
-    /// In memory, reached as `options` say.
+    /// Over an in-memory store and database, with these options.
     pub async fn guarded(options: Options) -> Self {
         let clock = Arc::new(ManualClock::default());
         Self::start_with(Store::memory(), "sqlite::memory:", clock, options).await
@@ -257,13 +257,13 @@ impl Sandbox {
         (self.store, self.clock, self.database)
     }
 
-    /// Waits until it has stopped by itself; gives why.
+    /// Waits until the coordinator stops without a request, and returns the reason.
     pub async fn stopped(self) -> Result<(), Error> {
         let stopped = tokio::time::timeout(PATIENCE, self.server).await;
-        stopped.expect("it stops in time").unwrap()
+        stopped.expect("the coordinator stops in time").unwrap()
     }
 
-    /// Lets time pass for a coordinator that looks at the clock all the while.
+    /// Advances the clock in steps that are short enough not to look like a pause.
     pub async fn pass(&self, time: Duration) {
         const STEP: Duration = Duration::from_secs(5);
         let mut left = time;
@@ -275,12 +275,12 @@ impl Sandbox {
         }
     }
 
-    /// Waits until the coordinator has looked at the clock.
+    /// Waits until the coordinator has read the clock.
     pub async fn looks(&self) {
         let (started, now) = (Instant::now(), self.clock.now());
         while self.handle.inner.lock().looked_at() < now {
             self.handle.inner.pump.notify_one();
-            assert!(started.elapsed() < PATIENCE, "it never looked at the clock");
+            assert!(started.elapsed() < PATIENCE, "the clock was not read");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -352,7 +352,7 @@ impl Sandbox {
         }
     }
 
-    /// Workers and trainers that work until the run has ended; gives how it ended.
+    /// Runs workers and trainers until the run has ended. Returns its last event.
     pub async fn play_out(&self, run: &str) -> v1::RunEnded {
         let mut crew = tokio::task::JoinSet::new();
         for worker in [self.worker("w1").await, self.worker("w2").await] {
@@ -369,7 +369,7 @@ impl Sandbox {
         }
     }
 
-    /// Events of a run, from now on.
+    /// Events of a run from now on.
     pub async fn watch(&self, run: &str) -> tonic::Streaming<v1::Event> {
         let request = v1::WatchRequest {
             run: run.to_owned(),
@@ -382,7 +382,7 @@ impl Sandbox {
             .into_inner()
     }
 
-    /// Every event until the run has ended.
+    /// All events until the run has ended.
     pub async fn events(&self, run: &str) -> Vec<v1::Event> {
         rest(self.watch(run).await).await
     }
@@ -395,27 +395,27 @@ impl Sandbox {
         answer.into_inner().status.unwrap()
     }
 
-    /// Waits until the store was told that the run is done, which watchers hear first.
-    pub async fn told(&self, run: &str) {
+    /// Waits until the store has the end of the run, which watchers receive first.
+    pub async fn until_recorded(&self, run: &str) {
         let (started, id) = (Instant::now(), run.into());
         while !is_done(runs::standing(&self.store, &id).await.unwrap()) {
             assert!(
                 started.elapsed() < PATIENCE,
-                "the store was not told of {run}"
+                "the store has no end of {run}"
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Waits until the run is as `is_so` says.
-    pub async fn until(&self, run: &str, is_so: impl Fn(&v1::RunStatus) -> bool) {
+    /// Waits until the run satisfies `is_reached`.
+    pub async fn until(&self, run: &str, is_reached: impl Fn(&v1::RunStatus) -> bool) {
         let started = Instant::now();
         loop {
             let status = self.status(run).await;
-            if is_so(&status) {
+            if is_reached(&status) {
                 return;
             }
-            assert!(started.elapsed() < PATIENCE, "never so: {status:?}");
+            assert!(started.elapsed() < PATIENCE, "never reached: {status:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -425,7 +425,7 @@ fn is_done(standing: Option<runs::Standing>) -> bool {
     standing.is_some_and(|standing| standing.state == runs::RunState::Done)
 }
 
-/// What a stream still gives.
+/// The remaining events of a stream.
 pub async fn rest(mut stream: tonic::Streaming<v1::Event>) -> Vec<v1::Event> {
     let mut events = Vec::new();
     let read = async {
@@ -443,7 +443,7 @@ pub async fn rest(mut stream: tonic::Streaming<v1::Event>) -> Vec<v1::Event> {
 #[derive(Clone)]
 pub struct Worker {
     pub name: String,
-    /// The same for every worker of the name, unless a test changes it.
+    /// The session. Equal for every worker of the name, unless a test changes it.
     pub session: Vec<u8>,
     roles: Vec<i32>,
     pub client: CoordinatorClient<Channel>,
@@ -452,7 +452,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// One question for work that waits for at most `wait_ms`.
+    /// Requests a task once, and waits for at most `wait_ms`.
     pub async fn poll(&mut self, wait_ms: u64) -> Option<v1::Assignment> {
         self.ask(wait_ms).await.unwrap()
     }
@@ -460,7 +460,7 @@ impl Worker {
     pub async fn ask(&mut self, wait_ms: u64) -> Result<Option<v1::Assignment>, Status> {
         let request = self.lease_request(wait_ms);
         let answer = self.client.lease(request).await?.into_inner();
-        assert!(answer.assignments.len() <= 1, "more than asked for");
+        assert!(answer.assignments.len() <= 1, "more than one slot");
         Ok(answer.assignments.into_iter().next())
     }
 
@@ -477,14 +477,14 @@ impl Worker {
         }
     }
 
-    /// Asks until there is work.
+    /// Requests a task until there is one.
     pub async fn lease(&mut self) -> v1::Assignment {
         let started = Instant::now();
         loop {
             if let Some(assignment) = self.poll(1_000).await {
                 return assignment;
             }
-            assert!(started.elapsed() < PATIENCE, "no work for {}", self.name);
+            assert!(started.elapsed() < PATIENCE, "no task for {}", self.name);
         }
     }
 
@@ -522,7 +522,7 @@ impl Worker {
         Ok(self.client.complete(request).await?.into_inner().mine)
     }
 
-    /// Completes, and leases the next task in the same call.
+    /// Completes a lease, and leases the next task in the same call.
     pub async fn complete_and_lease(
         &mut self,
         assignment: &v1::Assignment,
@@ -578,7 +578,7 @@ impl Worker {
         Ok(self.ring.join_ring(request).await?.into_inner())
     }
 
-    /// Does the work of an assignment and commits it; does not tell the coordinator.
+    /// Executes an assignment and commits it, without a report to the coordinator.
     pub async fn commit(&self, assignment: &v1::Assignment) -> commits::Committed {
         let task: Task = serde_json::from_str(&assignment.task_json).unwrap();
         let lease = assignment.lease.clone().unwrap();
@@ -603,7 +603,7 @@ impl Worker {
         commits::commit(&self.store, &commit).await.unwrap()
     }
 
-    /// Takes one assignment to its end; ranks of a gang meet in the ring first.
+    /// Executes and reports an assignment. Ranks of a gang join their ring first.
     pub async fn work(&mut self, assignment: &v1::Assignment) {
         if assignment.world_size > 1 {
             let plan = self.join(assignment).await.unwrap();
@@ -613,10 +613,10 @@ impl Worker {
             self.commit(assignment).await;
             assert!(
                 self.complete(assignment).await.unwrap(),
-                "its own commit stands"
+                "the commit is its own"
             );
         } else {
-            // Rank 0 may have committed already.
+            // Rank 0 may have committed first.
             let _ = self.complete(assignment).await;
         }
     }
@@ -630,7 +630,7 @@ impl Worker {
     }
 }
 
-/// What a task asks for.
+/// The outputs of a task.
 pub async fn outputs(store: &Store, task: &Task) -> Outputs {
     let shard = task.shard.as_str();
     let mut outputs = Outputs::default();
@@ -746,7 +746,7 @@ fn image(name: &str) -> ImageLink {
     }
 }
 
-/// A pair whose time differs with every call: files differ, rows do not.
+/// A pair whose time differs with every call: the files differ, the rows do not.
 fn pair(shard: &str, row: u32) -> Pair {
     let url = format!("http://a.test/{shard}-{row}.png");
     let fetched = std::time::SystemTime::now()

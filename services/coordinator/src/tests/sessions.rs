@@ -1,4 +1,4 @@
-//! Names and sessions: who has a worker's name, and what becomes of its leases when it leaves.
+//! Names and sessions: which process has a worker's name, and what happens to its leases when it leaves.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use crate::Session;
 use crate::machine::Offer;
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// Periods of the sandbox's heartbeats.
+/// Heartbeat period of the sandbox.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const TAKEN: &str = "another process uses the worker name `w1`: give each worker and trainer a \
                      `name` of its own";
 
-/// Another process under the name of this worker.
+/// Another process with the name of this worker.
 fn namesake(worker: &Worker) -> Worker {
     let mut namesake = worker.clone();
     namesake.session = b"another process".to_vec();
@@ -31,7 +31,7 @@ async fn assert_refused(worker: &mut Worker) {
     );
 }
 
-/// Waits until so many requests wait for tasks.
+/// Waits until this many requests wait for tasks.
 async fn await_waiting(sandbox: &Sandbox, number: usize) {
     let began = Instant::now();
     let waiting = || {
@@ -46,17 +46,17 @@ async fn await_waiting(sandbox: &Sandbox, number: usize) {
 }
 
 #[tokio::test]
-async fn a_name_belongs_to_the_process_whose_request_waits() {
+async fn a_name_belongs_to_the_process_with_a_waiting_request() {
     let sandbox = Sandbox::memory().await;
     let worker = sandbox.worker("w1").await;
     let (mut first, mut second) = (worker.clone(), namesake(&worker));
     let waits = tokio::spawn(async move { first.poll(20_000).await });
     await_waiting(&sandbox, 1).await;
     assert_refused(&mut second).await;
-    // The same process may ask more than once at a time.
+    // The same process may send several requests at a time.
     assert_eq!(worker.clone().ask(0).await.unwrap(), None);
 
-    // The first process is gone, and its connection with it.
+    // The first process ends, and closes its connection.
     waits.abort();
     await_waiting(&sandbox, 0).await;
     assert_eq!(second.ask(0).await.unwrap(), None);
@@ -64,7 +64,7 @@ async fn a_name_belongs_to_the_process_whose_request_waits() {
 }
 
 #[tokio::test]
-async fn a_process_that_holds_a_lease_has_its_name_for_three_heartbeats() {
+async fn a_process_that_holds_a_lease_keeps_its_name_for_three_heartbeats() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut first = sandbox.worker("w1").await;
@@ -78,7 +78,7 @@ async fn a_process_that_holds_a_lease_has_its_name_for_three_heartbeats() {
     sandbox.pass(HEARTBEAT).await;
     assert_eq!(second.ask(0).await.unwrap(), None);
 
-    // The lease of the first process is still its own.
+    // The lease of the first process stays valid.
     assert_eq!(first.heartbeat(&held).await, v1::LeaseStatus::Keep);
     assert_eq!(second.ask(0).await.unwrap(), None);
     first.work(&held).await;
@@ -104,13 +104,13 @@ async fn a_heartbeat_binds_the_name_again_after_a_restart() {
     let again = second.lease().await;
     assert_eq!(
         again.attempt_number, 1,
-        "what was given back counts as untried"
+        "a released lease does not count as an attempt"
     );
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn a_lease_that_its_worker_never_received_goes_back_when_the_worker_leaves() {
+async fn a_lease_that_its_worker_never_received_is_released_when_the_worker_leaves() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(ONE_TASK, "r").await.unwrap();
     let mut first = sandbox.worker("w1").await;
@@ -125,7 +125,7 @@ async fn a_lease_that_its_worker_never_received_goes_back_when_the_worker_leaves
     let held = second.lease().await;
     assert_eq!(held.attempt_number, 1);
 
-    // A worker that leaves again, or late, takes nothing from another one.
+    // A second or late `Leave` does not affect another worker.
     first.leave().await.unwrap();
     assert_eq!(second.heartbeat(&held).await, v1::LeaseStatus::Keep);
     let nameless = v1::LeaveRequest {
@@ -139,7 +139,7 @@ async fn a_lease_that_its_worker_never_received_goes_back_when_the_worker_leaves
 }
 
 #[tokio::test]
-async fn the_requests_of_a_worker_that_leaves_wait_no_longer() {
+async fn requests_of_a_worker_that_leaves_stop_waiting() {
     let sandbox = Sandbox::memory().await;
     let mut worker = sandbox.worker("w1").await;
     let (mut one, mut other) = (worker.clone(), sandbox.worker("w2").await);
@@ -155,7 +155,7 @@ async fn the_requests_of_a_worker_that_leaves_wait_no_longer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rank_that_has_finished_may_leave_its_gang() {
+async fn a_finished_rank_may_leave_its_gang() {
     let sandbox = Sandbox::memory().await;
     sandbox.submit(GANG, "r").await.unwrap();
     let mut worker = sandbox.worker("w1").await;
@@ -169,7 +169,7 @@ async fn a_rank_that_has_finished_may_leave_its_gang() {
     two.leave().await.unwrap();
     assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Keep);
 
-    // A rank that has not finished takes the lease of the gang with it.
+    // If an unfinished rank leaves, the lease of the gang ends.
     one.leave().await.unwrap();
     assert_eq!(one.heartbeat(&first).await, v1::LeaseStatus::Stale);
     let (first, _) = tokio::join!(one.lease(), two.lease());
@@ -178,7 +178,7 @@ async fn a_rank_that_has_finished_may_leave_its_gang() {
 }
 
 #[tokio::test]
-async fn names_that_nobody_uses_are_forgotten() {
+async fn unused_names_are_forgotten() {
     let sandbox = Sandbox::memory().await;
     let mut worker = sandbox.worker("w1").await;
     let mut waiting = worker.clone();

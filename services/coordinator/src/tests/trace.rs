@@ -1,4 +1,4 @@
-//! One attempt in the logs of both sides.
+//! The trace of one attempt in the logs of the coordinator and of the worker.
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::sandbox::{ONE_TASK, Sandbox, outputs};
 
-/// What was logged.
+/// The log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -40,7 +40,7 @@ impl<'writer> MakeWriter<'writer> for Log {
 }
 
 impl Log {
-    /// The line of this text, as JSON; of this attempt where one is given.
+    /// The line with this message, as JSON. If `attempt` is given, only lines of that attempt count.
     fn line(&self, target: &str, message: &str, attempt: Option<&Value>) -> Value {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
@@ -53,7 +53,7 @@ impl Log {
     }
 }
 
-/// Does what the task asks for, and says so.
+/// Commits the output of the task, and logs it.
 struct Works(Store);
 
 #[tonic::async_trait]
@@ -71,8 +71,8 @@ impl Executor for Works {
 async fn an_attempt_has_one_trace_on_both_sides() {
     let log = Log::default();
     let subscriber = telemetry::json(EnvFilter::new("info"), log.clone());
-    // While there is one dispatcher, `tracing` asks that of the thread which comes to an event first
-    // whether anybody wants it: for other tests' threads, none, for good. A second one has it ask all.
+    // With a single dispatcher, `tracing` caches for good whether the thread that first reaches an event
+    // wants it. Threads of other tests do not. With a second dispatcher, it asks all of them.
     let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     let _logging = tracing::subscriber::set_default(subscriber);
     let sandbox = Sandbox::memory().await;
@@ -99,10 +99,10 @@ async fn an_attempt_has_one_trace_on_both_sides() {
         .await;
     stop.cancel();
     worker.await.unwrap().unwrap();
-    assert!(readiness.is_ready(), "it has heard of the coordinator");
+    assert!(readiness.is_ready(), "it reached the coordinator");
     sandbox.stop().await;
 
-    // A grant that could not be handed over came to nothing: the attempt that was worked on counts.
+    // A lease that could not be delivered does not count: use the attempt that was executed.
     let committed = log.line("capstan_lease", "committed", None)["span"].clone();
     let of = |target, message| {
         let line = log.line(target, message, Some(&committed["attempt"]));

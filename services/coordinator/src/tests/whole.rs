@@ -1,4 +1,4 @@
-//! Whole pipelines, run again, adopted, and gone on with after a restart.
+//! Complete pipelines: executed, submitted again, adopted, and resumed after a restart.
 
 use std::collections::BTreeSet;
 
@@ -47,16 +47,16 @@ async fn the_pipeline_runs_to_its_end(store: Store) {
     let output = Some(v1::stage_output::Output::Dataset(version));
     assert_eq!(crawl.output, Some(v1::StageOutput { output }));
 
-    // The same run again: nothing is left to do.
+    // Submit the same run again: every task is committed.
     assert!(sandbox.submit(PIPELINE, "first").await.unwrap().resumed);
     let ended = sandbox.play_out("first").await;
     assert_eq!((ended.state(), ended.leased), (v1::RunState::Done, 0));
     assert!(
         versions::resolve(&sandbox.store, "web@6").await.is_err(),
-        "no version twice"
+        "no version is published twice"
     );
 
-    // Another run of the same recipes: only the import is done again.
+    // Another run with the same recipes executes only the import.
     sandbox.submit(PIPELINE, "second").await.unwrap();
     let ended = sandbox.play_out("second").await;
     assert_eq!((ended.state(), ended.leased), (v1::RunState::Done, 1));
@@ -79,7 +79,7 @@ async fn a_pipeline_runs_to_its_end_on_local_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adopted_overlays_fit_the_base_files_of_their_run() {
+async fn adopted_overlays_have_the_base_files_of_their_run() {
     let sandbox = Sandbox::memory().await;
     let mut bases = Vec::new();
     for (run, version, leased) in [("a", "human@2", 2), ("b", "human@4", 1)] {
@@ -99,15 +99,15 @@ async fn adopted_overlays_fit_the_base_files_of_their_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_tell_the_whole_story() {
+async fn events_report_every_step_of_a_run() {
     let sandbox = Sandbox::memory().await;
-    sandbox.submit(PIPELINE, "told").await.unwrap();
-    let mut stream = sandbox.watch("told").await;
+    sandbox.submit(PIPELINE, "r").await.unwrap();
+    let mut stream = sandbox.watch("r").await;
     let first = stream.message().await.unwrap().unwrap();
     let Some(What::Snapshot(snapshot)) = first.what else {
         panic!("{first:?}")
     };
-    let ended = sandbox.play_out("told").await;
+    let ended = sandbox.play_out("r").await;
     assert_eq!(ended.state(), v1::RunState::Done);
     let events = rest(stream).await;
     let mut committed = BTreeSet::new();
@@ -132,7 +132,7 @@ async fn events_tell_the_whole_story() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_coordinator_goes_on_and_keeps_leases() {
+async fn a_restarted_coordinator_resumes_runs_and_keeps_leases() {
     let folder = tempfile::tempdir().unwrap();
     let database = format!("sqlite:{}", folder.path().join("capstan.db").display());
     let sandbox = Sandbox::start(Store::memory(), &database).await;
@@ -149,26 +149,23 @@ async fn a_restarted_coordinator_goes_on_and_keeps_leases() {
     assert_eq!(
         worker.heartbeat(&held).await,
         v1::LeaseStatus::Keep,
-        "one full period"
+        "one lease period"
     );
     worker.commit(&held).await;
     assert!(worker.complete(&held).await.unwrap());
     let ended = sandbox.play_out("long").await;
     assert_eq!(ended.state(), v1::RunState::Done);
-    assert_eq!(
-        ended.leased, TASKS,
-        "nothing was leased twice, before and after"
-    );
+    assert_eq!(ended.leased, TASKS, "no task was leased twice");
     let crawl = &sandbox.status("long").await.stages[0];
     assert_eq!(
         crawl.adopted, 0,
-        "what was done before the restart is work too"
+        "tasks committed before the restart are not adopted"
     );
     sandbox.stop().await;
 }
 
 #[tokio::test]
-async fn it_says_that_it_is_healthy() {
+async fn the_health_service_reports_serving() {
     use tonic_health::pb::health_check_response::ServingStatus;
     let sandbox = Sandbox::memory().await;
     let channel = tonic::transport::Endpoint::from_shared(sandbox.address.clone()).unwrap();
@@ -185,7 +182,7 @@ async fn it_says_that_it_is_healthy() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_leaves_the_times_of_finished_stages_as_they_were() {
+async fn a_restart_keeps_the_times_of_finished_stages() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
     let sandbox = Sandbox::start(Store::memory(), &url).await;
@@ -201,7 +198,7 @@ async fn a_restart_leaves_the_times_of_finished_stages_as_they_were() {
 
     let sandbox = sandbox.restart().await;
     sandbox.pass(std::time::Duration::from_secs(60)).await;
-    // Whatever the driver finds, it has found once the second stage goes on.
+    // When the second stage continues, the driver has passed the first one.
     let ended = sandbox.play_out("r").await;
     assert_eq!(ended.state(), v1::RunState::Done);
     let after = sandbox.status("r").await.stages.remove(0);

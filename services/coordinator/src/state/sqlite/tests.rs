@@ -1,5 +1,5 @@
-//! The file of the database: held by one process, replaced whole, errors that name it; and readers
-//! beside the writer.
+//! The database file: locked by one process, replaced completely, named in errors. Readers run beside
+//! the writer.
 
 use capstan_plan::failure;
 
@@ -18,7 +18,7 @@ async fn submit(database: &Sqlite, view: RunView) {
 }
 
 #[tokio::test]
-async fn a_file_is_held_by_one_at_a_time() {
+async fn one_process_at_a_time_holds_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("capstan.db");
     let url = format!("sqlite:{}", file.display());
@@ -41,7 +41,7 @@ async fn a_file_is_held_by_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_database_is_replaced_whole_or_not_at_all() {
+async fn a_database_is_replaced_completely_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
     let database = Sqlite::open(&url).await.unwrap();
@@ -70,7 +70,7 @@ async fn a_database_is_replaced_whole_or_not_at_all() {
         assert_eq!(runs[0].run.as_str(), expected);
         database.close().await;
     }
-    // Whatever stands there.
+    // The old file may be damaged.
     std::fs::write(folder.path().join("capstan.db"), b"no database").unwrap();
     assert!(Sqlite::open(&url).await.is_err());
     Sqlite::replace(&url, fills).await.unwrap();
@@ -78,7 +78,7 @@ async fn a_database_is_replaced_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn a_folder_that_is_not_there_is_named() {
+async fn the_error_names_a_missing_folder() {
     let error = Sqlite::open("sqlite:/nowhere/at/all.db").await.unwrap_err();
     assert_eq!(
         failure::chain(&error),
@@ -88,7 +88,7 @@ async fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
-fn the_program_contains_every_file_of_the_migrations_folder() {
+fn the_program_includes_every_file_of_the_migrations_folder() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
     let mut files: Vec<(String, String)> = std::fs::read_dir(folder)
         .unwrap()
@@ -111,7 +111,7 @@ fn the_program_contains_every_file_of_the_migrations_folder() {
 }
 
 #[tokio::test]
-async fn shards_that_an_older_program_gave_up_stay_so() {
+async fn shards_that_an_older_program_gave_up_stay_given_up() {
     let pool = sqlx::sqlite::SqlitePoolOptions::new()
         .max_connections(1)
         .connect("sqlite::memory:")
@@ -146,7 +146,7 @@ async fn readers_do_not_wait_for_the_writer() {
         .await
         .unwrap();
     let run = database.run(&"r".into()).await.unwrap().unwrap();
-    assert_eq!(run.reason, "", "whole transactions only");
+    assert_eq!(run.reason, "", "only committed transactions are read");
     writing.commit().await.unwrap();
     let run = database.run(&"r".into()).await.unwrap().unwrap();
     assert_eq!(run.reason, "not yet committed");
@@ -154,7 +154,7 @@ async fn readers_do_not_wait_for_the_writer() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_transient_and_a_refused_statement_is_not() {
+async fn a_full_disk_is_transient_and_a_rejected_statement_is_not() {
     let database = Sqlite::open("sqlite::memory:").await.unwrap();
     let (pages,): (i64,) = sqlx::query_as("PRAGMA page_count")
         .fetch_one(&database.writer)
