@@ -32,7 +32,7 @@ pub(crate) fn expired(leases: usize) {
 }
 
 /// Counts a notice of the machine.
-pub(crate) fn noticed(notice: &Notice) {
+pub(crate) fn count_notice(notice: &Notice) {
     match notice {
         Notice::Ejected(_) => counter!(EJECTIONS).increment(1),
         Notice::Twin { .. } => counter!(TWINS).increment(1),

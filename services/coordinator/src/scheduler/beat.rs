@@ -1,11 +1,10 @@
-//! The beat: looks at the clock, grants, writes, and then tells whoever waits.
+//! The beat: reads the clock, grants leases, writes the batch, and answers the requests in it.
 //!
-//! One beat is one transaction. Requests that come while it writes are gathered for the next one,
-//! so the more they are, the more of them one transaction serves (group commit: DeWitt et al.,
-//! SIGMOD 1984).
+//! One beat is one transaction. Requests that arrive during a write form the next batch, so one
+//! transaction serves more requests under more load (group commit: DeWitt et al., SIGMOD 1984).
 //!
-//! A batch that the database rejects is kept and retried until it succeeds. Meanwhile leases are renewed,
-//! reports of workers are collected, and no new work is accepted or leased.
+//! A batch that the database rejects is kept and retried until it succeeds. Meanwhile leases are
+//! renewed, reports of workers are collected, and no new work is accepted or leased.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,29 +23,29 @@ use crate::error::Error;
 use crate::machine::{Claim, Grant, Key, Notice};
 use crate::{metrics, trace};
 
-/// Between two looks at the clock where nothing else happens.
+/// Longest pause between two beats.
 const TICK: Duration = Duration::from_millis(200);
 
 /// Longest pause between two attempts to write a batch.
 const WRITE_PAUSE: Duration = Duration::from_secs(5);
 
-/// Attempts to write the last batch of a coordinator that was told to stop.
+/// Number of attempts to write the last batch during shutdown.
 const LAST_WRITES: u32 = 3;
 
-/// Expired leases whose commits are asked for at the same time.
+/// Maximum number of expired leases whose commits are looked up concurrently.
 const IN_FLIGHT: usize = 16;
 
-/// What one beat found under the lock.
+/// The result of a beat's work under the lock.
 struct Found {
     batch: Batch,
     grants: Vec<Grant>,
-    /// Workers that are served, by the index that grants name.
+    /// The workers that get a grant, by the index of their offer.
     served: BTreeMap<usize, Waiting>,
     expired: Vec<Key>,
 }
 
 impl Inner {
-    /// Beats until the coordinator goes down; the last beat writes what is left.
+    /// Runs beats until the coordinator shuts down. The last beat writes the remaining changes.
     pub(super) async fn beats(self: Arc<Self>) {
         loop {
             let is_last = tokio::select! {
@@ -68,7 +67,7 @@ impl Inner {
         }
     }
 
-    /// From now on nothing is answered: what is changed after the last beat would be lost.
+    /// Rejects every further request: a change after the last beat would be lost.
     fn close(&self) {
         let mut core = self.lock();
         if matches!(core.gate, Gate::Open | Gate::Shut) {
@@ -86,7 +85,7 @@ impl Inner {
         } = self.find();
         if let Err(error) = self.write(&batch).await {
             for waiter in batch.waiters {
-                // Whoever asked may have gone away.
+                // The caller may have stopped waiting.
                 let _ = waiter.send(Err(error.clone()));
             }
             return expired;
@@ -106,8 +105,8 @@ impl Inner {
     /// Writes a batch. Retries while the database fails.
     ///
     /// # Errors
-    /// The coordinator stops: it is superseded, the database is damaged, or it was asked to stop while
-    /// the database fails. The next start reads the commits of the batch from the store.
+    /// The coordinator stops: it is superseded, the database is damaged, or a shutdown was requested
+    /// while the database fails. The next start reads the commits of the batch from the store.
     async fn write(&self, batch: &Batch) -> Result<(), Arc<crate::state::Error>> {
         let now = self.clock.unix_ms();
         let mut failures = 0;
@@ -116,7 +115,7 @@ impl Inner {
             let written = database.append(self.generation, &batch.ops, &batch.views, now);
             let error = match written.await {
                 Ok(()) => {
-                    self.go_on_writing();
+                    self.resume();
                     return Ok(());
                 }
                 Err(error) => Arc::new(error),
@@ -126,7 +125,7 @@ impl Inner {
                 database = self.settings.database,
                 error = failure::chain(&*error),
                 failures,
-                "the database cannot be written: no work begins until it can"
+                "the database cannot be written: no work is accepted or leased until it can"
             );
             if let crate::state::Error::Superseded { ours, newer } = *error {
                 self.step_down(ours, newer);
@@ -156,19 +155,19 @@ impl Inner {
         self.works.send_replace(false);
     }
 
-    fn go_on_writing(&self) {
+    fn resume(&self) {
         if self.lock().halted.take().is_some() {
-            tracing::info!("the database can be written again: work begins again");
+            tracing::info!("the database can be written again: work resumes");
             self.works.send_replace(true);
         }
     }
 
-    /// Everything of a beat that needs the lock.
+    /// The part of a beat that needs the lock.
     fn find(&self) -> Found {
         let now = self.clock.now();
         let mut core = self.lock();
         let core = &mut *core;
-        core.look(now, self.policy.lease);
+        core.check_for_pause(now, self.policy.lease);
         let (mut grants, mut served) = (Vec::new(), BTreeMap::new());
         let mut expired = Vec::new();
         if core.gate.check().is_ok() {
@@ -187,8 +186,8 @@ impl Inner {
         }
         core.absorb(self.clock.unix_ms());
         for notice in core.machine.take_notices() {
-            metrics::noticed(&notice);
-            show(&notice);
+            metrics::count_notice(&notice);
+            log(&notice);
         }
         let batch = core.take_batch();
         metrics::expired(expired.len());
@@ -208,7 +207,7 @@ impl Inner {
         fault::point("coordinator.after_lease");
         let keys: Vec<&Key> = grants.iter().map(|grant| &*grant.key).collect();
         let mut by_offer: BTreeMap<usize, Vec<v1::Assignment>> = BTreeMap::new();
-        let mut back: Vec<&Grant> = Vec::new();
+        let mut undelivered: Vec<&Grant> = Vec::new();
         match self.database.task_jsons(&keys).await {
             Ok(jsons) => {
                 for grant in grants {
@@ -217,30 +216,30 @@ impl Inner {
                             .entry(grant.offer)
                             .or_default()
                             .push(self.assignment(grant, &served, json.clone())),
-                        None => back.push(grant),
+                        None => undelivered.push(grant),
                     }
                 }
             }
             Err(error) => {
                 tracing::error!(error = failure::chain(&error), "tasks cannot be read");
-                back.extend(grants);
+                undelivered.extend(grants);
             }
         }
         for (offer, waiting) in served {
             let given = by_offer.remove(&offer).unwrap_or_default();
             if waiting.answer.send(given).is_err() {
-                back.extend(grants.iter().filter(|grant| grant.offer == offer));
+                undelivered.extend(grants.iter().filter(|grant| grant.offer == offer));
             }
         }
-        if back.is_empty() {
+        if undelivered.is_empty() {
             return;
         }
         let mut core = self.lock();
-        for grant in back {
+        for grant in undelivered {
             core.machine.undelivered(&grant.key, grant.lease_epoch);
         }
         drop(core);
-        // Written by the next beat; until then the attempts stand as leased, which is no harm.
+        // The next beat writes the change. Until then the attempts appear as leased, which is harmless.
         self.pump.notify_one();
     }
 
@@ -268,8 +267,8 @@ impl Inner {
         }
     }
 
-    /// A worker may have died between its commit and its answer: the commit record decides. Ends
-    /// with the coordinator; the next start looks again.
+    /// Looks up the commits of expired leases. A worker may have died between its commit and its
+    /// report, and the commit record is authoritative. Ends at shutdown; the next start repeats it.
     async fn look_for_commits(self: Arc<Self>, expired: Vec<Key>) {
         let looks = futures::stream::iter(expired).for_each_concurrent(IN_FLIGHT, |key| {
             let inner = self.clone();
@@ -281,16 +280,16 @@ impl Inner {
         self.shutdown.run_until_cancelled(looks).await;
     }
 
-    /// Asks the store for the commit of a task. One that stands counts, whoever made it.
+    /// Looks up the commit of a task in the store. A commit of any attempt counts.
     pub(crate) async fn find_commit(&self, key: &Key) {
         match commits::read(&self.store, &key.run, &key.stage, &key.shard).await {
             Ok(None) => {}
             Ok(Some(commit)) => {
                 let now = self.clock.now();
-                // A coordinator that goes down asks again at its next start.
+                // During shutdown the change fails; the next start reads the commit again.
                 let _ = self.change(|core| core.committed(key, commit, now)).await;
             }
-            // The next attempt will find out.
+            // The next attempt finds the commit.
             Err(error) => {
                 tracing::warn!(error = failure::chain(&error), task = %key, "commit cannot be read")
             }
@@ -298,7 +297,7 @@ impl Inner {
     }
 }
 
-/// Takes the workers that are granted something out of those that wait.
+/// Removes the workers that get a grant from the waiting ones, and returns them.
 fn take_served(waiting: &mut Vec<Waiting>, grants: &[Grant]) -> BTreeMap<usize, Waiting> {
     if grants.is_empty() {
         return BTreeMap::new();
@@ -318,7 +317,7 @@ fn take_served(waiting: &mut Vec<Waiting>, grants: &[Grant]) -> BTreeMap<usize, 
     served
 }
 
-/// The claim of the worker that is granted something.
+/// The claim of the worker that gets a grant.
 fn claim_of(grant: &Grant, waiting: &Waiting) -> Claim {
     Claim {
         key: (*grant.key).clone(),
@@ -328,19 +327,19 @@ fn claim_of(grant: &Grant, waiting: &Waiting) -> Claim {
     }
 }
 
-fn show(notice: &Notice) {
+fn log(notice: &Notice) {
     match notice {
         Notice::Ejected(ejected) => {
             tracing::warn!(
                 worker = %ejected.worker, shards = ejected.shards, seconds = ejected.period.as_secs(),
-                "worker fails shards that others do: it gets no leases for a while"
+                "worker fails shards that other workers complete: it gets no leases for a period"
             );
         }
         Notice::Twin { key, first, twin } => {
             let first = first.as_ref().map(ToString::to_string);
             tracing::info!(
                 task = %key, first = first.unwrap_or_default(), %twin,
-                "task takes far longer than its like: leased a second time"
+                "task takes far longer than others of its stage: leased a second time"
             );
         }
     }

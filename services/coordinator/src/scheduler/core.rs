@@ -45,8 +45,8 @@ pub(crate) struct Core {
     batch: Batch,
     /// Whether a batch is being written.
     is_writing: bool,
-    /// The time of the last call of [`Core::look`].
-    looked_at: Now,
+    /// The time of the last call of [`Core::check_for_pause`].
+    checked_at: Now,
     /// Number of events so far.
     pub(super) event_count: u64,
 }
@@ -170,7 +170,7 @@ impl Core {
             halted: None,
             batch: Batch::default(),
             is_writing: false,
-            looked_at: now,
+            checked_at: now,
             event_count: 0,
         }
     }
@@ -178,9 +178,9 @@ impl Core {
     /// Called by each beat. If the last call was longer ago than a third of `lease`, this process
     /// was suspended, its machine was paused, or it could not write. It received no heartbeats in
     /// that time, so every deadline is extended by it.
-    pub(crate) fn look(&mut self, now: Now, lease: Now) {
-        let gap = now.saturating_sub(self.looked_at);
-        self.looked_at = now;
+    pub(crate) fn check_for_pause(&mut self, now: Now, lease: Now) {
+        let gap = now.saturating_sub(self.checked_at);
+        self.checked_at = now;
         if gap > lease / 3 {
             tracing::warn!(
                 seconds = gap.as_secs_f64(),
@@ -191,10 +191,10 @@ impl Core {
         }
     }
 
-    /// The time of the last call of [`Core::look`].
+    /// The time of the last call of [`Core::check_for_pause`].
     #[cfg(test)]
-    pub(crate) fn looked_at(&self) -> Now {
-        self.looked_at
+    pub(crate) fn checked_at(&self) -> Now {
+        self.checked_at
     }
 
     /// Applies the changes of the machine to the views, the inboxes and the batch.
@@ -439,7 +439,7 @@ impl Core {
     }
 
     /// Updates the progress of a lease.
-    pub(crate) fn progress(
+    pub(crate) fn update_progress(
         &mut self,
         (run, stage, shard): (&RunId, &StageName, &ShardId),
         progress: UnitProgress,

@@ -1,4 +1,4 @@
-//! Leases as workers see them: waited for, renewed, completed, failed, given back.
+//! The lifecycle of leases for workers: request, renewal, completion, failure, release.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,25 +18,24 @@ use crate::error::Error;
 use crate::machine::{Claim, Key, Offer, Stale, attempt_id};
 use crate::view::UnitProgress;
 
-/// Workers that wait at most; more are refused, so that they ask again after a pause.
+/// Maximum number of waiting requests. Further ones are rejected, and workers retry after a pause.
 const WAITING: usize = 10_000;
 
-/// A worker's place among those that wait. Work that was handed to a worker which went away in
-/// the same moment goes back.
-struct Place {
+/// A waiting request of a worker. Dropping it releases tasks that were granted at the same moment.
+struct WaitingRequest {
     inner: Arc<Inner>,
     answer: oneshot::Receiver<Vec<v1::Assignment>>,
 }
 
-impl Place {
-    /// Leaves; gives what was handed over at the last moment.
+impl WaitingRequest {
+    /// Stops waiting. Returns tasks that were granted at the last moment.
     fn leave(&mut self) -> Vec<v1::Assignment> {
         self.answer.close();
         self.answer.try_recv().unwrap_or_default()
     }
 }
 
-impl Drop for Place {
+impl Drop for WaitingRequest {
     fn drop(&mut self) {
         let leases = self.leave().into_iter().filter_map(|given| given.lease);
         let claims: Vec<Claim> = leases
@@ -50,18 +49,18 @@ impl Drop for Place {
                 core.machine.undelivered(&claim.key, claim.lease_epoch);
             }
         }
-        // Written and handed to others by the next beat.
+        // The next beat writes the change and leases the tasks to others.
         self.inner.pump.notify_one();
     }
 }
 
 impl Handle {
-    /// Waits for work for at most `wait`; gives none where there was none.
+    /// Leases tasks, waiting for at most `wait`. Returns none if no task was ready.
     ///
-    /// - `session`: the process that asks. It gets the worker's name.
+    /// - `session`: the process that sent the request. It gets the worker's name.
     ///
     /// # Errors
-    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Busy`] where too many wait;
+    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Busy`]: too many requests wait;
     /// [`Error::NameTaken`]: another process uses the worker's name.
     pub async fn lease(
         &self,
@@ -69,27 +68,32 @@ impl Handle {
         session: Session,
         wait: Duration,
     ) -> Result<Vec<v1::Assignment>, Error> {
-        let mut place = {
+        let mut request = {
             let mut core = self.inner.core()?;
-            self.place(&mut core, offer, session)?
+            self.add_request(&mut core, offer, session)?
         };
         self.inner.pump.notify_one();
         tokio::select! {
             biased;
-            given = &mut place.answer => match given {
+            given = &mut request.answer => match given {
                 Ok(given) => Ok(given),
-                // Nobody answers any more, for the reason that the gate gives.
+                // The request was dropped, for the reason in the gate.
                 Err(_) => self.inner.core().map(|_| Vec::new()),
             },
-            () = tokio::time::sleep(wait) => Ok(place.leave()),
+            () = tokio::time::sleep(wait) => Ok(request.leave()),
         }
     }
 
-    /// Gives a worker a place among those that wait.
+    /// Adds a request to the waiting ones.
     ///
     /// # Errors
     /// [`Error::Busy`], [`Error::NameTaken`].
-    fn place(&self, core: &mut Core, offer: Offer, session: Session) -> Result<Place, Error> {
+    fn add_request(
+        &self,
+        core: &mut Core,
+        offer: Offer,
+        session: Session,
+    ) -> Result<WaitingRequest, Error> {
         if core.waiting.len() >= WAITING {
             core.waiting.retain(|waiting| !waiting.answer.is_closed());
         }
@@ -108,7 +112,7 @@ impl Handle {
             session,
             answer: sender,
         });
-        Ok(Place {
+        Ok(WaitingRequest {
             inner: self.inner.clone(),
             answer,
         })
@@ -119,7 +123,7 @@ impl Handle {
     /// - `session`: the process that holds them.
     ///
     /// # Errors
-    /// [`Error::Closing`], [`Error::Superseded`]; [`Error::Database`]: nothing was written.
+    /// [`Error::Closing`], [`Error::Superseded`].
     pub async fn heartbeat(
         &self,
         session: Session,
@@ -127,11 +131,11 @@ impl Handle {
     ) -> Result<Vec<v1::LeaseStatus>, Error> {
         let now = self.inner.clock.now();
         let unix_ms = self.inner.clock.unix_ms();
-        // Renewals are kept in memory: whoever starts anew gives every lease a full period.
+        // Renewals stay in memory: after a restart, every lease is valid for one lease period.
         let mut core = self.inner.core()?;
         let statuses = claims.into_iter().map(|(claim, progress)| match claim {
             Some(claim) => {
-                let status = beat(&mut core, &claim, progress, now, unix_ms);
+                let status = renew(&mut core, &claim, progress, now, unix_ms);
                 if status == v1::LeaseStatus::Keep {
                     let core = &mut *core;
                     core.sessions.hold(&core.machine, session, &claim, now);
@@ -143,9 +147,9 @@ impl Handle {
         Ok(statuses.collect())
     }
 
-    /// A process of a worker stops: its name is free, and what it still holds goes back. That is a
-    /// lease whose answer was on its way when the process gave up its request: it never learned of
-    /// the lease, so it cannot release it by itself.
+    /// Frees the name of a process that stops, and releases the leases that it still holds. The process
+    /// releases the leases that it knows. A lease remains if its response was on the way when the
+    /// process stopped waiting.
     ///
     /// # Errors
     /// [`Error::OtherSession`]: another process has the name. [`Error::Closing`],
@@ -153,42 +157,42 @@ impl Handle {
     pub async fn leave(&self, worker: WorkerId, session: Session) -> Result<(), Error> {
         let leave = |core: &mut Core| core.leave(&worker, session);
         let released = self.inner.change(leave).await??;
-        tracing::info!(%worker, released, "a worker left");
+        tracing::info!(%worker, released, "worker left");
         Ok(())
     }
 
-    /// The work of a lease is committed, or a rank that does not commit has done its part.
-    /// True where the commit record that stands is this attempt's.
+    /// Reports that the task of a lease is committed (rank 0), or that a rank has finished (other
+    /// ranks). Returns whether the commit record is this attempt's.
     ///
     /// # Errors
-    /// [`Error::Stale`]: the lease is not the caller's any more; a commit record counts all the
-    /// same. [`Error::NoCommit`]: there is none, the attempt has failed.
+    /// [`Error::Stale`]: the lease is no longer the caller's; a commit record counts nevertheless.
+    /// [`Error::NoCommit`]: there is no commit record; the attempt has failed.
     pub async fn complete(&self, claim: Claim) -> Result<bool, Error> {
         let (mine, ()) = self.complete_then(claim, |_| ()).await?;
         Ok(mine)
     }
 
     /// Completes a lease and leases the worker's next tasks, as [`Handle::complete`] and
-    /// [`Handle::lease`] without a wait do. One transaction writes both.
+    /// [`Handle::lease`] without a wait. One transaction writes both.
     ///
-    /// A worker that cannot have a place gets no task, and learns why by [`Handle::lease`].
+    /// If the next request is rejected, no task is leased. [`Handle::lease`] returns the reason.
     ///
     /// # Errors
-    /// Those of [`Handle::complete`]; nothing is leased then.
+    /// Those of [`Handle::complete`]: no task is leased.
     pub async fn complete_and_lease(
         &self,
         claim: Claim,
         offer: Offer,
         session: Session,
     ) -> Result<(bool, Vec<v1::Assignment>), Error> {
-        let place = |core: &mut Core| self.place(core, offer, session).ok();
-        let (mine, place) = self.complete_then(claim, place).await?;
-        // The beat that wrote the completion has served the place, if there was a task.
-        let given = place.map(|mut place| place.leave());
+        let request = |core: &mut Core| self.add_request(core, offer, session).ok();
+        let (mine, request) = self.complete_then(claim, request).await?;
+        // The beat that wrote the completion has served the request, if a task was ready.
+        let given = request.map(|mut request| request.leave());
         Ok((mine, given.unwrap_or_default()))
     }
 
-    /// Completes a lease; `then` happens in the same step where it succeeds.
+    /// Completes a lease, and calls `then` in the same change if that succeeds.
     async fn complete_then<T>(
         &self,
         claim: Claim,
@@ -222,7 +226,7 @@ impl Handle {
                 }
                 None if is_held => {
                     let message = "completed without a commit record";
-                    // It is held, so the failure counts.
+                    // The lease is held, so `fail` cannot return an error.
                     let kind = FailureKind::Transient;
                     let _ = core.machine.fail(&claim, kind, message, now);
                     Err(Error::NoCommit {
@@ -235,10 +239,10 @@ impl Handle {
         self.inner.change(decide).await?
     }
 
-    /// A worker that stops gives a lease back; the task waits for another at once.
+    /// Releases the lease of a worker that stops. The task is ready for another worker immediately.
     ///
     /// # Errors
-    /// [`Error::Stale`]: the lease is not the caller's any more.
+    /// [`Error::Stale`]: the lease is no longer the caller's.
     pub async fn release(&self, claim: Claim) -> Result<(), Error> {
         let release = |core: &mut Core| core.machine.release(&claim);
         let answer = self.inner.change(release).await?;
@@ -247,10 +251,10 @@ impl Handle {
         })
     }
 
-    /// An attempt failed. Gives where the task stands now.
+    /// Records a failed attempt. Returns the new state of the task.
     ///
     /// # Errors
-    /// [`Error::Stale`]: the lease is not the caller's any more, the failure does not count.
+    /// [`Error::Stale`]: the lease is no longer the caller's; the failure does not count.
     pub async fn fail(
         &self,
         claim: Claim,
@@ -273,7 +277,7 @@ impl Handle {
     }
 }
 
-fn beat(
+fn renew(
     core: &mut Core,
     claim: &Claim,
     progress: UnitProgress,
@@ -285,12 +289,12 @@ fn beat(
             let is_known = progress.waiting || !progress.unit.is_empty();
             if claim.rank == 0 && is_known {
                 let Key { run, stage, shard } = &claim.key;
-                core.progress((run, stage, shard), progress, unix_ms);
+                core.update_progress((run, stage, shard), progress, unix_ms);
             }
             v1::LeaseStatus::Keep
         }
         Err(Stale::Cancelled) => v1::LeaseStatus::Cancelled,
-        // The tasks of an ended run are forgotten.
+        // The tasks of an ended run are removed.
         Err(Stale::NotHeld) => match core.runs.get(&claim.key.run) {
             Some(active) if active.stop.is_cancelled() => v1::LeaseStatus::Cancelled,
             _ => v1::LeaseStatus::Stale,

@@ -278,7 +278,7 @@ impl Sandbox {
     /// Waits until the coordinator has read the clock.
     pub async fn looks(&self) {
         let (started, now) = (Instant::now(), self.clock.now());
-        while self.handle.inner.lock().looked_at() < now {
+        while self.handle.inner.lock().checked_at() < now {
             self.handle.inner.pump.notify_one();
             assert!(started.elapsed() < PATIENCE, "the clock was not read");
             tokio::time::sleep(Duration::from_millis(1)).await;
