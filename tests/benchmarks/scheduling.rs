@@ -9,8 +9,9 @@
 //! (`TMPDIR`); a million shards are two million objects.
 //!
 //! Load and bound alternate in short slices, so that what else the machine does meets both: in a slice
-//! of the bound the same workers make two empty calls and create one object per task. The cost above
-//! the bound is the coordinator's own.
+//! of the bound the same workers make one empty call per task, create two objects and read one, as a
+//! task does (its completion leases the next one, its commit and the pointer of its recipe are written,
+//! and the coordinator reads the commit). The cost above the bound is the coordinator's own.
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use capstan_dataset::{Store, commits, lists, versions};
+use capstan_dataset::{Store, commits, lists, recipes, versions};
 use capstan_plan::commit::{Commit, File, FileKind, Outputs};
 use capstan_plan::id::{AttemptId, Digest, LeaseEpoch, WorkerId};
 use capstan_plan::stage::BalanceWork;
@@ -37,6 +38,9 @@ use tonic::transport::{Channel, Endpoint};
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Slices of load, each with one of the bound beside it.
 const SLICES: u64 = 40;
+/// Size of a commit record of two files, and of the pointer of a recipe.
+const COMMIT_BYTES: usize = 1_400;
+const POINTER_BYTES: usize = 80;
 /// Base files that each worker says are cached.
 const CACHED: u64 = 1_000;
 
@@ -219,7 +223,7 @@ impl Spent {
 enum Slice {
     /// Lease, commit, complete.
     Load,
-    /// Two empty calls and an object.
+    /// An empty call and the objects of a task.
     Bound,
 }
 
@@ -370,6 +374,7 @@ impl Worker {
         let commit = commit(&self.store, &self.name, &lease, &task).await?;
         let began = Instant::now();
         commits::commit(&self.store, &commit).await?;
+        recipes::publish(&self.store, &commit).await?;
         self.spent.commit.note(began);
         let began = Instant::now();
         let request = v1::CompleteRequest {
@@ -377,25 +382,30 @@ impl Worker {
             lease: Some(lease),
             mine: true,
             next,
+            recipe_published: true,
         };
         let answer = self.client.complete(request).await?.into_inner();
         self.spent.complete.note(began);
         Ok(answer.next.and_then(|next| self.leased(next)))
     }
 
-    /// What a task costs if the coordinator does nothing.
+    /// The call and the objects of a task, without scheduling: a commit and a pointer are created, the
+    /// coordinator is called, and the commit is read as it would.
     async fn idle(&mut self) -> anyhow::Result<()> {
-        for _ in 0..2 {
-            let request = v1::HeartbeatRequest {
-                worker: self.name.clone(),
-                leases: Vec::new(),
-                session: Vec::new(),
-            };
-            self.client.heartbeat(request).await?;
-        }
         self.objects += 1;
         let path = format!("bound/{}-{}.json", self.name, self.objects);
-        self.store.create(&path, vec![b'x'; 1_400]).await?;
+        self.store.create(&path, vec![b'x'; COMMIT_BYTES]).await?;
+        let pointer = format!("{path}.pointer");
+        self.store
+            .create(&pointer, vec![b'x'; POINTER_BYTES])
+            .await?;
+        let request = v1::HeartbeatRequest {
+            worker: self.name.clone(),
+            leases: Vec::new(),
+            session: Vec::new(),
+        };
+        self.client.heartbeat(request).await?;
+        self.store.get(&path).await?;
         Ok(())
     }
 }

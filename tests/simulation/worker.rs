@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use capstan_coordinator::Session;
 use capstan_coordinator::machine::{Claim, Key, Offer};
 use capstan_coordinator::view::UnitProgress;
-use capstan_dataset::{Store, commits, versions};
+use capstan_coordinator::{Completion, Session};
+use capstan_dataset::{Store, commits, recipes, versions};
 use capstan_plan::FailureKind;
 use capstan_plan::commit::{Commit, File, FileKind, Outputs, Part};
 use capstan_plan::id::{Digest, LeaseEpoch, ModelDigest, WorkerId};
@@ -60,6 +60,8 @@ struct Held {
     assignment: v1::Assignment,
     /// When the last request was sent that the coordinator answered well.
     heard: Duration,
+    /// Whether the recipe points at the commit.
+    is_published: bool,
 }
 
 /// Lives until it is killed.
@@ -140,6 +142,7 @@ impl Worker {
             claim,
             assignment,
             heard: asked,
+            is_published: false,
         };
         self.attempt(held).await;
     }
@@ -164,12 +167,12 @@ impl Worker {
             // It dies with the work done and not committed, or committed and not told.
             draw if draw < 0.06 => return self.come_back().await,
             draw if draw < 0.08 && held.claim.rank == 0 => {
-                self.commit(&held).await;
+                self.commit(&mut held).await;
                 return self.come_back().await;
             }
             _ => {}
         }
-        if held.claim.rank == 0 && !self.commit(&held).await {
+        if held.claim.rank == 0 && !self.commit(&mut held).await {
             return self.fail(&held, FailureKind::Transient).await;
         }
         self.complete(&held).await;
@@ -237,7 +240,7 @@ impl Worker {
     }
 
     /// Commits; false where the store did not take it in time.
-    async fn commit(&mut self, held: &Held) -> bool {
+    async fn commit(&mut self, held: &mut Held) -> bool {
         let LeaseEpoch {
             generation,
             counter,
@@ -262,7 +265,10 @@ impl Worker {
         };
         let (store, began) = (self.world.store(), self.world.now());
         while self.world.now() - began < PATIENCE {
-            if commits::commit(&store, &commit).await.is_ok() {
+            if let Ok(committed) = commits::commit(&store, &commit).await {
+                if committed == commits::Committed::Mine {
+                    held.is_published = recipes::publish(&store, &commit).await.is_ok();
+                }
                 self.world
                     .note(format!("{} commits {}", self.life.name, held.claim.key));
                 return true;
@@ -276,17 +282,16 @@ impl Worker {
         let began = self.world.now();
         while self.world.now() - began < PATIENCE {
             let (asked, claim) = (self.world.now(), held.claim.clone());
-            let next = (!self.random.chance(0.1)).then(|| (self.offer(), self.session()));
-            let call = async move |handle: capstan_coordinator::Handle| match next {
-                Some((offer, session)) => {
-                    let answer = handle.complete_and_lease(claim, offer, session).await;
-                    answer.map(|(_, leased)| leased)
-                }
-                None => handle.complete(claim).await.map(|_| Vec::new()),
+            let completion = Completion {
+                claim,
+                recipe_published: held.is_published,
+                next: (!self.random.chance(0.1)).then(|| (self.offer(), self.session())),
             };
+            let call =
+                async move |handle: capstan_coordinator::Handle| handle.complete(completion).await;
             let cut = self.life.cut.clone();
             match self.world.request(&mut self.random, &cut, call).await {
-                Ok(leased) => {
+                Ok((_, leased)) => {
                     if held.claim.rank == 0 {
                         self.checks.told_complete(&self.world, &held.claim.key);
                     }

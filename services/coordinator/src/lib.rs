@@ -56,7 +56,7 @@ use crate::limits::{BySize, HEADERS_BYTES, LimitLayer};
 pub use access::Access;
 pub use error::Error;
 pub use rebuild::{Rebuilt, rebuild};
-pub use scheduler::{Handle, Retried, Session, Submitted};
+pub use scheduler::{Completion, Handle, Retried, Session, Submitted};
 
 /// Time limit for open connections to end during shutdown.
 const GRACE: Duration = Duration::from_secs(5);

@@ -49,6 +49,7 @@ use crate::ring::Rendezvous;
 use crate::state::{Database, Restored, Sqlite};
 use crate::token::Tokens;
 
+pub use leasing::Completion;
 pub(crate) use plan::{Survey, Surveyed};
 pub use retry::Retried;
 pub use runs::Submitted;

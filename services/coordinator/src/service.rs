@@ -22,7 +22,7 @@ use crate::connection::Connection;
 use crate::convert;
 use crate::error::Error;
 use crate::machine::{Claim, Offer};
-use crate::scheduler::{Handle, Session};
+use crate::scheduler::{Completion, Handle, Session};
 use crate::trace;
 use crate::view::UnitProgress;
 
@@ -115,6 +115,7 @@ impl Coordinator for Handle {
             .next
             .map(|next| self.lease_request(next, &extensions));
         let next = next.transpose()?;
+        let send_cached = next.as_ref().map(|next| next.send_cached);
         let claim = match self.claim(&request.worker, request.lease) {
             Err(Error::Token { key }) => {
                 // After `state rebuild` no earlier token is valid, but the commit counts.
@@ -123,29 +124,23 @@ impl Coordinator for Handle {
             }
             claim => claim?,
         };
-        let completed = async {
-            let (mine, next) = match next {
-                None => (self.complete(claim).await?, None),
-                Some(requested) => {
-                    let completed =
-                        self.complete_and_lease(claim, requested.offer, requested.session);
-                    let (mine, assignments) = completed.await?;
-                    let send_cached = requested.send_cached;
-                    let next = v1::LeaseResponse {
-                        assignments,
-                        send_cached,
-                    };
-                    (mine, Some(next))
-                }
-            };
-            tracing::info!(mine, "completed");
-            Ok::<_, Error>((mine, next))
+        let completion = Completion {
+            claim,
+            recipe_published: request.recipe_published,
+            next: next.map(|next| (next.offer, next.session)),
         };
-        let (mine, next) = completed.instrument(span).await?;
+        let completed = async {
+            let (mine, leased) = self.complete(completion).await?;
+            tracing::info!(mine, "completed");
+            Ok::<_, Error>((mine, leased))
+        };
+        let (mine, assignments) = completed.instrument(span).await?;
         let mut metadata = MetadataMap::new();
-        if let Some(next) = &next {
-            trace::append_to(&mut metadata, &next.assignments);
-        }
+        trace::append_to(&mut metadata, &assignments);
+        let next = send_cached.map(|send_cached| v1::LeaseResponse {
+            assignments,
+            send_cached,
+        });
         let answer = v1::CompleteResponse { mine, next };
         Ok(Response::from_parts(metadata, answer, Extensions::new()))
     }

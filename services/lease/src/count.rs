@@ -24,8 +24,8 @@ pub(crate) fn units(stage: &str, unit: &str) -> Counter {
 /// Counts an attempt that ended.
 pub(crate) fn ended(stage: &str, answer: &Outcome) {
     let outcome = match answer {
-        Outcome::Complete { mine: true } => "committed",
-        Outcome::Complete { mine: false } => "adopted",
+        Outcome::Complete(completion) if completion.mine => "committed",
+        Outcome::Complete(_) => "adopted",
         Outcome::Fail(_) => "failed",
         Outcome::Release => "released",
         Outcome::Lost => "lost",

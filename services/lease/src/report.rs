@@ -18,11 +18,20 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stopping worker tries to report; after that its lease expires.
 const STOPPING_LIMIT: Duration = Duration::from_secs(5);
 
+/// What is known of the commit record of a task that is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Completion {
+    /// Whether this attempt wrote it.
+    pub(crate) mine: bool,
+    /// Whether the recipe of the task points at it.
+    pub(crate) recipe_published: bool,
+}
+
 /// The outcome of an attempt, as it is reported for the lease.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
-    /// The commit record exists. `mine`: whether this attempt wrote it.
-    Complete { mine: bool },
+    /// The commit record exists.
+    Complete(Completion),
     /// The attempt failed.
     Fail(Failure),
     /// This worker cannot continue. The attempt does not count as a failure.
@@ -36,9 +45,9 @@ impl Outcome {
     ///
     /// A stopping worker releases what it could not finish. A failure that is caused by the task
     /// (its input or its data) is reported even then.
-    pub(crate) fn new(result: Result<bool, Failure>, control: &Control) -> Self {
+    pub(crate) fn new(result: Result<Completion, Failure>, control: &Control) -> Self {
         match result {
-            Ok(mine) => Self::Complete { mine },
+            Ok(completion) => Self::Complete(completion),
             Err(_) if control.is_lost() => Self::Lost,
             Err(_) if control.cancel.is_cancelled() => Self::Release,
             Err(failure) if control.stop.is_cancelled() => match failure.kind {
@@ -66,7 +75,7 @@ impl SlotContext {
                 warn!(kind = ?failure.kind, reason = failure.message, "attempt failed");
             }
             Outcome::Release => info!("lease is released unfinished"),
-            Outcome::Complete { .. } => {}
+            Outcome::Complete(_) => {}
         }
         let mut backoff = Backoff::new(FIRST_DELAY, LONGEST_DELAY);
         let began = Instant::now();
@@ -104,7 +113,7 @@ impl SlotContext {
         let mut client = self.client.clone();
         let (worker, lease) = (self.options.worker.to_string(), Some(lease.clone()));
         match outcome {
-            Outcome::Complete { mine } => {
+            Outcome::Complete(completion) => {
                 let requested_at = Instant::now();
                 let next = match self.shutdown.is_cancelled() {
                     true => None,
@@ -114,8 +123,9 @@ impl SlotContext {
                 let request = v1::CompleteRequest {
                     worker,
                     lease,
-                    mine: *mine,
+                    mine: completion.mine,
                     next,
+                    recipe_published: completion.recipe_published,
                 };
                 let answer = client.complete(traced(request, trace)).await?;
                 let (metadata, answer, _) = answer.into_parts();
@@ -155,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    fn failure(kind: FailureKind) -> Result<bool, Failure> {
+    fn failure(kind: FailureKind) -> Result<Completion, Failure> {
         Err(Failure {
             kind,
             message: "why".to_owned(),
@@ -190,7 +200,11 @@ mod tests {
         assert!(lost.cancel.is_cancelled());
         let outcome = Outcome::new(failure(FailureKind::BadInput), &lost);
         assert!(matches!(outcome, Outcome::Lost), "{outcome:?}");
-        let outcome = Outcome::new(Ok(true), &lost);
-        assert!(matches!(outcome, Outcome::Complete { mine: true }));
+        let completion = Completion {
+            mine: true,
+            recipe_published: true,
+        };
+        let outcome = Outcome::new(Ok(completion), &lost);
+        assert!(matches!(outcome, Outcome::Complete(reported) if reported == completion));
     }
 }

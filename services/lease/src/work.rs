@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use capstan_dataset::{commits, lists};
+use capstan_dataset::{commits, lists, recipes};
 use capstan_plan::FailureKind;
 use capstan_plan::commit::Commit;
 use capstan_plan::failure;
@@ -17,7 +17,7 @@ use tracing::{Instrument, info, warn};
 use crate::assignment::{Assignment, Control, Done, Failure};
 use crate::count;
 use crate::heartbeat::Terms;
-use crate::report::Outcome;
+use crate::report::{Completion, Outcome};
 use crate::serve::{Leased, SlotContext};
 
 /// How long a cancelled computation may take to end; after that it is dropped.
@@ -111,7 +111,7 @@ impl SlotContext {
         &self,
         assignment: Assignment,
         control: &Control,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Completion, Failure> {
         let (executor, given, held) = (self.executor.clone(), assignment.clone(), control.clone());
         let work = async move { executor.execute(given, held).await };
         let mut executed = tokio::spawn(work.in_current_span());
@@ -132,13 +132,17 @@ impl SlotContext {
             return Err(stopped());
         }
         match done {
-            None => Ok(true),
+            // A rank that does not commit has done its part.
+            None => Ok(Completion {
+                mine: true,
+                recipe_published: false,
+            }),
             Some(done) => self.commit(&assignment, done).await,
         }
     }
 
-    /// Creates the commit record. Returns whether this attempt wrote it.
-    async fn commit(&self, assignment: &Assignment, done: Done) -> Result<bool, Failure> {
+    /// Creates the commit record, and points the task's recipe at it.
+    async fn commit(&self, assignment: &Assignment, done: Done) -> Result<Completion, Failure> {
         let task = &assignment.task;
         let outputs = lists::bounded(&self.store, done.outputs).await;
         let outputs = outputs.map_err(|error| Failure::new(error.kind(), &error))?;
@@ -172,11 +176,32 @@ impl SlotContext {
         }
         let elapsed_ms = (commit.wall_seconds * 1e3) as u64;
         info!(mine, elapsed_ms, "committed");
-        Ok(mine)
+        let recipe_published = mine && self.publish_recipe(&commit).await;
+        Ok(Completion {
+            mine,
+            recipe_published,
+        })
+    }
+
+    /// Points the recipe of a commit at it. Returns false if that fails: the coordinator tries again, and
+    /// the commit stands.
+    async fn publish_recipe(&self, commit: &Commit) -> bool {
+        match recipes::publish(&self.store, commit).await {
+            Ok(()) => true,
+            Err(error) => {
+                let error = failure::chain(&error);
+                warn!(error, "the recipe was not published");
+                false
+            }
+        }
     }
 
     /// Whether the store caused a failure. If it is unavailable, the failure is not the task's.
-    async fn probe_store(&self, result: &Result<bool, Failure>, control: &Control) -> StoreState {
+    async fn probe_store(
+        &self,
+        result: &Result<Completion, Failure>,
+        control: &Control,
+    ) -> StoreState {
         let may_be = matches!(result, Err(failure) if failure.kind == FailureKind::Transient);
         if !may_be || control.stop.is_cancelled() || control.cancel.is_cancelled() {
             return StoreState::Available;

@@ -287,7 +287,9 @@ impl Inner {
             Ok(Some(commit)) => {
                 let now = self.clock.now();
                 // During shutdown the change fails; the next start reads the commit again.
-                let _ = self.change(|core| core.committed(key, commit, now)).await;
+                let _ = self
+                    .change(|core| core.committed(key, commit, false, now))
+                    .await;
             }
             // The next attempt finds the commit.
             Err(error) => {

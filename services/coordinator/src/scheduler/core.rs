@@ -109,7 +109,12 @@ pub(crate) struct Active {
 #[derive(Debug)]
 pub(super) enum Note {
     /// The commit record is valid.
-    Committed(Box<Commit>),
+    Committed {
+        stage: StageName,
+        shard: ShardId,
+        /// The commit, if its recipe does not point at it yet.
+        unpublished: Option<Box<Commit>>,
+    },
     /// It was given up. The machine has the reason.
     GivenUp { stage: StageName, shard: ShardId },
     /// It was given up and is retried.
@@ -224,13 +229,26 @@ impl Core {
 
     /// Records a commit record that was read from the store. It decides the state of the task.
     /// Returns whether the task is committed now.
-    pub(crate) fn committed(&mut self, key: &Key, commit: Commit, now: Now) -> bool {
+    ///
+    /// - `recipe_published`: whether its recipe points at it.
+    pub(crate) fn committed(
+        &mut self,
+        key: &Key,
+        commit: Commit,
+        recipe_published: bool,
+        now: Now,
+    ) -> bool {
         let was = self.machine.task(key).map(|task| task.state.is_final());
         let is_committed = self.machine.committed(key, commit.lease_epoch, now);
         if is_committed && was == Some(false) {
-            self.add_commits(&key.run, &key.stage, vec![commit.clone()]);
+            let unpublished = (!recipe_published).then(|| Box::new(commit.clone()));
+            self.add_commits(&key.run, &key.stage, vec![commit]);
             if let Some(active) = self.runs.get_mut(&key.run) {
-                active.note(Note::Committed(Box::new(commit)));
+                active.note(Note::Committed {
+                    stage: key.stage.clone(),
+                    shard: key.shard.clone(),
+                    unpublished,
+                });
             }
         }
         is_committed
@@ -249,7 +267,7 @@ impl Core {
         }
         // The driver must process the retry before the commit.
         self.absorb(now_unix_ms);
-        self.committed(key, commit, now)
+        self.committed(key, commit, false, now)
     }
 
     /// Adds commits to the batch.

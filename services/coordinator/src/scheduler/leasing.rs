@@ -54,6 +54,16 @@ impl Drop for WaitingRequest {
     }
 }
 
+/// A task that is complete.
+pub struct Completion {
+    /// The lease.
+    pub claim: Claim,
+    /// Whether the recipe of the task points at the commit. Otherwise the coordinator publishes it.
+    pub recipe_published: bool,
+    /// The request for the worker's next tasks.
+    pub next: Option<(Offer, Session)>,
+}
+
 impl Handle {
     /// Leases tasks, waiting for at most `wait`. Returns none if no task was ready.
     ///
@@ -167,47 +177,33 @@ impl Handle {
     /// # Errors
     /// [`Error::Stale`]: the lease is no longer the caller's; a commit record counts nevertheless.
     /// [`Error::NoCommit`]: there is no commit record; the attempt has failed.
-    pub async fn complete(&self, claim: Claim) -> Result<bool, Error> {
-        let (mine, ()) = self.complete_then(claim, |_| ()).await?;
-        Ok(mine)
-    }
-
-    /// Completes a lease and leases the worker's next tasks, as [`Handle::complete`] and
-    /// [`Handle::lease`] without a wait. One transaction writes both.
     ///
-    /// If the next request is rejected, no task is leased. [`Handle::lease`] returns the reason.
-    ///
-    /// # Errors
-    /// Those of [`Handle::complete`]: no task is leased.
-    pub async fn complete_and_lease(
+    /// With `next`, it leases the worker's next tasks too, as [`Handle::lease`] without a wait: one
+    /// transaction writes both. If the next request is rejected, no task is leased, and
+    /// [`Handle::lease`] returns the reason.
+    pub async fn complete(
         &self,
-        claim: Claim,
-        offer: Offer,
-        session: Session,
+        completion: Completion,
     ) -> Result<(bool, Vec<v1::Assignment>), Error> {
-        let request = |core: &mut Core| self.add_request(core, offer, session).ok();
-        let (mine, request) = self.complete_then(claim, request).await?;
-        // The beat that wrote the completion has served the request, if a task was ready.
-        let given = request.map(|mut request| request.leave());
-        Ok((mine, given.unwrap_or_default()))
-    }
-
-    /// Completes a lease, and calls `then` in the same change if that succeeds.
-    async fn complete_then<T>(
-        &self,
-        claim: Claim,
-        then: impl FnOnce(&mut Core) -> T,
-    ) -> Result<(bool, T), Error> {
+        let Completion {
+            claim,
+            recipe_published,
+            next,
+        } = completion;
+        let add_request = |core: &mut Core| {
+            let (offer, session) = next?;
+            self.add_request(core, offer, session).ok()
+        };
         let stale = || Error::Stale {
             key: claim.key.clone(),
         };
         if claim.rank > 0 {
             let finish = |core: &mut Core| {
                 let finished = core.machine.rank_finished(&claim);
-                finished.map(|()| (false, then(core)))
+                finished.map(|()| add_request(core))
             };
-            let answer = self.inner.change(finish).await?;
-            return answer.map_err(|_| stale());
+            let request = self.inner.change(finish).await?.map_err(|_| stale())?;
+            return Ok((false, leased(request)));
         }
         let Key { run, stage, shard } = &claim.key;
         let commit = commits::read(&self.inner.store, run, stage, shard).await?;
@@ -218,9 +214,9 @@ impl Handle {
             match commit {
                 Some(commit) => {
                     let mine = commit.attempt == attempt_id(claim.lease_epoch);
-                    core.committed(&claim.key, commit, now);
+                    core.committed(&claim.key, commit, recipe_published && mine, now);
                     match is_held {
-                        true => Ok((mine, then(core))),
+                        true => Ok((mine, add_request(core))),
                         false => Err(stale()),
                     }
                 }
@@ -236,7 +232,8 @@ impl Handle {
                 None => Err(stale()),
             }
         };
-        self.inner.change(decide).await?
+        let (mine, request) = self.inner.change(decide).await??;
+        Ok((mine, leased(request)))
     }
 
     /// Releases the lease of a worker that stops. The task is ready for another worker immediately.
@@ -275,6 +272,14 @@ impl Handle {
             _ => Err(Error::Stale { key: claim.key }),
         }
     }
+}
+
+/// The tasks that were leased to a request, once the change that added it is written: the beat that
+/// wrote it has served the request if a task was ready.
+fn leased(request: Option<WaitingRequest>) -> Vec<v1::Assignment> {
+    request
+        .map(|mut request| request.leave())
+        .unwrap_or_default()
 }
 
 fn renew(

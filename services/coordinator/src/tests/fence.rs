@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use super::sandbox::{ManualClock, ONE_TASK, Sandbox, settings};
+use crate::Completion;
 use crate::scheduler::core::Gate;
 use crate::state::{self, Database, Known, Sqlite};
 use crate::{Error, Handle, generation, rebuild};
@@ -189,7 +190,12 @@ async fn a_superseded_coordinator_stops_with_the_reason() {
     };
     assert_eq!((ours, theirs), (1, 2));
     let claim = crate::convert::claim("w1", held.lease).unwrap();
-    let refused = handle.complete(claim).await.unwrap_err();
+    let completion = Completion {
+        claim,
+        recipe_published: false,
+        next: None,
+    };
+    let refused = handle.complete(completion).await.unwrap_err();
     assert_eq!(tonic::Status::from(refused).code(), Code::Unavailable);
     assert!(
         newer.0.run(&"r".into()).await.is_ok(),

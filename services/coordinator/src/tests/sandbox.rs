@@ -518,6 +518,7 @@ impl Worker {
             lease: assignment.lease.clone(),
             mine: true,
             next: None,
+            recipe_published: false,
         };
         Ok(self.client.complete(request).await?.into_inner().mine)
     }
@@ -532,6 +533,7 @@ impl Worker {
             lease: assignment.lease.clone(),
             mine: true,
             next: Some(self.lease_request(0)),
+            recipe_published: false,
         };
         let next = self.client.complete(request).await?.into_inner().next;
         Ok(next.unwrap().assignments.into_iter().next())

@@ -18,17 +18,22 @@ impl Driver {
         };
         for note in notes.unwrap_or_default() {
             let stage = match &note {
-                Note::Committed(commit) => &commit.stage,
-                Note::GivenUp { stage, .. } | Note::Retried { stage, .. } => stage,
+                Note::Committed { stage, .. }
+                | Note::GivenUp { stage, .. }
+                | Note::Retried { stage, .. } => stage,
             };
             if self.outputs.contains_key(stage) {
                 continue;
             }
             let progress = self.stages.entry(stage.clone()).or_default();
             match note {
-                Note::Committed(commit) => {
-                    progress.mark_committed(&commit.shard);
-                    progress.unpublished.push(*commit);
+                Note::Committed {
+                    shard, unpublished, ..
+                } => {
+                    progress.mark_committed(&shard);
+                    progress
+                        .unpublished
+                        .extend(unpublished.map(|commit| *commit));
                 }
                 Note::GivenUp { shard, .. } => {
                     progress.mark_final(&shard);
@@ -45,7 +50,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Publishes recipes for new commits, so that other runs can adopt them.
+    /// Publishes the recipes of new commits, so that other runs can adopt them. Workers publish those of
+    /// the commits that they report.
     pub(super) async fn publish_recipes(&mut self, stage: &StageName) -> Result<(), Error> {
         let Some(progress) = self.stages.get_mut(stage) else {
             return Ok(());
