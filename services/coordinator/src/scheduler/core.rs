@@ -108,7 +108,7 @@ pub(crate) struct Active {
 /// A change of a task that the driver of its run must process.
 #[derive(Debug)]
 pub(super) enum Note {
-    /// The commit record is valid.
+    /// The task is committed.
     Committed(Box<Commit>),
     /// It was given up. The machine has the reason.
     GivenUp { stage: StageName, shard: ShardId },
@@ -198,7 +198,7 @@ impl Core {
     }
 
     /// Applies the changes of the machine to the views, the inboxes and the batch.
-    pub(crate) fn absorb(&mut self, now_unix_ms: i64) {
+    pub(crate) fn apply_changes(&mut self, now_unix_ms: i64) {
         for change in self.machine.take_changes() {
             crate::metrics::count(&change);
             let key = &change.key;
@@ -248,7 +248,7 @@ impl Core {
             return false;
         }
         // The driver must process the retry before the commit.
-        self.absorb(now_unix_ms);
+        self.apply_changes(now_unix_ms);
         self.committed(key, commit, now)
     }
 
@@ -471,7 +471,7 @@ impl Core {
             return false;
         }
         self.machine.cancel(run);
-        self.absorb(now_unix_ms);
+        self.apply_changes(now_unix_ms);
         let Some(active) = self.runs.get_mut(run) else {
             return false;
         };
