@@ -252,7 +252,7 @@ impl Inner {
         let (answer, written) = {
             let mut core = self.core()?;
             let answer = change(&mut core);
-            core.absorb(self.clock.unix_ms());
+            core.apply_changes(self.clock.unix_ms());
             (answer, core.written())
         };
         let Some(written) = written else {

@@ -184,7 +184,7 @@ impl Inner {
                     .hold(&core.machine, waiting.session, &claim, now);
             }
         }
-        core.absorb(self.clock.unix_ms());
+        core.apply_changes(self.clock.unix_ms());
         for notice in core.machine.take_notices() {
             metrics::count_notice(&notice);
             log(&notice);
@@ -270,14 +270,14 @@ impl Inner {
     /// Looks up the commits of expired leases. A worker may have died between its commit and its
     /// report, and the commit record is authoritative. Ends at shutdown; the next start repeats it.
     async fn look_for_commits(self: Arc<Self>, expired: Vec<Key>) {
-        let looks = futures::stream::iter(expired).for_each_concurrent(IN_FLIGHT, |key| {
+        let lookups = futures::stream::iter(expired).for_each_concurrent(IN_FLIGHT, |key| {
             let inner = self.clone();
             async move {
                 tracing::warn!(task = %key, "lease expired");
                 inner.find_commit(&key).await;
             }
         });
-        self.shutdown.run_until_cancelled(looks).await;
+        self.shutdown.run_until_cancelled(lookups).await;
     }
 
     /// Looks up the commit of a task in the store. A commit of any attempt counts.

@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// Applies the changes of the machine to the views, the inboxes and the batch.
-    pub(crate) fn absorb(&mut self, now_unix_ms: i64) {
+    pub(crate) fn apply_changes(&mut self, now_unix_ms: i64) {
         for change in self.machine.take_changes() {
             crate::metrics::count(&change);
             let key = &change.key;
@@ -266,7 +266,7 @@ impl Core {
             return false;
         }
         // The driver must process the retry before the commit.
-        self.absorb(now_unix_ms);
+        self.apply_changes(now_unix_ms);
         self.committed(key, commit, false, now)
     }
 
@@ -489,7 +489,7 @@ impl Core {
             return false;
         }
         self.machine.cancel(run);
-        self.absorb(now_unix_ms);
+        self.apply_changes(now_unix_ms);
         let Some(active) = self.runs.get_mut(run) else {
             return false;
         };

@@ -23,17 +23,17 @@ impl Inner {
         let period = Duration::from_secs(self.settings.heartbeat_seconds);
         let bound = Duration::from_secs(self.settings.lease_seconds);
         // The start has taken the newest generation, so the first check is due one period later.
-        let mut looks = tokio::time::interval_at(Instant::now() + period, period);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut checks = tokio::time::interval_at(Instant::now() + period, period);
+        checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut answered = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return,
-                _ = looks.tick() => {}
+                _ = checks.tick() => {}
             }
-            let look = generation::is_taken(&self.store, self.generation + 1);
-            match tokio::time::timeout(period, look).await {
+            let check = generation::is_taken(&self.store, self.generation + 1);
+            match tokio::time::timeout(period, check).await {
                 Ok(Ok(false)) => {
                     answered = Instant::now();
                     self.open();

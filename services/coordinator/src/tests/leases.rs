@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use capstan_dataset::{commits, versions};
+use capstan_plan::task::Task;
 use capstan_proto::v1;
 use tonic::Code;
 
@@ -90,6 +91,26 @@ async fn a_completion_leases_the_next_task_in_the_same_call() {
         .until("r", |status| status.state() == v1::RunState::Done)
         .await;
     sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn the_coordinator_publishes_recipes_that_workers_did_not_publish() {
+    for recipe_published in [false, true] {
+        let sandbox = Sandbox::memory().await;
+        sandbox.submit(ONE_TASK, "r").await.unwrap();
+        let mut worker = sandbox.worker("w1").await;
+        worker.recipe_published = recipe_published;
+        let held = worker.lease().await;
+        worker.work(&held).await;
+        sandbox
+            .until("r", |status| status.state() == v1::RunState::Done)
+            .await;
+        let task: Task = serde_json::from_str(&held.task_json).unwrap();
+        let pointer = format!("recipes/{}.json", task.recipe);
+        let size = sandbox.store.size(&pointer).await.unwrap();
+        assert_eq!(size.is_some(), !recipe_published);
+        sandbox.stop().await;
+    }
 }
 
 #[tokio::test]

@@ -345,6 +345,7 @@ impl Sandbox {
         Worker {
             name: name.to_owned(),
             session: name.as_bytes().to_vec(),
+            recipe_published: false,
             roles: roles.iter().map(|role| *role as i32).collect(),
             client: self.client().await,
             ring: RingClient::connect(self.address.clone()).await.unwrap(),
@@ -445,6 +446,8 @@ pub struct Worker {
     pub name: String,
     /// The session. Equal for every worker of the name, unless a test changes it.
     pub session: Vec<u8>,
+    /// Whether it reports that recipes point at its commits.
+    pub recipe_published: bool,
     roles: Vec<i32>,
     pub client: CoordinatorClient<Channel>,
     pub ring: RingClient<Channel>,
@@ -518,7 +521,7 @@ impl Worker {
             lease: assignment.lease.clone(),
             mine: true,
             next: None,
-            recipe_published: false,
+            recipe_published: self.recipe_published,
         };
         Ok(self.client.complete(request).await?.into_inner().mine)
     }
@@ -533,7 +536,7 @@ impl Worker {
             lease: assignment.lease.clone(),
             mine: true,
             next: Some(self.lease_request(0)),
-            recipe_published: false,
+            recipe_published: self.recipe_published,
         };
         let next = self.client.complete(request).await?.into_inner().next;
         Ok(next.unwrap().assignments.into_iter().next())

@@ -3,8 +3,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 
-use capstan_dataset::settings;
+use capstan_dataset::{recipes, settings};
 use capstan_plan::Pipeline;
+use capstan_plan::commit::Outputs;
 use capstan_plan::id::{RecipeHash, ShardId};
 use capstan_plan::stage::ImportWork;
 use capstan_plan::task::{Slice, Task, Work};
@@ -19,6 +20,21 @@ struct Idle;
 impl Executor for Idle {
     async fn execute(&self, _: Assignment, _: Control) -> Result<Option<Done>, Failure> {
         Ok(None)
+    }
+}
+
+/// Commits no files.
+struct Committing;
+
+#[async_trait::async_trait]
+impl Executor for Committing {
+    async fn execute(&self, _: Assignment, _: Control) -> Result<Option<Done>, Failure> {
+        Ok(Some(Done {
+            outputs: Outputs::default(),
+            inputs: Vec::new(),
+            cpu_seconds: 0.0,
+            wall_seconds: 0.0,
+        }))
     }
 }
 
@@ -123,6 +139,10 @@ async fn a_worker_leaves_with_the_session_of_its_requests() {
     assert_eq!(*seen.lock().unwrap(), expected);
 }
 
+fn recipe(shard: &str) -> RecipeHash {
+    RecipeHash(Digest::of(shard.as_bytes()))
+}
+
 /// An assignment of a task whose settings are in the store.
 async fn assignment(store: &Store, shard: &str) -> v1::Assignment {
     let toml = "name = \"p\"\n[[stage]]\nname = \"s\"\nkind = \"import\"\n\
@@ -132,7 +152,7 @@ async fn assignment(store: &Store, shard: &str) -> v1::Assignment {
         run: "r".into(),
         stage: "s".into(),
         shard: ShardId(shard.to_owned()),
-        recipe: RecipeHash(Digest::of(shard.as_bytes())),
+        recipe: recipe(shard),
         seed: 0,
         settings: settings::put(store, &pipeline.stages[0].kind)
             .await
@@ -179,6 +199,7 @@ async fn a_worker_leases_its_next_task_with_the_completion_of_the_last() {
             let shard = request.lease.unwrap().shard;
             let next = request.next.expect("the worker does not stop");
             assert_eq!((next.worker.as_str(), next.session.len()), ("w", 16));
+            assert!(request.recipe_published);
             let is_first = shard == "0";
             completed.lock().unwrap().push(shard);
             let assignments = match is_first {
@@ -197,9 +218,15 @@ async fn a_worker_leases_its_next_task_with_the_completion_of_the_last() {
         ..Fake::default()
     };
     let mut context = slots(fake.serve(), shutdown);
-    Arc::get_mut(&mut context).unwrap().store = store;
+    let worker = Arc::get_mut(&mut context).unwrap();
+    worker.store = store.clone();
+    worker.executor = Arc::new(Committing);
     context.slot().await.unwrap();
     assert_eq!(*seen.lock().unwrap(), ["lease", "0", "1"]);
+    for shard in ["0", "1"] {
+        let adopted = recipes::adopt(&store, &recipe(shard)).await.unwrap();
+        assert_eq!(adopted.unwrap().shard.as_str(), shard);
+    }
 }
 
 async fn panicking() -> Result<(), Error> {
