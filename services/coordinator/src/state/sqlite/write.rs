@@ -13,7 +13,7 @@ use crate::state::{Error, NewTask, Op, ViewChange};
 use crate::view::{RunView, StageView};
 
 /// Numbers of rows per statement, the largest first. Few, so that each statement is prepared once.
-const ROWS: [usize; 3] = [128, 16, 1];
+const ROWS: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
 
 pub(super) type Writing = Transaction<'static, sqlx::Sqlite>;
 
