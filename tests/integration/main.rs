@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
 
 mod caption_folder;
+mod full_disk;
 mod ranks;
 mod stopping;
 mod store;

@@ -87,7 +87,7 @@ impl Sqlite {
 }
 
 pub(super) async fn write_commits(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     run: &RunId,
     stage: &StageName,
     commits: &[&(ShardId, Summary)],
@@ -109,7 +109,7 @@ pub(super) async fn write_commits(
 }
 
 pub(super) async fn write_listed(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     run: &RunId,
     stage: &StageName,
 ) -> Result<(), Error> {
@@ -122,7 +122,7 @@ pub(super) async fn write_listed(
 }
 
 pub(super) async fn delete_commits(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     run: &RunId,
     stage: &StageName,
     shards: &[ShardId],

@@ -61,7 +61,7 @@ impl Sqlite {
 /// # Errors
 /// [`Error::Superseded`], [`Error::Statement`].
 pub(super) async fn check(
-    writing: &mut Transaction<'static, sqlx::Sqlite>,
+    writing: &mut Transaction<'_, sqlx::Sqlite>,
     ours: u64,
 ) -> Result<(), Error> {
     let row = sqlx::query("SELECT generation FROM coordinator WHERE id = $1")

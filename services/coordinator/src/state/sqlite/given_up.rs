@@ -26,7 +26,7 @@ pub(super) async fn read(readers: &SqlitePool, view: &mut RunView) -> Result<(),
 
 /// Adds shards. Known shards stay unchanged.
 pub(super) async fn insert_new(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     run: &RunId,
     stage: &StageName,
     shards: &[(ShardId, String)],
@@ -39,7 +39,7 @@ pub(super) async fn insert_new(
 }
 
 /// Adds the shards that these changes give up.
-pub(super) async fn give_up(writing: &mut Writing, changes: &[&Change]) -> Result<(), Error> {
+pub(super) async fn give_up(writing: &mut Writing<'_>, changes: &[&Change]) -> Result<(), Error> {
     let given_up = changes
         .iter()
         .filter(|change| change.task.state == State::Quarantined);
@@ -53,7 +53,7 @@ pub(super) async fn give_up(writing: &mut Writing, changes: &[&Change]) -> Resul
 }
 
 /// Deletes shards that are retried.
-pub(super) async fn retry(writing: &mut Writing, tasks: &[&Key]) -> Result<(), Error> {
+pub(super) async fn retry(writing: &mut Writing<'_>, tasks: &[&Key]) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
             let mut query = QueryBuilder::<sqlx::Sqlite>::new("DELETE FROM given_up");
@@ -68,7 +68,7 @@ pub(super) async fn retry(writing: &mut Writing, tasks: &[&Key]) -> Result<(), E
 type Given<'a> = (&'a RunId, &'a StageName, &'a ShardId, &'a String);
 
 /// - `known`: the action for a row that exists.
-async fn insert(writing: &mut Writing, rows: &[Given<'_>], known: &str) -> Result<(), Error> {
+async fn insert(writing: &mut Writing<'_>, rows: &[Given<'_>], known: &str) -> Result<(), Error> {
     for chunk in chunks(rows) {
         let mut query =
             QueryBuilder::<sqlx::Sqlite>::new("INSERT INTO given_up (run, stage, shard, said) ");

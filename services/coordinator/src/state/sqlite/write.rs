@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use capstan_plan::id::{LeaseEpoch, RunId};
-use sqlx::{QueryBuilder, Transaction};
+use sqlx::{Connection, QueryBuilder, SqliteConnection, Transaction};
 
 use super::commits::{delete_commits, write_commits, write_listed};
 use super::{Sqlite, fence, given_up, output};
@@ -15,7 +15,7 @@ use crate::view::{RunView, StageView};
 /// Numbers of rows per statement, the largest first. Few, so that each statement is prepared once.
 const ROWS: [usize; 8] = [128, 64, 32, 16, 8, 4, 2, 1];
 
-pub(super) type Writing = Transaction<'static, sqlx::Sqlite>;
+pub(super) type Writing<'c> = Transaction<'c, sqlx::Sqlite>;
 
 impl Sqlite {
     pub(super) async fn write(
@@ -28,7 +28,26 @@ impl Sqlite {
         if ops.is_empty() && views.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.writer.begin().await?;
+        let mut connection = self.writer.acquire().await?;
+        let written = self
+            .write_with(&mut connection, generation, (ops, views), now_unix_ms)
+            .await;
+        if written.is_err() {
+            // If SQLite rolls back by itself, as it does when the disk is full, sqlx still counts the
+            // transaction as open. Later transactions would be savepoints that nothing commits.
+            connection.close_on_drop();
+        }
+        written
+    }
+
+    async fn write_with(
+        &self,
+        connection: &mut SqliteConnection,
+        generation: u64,
+        (ops, views): (&[Op], &[ViewChange]),
+        now_unix_ms: i64,
+    ) -> Result<(), Error> {
+        let mut transaction = connection.begin().await?;
         fence::check(&mut transaction, generation).await?;
         let mut changes: Vec<&Change> = Vec::new();
         let mut all_commits: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -81,7 +100,7 @@ impl Sqlite {
         Ok(())
     }
 
-    async fn add_tasks(&self, writing: &mut Writing, tasks: &[NewTask]) -> Result<(), Error> {
+    async fn add_tasks(&self, writing: &mut Writing<'_>, tasks: &[NewTask]) -> Result<(), Error> {
         for chunk in chunks(tasks) {
             let mut query = QueryBuilder::<sqlx::Sqlite>::new(
                 "INSERT INTO tasks (run, stage, shard, position, role, world_size, base, \
@@ -133,7 +152,7 @@ const PRUNED: [&str; 7] = [
 ];
 
 /// Deletes commits of a run, and the run once none is left.
-async fn prune(writing: &mut Writing, run: &RunId) -> Result<(), Error> {
+async fn prune(writing: &mut Writing<'_>, run: &RunId) -> Result<(), Error> {
     let deleted = sqlx::query(
         "DELETE FROM commits WHERE run = $1 AND (stage, shard) IN \
          (SELECT stage, shard FROM commits WHERE run = $1 ORDER BY stage, shard LIMIT $2)",
@@ -149,7 +168,7 @@ async fn prune(writing: &mut Writing, run: &RunId) -> Result<(), Error> {
 }
 
 async fn delete(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     run: &RunId,
     statements: &[&'static str],
 ) -> Result<(), Error> {
@@ -162,7 +181,7 @@ async fn delete(
     Ok(())
 }
 
-async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+async fn submit(writing: &mut Writing<'_>, view: &RunView) -> Result<(), Error> {
     delete(writing, &view.run, &RESUBMITTED).await?;
     write_run(writing, view).await?;
     for (position, stage) in view.stages.iter().enumerate() {
@@ -176,7 +195,7 @@ async fn submit(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
     Ok(())
 }
 
-async fn write_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+async fn write_run(writing: &mut Writing<'_>, view: &RunView) -> Result<(), Error> {
     sqlx::query(
         "INSERT INTO runs (run, pipeline, pipeline_json, seed, state, reason, submitted_unix_ms, \
          ended_unix_ms, leased) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
@@ -200,7 +219,7 @@ async fn write_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
 }
 
 /// Writes the mutable columns of a run. Its pipeline, which may be long, never changes.
-async fn update_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> {
+async fn update_run(writing: &mut Writing<'_>, view: &RunView) -> Result<(), Error> {
     sqlx::query(
         "UPDATE runs SET state = $2, reason = $3, ended_unix_ms = $4, leased = $5 WHERE run = $1",
     )
@@ -215,7 +234,7 @@ async fn update_run(writing: &mut Writing, view: &RunView) -> Result<(), Error> 
 }
 
 async fn write_stage(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     view: &RunView,
     position: usize,
     stage: &StageView,
@@ -296,7 +315,7 @@ fn sorted<'a>(changes: &[&'a Change]) -> Sorted<'a> {
 }
 
 async fn write_changes(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     changes: &[&Change],
     now_unix_ms: i64,
 ) -> Result<(), Error> {
@@ -316,7 +335,7 @@ async fn write_changes(
 }
 
 async fn write_leases(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     began: &[(&Change, &Lease, usize, &Rank)],
     now_unix_ms: i64,
 ) -> Result<(), Error> {
@@ -347,7 +366,7 @@ async fn write_leases(
 
 /// Marks the finished ranks of a lease.
 async fn write_finished(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     change: &Change,
     lease_epoch: LeaseEpoch,
 ) -> Result<(), Error> {
@@ -373,7 +392,7 @@ async fn write_finished(
 }
 
 /// Deletes committed tasks with their attempts.
-async fn delete_committed(writing: &mut Writing, tasks: &[&Key]) -> Result<(), Error> {
+async fn delete_committed(writing: &mut Writing<'_>, tasks: &[&Key]) -> Result<(), Error> {
     for of_stage in by_stage(tasks) {
         for chunk in chunks(&of_stage) {
             for table in ["tasks", "task_states", "attempts"] {
@@ -388,7 +407,7 @@ async fn delete_committed(writing: &mut Writing, tasks: &[&Key]) -> Result<(), E
 }
 
 async fn end_attempt(
-    writing: &mut Writing,
+    writing: &mut Writing<'_>,
     change: &Change,
     lease_epoch: LeaseEpoch,
     now_unix_ms: i64,
@@ -411,7 +430,7 @@ async fn end_attempt(
     Ok(())
 }
 
-async fn write_states(writing: &mut Writing, changes: &[&Change]) -> Result<(), Error> {
+async fn write_states(writing: &mut Writing<'_>, changes: &[&Change]) -> Result<(), Error> {
     for chunk in chunks(changes) {
         let mut query = QueryBuilder::<sqlx::Sqlite>::new(
             "INSERT INTO task_states (run, stage, shard, state, attempts, failed_on, \
