@@ -57,7 +57,9 @@ impl Inner {
             if is_last {
                 self.close();
             }
-            let expired = self.beat().await;
+            let Ok(expired) = self.beat().await else {
+                return self.discard();
+            };
             if is_last {
                 return;
             }
@@ -76,7 +78,18 @@ impl Inner {
         core.waiting.clear();
     }
 
-    async fn beat(&self) -> Vec<Key> {
+    /// Drops the changes since a batch that could not be written. Views among them count what the lost
+    /// batch changed, so nothing may be written after it.
+    fn discard(&self) {
+        self.close();
+        drop(self.lock().take_batch());
+    }
+
+    /// Runs one beat, and returns the tasks whose lease expired.
+    ///
+    /// # Errors
+    /// Those of [`Inner::write`].
+    async fn beat(&self) -> Result<Vec<Key>, Arc<crate::state::Error>> {
         let Found {
             batch,
             grants,
@@ -88,7 +101,7 @@ impl Inner {
                 // The caller may have stopped waiting.
                 let _ = waiter.send(Err(error.clone()));
             }
-            return expired;
+            return Err(error);
         }
         self.deliver(&grants, served).await;
         let mut core = self.lock();
@@ -99,7 +112,7 @@ impl Inner {
         for waiter in batch.waiters {
             let _ = waiter.send(Ok(()));
         }
-        expired
+        Ok(expired)
     }
 
     /// Writes a batch. Retries while the database fails.
@@ -109,7 +122,7 @@ impl Inner {
     /// while the database fails. The next start reads the commits of the batch from the store.
     async fn write(&self, batch: &Batch) -> Result<(), Arc<crate::state::Error>> {
         let now = self.clock.unix_ms();
-        let mut failures = 0;
+        let (mut failures, mut last_failures) = (0, 0);
         loop {
             let database = &self.database;
             let written = database.append(self.generation, &batch.ops, &batch.views, now);
@@ -141,7 +154,8 @@ impl Inner {
                 biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => {
-                    if failures >= LAST_WRITES {
+                    last_failures += 1;
+                    if last_failures > LAST_WRITES {
                         return Err(error);
                     }
                     tokio::time::sleep(TICK).await;
