@@ -1,6 +1,7 @@
 //! Named arrays of a case.
 
-use safetensors::tensor::{Dtype, SafeTensors};
+use burn::tensor::{DType, TensorData};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use std::path::Path;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {
     /// Floats.
-    Float(Vec<f32>),
+    Float(Vec<f64>),
     /// Integers, ids and bytes.
     Int(Vec<i64>),
 }
@@ -25,6 +26,11 @@ pub struct Array {
 impl Array {
     /// An array of floats.
     pub fn float(shape: &[usize], values: Vec<f32>) -> Self {
+        Self::double(shape, values.into_iter().map(f64::from).collect())
+    }
+
+    /// An array of floats of double precision.
+    pub fn double(shape: &[usize], values: Vec<f64>) -> Self {
         Self {
             shape: shape.to_vec(),
             values: Values::Float(values),
@@ -54,9 +60,9 @@ impl Array {
     }
 
     /// Its floats.
-    pub fn floats(&self) -> &[f32] {
+    pub fn floats(&self) -> Vec<f32> {
         match &self.values {
-            Values::Float(values) => values,
+            Values::Float(values) => values.iter().map(|value| *value as f32).collect(),
             Values::Int(_) => panic!("an array of floats"),
         }
     }
@@ -89,32 +95,42 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, String> {
         SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
     file.iter()
         .map(|(name, view)| {
-            let data = view.data();
-            let values = match view.dtype() {
-                Dtype::F32 => Values::Float(
-                    data.as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| f32::from_le_bytes(*b))
-                        .collect(),
-                ),
-                Dtype::I64 => Values::Int(
-                    data.as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| i64::from_le_bytes(*b))
-                        .collect(),
-                ),
-                Dtype::U8 => Values::Int(data.iter().map(|b| i64::from(*b)).collect()),
-                other => return Err(format!("{}: `{name}` has type {other:?}", path.display())),
-            };
-            Ok((
-                name.to_owned(),
-                Array {
-                    shape: view.shape().to_vec(),
-                    values,
-                },
-            ))
+            let values = values(&view).map_err(|reason| {
+                format!(
+                    "{}: `{name}` has type {:?}: {reason}",
+                    path.display(),
+                    view.dtype()
+                )
+            })?;
+            let shape = view.shape().to_vec();
+            Ok((name.to_owned(), Array { shape, values }))
         })
         .collect()
+}
+
+/// The values of a tensor of any type.
+fn values(view: &TensorView<'_>) -> Result<Values, String> {
+    let dtype = match view.dtype() {
+        Dtype::F64 => DType::F64,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I64 => DType::I64,
+        Dtype::I32 => DType::I32,
+        Dtype::I16 => DType::I16,
+        Dtype::I8 => DType::I8,
+        Dtype::U64 => DType::U64,
+        Dtype::U32 => DType::U32,
+        Dtype::U16 => DType::U16,
+        // A truth value is a byte, 0 or 1.
+        Dtype::U8 | Dtype::BOOL => DType::U8,
+        _ => return Err("no array of it is read".to_owned()),
+    };
+    let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
+    Ok(match dtype {
+        DType::F64 | DType::F32 | DType::F16 | DType::BF16 => {
+            Values::Float(data.iter::<f64>().collect())
+        }
+        _ => Values::Int(data.iter::<i64>().collect()),
+    })
 }

@@ -221,7 +221,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
     let sims = med
         .image_features(&images)
         .matmul(med.text_features(&captions).transpose());
-    let sims: Vec<f32> = Array::tensor(&[pictures, texts], sims).floats().to_vec();
+    let sims: Vec<f32> = Array::tensor(&[pictures, texts], sims).floats();
     let memory = med.memory(&images);
     // All pairs at once: for each picture, each text.
     let rows: Vec<Vec<u32>> = (0..pictures)
@@ -234,9 +234,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
         .collect();
     let pad = med.config().text_config.pad_token_id;
     let logits: Tensor<2> = med.itm_logits(&memory, &TokenBatch::new(&rows, pad), &which);
-    let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits)
-        .floats()
-        .to_vec();
+    let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits).floats();
     let score = |picture: usize, text: usize| {
         sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1]
     };

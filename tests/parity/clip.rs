@@ -8,10 +8,7 @@ use capstan_model::{Clip, DeviceSpec, Med, TokenBatch};
 
 /// The pictures of an input as a tensor.
 pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
-    Tensor::from_data(
-        TensorData::new(array.floats().to_vec(), array.shape.clone()),
-        device,
-    )
+    Tensor::from_data(TensorData::new(array.floats(), array.shape.clone()), device)
 }
 
 pub fn compute(case: &Case) -> Result<Outputs, String> {

@@ -67,7 +67,7 @@ fn compare_output(
     let mask = case.mask(name)?.map(|mask| mask.ints());
     let values = |array: &Array| -> Vec<f64> {
         match &array.values {
-            Values::Float(values) => values.iter().map(|v| f64::from(*v)).collect(),
+            Values::Float(values) => values.clone(),
             Values::Int(values) => values.iter().map(|v| *v as f64).collect(),
         }
     };

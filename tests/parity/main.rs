@@ -11,6 +11,7 @@
 
 mod array;
 mod blip;
+mod captions;
 mod case;
 mod clip;
 mod compare;
@@ -44,7 +45,7 @@ fn parity() {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        match pool.install(|| run(path)) {
+        match pool.install(|| run_caught(path)) {
             Ok(worst) => println!("{name}: ok, {worst}"),
             Err(difference) => {
                 println!("{name}: {difference}");
@@ -61,6 +62,14 @@ fn parity() {
     );
 }
 
+/// Runs one case. A panic fails this case alone.
+fn run_caught(path: &std::path::Path) -> Result<Worst, String> {
+    std::panic::catch_unwind(|| run(path)).unwrap_or_else(|panic| {
+        let text = capstan_runtime::panic::text(&*panic);
+        Err(format!("the program panicked: {text}"))
+    })
+}
+
 /// Runs one case. The error lists the outputs that differ.
 fn run(path: &std::path::Path) -> Result<Worst, String> {
     let case = Case::read(path)?;
@@ -74,6 +83,7 @@ fn compute(case: &Case) -> Result<Outputs, String> {
         "transformers.BlipForConditionalGeneration" => blip::caption(case),
         "transformers.BlipForImageTextRetrieval" => blip::retrieval(case),
         "open_clip.transform.image_transform" => preprocess::compute(case),
+        "pycocoevalcap" => captions::compute(case),
         unknown => Err(format!("no implementation of class `{unknown}`")),
     }
 }

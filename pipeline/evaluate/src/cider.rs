@@ -81,27 +81,23 @@ fn similarity(caption: &Weighted<'_>, reference: &Weighted<'_>) -> f64 {
     total / MAX_N as f64
 }
 
-/// CIDEr-D of a set, 0 to 10.
+/// CIDEr-D of each caption, 0 to 10. That of a set is their mean.
 ///
 /// n-grams of length 1 to 4 are weighted by TF-IDF, with document frequencies over the given
 /// references (so that a set of one picture scores 0). Counts are clipped, and a Gaussian with sigma 6
-/// penalises a difference in length. The result is 10 times the mean over the references of a picture
-/// and over the pictures. Equal to `pycocoevalcap.cider`.
+/// penalises a difference in length. The result is 10 times the mean over the references of a picture.
+/// Equal to `pycocoevalcap.cider`.
 ///
 /// - `captions`: the words of each caption.
 /// - `references`: for each caption, the words of its references.
-pub fn cider_d(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> f64 {
-    if captions.is_empty() {
-        return 0.0;
-    }
+pub fn cider_d(captions: &[Vec<String>], references: &[Vec<Vec<String>>]) -> Vec<f64> {
     let frequencies = Frequencies::count(references);
     let scores = captions.iter().zip(references).map(|(caption, set)| {
         let caption = frequencies.weigh(caption);
-        let sum: f64 = set
+        let similarities = set
             .iter()
-            .map(|reference| similarity(&caption, &frequencies.weigh(reference)))
-            .sum();
-        10.0 * sum / set.len().max(1) as f64
+            .map(|reference| similarity(&caption, &frequencies.weigh(reference)));
+        10.0 * similarities.sum::<f64>() / set.len().max(1) as f64
     });
-    scores.sum::<f64>() / captions.len() as f64
+    scores.collect()
 }

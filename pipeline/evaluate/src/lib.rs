@@ -8,7 +8,7 @@
 //! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
 //!                      │        └─► candidates ─► ITM ─► rerank ─► retrieval
 //!                      ├─► classes x templates ─► zero_shot ─► accuracy
-//!                      └─► captions ─► words ─► cider, bleu
+//!                      └─► captions ─► words ─► cider, bleu, rouge
 //! ```
 //! The blind test permutes the pictures and computes all figures again.
 
@@ -23,6 +23,7 @@ mod ngrams;
 mod progress;
 pub mod rerank;
 pub mod retrieval;
+pub mod rouge;
 mod runner;
 mod scores;
 pub mod words;

@@ -30,6 +30,9 @@ pub struct CaptioningFigures {
     pub cider: f64,
     /// BLEU-4 in percent.
     pub bleu4: f64,
+    /// ROUGE-L in percent. Not in the results of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rouge_l: Option<f64>,
 }
 
 /// Zero-shot classification.

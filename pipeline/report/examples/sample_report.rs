@@ -154,6 +154,7 @@ fn model((_, retrieval, zero_shot, cider): &Figures, share: f64) -> ModelFigures
     let captions = |cider: f64| CaptioningFigures {
         cider: cider * share,
         bleu4: cider / 7.0 * share,
+        rouge_l: Some(cider / 5.0 * share),
     };
     ModelFigures {
         retrieval: Some(scaled(0.0)),
