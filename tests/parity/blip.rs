@@ -137,6 +137,7 @@ fn decoded(
         min_tokens,
         max_tokens,
         repetition_penalty: 1.0,
+        no_repeat_ngram: 0,
         banned: Vec::new(),
     };
     let texts = generate(med, memory, prompts, &decoding, &|_, _| 0.0)

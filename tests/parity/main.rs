@@ -16,6 +16,7 @@ mod case;
 mod clip;
 mod compare;
 mod preprocess;
+mod processors;
 
 use case::Case;
 use compare::Worst;
@@ -84,6 +85,7 @@ fn compute(case: &Case) -> Result<Outputs, String> {
         "transformers.BlipForImageTextRetrieval" => blip::retrieval(case),
         "open_clip.transform.image_transform" => preprocess::compute(case),
         "pycocoevalcap" => captions::compute(case),
+        "transformers.generation.logits_process" => processors::compute(case),
         unknown => Err(format!("no implementation of class `{unknown}`")),
     }
 }

@@ -121,11 +121,20 @@ impl<'pool> Captioner<'pool> {
                     beams,
                     length_penalty: 1.0,
                 },
-                stage::Strategy::Nucleus { top_p } => generate::Strategy::Nucleus { top_p },
+                stage::Strategy::Nucleus {
+                    top_p,
+                    temperature,
+                    top_k,
+                } => generate::Strategy::Nucleus {
+                    top_p,
+                    temperature,
+                    top_k,
+                },
             },
             min_tokens: decoding.min_tokens,
             max_tokens: decoding.max_tokens.min(self.model.max_tokens()),
             repetition_penalty: decoding.repetition_penalty,
+            no_repeat_ngram: decoding.no_repeat_ngram,
             banned: vec![
                 special.pad,
                 special.unk,

@@ -130,10 +130,15 @@ fn caption_config(batch: usize, captions_per_image: usize) -> stage::Caption {
         from: "curate".into(),
         model: "captioner".into(),
         decoding: stage::Decoding {
-            choose: stage::Strategy::Nucleus { top_p: 0.9 },
+            choose: stage::Strategy::Nucleus {
+                top_p: 0.9,
+                temperature: 1.0,
+                top_k: 0,
+            },
             min_tokens: 2,
             max_tokens: 30,
             repetition_penalty: 1.0,
+            no_repeat_ngram: 0,
         },
         batch,
         captions_per_image,
@@ -472,7 +477,11 @@ fn bad_decoding_is_an_error_before_any_row_is_returned() {
     let pool = ComputePool::new(1).unwrap();
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
     let mut config = caption_config(4, 1);
-    config.decoding.choose = stage::Strategy::Nucleus { top_p: 0.0 };
+    config.decoding.choose = stage::Strategy::Nucleus {
+        top_p: 0.0,
+        temperature: 1.0,
+        top_k: 0,
+    };
     let error = captioner
         .caption_shard(&config, 1, &rows(), &go_on)
         .unwrap_err();

@@ -111,6 +111,7 @@ fn config(blip: bool) -> stage::Evaluate {
         min_tokens: 4,
         max_tokens: 19,
         repetition_penalty: 1.0,
+        no_repeat_ngram: 0,
     };
     let templates = [
         "a {}",

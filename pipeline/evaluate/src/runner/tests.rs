@@ -155,6 +155,7 @@ fn config(blip: bool) -> stage::Evaluate {
                 min_tokens: 2,
                 max_tokens: 30,
                 repetition_penalty: 1.0,
+                no_repeat_ngram: 0,
             },
         }),
         zero_shot: Some(stage::ZeroShot {

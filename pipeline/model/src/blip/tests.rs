@@ -192,7 +192,11 @@ fn a_picture_is_described_alike_in_every_batch() {
     let draw = |picture: usize, position: usize| ((picture * 7 + position * 13) % 17) as f64 / 17.0;
     for strategy in [
         Strategy::Greedy,
-        Strategy::Nucleus { top_p: 0.9 },
+        Strategy::Nucleus {
+            top_p: 0.9,
+            temperature: 1.0,
+            top_k: 0,
+        },
         Strategy::Beam {
             beams: 3,
             length_penalty: 1.0,
@@ -203,6 +207,7 @@ fn a_picture_is_described_alike_in_every_batch() {
             min_tokens: 2,
             max_tokens: 10,
             repetition_penalty: 1.1,
+            no_repeat_ngram: 0,
             banned: vec![
                 SPECIAL.pad,
                 SPECIAL.unk,

@@ -5,6 +5,7 @@
 //! its own draws, whatever else is in the batch.
 
 mod beam;
+pub mod processors;
 mod sample;
 
 use crate::blip::{Med, Memory};
@@ -26,6 +27,10 @@ pub enum Strategy {
     Nucleus {
         /// The share, in `0..=1`.
         top_p: f64,
+        /// Divides the logits; 1 does nothing.
+        temperature: f64,
+        /// Tokens at most; 0 for all.
+        top_k: usize,
     },
 }
 
@@ -40,6 +45,8 @@ pub struct Decoding {
     pub max_tokens: usize,
     /// Divides the logits of tokens that were used already; 1 does nothing.
     pub repetition_penalty: f64,
+    /// No sequence of this many tokens comes twice; 0 for no such rule.
+    pub no_repeat_ngram: usize,
     /// Ids that never come: the special tokens but the stop token, for models of ours.
     pub banned: Vec<u32>,
 }
@@ -135,8 +142,15 @@ pub fn generate(
             length_penalty,
         } => beam::search(&job, rows, beams, length_penalty),
         Strategy::Greedy => sample::rows(&job, rows, &|scores, _, _| sample::likeliest(scores)),
-        Strategy::Nucleus { top_p } => sample::rows(&job, rows, &|scores, picture, position| {
-            sample::nucleus(scores, top_p, draw(picture, position))
+        Strategy::Nucleus {
+            top_p,
+            temperature,
+            top_k,
+        } => sample::rows(&job, rows, &|scores, picture, position| {
+            processors::warm(scores, temperature as f32);
+            processors::keep_likeliest(scores, top_k);
+            processors::keep_nucleus(scores, top_p);
+            processors::pick(scores, draw(picture, position))
         }),
     })
 }
@@ -151,8 +165,11 @@ impl Decoding {
         }
         match self.strategy {
             Strategy::Beam { beams: 0, .. } => Err(Error::Setting("a beam search needs a beam")),
-            Strategy::Nucleus { top_p } if !(top_p > 0.0 && top_p <= 1.0) => {
+            Strategy::Nucleus { top_p, .. } if !(top_p > 0.0 && top_p <= 1.0) => {
                 Err(Error::Setting("top_p must be above 0 and at most 1"))
+            }
+            Strategy::Nucleus { temperature, .. } if temperature.is_nan() || temperature <= 0.0 => {
+                Err(Error::Setting("temperature must be above 0"))
             }
             _ => Ok(()),
         }
@@ -168,29 +185,16 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Applies repetition penalty, minimum length and banned ids to the scores of the
-    /// token after `tokens`, of which `new` were decoded.
+    /// Applies repetition penalty, repeated sequences, minimum length and banned ids to the scores of
+    /// the token after `tokens`, of which `new` were decoded.
     fn adjust(&self, scores: &mut [f32], tokens: &[u32], new: usize) {
-        let penalty = self.decoding.repetition_penalty as f32;
-        if penalty != 1.0 {
-            let mut used = tokens.to_vec();
-            used.sort_unstable();
-            used.dedup();
-            for id in used {
-                let score = &mut scores[id as usize];
-                *score = if *score < 0.0 {
-                    *score * penalty
-                } else {
-                    *score / penalty
-                };
-            }
+        let decoding = self.decoding;
+        processors::penalise(scores, tokens, decoding.repetition_penalty as f32);
+        processors::forbid_ngrams(scores, tokens, decoding.no_repeat_ngram);
+        if new < decoding.min_tokens {
+            processors::forbid(scores, &[self.stop]);
         }
-        if new < self.decoding.min_tokens {
-            scores[self.stop as usize] = f32::NEG_INFINITY;
-        }
-        for id in &self.decoding.banned {
-            scores[*id as usize] = f32::NEG_INFINITY;
-        }
+        processors::forbid(scores, &decoding.banned);
     }
 }
 

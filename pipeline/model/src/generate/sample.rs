@@ -12,7 +12,7 @@ struct Row {
 pub(super) fn rows(
     job: &Job<'_>,
     rows: Vec<Vec<u32>>,
-    choose: &dyn Fn(&[f32], usize, usize) -> u32,
+    choose: &dyn Fn(&mut [f32], usize, usize) -> u32,
 ) -> Vec<Generated> {
     let prompt = rows.first().map_or(0, Vec::len);
     let mut done: Vec<Option<Generated>> = rows.iter().map(|_| None).collect();
@@ -81,58 +81,12 @@ pub(super) fn likeliest(scores: &[f32]) -> u32 {
     best as u32
 }
 
-/// The token at share `draw` of the likeliest tokens that hold `top_p` of the probability.
-pub(super) fn nucleus(scores: &[f32], top_p: f64, draw: f64) -> u32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut weights: Vec<(u32, f64)> = scores
-        .iter()
-        .enumerate()
-        .map(|(id, score)| (id as u32, f64::from(score - max).exp()))
-        .filter(|(_, weight)| *weight > 0.0)
-        .collect();
-    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
-    let mut held = 0.0;
-    let mut keep = 0;
-    for (_, weight) in &weights {
-        if keep > 0 && held > top_p * total {
-            break;
-        }
-        held += weight;
-        keep += 1;
-    }
-    let mut rest = draw * held;
-    for (id, weight) in &weights[..keep] {
-        if rest < *weight {
-            return *id;
-        }
-        rest -= weight;
-    }
-    weights[keep - 1].0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_nucleus_holds_the_likeliest_tokens_alone() {
-        // Probabilities 0.1, 0.6, 0.25, 0.05.
-        let scores = [0.1f32, 0.6, 0.25, 0.05].map(f32::ln);
-        assert_eq!(nucleus(&scores, 0.5, 0.999), 1);
-        assert_eq!(nucleus(&scores, 0.8, 0.0), 1);
-        assert_eq!(nucleus(&scores, 0.8, 0.69), 1);
-        assert_eq!(nucleus(&scores, 0.8, 0.72), 2);
-        assert_eq!(nucleus(&scores, 0.8, 0.999), 2);
-        assert_eq!(nucleus(&scores, 1.0, 0.999), 3);
-    }
-
-    #[test]
-    fn forbidden_tokens_are_never_drawn() {
-        let scores = [f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
-        for draw in [0.0, 0.5, 0.999_999] {
-            assert_eq!(nucleus(&scores, 1.0, draw), 1);
-        }
-        assert_eq!(likeliest(&scores), 1);
+    fn the_first_of_equally_likely_tokens_is_taken() {
+        assert_eq!(likeliest(&[f32::NEG_INFINITY, 1.0, 1.0]), 1);
     }
 }

@@ -21,6 +21,13 @@ pub enum Strategy {
     Nucleus {
         /// The probability to reach.
         top_p: f64,
+        /// Divides the logits before the draw: above 1 unlikely tokens become likelier.
+        #[serde(default = "one", skip_serializing_if = "is_one")]
+        temperature: f64,
+        /// Tokens of the set at most, the likeliest ones; 0 for all. Hugging Face's `generate` has 50 where
+        /// nothing is said.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        top_k: usize,
     },
 }
 
@@ -37,8 +44,11 @@ pub struct Decoding {
     #[serde(default = "max_tokens")]
     pub max_tokens: usize,
     /// Penalty on tokens already there; 1 is none.
-    #[serde(default = "repetition_penalty")]
+    #[serde(default = "one")]
     pub repetition_penalty: f64,
+    /// No sequence of this many tokens is written twice; 0 for no such rule.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub no_repeat_ngram: usize,
 }
 
 impl Decoding {
@@ -53,9 +63,16 @@ impl Decoding {
         match self.choose {
             Strategy::Greedy => {}
             Strategy::Beam { beams } => check.integer("choose.beams", beams, 1..=1_000),
-            Strategy::Nucleus { top_p } => {
+            Strategy::Nucleus {
+                top_p,
+                temperature,
+                top_k,
+            } => {
                 let range = (Bound::Excluded(0.0), Bound::Included(1.0));
                 check.number("choose.top_p", top_p, range);
+                let range = (Bound::Excluded(0.0), Bound::Included(100.0));
+                check.number("choose.temperature", temperature, range);
+                check.integer("choose.top_k", top_k, 0..=1_000_000);
             }
         }
         check.integer("min_tokens", self.min_tokens, 0..=65_535);
@@ -63,6 +80,7 @@ impl Decoding {
         check.integer("max_tokens", self.max_tokens, least..=65_536);
         let range = (Bound::Excluded(0.0), Bound::Included(100.0));
         check.number("repetition_penalty", self.repetition_penalty, range);
+        check.integer("no_repeat_ngram", self.no_repeat_ngram, 0..=65_535);
     }
 }
 
@@ -74,6 +92,14 @@ fn max_tokens() -> usize {
     30
 }
 
-fn repetition_penalty() -> f64 {
+fn one() -> f64 {
     1.0
+}
+
+fn is_one(number: &f64) -> bool {
+    *number == 1.0
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }

@@ -56,7 +56,8 @@ const TABLES: [(&str, &str, &str, &str); 7] = [
 
 /// Defaults of keys that are left out of the stored settings while they have them, so that recipes
 /// made before the keys existed stay valid.
-const UNSTORED_DEFAULTS: [(&str, &str); 2] = [
+const UNSTORED_DEFAULTS: [(&str, &str); 3] = [
+    ("no_repeat_ngram", "`0`"),
     ("texts", "`\"optional\"`"),
     ("bytes_per_file", "`268435456`"),
 ];
@@ -160,7 +161,7 @@ fn type_text(type_name: &str) -> String {
         "DatasetName" => "dataset".to_owned(),
         "ModelDigest" => "digest".to_owned(),
         "Strategy" => "`{ strategy = \"greedy\" }`, `{ strategy = \"beam\", beams = N }` or \
-                       `{ strategy = \"nucleus\", top_p = P }`"
+                       `{ strategy = \"nucleus\", top_p = P, temperature = T, top_k = K }`"
             .to_owned(),
         name => {
             let variants = variants(name).unwrap_or_else(|| panic!("unknown type {name}"));
@@ -254,7 +255,8 @@ fn table_of(text: &mut String, struct_name: &str, kind: &Kind, path: &[&str]) {
         };
         let allowed = match field.type_name.as_str() {
             "Strategy" => {
-                let choose = "beams: 1 to 1000; top_p: over 0 and at most 1";
+                let choose = "beams: 1 to 1000; top_p: over 0 and at most 1; temperature (1): over 0 \
+                              and at most 100; top_k (0, which is all): 0 to 1000000";
                 choose.to_owned()
             }
             type_name => allowed(&rules, &path.join("."), type_name),

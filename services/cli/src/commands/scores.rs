@@ -43,6 +43,7 @@ pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
             min_tokens: 1,
             max_tokens: args.max_tokens.min(positions),
             repetition_penalty: 1.0,
+            no_repeat_ngram: 0,
             banned: vec![
                 special.pad,
                 special.unk,
