@@ -174,13 +174,13 @@ impl Handle {
     /// Reports that the task of a lease is committed (rank 0), or that a rank has finished (other
     /// ranks). Returns whether the commit record is this attempt's.
     ///
-    /// # Errors
-    /// [`Error::Stale`]: the lease is no longer the caller's; a commit record counts nevertheless.
-    /// [`Error::NoCommit`]: there is no commit record; the attempt has failed.
-    ///
     /// With `next`, it leases the worker's next tasks too, as [`Handle::lease`] without a wait: one
     /// transaction writes both. If the next request is rejected, no task is leased, and
     /// [`Handle::lease`] returns the reason.
+    ///
+    /// # Errors
+    /// [`Error::Stale`]: the lease is no longer the caller's; a commit record counts nevertheless.
+    /// [`Error::NoCommit`]: there is no commit record; the attempt has failed.
     pub async fn complete(
         &self,
         completion: Completion,
