@@ -2,6 +2,7 @@
 //! `capstan up` runs it until a signal, `capstan demo` until the run ends.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
@@ -28,6 +29,8 @@ pub struct Setup<'a> {
     pub trainers: usize,
     /// Device of the models.
     pub device: DeviceSpec,
+    /// How long the database may fail before everything stops; `None` waits until it can be written.
+    pub outage_limit: Option<Duration>,
     /// What the coordinator requires of its callers.
     pub access: capstan_coordinator::Access,
     /// Identity of the workers, if certificates are configured.
@@ -93,8 +96,15 @@ impl System {
         };
         let shutdown = self.shutdown.child_token();
         let handle = roles::coordinator(setup.config, store, &shutdown).await?;
+        if let Some(limit) = setup.outage_limit {
+            handle.limit_outage(limit);
+        }
+        let exit = match setup.outage_limit {
+            Some(_) => Exit::RunFailed,
+            None => Exit::Unavailable,
+        };
         let serve = capstan_coordinator::serve(handle, options, listener, shutdown);
-        self.spawn(async move { serve.await.or_exit(Exit::Unavailable) });
+        self.spawn(async move { serve.await.or_exit(exit) });
         Ok(())
     }
 

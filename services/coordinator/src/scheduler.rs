@@ -28,7 +28,7 @@ mod show;
 mod supervise;
 mod watch;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use capstan_dataset::Store;
@@ -84,9 +84,17 @@ pub(crate) struct Inner {
     /// Drivers of runs, the beat and the watch over generations.
     tasks: TaskTracker,
     generation: u64,
+    /// How long the database may fail before the coordinator stops. Unset: it waits.
+    outage_limit: OnceLock<Duration>,
 }
 
 impl Handle {
+    /// Stops the coordinator with the database's error once the database has failed for `limit`. Without
+    /// a limit it waits, as a service should, until an operator has freed space.
+    pub fn limit_outage(&self, limit: Duration) {
+        let _ = self.inner.outage_limit.set(limit);
+    }
+
     /// Starts a coordinator: takes the next generation and resumes the running runs of the database.
     /// Leases of earlier generations are valid for one more lease period.
     ///
@@ -149,6 +157,7 @@ impl Handle {
                 shutdown,
                 tasks: TaskTracker::new(),
                 generation,
+                outage_limit: OnceLock::new(),
             }),
         };
         let inner = &handle.inner;

@@ -21,6 +21,7 @@ pub fn run(args: &args::Up, settings: &Settings) -> Result<(), ExpectedError> {
         workers: args.workers.into(),
         trainers: args.trainers.into(),
         device: roles::device(&config)?,
+        outage_limit: None,
         access: access::coordinator(&config)?,
         worker: access::identity(&config, Role::Worker)?,
         trainer: access::identity(&config, Role::Trainer)?,

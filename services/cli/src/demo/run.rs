@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use capstan_crawl::NetConfig;
 use capstan_dataset::Store;
@@ -27,6 +28,8 @@ use crate::watch::{Board, Followed, follow};
 const WORKERS: usize = 2;
 /// Trainers of the demo: ranks of its gangs.
 const TRAINERS: usize = 2;
+/// How long the database may fail: nobody frees the disk of a demo that waits.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A run that ended.
 pub struct Ended {
@@ -67,6 +70,7 @@ pub async fn to_its_end(
         workers: WORKERS,
         trainers: TRAINERS,
         device: inputs.device,
+        outage_limit: Some(OUTAGE_LIMIT),
         access: capstan_coordinator::Access::default(),
         worker: None,
         trainer: None,

@@ -118,11 +118,12 @@ impl Inner {
     /// Writes a batch. Retries while the database fails.
     ///
     /// # Errors
-    /// The coordinator stops: it is superseded, the database is damaged, or a shutdown was requested
-    /// while the database fails. The next start reads the commits of the batch from the store.
+    /// The coordinator stops: it is superseded, the database is damaged, it failed for longer than the
+    /// limit, or a shutdown was requested while it fails. The next start reads the commits of the batch from the store.
     async fn write(&self, batch: &Batch) -> Result<(), Arc<crate::state::Error>> {
         let now = self.clock.unix_ms();
         let (mut failures, mut last_failures) = (0, 0);
+        let began = self.clock.now();
         loop {
             let database = &self.database;
             let written = database.append(self.generation, &batch.ops, &batch.views, now);
@@ -144,7 +145,7 @@ impl Inner {
                 self.step_down(ours, newer);
                 return Err(error);
             }
-            if !error.is_transient() {
+            if !error.is_transient() || self.is_outage_over(began) {
                 self.break_down(Error::Database(error.clone()));
                 return Err(error);
             }
@@ -162,6 +163,12 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Whether the database has failed for longer than the limit.
+    fn is_outage_over(&self, began: Duration) -> bool {
+        let lasts = self.clock.now().saturating_sub(began);
+        self.outage_limit.get().is_some_and(|limit| lasts > *limit)
     }
 
     fn halt(&self, error: Arc<crate::state::Error>) {
