@@ -52,7 +52,7 @@ use self::task::Demand;
 use self::workers::Workers;
 
 pub use assign::{Grant, Offer};
-pub use given_up::{GivenUp, GivenUpShards};
+pub use given_up::GivenUp;
 pub use policy::Policy;
 pub use task::{Change, Held, Key, Lease, Rank, Spec, State, Task, What, attempt_id};
 pub use workers::Ejected;

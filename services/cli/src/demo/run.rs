@@ -28,7 +28,7 @@ use crate::watch::{Board, Followed, follow};
 const WORKERS: usize = 2;
 /// Trainers of the demo: ranks of its gangs.
 const TRAINERS: usize = 2;
-/// How long the database may fail: nobody frees the disk of a demo that waits.
+/// How long the database may fail before the demo ends. A full disk stays full while it waits.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A run that ended.

@@ -22,7 +22,7 @@ pub struct GivenUp {
 }
 
 /// Shards of a stage that were given up.
-pub type GivenUpShards = BTreeMap<ShardId, GivenUp>;
+type GivenUpShards = BTreeMap<ShardId, GivenUp>;
 
 /// Shards that were given up, by run and stage.
 #[derive(Debug, Default)]
@@ -51,6 +51,10 @@ impl GivenUpByRun {
         }
     }
 
+    fn get(&self, run: &RunId, stage: &StageName) -> Option<&GivenUpShards> {
+        self.0.get(run)?.get(stage)
+    }
+
     fn of_stage(&mut self, run: &RunId, stage: &StageName) -> &mut GivenUpShards {
         let stages = self.0.entry(run.clone()).or_default();
         stages.entry(stage.clone()).or_default()
@@ -68,24 +72,18 @@ impl Machine {
         run: &RunId,
         stage: &StageName,
     ) -> impl Iterator<Item = (&'a ShardId, &'a GivenUp)> + use<'a> {
-        let shards = self.given_up.0.get(run).and_then(|run| run.get(stage));
-        shards.into_iter().flatten()
+        self.given_up.get(run, stage).into_iter().flatten()
     }
 
     /// Number of shards of a stage that were given up.
     pub fn count_given_up(&self, run: &RunId, stage: &StageName) -> usize {
-        let shards = self.given_up.0.get(run).and_then(|run| run.get(stage));
-        shards.map_or(0, BTreeMap::len)
+        self.given_up.get(run, stage).map_or(0, BTreeMap::len)
     }
 
     /// Whether a shard was given up.
     pub fn is_given_up(&self, key: &Key) -> bool {
-        let stage = self
-            .given_up
-            .0
-            .get(&key.run)
-            .and_then(|run| run.get(&key.stage));
-        stage.is_some_and(|shards| shards.contains_key(&key.shard))
+        let shards = self.given_up.get(&key.run, &key.stage);
+        shards.is_some_and(|shards| shards.contains_key(&key.shard))
     }
 
     /// Adds shards that were given up before the run was resumed. Known shards stay unchanged.
