@@ -39,6 +39,8 @@ pub use blip::{ImageEmbeds, LmLoss, Med, MedParts, Memory};
 pub use clip::Clip;
 pub use device::{ComputePool, DeviceSpec};
 pub use init::InitRecipe;
+#[doc(hidden)]
+pub use ops::timed;
 pub use preprocess::ImagePreprocess;
 pub use tokenizer::Tokenizer;
 pub use tokens::TokenBatch;
