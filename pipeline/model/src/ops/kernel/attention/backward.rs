@@ -181,7 +181,7 @@ impl WithSimd for Backward<'_, '_> {
             );
             let stride = multiply(
                 simd,
-                (&scratch.slopes, stride),
+                lines(&scratch.slopes, stride),
                 queries.len(),
                 seen.len().next_multiple_of(STEP),
                 &packed.key_columns,
@@ -276,27 +276,25 @@ impl Source<'_, '_> {
         stride
     }
 
-    /// Slopes of the probabilities, in `scratch.slopes`.
+    /// Gradients of the attended values of these queries.
     #[inline(always)]
-    fn slopes<S: Simd>(&self, simd: S, queries: &[Query], values: &Panels, scratch: &mut Scratch) {
+    fn gradients<'s>(&'s self, queries: &[Query], scratch: &'s mut Vec<f32>) -> Operand<'s> {
         let Shape { heads, size, .. } = self.inputs.shape;
         let lanes = Lanes {
             stride: heads * size,
             first: 0,
         };
         let from = (self.gradient, lanes);
-        self.inputs
-            .gather(from, self.head.head, queries, 1.0, &mut scratch.gradients);
-        let line = size.next_multiple_of(STEP);
-        multiply(
-            simd,
-            (&scratch.gradients, line),
-            queries.len(),
-            line,
-            values,
-            &mut scratch.slopes,
-            &mut scratch.narrow,
-        );
+        self.inputs.vectors(from, self.head.head, queries, scratch)
+    }
+
+    /// Slopes of the probabilities, in `scratch.slopes`.
+    #[inline(always)]
+    fn slopes<S: Simd>(&self, simd: S, queries: &[Query], values: &Panels, scratch: &mut Scratch) {
+        let gradients = self.gradients(queries, &mut scratch.gradients);
+        let (sums, narrow) = (&mut scratch.slopes, &mut scratch.narrow);
+        let (count, size) = (queries.len(), self.inputs.shape.size);
+        multiply(simd, gradients, count, size, values, sums, narrow);
     }
 
     /// Adds what these queries give to the gradients of keys and values.
@@ -311,25 +309,18 @@ impl Source<'_, '_> {
         value_sums: &mut Sums<'_>,
     ) {
         let Shape { size, query, .. } = self.inputs.shape;
-        let (line, count) = (size.next_multiple_of(STEP), queries.len());
-        let (keys, narrow) = (0..self.head.seen.len(), &mut scratch.narrow);
-        let tile = &mut scratch.tile;
-        tile.pack::<S>(columns(&scratch.gradients, line), 0..size, 0..count, false);
-        let weights = columns(&scratch.scores, stride);
-        add_product(
-            simd,
-            weights,
-            keys.clone(),
-            0..count,
-            tile,
-            value_sums,
-            narrow,
-        );
+        let (count, keys) = (queries.len(), 0..self.head.seen.len());
+        let (tile, narrow) = (&mut scratch.tile, &mut scratch.narrow);
+        let gradients = columns(self.gradients(queries, &mut scratch.gradients));
+        tile.pack::<S>(gradients, 0..size, 0..count, false);
+        let weights = columns(lines(&scratch.scores, stride));
+        let of_keys = keys.clone();
+        add_product(simd, weights, of_keys, 0..count, tile, value_sums, narrow);
         let from = (self.inputs.q, query);
-        self.inputs
-            .gather(from, self.head.head, queries, 1.0, &mut scratch.queries);
-        tile.pack::<S>(columns(&scratch.queries, line), 0..size, 0..count, false);
-        let slopes = columns(&scratch.slopes, stride);
+        let inputs = self.inputs;
+        let vectors = inputs.vectors(from, self.head.head, queries, &mut scratch.queries);
+        tile.pack::<S>(columns(vectors), 0..size, 0..count, false);
+        let slopes = columns(lines(&scratch.slopes, stride));
         add_product(simd, slopes, keys, 0..count, tile, key_sums, narrow);
     }
 }

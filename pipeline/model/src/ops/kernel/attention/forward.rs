@@ -99,7 +99,7 @@ impl Forward<'_, '_> {
             }
             let stride = multiply(
                 simd,
-                (&scratch.scores, stride),
+                lines(&scratch.scores, stride),
                 queries.len(),
                 seen.len().next_multiple_of(STEP),
                 &values,
@@ -133,7 +133,7 @@ pub(super) fn scores<S: Simd>(
     let line = size.next_multiple_of(STEP);
     multiply(
         simd,
-        (&scratch.queries, line),
+        lines(&scratch.queries, line),
         queries.len(),
         line,
         keys,

@@ -282,6 +282,27 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// Queries, or what lies like them, as vectors of the inner dimension: where they lie if they
+    /// follow one another, else in `scratch`.
+    #[inline(always)]
+    fn vectors<'b>(
+        &self,
+        (from, lanes): (&'b [f32], Lanes),
+        head: usize,
+        queries: &[Query],
+        scratch: &'b mut Vec<f32>,
+    ) -> Operand<'b> {
+        let size = self.shape.size;
+        let ends = queries.first().zip(queries.last());
+        if let Some((first, last)) = ends
+            && last.token == first.token + queries.len() - 1
+        {
+            return lines(&from[lanes.at(first.token, head, size)..], lanes.stride);
+        }
+        self.gather((from, lanes), head, queries, 1.0, scratch);
+        lines(scratch, size.next_multiple_of(STEP))
+    }
+
     /// Adds the bias of a query to its scores of the keys in `seen`.
     #[inline(always)]
     fn add_bias(&self, head: usize, place: usize, seen: &Range<usize>, scores: &mut [f32]) {
@@ -294,7 +315,7 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Contiguous lines as the narrow side of a product.
+/// Contiguous lines as vectors of the inner dimension.
 #[inline(always)]
 fn lines(values: &[f32], stride: usize) -> Operand<'_> {
     Operand {
@@ -304,21 +325,20 @@ fn lines(values: &[f32], stride: usize) -> Operand<'_> {
     }
 }
 
-/// The columns of contiguous lines as the narrow side of a product.
+/// The columns of lines as vectors of the inner dimension.
 #[inline(always)]
-fn columns(values: &[f32], stride: usize) -> Operand<'_> {
+fn columns(lines: Operand<'_>) -> Operand<'_> {
     Operand {
-        values: Values::F32(values),
-        stride,
         along: false,
+        ..lines
     }
 }
 
-/// Products of `count` lines, `stride` apart, with all panels, in `sums`; gives their stride.
+/// Products of `count` vectors with all panels, in `sums`; gives their stride.
 #[inline(always)]
 fn multiply<S: pulp::Simd>(
     simd: S,
-    (left, stride): (&[f32], usize),
+    left: Operand<'_>,
     count: usize,
     steps: usize,
     panels: &Panels,
@@ -326,7 +346,6 @@ fn multiply<S: pulp::Simd>(
     narrow: &mut Vec<f32>,
 ) -> usize {
     let mut sums = Sums::zeros::<S>(sums, count, panels.columns());
-    let left = lines(left, stride);
     add_product(simd, left, 0..count, 0..steps, panels, &mut sums, narrow);
     sums.stride
 }
