@@ -7,7 +7,7 @@ use crate::config::ClipConfig;
 use crate::folder::{self, Assets};
 use crate::init::Kind;
 use crate::layers::{LayerNorm, Linear, PreNormLayer, PreNormNames, Vit, VitNames};
-use crate::ops::{self, Keys};
+use crate::ops::{self, Keys, Rule};
 use crate::tokens::TokenBatch;
 use crate::weights::{Model, Part, Weight};
 
@@ -174,7 +174,7 @@ impl Clip {
         let width = self.config.text_config.hidden_size;
         let mut x = ops::embed(texts.ids(), &self.words, &self.positions, &at, width);
         let keys = Keys {
-            causal: true,
+            rule: Rule::Causal { before: 0 },
             ..Keys::all(rows, len)
         };
         for layer in &self.layers {

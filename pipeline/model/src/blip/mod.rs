@@ -13,7 +13,7 @@ use burn::tensor::{Device, Tensor};
 use crate::config::BlipConfig;
 use crate::init::Kind;
 use crate::layers::{LayerNorm, Linear, PreNormNames, Vit, VitNames};
-use crate::ops::{self, Keys, Targets};
+use crate::ops::{self, Keys, Rule, Targets};
 use crate::tokens::TokenBatch;
 use crate::weights::{Model, Part, Weight};
 
@@ -412,7 +412,10 @@ impl Med {
         let mut x = self.embed(texts.ids(), &at);
         let own = Keys {
             lengths: texts.mask_lengths().map(<[u32]>::to_vec),
-            causal: uses == Use::Decoder,
+            rule: match uses {
+                Use::Encoder => Rule::All,
+                Use::Decoder => Rule::Causal { before: 0 },
+            },
             ..Keys::all(rows, len)
         };
         let pictures = memory.map(|(memory, pictures)| memory.keys(pictures, rows, len));
@@ -476,12 +479,9 @@ impl Memory {
             "pictures within the memory"
         );
         Keys {
-            rows,
             q_len,
-            k_len: self.tokens,
-            lengths: None,
-            causal: false,
             index: Some(pictures.iter().map(|picture| *picture as u32).collect()),
+            ..Keys::all(rows, self.tokens)
         }
     }
 }
