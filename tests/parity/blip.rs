@@ -7,7 +7,9 @@ use crate::case::Case;
 use crate::clip::pictures;
 use burn::tensor::Tensor;
 use capstan_model::generate::{Decoding, Strategy, generate};
-use capstan_model::{DeviceSpec, Med, MedParts, Memory, TokenBatch};
+use capstan_model::{
+    DeviceSpec, Embed, Generate, Load, Look, Match, Med, MedParts, Memory, Network, TokenBatch,
+};
 
 /// A batch of ids. Each row of the mask is a prefix of ones.
 fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
@@ -28,7 +30,7 @@ fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
 
 fn load(case: &Case, parts: MedParts) -> Result<Med, String> {
     let device = DeviceSpec::Cpu.open().map_err(|error| error.to_string())?;
-    Med::load(&case.path, parts, &device).map_err(|error| error.to_string())
+    Med::load(&case.path, &Load::on(&device).parts(parts)).map_err(|error| error.to_string())
 }
 
 fn image_tokens(med: &Med, images: &capstan_model::ImageEmbeds) -> Array {
@@ -42,7 +44,7 @@ fn image_tokens(med: &Med, images: &capstan_model::ImageEmbeds) -> Array {
 pub fn caption(case: &Case) -> Result<Outputs, String> {
     let med = load(case, MedParts::Captioner)?;
     let pixels = pictures(case.input("pixel_values")?, &med_device(&med));
-    let images = med.image_embeds(pixels);
+    let images = med.encode(pixels);
     let memory = med.memory(&images);
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
     let labels = counted(&texts, case.input("labels")?)?;
@@ -171,7 +173,7 @@ const UNSCORED: f32 = -100.0;
 pub fn retrieval(case: &Case) -> Result<Outputs, String> {
     let med = load(case, MedParts::Filter)?;
     let device = med_device(&med);
-    let images = med.image_embeds(pictures(case.input("pixel_values")?, &device));
+    let images = med.encode(pictures(case.input("pixel_values")?, &device));
     let memory = med.memory(&images);
     let mask = case.input("attention_mask")?;
     let texts = batch(case.input("input_ids")?, mask)?;
@@ -184,7 +186,7 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
     let cosine = med
         .image_features(&images)
         .matmul(med.text_features(&texts).transpose());
-    let enc = med.itm_logits(&memory, &texts, &own);
+    let enc = med.match_logits(&memory, &texts, &own);
     let keep = Array::tensor(&[rows, 2], enc.clone());
     let keep = keep
         .floats()
@@ -216,7 +218,7 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
 }
 
 fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outputs, String> {
-    let images = med.image_embeds(pictures(case.input("gallery")?, device));
+    let images = med.encode(pictures(case.input("gallery")?, device));
     let captions = batch(case.input("captions")?, case.input("captions_mask")?)?;
     let (pictures, texts) = (images.pictures(), captions.rows());
     let sims = med
@@ -234,7 +236,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
         .flat_map(|picture| vec![picture; texts])
         .collect();
     let pad = med.config().text_config.pad_token_id;
-    let logits: Tensor<2> = med.itm_logits(&memory, &TokenBatch::new(&rows, pad), &which);
+    let logits: Tensor<2> = med.match_logits(&memory, &TokenBatch::new(&rows, pad), &which);
     let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits).floats();
     let score = |picture: usize, text: usize| {
         sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1]

@@ -4,7 +4,8 @@ use crate::Outputs;
 use crate::array::Array;
 use crate::case::Case;
 use burn::tensor::{Tensor, TensorData};
-use capstan_model::{Clip, DeviceSpec, Med, TokenBatch};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::{Clip, DeviceSpec, Embed, Load, Network, TokenBatch};
 
 /// The pictures of an input as a tensor.
 pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
@@ -13,7 +14,7 @@ pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
 
 pub fn compute(case: &Case) -> Result<Outputs, String> {
     let device = DeviceSpec::Cpu.open().map_err(|error| error.to_string())?;
-    let clip = Clip::load(&case.path, &device).map_err(|error| error.to_string())?;
+    let clip = Clip::load(&case.path, &Load::on(&device)).map_err(|error| error.to_string())?;
     let pixels = pictures(case.input("pixel_values")?, &device);
     let ids = case.input("input_ids")?;
     let texts = TokenBatch::new(&ids.ids(), 0);
@@ -22,11 +23,11 @@ pub fn compute(case: &Case) -> Result<Outputs, String> {
     let vision = &clip.config().vision_config;
     let common = clip.config().projection_dim;
 
-    let image = clip.image_features(pixels.clone());
+    let image = clip.image_features(&clip.encode(pixels.clone()));
     let text = clip.text_features(&texts);
     let logits = image.clone().matmul(text.clone().transpose()) * clip.logit_scale().unsqueeze();
     let classes: Vec<u32> = (0..rows as u32).collect();
-    let half = |logits: Tensor<2>| Med::cross_entropy_sum(logits, &classes) / rows as f64;
+    let half = |logits: Tensor<2>| cross_entropy_sum(logits, &classes) / rows as f64;
     let loss = (half(logits.clone()) + half(logits.clone().transpose())) / 2.0;
     Ok(vec![
         (

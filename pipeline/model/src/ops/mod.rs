@@ -11,7 +11,7 @@ mod plain;
 use burn::tensor::Tensor;
 
 use crate::config::Activation;
-use crate::weights::Weight;
+use crate::params::Param as Weight;
 
 pub(crate) use keys::{Keys, Rule};
 
