@@ -376,13 +376,16 @@ impl Med {
     /// Sum over rows of the cross entropy of `logits` `[rows, classes]` against
     /// `classes`, `[1]`; the ITM loss of `itm_logits` is this over the number of rows.
     pub fn cross_entropy_sum(logits: Tensor<2>, classes: &[u32]) -> Tensor<1> {
-        ops::cross_entropy_sum(
-            logits,
-            &Targets {
-                classes,
-                smoothing: 0.0,
-            },
-        )
+        Self::smoothed_cross_entropy_sum(logits, classes, 0.0)
+    }
+
+    /// [`Med::cross_entropy_sum`] with this share of each target spread over all classes.
+    pub fn smoothed_cross_entropy_sum(
+        logits: Tensor<2>,
+        classes: &[u32],
+        smoothing: f64,
+    ) -> Tensor<1> {
+        ops::cross_entropy_sum(logits, &Targets { classes, smoothing })
     }
 
     fn vocabulary_logits(&self, hidden: Tensor<2>) -> Tensor<2> {

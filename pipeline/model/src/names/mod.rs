@@ -2,7 +2,7 @@
 //!
 //! A [`Stored`] says for each tensor of a network where its values lie in such a file. Reading is
 //! [`flat`]: it takes the tensors as they were read and gives the vector for
-//! [`crate::Model::load_flat`].
+//! [`crate::Model::load_flat`]. [`tensors`] is the way back.
 
 pub mod blip;
 pub mod open_clip;
@@ -120,6 +120,42 @@ pub fn flat(
     }
 }
 
+/// The tensors of such a file from a network's flat vector: parameters, gradients or moments. Thirds
+/// of one tensor are joined.
+///
+/// # Errors
+/// [`Error::Unnamed`].
+pub fn tensors(
+    layout: &[ParamSlice],
+    flat: &[f32],
+    place: &dyn Fn(&str) -> Option<Stored>,
+) -> Result<BTreeMap<String, Tensor>, Error> {
+    let mut tensors = BTreeMap::new();
+    for slice in layout {
+        let stored = place(&slice.name).ok_or_else(|| Error::Unnamed(slice.name.clone()))?;
+        let values = &flat[slice.range.clone()];
+        let tensor = match stored.view {
+            View::Whole => (slice.shape.clone(), values.to_vec()),
+            View::Transposed => {
+                let transposed: Vec<usize> = slice.shape.iter().rev().copied().collect();
+                let back =
+                    View::Transposed.of(&(slice.shape.clone(), values.to_vec()), &transposed);
+                (transposed, back.unwrap_or_default())
+            }
+            View::Third(third) => {
+                let mut shape = slice.shape.clone();
+                shape[0] *= 3;
+                let blank = || (shape, vec![0.0; 3 * values.len()]);
+                let (_, all) = tensors.entry(stored.name).or_insert_with(blank);
+                all[third * values.len()..][..values.len()].copy_from_slice(values);
+                continue;
+            }
+        };
+        tensors.insert(stored.name, tensor);
+    }
+    Ok(tensors)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +183,8 @@ mod tests {
         })
     }
 
+    const EXPECTED: [f32; 10] = [0., 1., 4., 5., 0., 3., 1., 4., 2., 5.];
+
     #[test]
     fn views_give_thirds_and_transposed_matrices() {
         let layout = [
@@ -154,6 +192,9 @@ mod tests {
             slice("v", &[1, 2], 2),
             slice("proj", &[3, 2], 4),
         ];
+        let back = super::tensors(&layout, &EXPECTED, &place).unwrap();
+        assert_eq!(back["proj"], (vec![2, 3], vec![0., 1., 2., 3., 4., 5.]));
+        assert_eq!(back["qkv"], (vec![3, 2], vec![0., 1., 0., 0., 4., 5.]));
         let numbers = |shape: &[usize]| {
             let len: usize = shape.iter().product();
             (shape.to_vec(), (0..len).map(|i| i as f32).collect())
@@ -163,7 +204,7 @@ mod tests {
             ("proj".to_owned(), numbers(&[2, 3])),
         ]);
         let read = |tensors: &_| flat(&layout, tensors, &place, &|name| name == "ptr");
-        let expected = [0., 1., 4., 5., 0., 3., 1., 4., 2., 5.];
+        let expected = EXPECTED;
         assert_eq!(read(&tensors), Ok(expected.to_vec()));
         tensors.insert("ptr".to_owned(), numbers(&[1]));
         assert_eq!(read(&tensors), Ok(expected.to_vec()));

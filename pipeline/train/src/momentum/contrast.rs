@@ -41,7 +41,7 @@ pub fn contrast(
         let similar = copies.clone().matmul(others.clone()) / fixed.clone().unsqueeze();
         let targets = softmax(similar, 1) * soft_share + hard.clone() * (1.0 - soft_share);
         let logits = own.clone().matmul(others) / temperature.clone().unsqueeze();
-        let loss = -(log_softmax(logits.clone(), 1) * targets.clone()).sum();
+        let loss = soft_cross_entropy_sum(logits.clone(), targets.clone());
         (loss, logits, targets)
     };
     let (i2t, image_logits, image_targets) = half(&own.images, &copies.images, &entries.texts);
@@ -51,6 +51,13 @@ pub fn contrast(
         logits: [image_logits, text_logits],
         targets: [image_targets, text_targets],
     }
+}
+
+/// Sum over rows of the cross entropy of `logits` against labels that are distributions, `[1]`.
+///
+/// - `logits`, `targets`: `[rows, classes]`.
+pub fn soft_cross_entropy_sum(logits: Tensor<2>, targets: Tensor<2>) -> Tensor<1> {
+    -(log_softmax(logits, 1) * targets).sum()
 }
 
 /// Labels that spread a sample's weight evenly over its positives, `[samples, entries]`.

@@ -13,7 +13,7 @@
 mod contrast;
 mod queue;
 
-pub use contrast::{SoftContrast, contrast, hard_targets};
+pub use contrast::{SoftContrast, contrast, hard_targets, soft_cross_entropy_sum};
 pub use queue::Queue;
 
 use std::ops::Range;
