@@ -71,7 +71,7 @@ fn contrast(image: Tensor<2>, text: Tensor<2>, scale: Tensor<1>) -> Tensor<1> {
     let [batch, _] = image.dims();
     let classes: Vec<u32> = (0..batch as u32).collect();
     let logits = image.matmul(text.transpose()) * scale.unsqueeze();
-    let half = |logits| cross_entropy_sum(logits, &classes) / (2 * batch) as f64;
+    let half = |logits| cross_entropy_sum(logits, &classes, 0.0) / (2 * batch) as f64;
     half(logits.clone()) + half(logits.transpose())
 }
 
@@ -114,7 +114,7 @@ fn blip_loss(med: &Med, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
         .collect();
     let logits = med.match_logits(&memory, &TokenBatch::new(&rows, SPECIAL.pad), &pictures);
     let classes: Vec<u32> = (0..3 * batch).map(|i| u32::from(i < batch)).collect();
-    let itm = cross_entropy_sum(logits, &classes) / (3 * batch) as f64;
+    let itm = cross_entropy_sum(logits, &classes, 0.0) / (3 * batch) as f64;
     let own: Vec<usize> = (0..batch).collect();
     let lm = med.lm_loss(&memory, texts, &own, 0.1);
     itc + itm + lm.sum / lm.tokens as f64

@@ -165,7 +165,7 @@ impl Clip {
     }
 
     fn project_image(&self, hidden: Tensor<2>, batch: usize) -> Tensor<2> {
-        let tokens = self.config.vision_config.tokens() as u32;
+        let tokens = (hidden.dims()[0] / batch) as u32;
         let class: Vec<u32> = (0..batch as u32).map(|i| i * tokens).collect();
         let pooled = self
             .vision

@@ -252,12 +252,8 @@ impl Scale {
 
 /// Sum over rows of the cross entropy of `logits` `[rows, classes]` against `classes`, `[1]`; the
 /// ITM loss of [`Match::match_logits`] is this over the number of rows.
-pub fn cross_entropy_sum(logits: Tensor<2>, classes: &[u32]) -> Tensor<1> {
-    ops::cross_entropy_sum(
-        logits,
-        &Targets {
-            classes,
-            smoothing: 0.0,
-        },
-    )
+///
+/// - `smoothing`: share of each target that is spread over all classes.
+pub fn cross_entropy_sum(logits: Tensor<2>, classes: &[u32], smoothing: f64) -> Tensor<1> {
+    ops::cross_entropy_sum(logits, &Targets { classes, smoothing })
 }

@@ -20,6 +20,7 @@ mod curve;
 mod error;
 mod link;
 mod metrics;
+pub mod momentum;
 pub mod network;
 pub mod objective;
 mod optimizer;

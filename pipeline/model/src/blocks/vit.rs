@@ -1,12 +1,13 @@
 //! The vision transformer (Dosovitskiy et al. 2021) and its layer, which norms what
 //! goes into attention and feed-forward.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use super::{LayerNorm, Linear, Mlp};
 use crate::config::{Tower, VisionConfig};
 use crate::ops::{self, Keys};
 use crate::params::{Kind, Param, Part, params};
+use crate::positions::{self, Resample};
 
 /// Names under which a pre-norm layer is stored.
 pub(crate) struct PreNormNames {
@@ -159,29 +160,46 @@ impl Vit {
         }
     }
 
-    /// Tokens of the pictures `[batch, channels, side, side]`, as
-    /// `[batch * tokens, width]`, before the last norm.
+    /// Tokens of the pictures `[batch, channels, height, width]`, as
+    /// `[batch * tokens, width]`, before the last norm. For pictures of another size than the
+    /// configuration's, the positions are interpolated ([`positions::Resample::Plain`]).
     pub fn forward(&self, pixels: Tensor<4>) -> Tensor<2> {
         let [batch, channels, height, width] = pixels.dims();
-        assert_eq!(
-            [channels, height, width],
-            [
-                self.config.num_channels,
-                self.config.image_size,
-                self.config.image_size
-            ],
-            "pictures as the configuration says"
+        let patch = self.config.patch_size;
+        assert!(
+            channels == self.config.num_channels
+                && height.is_multiple_of(patch)
+                && width.is_multiple_of(patch),
+            "pictures of {} channels in whole patches of {patch} pixels, found {channels} x {height} x {width}",
+            self.config.num_channels
         );
-        let patches = ops::patches(pixels, self.config.patch_size);
-        let projected = self.patch.forward(patches);
-        let mut x = ops::picture_tokens(projected, &self.class, &self.positions, batch);
+        let grid = [height / patch, width / patch];
+        let projected = self.patch.forward(ops::patches(pixels, patch));
+        let positions = self.positions_of(grid);
+        let mut x = ops::picture_tokens(projected, &self.class, positions, batch);
         if let Some(norm) = &self.pre_norm {
             x = norm.forward(x);
         }
-        let keys = Keys::all(batch, self.config.tokens());
+        let keys = Keys::all(batch, grid[0] * grid[1] + 1);
         for layer in &self.layers {
             x = layer.forward(x, &keys);
         }
         x
+    }
+
+    /// The positions of the class token and of a grid of patches, `[(1 + patches) * width]`.
+    fn positions_of(&self, grid: [usize; 2]) -> Tensor<1> {
+        let side = self.config.image_size / self.config.patch_size;
+        if grid == [side, side] {
+            return self.positions.tensor();
+        }
+        let table = self.positions.matrix(self.config.hidden_size);
+        let [cells, from] = [grid[0] * grid[1], side * side];
+        let matrix = positions::matrix([side, side], grid, Resample::Plain);
+        let matrix =
+            Tensor::<2>::from_data(TensorData::new(matrix, [cells, from]), &table.device());
+        let class = table.clone().narrow(0, 0, 1);
+        let patches = matrix.matmul(table.narrow(0, 1, from));
+        Tensor::cat(vec![class, patches], 0).flatten(0, 1)
     }
 }

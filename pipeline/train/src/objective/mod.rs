@@ -248,7 +248,7 @@ fn itm(
         }
     }
     let logits = head.match_logits(memory, &TokenBatch::new(&rows, pad), &pictures);
-    let mean = cross_entropy_sum(logits, &classes) / drawn.pairs() as f64;
+    let mean = cross_entropy_sum(logits, &classes, 0.0) / drawn.pairs() as f64;
     part.losses.insert("itm", scalar(&mean));
     part.add(mean);
 }
