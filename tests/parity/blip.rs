@@ -7,7 +7,7 @@ use super::clip::pictures;
 use super::{Outputs, Setup};
 use burn::tensor::Tensor;
 use capstan_model::generate::{Decoding, Strategy, generate};
-use capstan_model::{Med, MedParts, Memory, TokenBatch};
+use capstan_model::{Embed, Generate, Look, Match, Med, MedParts, Memory, Network, TokenBatch};
 
 /// A batch of ids. Each row of the mask is a prefix of ones.
 pub fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
@@ -27,7 +27,8 @@ pub fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
 }
 
 fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Med, String> {
-    let med = Med::load(&case.path, &setup.load().parts(parts)).map_err(|error| error.to_string())?;
+    let med =
+        Med::load(&case.path, &setup.load().parts(parts)).map_err(|error| error.to_string())?;
     Ok(setup.stored(med))
 }
 

@@ -9,7 +9,10 @@ use super::{Outputs, Setup};
 use burn::tensor::Tensor;
 use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
 use capstan_model::names::{self, blip};
-use capstan_model::{Med, MedParts, Memory, Model, TokenBatch};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::{
+    Embed, Generate, Look, Match, Med, MedParts, Memory, Model, Network, TokenBatch,
+};
 use capstan_train::momentum::{Features, Momentum, Queue, SoftContrast, contrast, hard_targets};
 use serde::Deserialize;
 
@@ -122,7 +125,7 @@ fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Start, String> {
     let mut med = Med::new(config.blip(layers)?, parts, &setup.training_device());
     let place = |name: &str| blip::place(name, parts, blip::Encoders::Online);
     let flat = names::flat(&med.layout(), &weights, &place, &is_buffer).map_err(text)?;
-    med.load_flat(&setup.rounded(bounded(&med, flat)));
+    med.load_flat(&bounded(&med, flat));
     let mut momentum = Momentum::new(&med, config.momentum);
     let copies = momentum.encoders().layout();
     let (copied, rest): (Vec<_>, Vec<_>) = copies
@@ -130,7 +133,7 @@ fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Start, String> {
         .partition(|slice| !slice.name.starts_with("itm_head") && slice.name != "temperature");
     let copy = |name: &str| blip::place(name, parts, blip::Encoders::Momentum);
     let stored = names::flat(&copied, &weights, &copy, &|_| true).map_err(text)?;
-    let mut params = momentum.params().to_vec();
+    let mut params = momentum.params();
     let mut at = 0;
     for slice in &copied {
         let values = &stored[at..at + slice.range.len()];
@@ -141,7 +144,7 @@ fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Start, String> {
         at + rest.iter().map(|s| s.range.len()).sum::<usize>(),
         params.len()
     );
-    momentum.restore(&setup.rounded(params));
+    momentum.restore(&params);
     Ok(Start {
         queue: queue(case, config.embed_dim)?,
         med,
@@ -223,7 +226,7 @@ fn step(case: &Case, setup: &Setup, start: &mut Start, ids: &[u64]) -> Result<St
         images: med.image_features(&images),
         texts: med.text_features(&texts),
     };
-    momentum.update(&med.to_flat());
+    momentum.update(&med);
     let copies = momentum.features(pixels, &texts);
     let entries = queue.entries(&copies);
     let positive = |sample: usize, entry: usize| match entry.checked_sub(samples) {
@@ -314,7 +317,7 @@ pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
         case,
         "after.",
         copies,
-        start.momentum.params(),
+        &start.momentum.params(),
         &|name| blip::place(name, start.parts, blip::Encoders::Momentum),
     ));
     let names = ["image_queue_after", "text_queue_after"];

@@ -46,6 +46,8 @@ pub use clip::Clip;
 pub use device::{ComputePool, DeviceSpec};
 pub use init::InitRecipe;
 pub use network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, Network, Scale};
+#[doc(hidden)]
+pub use ops::timed;
 pub use params::{Model, Param};
 pub use preprocess::ImagePreprocess;
 pub use pretrained::{Load, Pretrained};

@@ -211,7 +211,7 @@ pub trait Generate: Look {
 /// How the factor on cosines follows from its parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scale {
-    /// The parameter is its logarithm, at most that of 100 (CLIP, section 2.5).
+    /// The parameter is its logarithm, between those of 1 and 100 (CLIP, section 2.5; open_clip).
     Logarithm,
     /// The parameter is its inverse, a temperature between 0.001 and 0.5, where the official
     /// BLIP code clamps it after each update.
@@ -244,7 +244,7 @@ impl Scale {
     /// The parameter brought back into its bounds after an update.
     pub fn bounded(self, parameter: f32) -> f32 {
         match self {
-            Self::Logarithm => parameter.min(MAX_FACTOR.ln()),
+            Self::Logarithm => parameter.clamp(0.0, MAX_FACTOR.ln()),
             Self::Temperature => parameter.clamp(TEMPERATURE.0, TEMPERATURE.1),
         }
     }

@@ -178,7 +178,11 @@ fn gradients_reach_every_parameter_and_come_in_walk_order() {
         .image_features(&images)
         .matmul(med.text_features(&texts()).transpose());
     let itc = cross_entropy_sum(cosine / med.temperature().unsqueeze(), &[0, 1, 2], 0.0);
-    let itm = cross_entropy_sum(med.match_logits(&memory, &texts(), &[0, 0, 2], 0.0), &[1, 0, 1]);
+    let itm = cross_entropy_sum(
+        med.match_logits(&memory, &texts(), &[0, 0, 2]),
+        &[1, 0, 1],
+        0.0,
+    );
     let lm = med.lm_loss(&memory, &texts(), &[0, 1, 2], 0.1).sum;
     let mut gradients = (itc + itm + lm).backward();
     let flat = med.gradients(&mut gradients);

@@ -7,6 +7,7 @@ mod fused;
 mod kernel;
 mod keys;
 mod plain;
+pub mod timed;
 
 use burn::tensor::Tensor;
 

@@ -100,6 +100,15 @@ impl Values {
         }
     }
 
+    /// These values, rounded to the nearest.
+    pub fn from_floats(dtype: Dtype, values: Vec<f32>) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32(values),
+            Dtype::Bf16 => Self::Bf16(values.into_iter().map(bf16::from_f32).collect()),
+            Dtype::F16 => Self::F16(values.into_iter().map(f16::from_f32).collect()),
+        }
+    }
+
     fn of(dtype: Dtype, data: TensorData) -> Self {
         let typed = "a parameter has the type that it was given";
         match dtype {
@@ -236,10 +245,13 @@ impl Param {
 
     /// Changes values of f32 where they lie: they are copied only if something else
     /// still holds them.
-    pub(crate) fn edit(&mut self, change: impl FnOnce(&mut [f32])) {
+    ///
+    /// # Panics
+    /// On a narrow parameter.
+    pub fn edit(&mut self, change: impl FnOnce(&mut [f32])) {
         let mut values = self.take();
         let Values::F32(floats) = &mut values else {
-            unreachable!("what is trained is f32");
+            panic!("only values of f32 are changed");
         };
         change(floats);
         self.set(values);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Gradients, Tensor};
 
-use super::{Param, Params, Role, Values};
+use super::{Dtype, Param, Params, Role, Values};
 use crate::init::InitRecipe;
 
 /// Where one stored tensor lies in the flat vector of what is trained.
@@ -156,6 +156,14 @@ pub trait Model: Params {
             if param.parts().iter().all(|part| wanted(&part.name)) {
                 param.set_role(role);
             }
+        }
+    }
+
+    /// Keeps every value in this type. What is trained must be f32.
+    fn store_as(&mut self, dtype: Dtype) {
+        for param in self.params_mut() {
+            let values = param.floats();
+            param.set(Values::from_floats(dtype, values));
         }
     }
 
