@@ -84,6 +84,9 @@ fn compute(case: &Case) -> Result<Outputs, String> {
         "transformers.BlipForConditionalGeneration" => blip::caption(case),
         "transformers.BlipForImageTextRetrieval" => blip::retrieval(case),
         "open_clip.transform.image_transform" => preprocess::compute(case),
+        "transformers.CLIPImageProcessor" | "transformers.BlipImageProcessor" => {
+            preprocess::processors(case)
+        }
         "pycocoevalcap" => captions::compute(case),
         "transformers.generation.logits_process" => processors::compute(case),
         unknown => Err(format!("no implementation of class `{unknown}`")),

@@ -156,6 +156,9 @@ pub enum Error {
     /// The tokenizer beside the network.
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::Error),
+    /// The preparation of pictures beside the network.
+    #[error(transparent)]
+    Preprocess(#[from] crate::preprocess::Unsupported),
 }
 
 /// From the name of a parameter to the name under which a folder stores it;
