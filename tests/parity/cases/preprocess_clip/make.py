@@ -1,9 +1,10 @@
 """Makes the cases of Hugging Face's CLIP and BLIP image processors again.
 
-    pip install torch==2.15.0 torchvision transformers==5.23.0 pillow==13.0.0 safetensors numpy
+    pip install torch==2.15.0 torchvision transformers==5.23.0 pillow==12.3.0 safetensors numpy
     python make.py
 
 The reference is the Pillow backend, which reads the very files that lie in the folders of the case.
+Pillow 13 resamples some pictures down before across and differs from all earlier releases by up to 2 of 255.
 `meta.json` records how far the torchvision backend differs from it: its resampling keeps fewer bits of
 each coefficient, and it pads a small picture at another place.
 """
@@ -12,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import PIL
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers import BlipImageProcessor, CLIPImageProcessor
@@ -106,7 +108,7 @@ def make(folder, name, pil, torchvision, files):
     save_file(outputs, folder / "outputs.safetensors")
     meta = {
         "cls": f"transformers.{name}",
-        "notes": "transformers 5.23.0, Pillow backend",
+        "notes": f"transformers 5.23.0, Pillow backend, Pillow {PIL.__version__}",
         "tolerance": {"*": [2e-6, 2e-6]},
         "torchvision_backend_differs_by": apart,
     }
