@@ -1,9 +1,13 @@
 //! Reads a case from its folder.
 
-use crate::array::{self, Array};
+use super::array::{self, Array, Values};
+
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The file of a case's weights.
+const WEIGHTS: &str = "model.safetensors";
 
 /// `meta.json`.
 #[derive(Debug, Deserialize)]
@@ -56,11 +60,42 @@ impl Case {
             .ok_or_else(|| format!("input `{name}` is missing"))
     }
 
+    /// Columns of an expected matrix.
+    pub fn expected_width(&self, name: &str) -> Result<usize, String> {
+        let expected = self.expected.get(name);
+        let width = expected.and_then(|array| array.shape.get(1));
+        width
+            .copied()
+            .ok_or_else(|| format!("output `{name}` is missing"))
+    }
+
     /// `config.json` as JSON, for fields that no model reads.
     pub fn config(&self) -> Result<serde_json::Value, String> {
         let path = self.path.join("config.json");
         let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Whether the case has weights.
+    pub fn has_weights(&self) -> bool {
+        self.path.join(WEIGHTS).is_file()
+    }
+
+    /// Every tensor of `model.safetensors`.
+    pub fn buffers(&self) -> Result<BTreeMap<String, Array>, String> {
+        array::read(&self.path.join(WEIGHTS))
+    }
+
+    /// The tensors of `model.safetensors` that hold floats, with their shapes.
+    pub fn weights(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, String> {
+        let tensors = self.buffers()?.into_iter();
+        let floats = tensors.filter(|(_, array)| matches!(array.values, Values::Float(_)));
+        Ok(floats
+            .map(|(name, array)| {
+                let values = array.floats();
+                (name, (array.shape, values))
+            })
+            .collect())
     }
 
     /// Absolute and relative tolerance of an output.

@@ -1,8 +1,8 @@
 //! Preprocessing of pictures.
 
-use crate::Outputs;
-use crate::array::Array;
-use crate::case::Case;
+use super::Outputs;
+use super::array::Array;
+use super::case::Case;
 use capstan_model::ImagePreprocess;
 use capstan_model::preprocess::{Filter, Picture, Resize, Rounding, Transparency};
 use std::path::PathBuf;
