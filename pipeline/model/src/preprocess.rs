@@ -199,13 +199,13 @@ impl ImagePreprocess {
     pub fn tables(&self) -> [[f32; 256]; 3] {
         std::array::from_fn(|colour| {
             let (mean, std) = (self.mean[colour], self.std[colour]);
-            std::array::from_fn(|value| (self.scaled(value) - mean) / std)
+            std::array::from_fn(|value| (self.scaled(value as u8) - mean) / std)
         })
     }
 
     /// A byte times the scale, rounded once, as the reference does.
-    fn scaled(&self, value: usize) -> f32 {
-        (value as f64 * self.scale) as f32
+    pub fn scaled(&self, value: u8) -> f32 {
+        (f64::from(value) * self.scale) as f32
     }
 
     /// Normalised pixels `[3, side, side]` of a picture.

@@ -10,6 +10,7 @@ use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
+use rayon::prelude::*;
 
 use crate::objective::{Gradient, Objectives, Slice};
 use crate::{
@@ -29,7 +30,7 @@ pub struct Job<'a> {
     pub rows: u64,
     /// Their pictures.
     pub pictures: &'a mut Pictures,
-    /// How the model takes pictures: its mean and standard deviation are used here.
+    /// How the model takes pictures.
     pub preprocess: &'a ImagePreprocess,
     /// Limit of one operation of the ring, the wait for slower ranks included.
     pub ring_limit: Duration,
@@ -190,7 +191,7 @@ impl<'a> Loop<'a> {
                 adamw,
                 layout.iter().map(|slice| (slice.range.len(), slice.decay)),
             ),
-            augment: Augment::new(job.seed, config.shift_px, config.brightness_jitter),
+            augment: Augment::new(job.seed, config, job.preprocess),
             schedule: Schedule::new(
                 config.learning_rate,
                 config.steps,
@@ -206,6 +207,9 @@ impl<'a> Loop<'a> {
             network,
             link,
         };
+        if this.augment.crops() {
+            this.job.pictures.keep_whole();
+        }
         if let Some(state) = resume {
             this.resume(state)?;
         }
@@ -399,15 +403,13 @@ impl<'a> Loop<'a> {
         let floats = 3 * side * side;
         let mut pixels = vec![0.0; samples.len() * floats];
         let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
-        let (augment, normalisation) = (
-            &self.augment,
-            (self.job.preprocess.mean, self.job.preprocess.std),
-        );
-        self.job.pictures.visit(&wanted, |place, bytes| {
-            let key = (data_epoch, &all[samples[place]].text_id);
-            let planes = &mut pixels[place * floats..(place + 1) * floats];
-            augment.apply(key, bytes, side, normalisation, planes);
-        })?;
+        let pictures = self.job.pictures.load(&wanted)?;
+        let planes = pixels.par_chunks_exact_mut(floats);
+        let each = planes.zip(&pictures).zip(samples);
+        each.for_each(|((planes, picture), sample)| {
+            let key = (data_epoch, &all[*sample].text_id);
+            self.augment.apply(key, picture, planes);
+        });
         let tokens = samples
             .iter()
             .map(|sample| all[*sample].tokens.clone())

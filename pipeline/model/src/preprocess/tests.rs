@@ -45,8 +45,8 @@ fn a_picture_of_the_right_side_is_not_resampled() {
 #[test]
 fn the_usual_scale_divides_by_255() {
     let preprocess = ImagePreprocess::new(8);
-    for value in 0..256 {
-        assert_eq!(preprocess.scaled(value), value as f32 / 255.0);
+    for value in 0..=255 {
+        assert_eq!(preprocess.scaled(value), f32::from(value) / 255.0);
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
+use super::augmentation::Augmentation;
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
@@ -132,6 +133,9 @@ pub struct Train {
     /// Label smoothing of LM.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// How pictures are varied before `shift_px` and `brightness_jitter`; left out, they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augmentation>,
     /// Shift of the picture in pixels at most, edges repeated.
     #[serde(default)]
     pub shift_px: u32,
@@ -264,6 +268,9 @@ impl Settings for Train {
             (Bound::Excluded(0.0), Bound::Included(1e9)),
         );
         check.number("label_smoothing", self.label_smoothing, 0.0..1.0);
+        if let Some(augment) = &self.augment {
+            check.table("augment", |check| augment.check(check));
+        }
         check.integer("shift_px", self.shift_px, 0..=1_024);
         check.number(
             "brightness_jitter",
