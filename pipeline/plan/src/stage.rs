@@ -47,7 +47,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
-pub use train::{Architecture, Family, Objective, Positives, Train, TrainWork};
+pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]
