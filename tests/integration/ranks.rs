@@ -414,6 +414,7 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
             config: &settings,
             seed: 11,
             samples: &samples,
+            rows: samples.len() as u64,
             pictures: &mut pictures,
             preprocess: &ImagePreprocess::new(SIDE),
             ring_limit: LIMIT,

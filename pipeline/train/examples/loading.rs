@@ -150,6 +150,7 @@ fn median_step(
         config,
         seed: 0,
         samples: &samples,
+        rows: samples.len() as u64,
         pictures: &mut pictures,
         preprocess,
         ring_limit: Duration::from_secs(120),

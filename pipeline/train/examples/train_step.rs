@@ -145,6 +145,7 @@ fn rank(
         config,
         seed: 0,
         samples: &samples,
+        rows: samples.len() as u64,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: LIMIT,

@@ -26,6 +26,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// All samples, the same on every rank.
     pub samples: &'a [Sample],
+    /// Rows of the base files that they are of.
+    pub rows: u64,
     /// Their pictures.
     pub pictures: &'a mut Pictures,
     /// How the model takes pictures.
@@ -116,12 +118,12 @@ fn loader<'a>(job: Job<'a>, link: &Link<'_>) -> Result<Loader<'a>, TrainError> {
         shard: sample.shard,
     };
     let keys = job.samples.iter().map(key).collect();
-    let sampler = Sampler::new(keys, config.global_batch, config.length_bucket, job.seed).map_err(
-        |error| TrainError::Settings {
-            field: "data",
-            problem: error.to_string(),
-        },
-    )?;
+    let (batch, bucket) = (config.global_batch, config.length_bucket);
+    let sampler = Sampler::new(keys, job.rows, batch, bucket, job.seed);
+    let sampler = sampler.map_err(|error| TrainError::Settings {
+        field: "data",
+        problem: error.to_string(),
+    })?;
     Ok(Loader {
         samples: job.samples,
         pictures: job.pictures,

@@ -52,7 +52,14 @@ fn sampler(samples: &[Sample]) -> Sampler {
         length: 3,
         shard: sample.shard,
     };
-    Sampler::new(samples.iter().map(key).collect(), GLOBAL_BATCH, 1, 4).unwrap()
+    Sampler::new(
+        samples.iter().map(key).collect(),
+        SAMPLES as u64,
+        GLOBAL_BATCH,
+        1,
+        4,
+    )
+    .unwrap()
 }
 
 /// What a training receives; it waits before each step where the loader is not the slow one.

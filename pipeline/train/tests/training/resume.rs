@@ -173,6 +173,7 @@ fn run_on(
         config,
         seed: 1,
         samples: &samples,
+        rows: samples.len() as u64,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: Duration::from_secs(10),
