@@ -7,7 +7,7 @@ use super::clip::pictures;
 use super::{Outputs, Setup};
 use burn::tensor::Tensor;
 use capstan_model::generate::{Decoding, Strategy, generate};
-use capstan_model::{Med, MedParts, Memory, TokenBatch};
+use capstan_model::{Embed, Generate, Look, Match, Med, MedParts, Memory, Network, TokenBatch};
 
 /// A batch of ids. Each row of the mask is a prefix of ones.
 pub fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
@@ -27,7 +27,8 @@ pub fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
 }
 
 fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Med, String> {
-    let med = Med::load(&case.path, parts, setup.device()).map_err(|error| error.to_string())?;
+    let med =
+        Med::load(&case.path, &setup.load().parts(parts)).map_err(|error| error.to_string())?;
     Ok(setup.stored(med))
 }
 
@@ -42,7 +43,7 @@ fn image_tokens(images: &capstan_model::ImageEmbeds) -> Array {
 
 pub fn caption(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let med = load(case, setup, MedParts::Captioner)?;
-    let images = med.image_embeds(pictures(case.input("pixel_values")?, setup.device()));
+    let images = med.encode(pictures(case.input("pixel_values")?, setup.device()));
     let memory = med.memory(&images);
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
     let own: Vec<usize> = (0..texts.rows()).collect();
@@ -185,7 +186,7 @@ const UNSCORED: f32 = -100.0;
 pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let med = load(case, setup, MedParts::Filter)?;
     let device = setup.device();
-    let images = med.image_embeds(pictures(case.input("pixel_values")?, device));
+    let images = med.encode(pictures(case.input("pixel_values")?, device));
     let memory = med.memory(&images);
     let mask = case.input("attention_mask")?;
     let texts = batch(case.input("input_ids")?, mask)?;
@@ -198,7 +199,7 @@ pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let cosine = med
         .image_features(&images)
         .matmul(med.text_features(&texts).transpose());
-    let enc = med.itm_logits(&memory, &texts, &own);
+    let enc = med.match_logits(&memory, &texts, &own);
     let keep = Array::tensor(&[rows, 2], enc.clone());
     let keep = keep
         .floats()
@@ -230,7 +231,7 @@ pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
 }
 
 fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outputs, String> {
-    let images = med.image_embeds(pictures(case.input("gallery")?, device));
+    let images = med.encode(pictures(case.input("gallery")?, device));
     let captions = batch(case.input("captions")?, case.input("captions_mask")?)?;
     let (pictures, texts) = (images.pictures(), captions.rows());
     let sims = med
@@ -248,7 +249,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
         .flat_map(|picture| vec![picture; texts])
         .collect();
     let pad = med.config().text_config.pad_token_id;
-    let logits: Tensor<2> = med.itm_logits(&memory, &TokenBatch::new(&rows, pad), &which);
+    let logits: Tensor<2> = med.match_logits(&memory, &TokenBatch::new(&rows, pad), &which);
     let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits).floats();
     let score = |picture: usize, text: usize| {
         sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1]

@@ -9,7 +9,10 @@ use super::released::{Released, transposed};
 use super::{Outputs, Setup};
 use burn::tensor::Tensor;
 use capstan_model::names::{self, blip};
-use capstan_model::{Med, MedParts, Memory, Model, TokenBatch};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::{
+    Embed, Generate, Look, Match, Med, MedParts, Memory, Model, Network, TokenBatch,
+};
 use capstan_train::momentum::{Features, Queue, SoftContrast, contrast, hard_targets};
 
 /// Label smoothing of language modelling in the release.
@@ -36,12 +39,12 @@ fn step(case: &Case, setup: &Setup, start: &mut Released, ids: &[u64]) -> Result
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
     let samples = texts.rows();
     let alpha = f64::from(case.input("alpha")?.floats()[0]);
-    let images = med.image_embeds(pixels.clone());
+    let images = med.encode(pixels.clone());
     let own = Features {
         images: med.image_features(&images),
         texts: med.text_features(&texts),
     };
-    momentum.update(&med.to_flat());
+    momentum.update(med);
     let copies = momentum.features(pixels, &texts);
     let entries = queue.entries(&copies);
     let positive = |sample: usize, entry: usize| match entry.checked_sub(samples) {
@@ -69,8 +72,8 @@ fn matching(med: &Med, memory: &Memory, texts: &TokenBatch) -> (Tensor<2>, Tenso
     let row = |row: usize| texts.row(row)[..texts.lengths()[row] as usize].to_vec();
     let rows: Vec<Vec<u32>> = [0, 1, 0, 1, 1, 0].into_iter().map(row).collect();
     let pad = med.config().text_config.pad_token_id;
-    let logits = med.itm_logits(memory, &TokenBatch::new(&rows, pad), &[0, 1, 1, 0, 0, 1]);
-    let loss = Med::cross_entropy_sum(logits.clone(), &[1, 1, 0, 0, 0, 0]) / 6.0;
+    let logits = med.match_logits(memory, &TokenBatch::new(&rows, pad), &[0, 1, 1, 0, 0, 1]);
+    let loss = cross_entropy_sum(logits.clone(), &[1, 1, 0, 0, 0, 0], 0.0) / 6.0;
     (logits, loss)
 }
 
@@ -132,7 +135,7 @@ pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
         case,
         "after.",
         copies,
-        start.momentum.params(),
+        &start.momentum.params(),
         &|name| blip::place(name, MedParts::Both, blip::Encoders::Momentum),
     ));
     let names = ["image_queue_after", "text_queue_after"];
@@ -158,7 +161,7 @@ fn named(
     let asked = case.expected.iter().filter_map(|(output, expected)| {
         let name = output.strip_prefix(prefix)?;
         let stored = |slice: &&_| -> bool {
-            let slice: &capstan_model::weights::ParamSlice = slice;
+            let slice: &capstan_model::params::ParamSlice = slice;
             place(&slice.name).is_some_and(|stored| stored.name == name)
         };
         let found = layout.iter().find(stored);

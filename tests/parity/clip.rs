@@ -4,8 +4,9 @@ use super::array::Array;
 use super::case::Case;
 use super::{Outputs, Setup};
 use burn::tensor::{Tensor, TensorData};
+use capstan_model::network::cross_entropy_sum;
 use capstan_model::positions::{self, Resample};
-use capstan_model::{Clip, Med, Model, TokenBatch};
+use capstan_model::{Clip, Embed, Model, Network, TokenBatch};
 
 /// The pictures of an input as a tensor.
 pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
@@ -14,7 +15,7 @@ pub fn pictures(array: &Array, device: &burn::tensor::Device) -> Tensor<4> {
 
 pub fn compute(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let device = setup.device();
-    let clip = Clip::load(&case.path, device).map_err(|error| error.to_string())?;
+    let clip = Clip::load(&case.path, &setup.load()).map_err(|error| error.to_string())?;
     let clip = setup.stored(clip);
     let pixels = pictures(case.input("pixel_values")?, device);
     let ids = case.input("input_ids")?;
@@ -26,11 +27,11 @@ pub fn compute(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let grid = [height, width].map(|side| side / vision.patch_size);
     let common = clip.config().projection_dim;
 
-    let image = clip.image_features(pixels.clone());
+    let image = clip.image_features(&clip.encode(pixels.clone()));
     let text = clip.text_features(&texts);
     let logits = image.clone().matmul(text.clone().transpose()) * clip.logit_scale().unsqueeze();
     let classes: Vec<u32> = (0..rows as u32).collect();
-    let half = |logits: Tensor<2>| Med::cross_entropy_sum(logits, &classes) / rows as f64;
+    let half = |logits: Tensor<2>| cross_entropy_sum(logits, &classes, 0.0) / rows as f64;
     let loss = (half(logits.clone()) + half(logits.clone().transpose())) / 2.0;
     let mut outputs = interpolated(case, &clip, grid)?;
     outputs.extend([

@@ -4,9 +4,11 @@ use super::array::Array;
 use super::case::Case;
 use super::{Outputs, Setup};
 use burn::tensor::{Tensor, TensorData};
-use capstan_model::Med;
+use capstan_model::network::cross_entropy_sum;
+use capstan_plan::stage;
 use capstan_train::momentum::soft_cross_entropy_sum;
 use capstan_train::objective::contrast::{Gathered, contrast};
+use capstan_train::objective::positives::Positives;
 
 /// The label of a token that is not predicted.
 const IGNORED: i64 = -100;
@@ -28,8 +30,9 @@ fn clip(case: &Case) -> Result<Outputs, String> {
         width: image.shape[1],
         scale,
     };
-    let classes: Vec<usize> = (0..gathered.batch()).collect();
-    let found = contrast(&gathered, &gathered.logits(), &classes, 0..classes.len());
+    let batch = gathered.batch();
+    let positives = Positives::new(stage::Positives::Pair, &[], &vec![Vec::new(); batch]);
+    let found = contrast(&gathered, &gathered.logits(), &positives, 0..batch);
     Ok(vec![
         ("clip.loss".into(), Array::double(&[], vec![found.loss])),
         (
@@ -82,7 +85,7 @@ fn language(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let sum = |(positions, classes): &(Vec<i64>, Vec<u32>), smoothing| -> f64 {
         let at = TensorData::new(positions.clone(), [positions.len()]);
         let rows = all.clone().select(0, Tensor::from_data(at, setup.device()));
-        let loss = Med::smoothed_cross_entropy_sum(rows, classes, smoothing);
+        let loss = cross_entropy_sum(rows, classes, smoothing);
         f64::from(loss.into_scalar::<f32>())
     };
     let tokens: usize = texts.iter().map(|(_, classes)| classes.len()).sum();

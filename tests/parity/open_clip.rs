@@ -7,7 +7,8 @@ use super::{Outputs, Setup};
 use burn::tensor::{Device, Tensor};
 use capstan_evaluate::zero_shot;
 use capstan_model::names::open_clip;
-use capstan_model::{Clip, Med, Model, TokenBatch, names};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::{Clip, Embed, Model, Network, TokenBatch, names};
 
 /// The network of a case, on `device`.
 pub fn load(case: &Case, setup: &Setup, device: &Device) -> Result<Clip, String> {
@@ -34,11 +35,11 @@ pub fn compute(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     let texts = texts(case.input("text")?);
     let (rows, batch) = (texts.rows(), pixels.dims()[0]);
     let common = clip.config().projection_dim;
-    let image = clip.image_features(pixels.clone());
+    let image = clip.image_features(&clip.encode(pixels.clone()));
     let text = clip.text_features(&texts);
     let logits = image.matmul(text.transpose()) * clip.logit_scale().unsqueeze();
     let classes: Vec<u32> = (0..rows as u32).collect();
-    let half = |logits: Tensor<2>| Med::cross_entropy_sum(logits, &classes) / rows as f64;
+    let half = |logits: Tensor<2>| cross_entropy_sum(logits, &classes, 0.0) / rows as f64;
     let loss = (half(logits.clone()) + half(logits.clone().transpose())) / 2.0;
     Ok(vec![
         (
@@ -78,7 +79,8 @@ pub fn zero_shot(case: &Case, setup: &Setup) -> Result<Outputs, String> {
         .chunks_exact(templates * common)
         .map(of_class)
         .collect();
-    let images = floats(clip.image_features(pictures(case.input("image")?, setup.device())));
+    let images =
+        floats(clip.image_features(&clip.encode(pictures(case.input("image")?, setup.device()))));
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
         SCALE * products.sum::<f64>()

@@ -127,9 +127,9 @@ impl Released {
         let mut med = Med::new(config.blip(layers)?, parts, &setup.training_device());
         let place = |name: &str| blip::place(name, parts, blip::Encoders::Online);
         let flat = names::flat(&med.layout(), &weights, &place, &is_buffer).map_err(text)?;
-        med.load_flat(&setup.rounded(bounded(&med, flat)));
+        med.load_flat(&bounded(&med, flat));
         let mut momentum = Momentum::new(&med, config.momentum);
-        let mut params = momentum.params().to_vec();
+        let mut params = momentum.params();
         for slice in momentum.encoders().layout() {
             // The copies have neither a match head nor a temperature.
             if slice.name.starts_with("itm_head") || slice.name == "temperature" {
@@ -140,7 +140,7 @@ impl Released {
             let values = names::flat(one, &weights, &copy, &|_| true).map_err(text)?;
             params[slice.range].copy_from_slice(&values);
         }
-        momentum.restore(&setup.rounded(params));
+        momentum.restore(&params);
         Ok(Self {
             queue: queue(&tensors, config.embed_dim)?,
             med,

@@ -1,7 +1,8 @@
 //! Where a case is computed, and how its weights are stored.
 
-use burn::tensor::{Device, bf16};
-use capstan_model::{DeviceSpec, Model};
+use burn::tensor::Device;
+use capstan_model::params::Dtype;
+use capstan_model::{DeviceSpec, Load, Model};
 
 /// Device and type of the weights, with what follows for the comparison.
 ///
@@ -72,23 +73,17 @@ impl Setup {
         }
     }
 
-    /// The model with its weights as they are stored.
-    pub fn stored<M: Model>(&self, mut model: M) -> M {
-        if self.bf16 {
-            let flat = self.rounded(model.to_flat());
-            model.load_flat(&flat);
-        }
-        model
+    /// How a model is read.
+    pub fn load(&self) -> Load {
+        Load::on(&self.device)
     }
 
-    /// Weights as they are stored.
-    pub fn rounded(&self, mut weights: Vec<f32>) -> Vec<f32> {
+    /// The model with its weights in the type that is asked for.
+    pub fn stored<M: Model>(&self, mut model: M) -> M {
         if self.bf16 {
-            for weight in &mut weights {
-                *weight = bf16::from_f32(*weight).to_f32();
-            }
+            model.store_as(Dtype::Bf16);
         }
-        weights
+        model
     }
 
     /// The tolerance of a float, `[absolute, relative]`, where the case asks for `stated`.
@@ -112,11 +107,7 @@ fn parity_is_refused_for_a_type_or_a_device_that_is_not_there() {
     let refused = |device, dtype| Setup::new(device, dtype).unwrap_err();
     assert!(refused("cpu", "f8").contains("use f32 or bf16"));
     assert!(refused("tpu", "f32").contains("`tpu` is unknown"));
-    if cfg!(not(feature = "cuda")) {
-        assert!(refused("cuda", "f32").contains("--features cuda"));
-    }
     let wide = Setup::new("cpu", "bf16").unwrap();
     assert_eq!(wide.tolerance([0.1, 1e-4], true), [0.1, 5e-2]);
     assert_eq!(wide.tolerance([0.1, 1e-4], false), [0.1, 1e-4]);
-    assert_eq!(wide.rounded(vec![1.0, 1.001]), [1.0, 1.0]);
 }

@@ -169,7 +169,7 @@ def checks(a, asked):
             found.append((f"{mode}: tokens", lambda o, r, c=command: same_ids(o.result(c)["ids"], r.result(c)["ids"])))
     if uses("caption nucleus"):
         command = ["filtered"] + captioner + a.run
-        found.append(("nucleus: filtered distributions", lambda o, r: same_distributions(a, o, r, command)))
+        found.append(("nucleus: filtered distributions", lambda o, r, c=command: same_distributions(a, o, r, c)))
     if uses("match"):
         command = ["match"] + model(f"filter-{small}") + pixels + file("texts", "texts-4") + once
         found.append(("match: logits", lambda o, r, c=command: close(o.result(c)["logits"], r.result(c)["logits"], a.bound)))

@@ -14,7 +14,7 @@ use capstan_model::config::{BlipConfig, ClipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
     Clip, ComputePool, Device, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model,
-    Tokenizer,
+    Network, Tokenizer,
 };
 use capstan_plan::id::PairId;
 use capstan_plan::row::{Origin, Pair, Text};

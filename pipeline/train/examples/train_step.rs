@@ -14,7 +14,7 @@ use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::TrainingStep;
 use capstan_plan::stage::{self, Architecture, Family};
-use capstan_train::{Job, Network, PictureSource, Pictures, Sample, SourceError, Watch, train};
+use capstan_train::{Job, PictureSource, Pictures, Sample, SourceError, Watch, network, train};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -137,7 +137,7 @@ fn rank(
     };
     let device = DeviceSpec::Cpu.open()?.autodiff();
     let vocabulary = (VOCABULARY, &special);
-    let mut network = Network::drawn(&architecture, &config.objectives, vocabulary, 0, &device)?;
+    let mut network = network::drawn(&architecture, &config.objectives, vocabulary, 0, &device)?;
     let samples: Vec<Sample> = (0..SAMPLES as u32).map(sample).collect();
     let mut pictures = Pictures::new(Box::new(Noise), SAMPLES, 1 << 30);
     let mut steps = Vec::new();
@@ -155,7 +155,7 @@ fn rank(
         cancel: &AtomicBool::new(false),
         before_update: None,
     };
-    train(job, &mut network, ring, None, watch)?;
+    train(job, &mut *network, ring, None, watch)?;
     Ok(steps)
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
-use capstan_model::ImagePreprocess;
+use capstan_model::{ImagePreprocess, Network};
 use capstan_plan::FailureKind;
 use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
@@ -13,8 +13,8 @@ use capstan_plan::stage;
 
 use crate::objective::{Gradient, Objectives, Slice};
 use crate::{
-    AdamW, AdamWConfig, Augment, Curve, Link, Network, Pictures, RankPool, Sample, Schedule, State,
-    TrainError, clip_factor, global_norm,
+    AdamW, AdamWConfig, Augment, Curve, Link, Pictures, RankPool, Sample, Schedule, State,
+    TrainError, clip_factor, global_norm, network,
 };
 
 /// What is trained on, and how.
@@ -77,7 +77,7 @@ pub struct Trained {
 /// [`TrainError`]; [`TrainError::NotFinite`] names the step and the loss.
 pub fn train(
     job: Job<'_>,
-    network: &mut Network,
+    network: &mut dyn Network,
     ring: &mut dyn capstan_collective::Collective,
     resume: Option<State>,
     watch: Watch<'_>,
@@ -93,18 +93,13 @@ pub fn train(
 }
 
 /// Refuses settings that contradict each other, the samples or the ring.
-fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), TrainError> {
+fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), TrainError> {
     let config = job.config;
     let wrong = |field, problem: String| Err(TrainError::Settings { field, problem });
     if config.objectives.is_empty() {
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
-    if network.family() == stage::Family::Clip && config.objectives != [stage::Objective::Itc] {
-        return wrong(
-            "objectives",
-            "CLIP is trained by itc alone: write [\"itc\"]".to_owned(),
-        );
-    }
+    network::check(network, &config.objectives)?;
     if config.global_batch < world_size {
         let problem = format!(
             "{} is less than a sample for each of {world_size} ranks",
@@ -141,14 +136,13 @@ fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), Trai
 /// Everything that lives from step to step.
 struct Loop<'a> {
     job: Job<'a>,
-    network: &'a mut Network,
+    network: &'a mut dyn Network,
     link: Link<'a>,
     sampler: Sampler,
     objectives: Objectives,
     augment: Augment,
     schedule: Schedule,
     optimizer: AdamW,
-    params: Vec<f32>,
     curve: Curve,
     step: u64,
     /// The step of the newest checkpoint.
@@ -159,7 +153,7 @@ struct Loop<'a> {
 impl<'a> Loop<'a> {
     fn new(
         job: Job<'a>,
-        network: &'a mut Network,
+        network: &'a mut dyn Network,
         link: Link<'a>,
         resume: Option<State>,
     ) -> Result<Self, TrainError> {
@@ -175,15 +169,24 @@ impl<'a> Loop<'a> {
                 field: "data",
                 problem: error.to_string(),
             })?;
-        let objectives = Objectives::new(&config.objectives, config.label_smoothing, job.seed);
+        let objectives = Objectives::new(
+            &config.objectives,
+            config.positives,
+            config.label_smoothing,
+            job.seed,
+        );
         let adamw = AdamWConfig {
             betas: config.betas,
             epsilon: config.epsilon,
             weight_decay: config.weight_decay,
         };
+        let layout = network.layout();
         let mut this = Self {
             curve: Curve::new(config.steps, &objectives.names()),
-            optimizer: AdamW::new(adamw, &network.decays()),
+            optimizer: AdamW::new(
+                adamw,
+                layout.iter().map(|slice| (slice.range.len(), slice.decay)),
+            ),
             augment: Augment::new(job.seed, config.shift_px, config.brightness_jitter),
             schedule: Schedule::new(
                 config.learning_rate,
@@ -191,8 +194,7 @@ impl<'a> Loop<'a> {
                 config.warmup,
                 config.final_rate,
             ),
-            params: network.model().to_flat(),
-            layout: network.layout_digest(),
+            layout: network::layout_digest(network),
             step: 0,
             saved: 0,
             sampler,
@@ -214,7 +216,7 @@ impl<'a> Loop<'a> {
                 detail,
             })
         };
-        if state.layout != self.layout || state.params.len() != self.params.len() {
+        if state.layout != self.layout || state.params.len() != self.optimizer.len() {
             return foreign("its parameters have other names or shapes");
         }
         if state.step > self.job.config.steps {
@@ -224,11 +226,10 @@ impl<'a> Loop<'a> {
             return foreign("it was trained on other objectives");
         }
         self.optimizer
-            .restore(&state.first, &state.second, state.updates);
+            .restore(state.first, state.second, state.updates);
         self.step = state.step;
         self.saved = state.step;
-        self.params = state.params;
-        self.network.model_mut().load_flat(&self.params);
+        self.network.load_flat(&state.params);
         Ok(())
     }
 
@@ -236,7 +237,7 @@ impl<'a> Loop<'a> {
         tracing::info!(
             rank = self.link.rank(),
             world_size = self.link.world_size(),
-            params = self.params.len(),
+            params = self.optimizer.len(),
             samples = self.job.samples.len(),
             step = self.step,
             steps = self.job.config.steps,
@@ -308,17 +309,20 @@ impl<'a> Loop<'a> {
         let Some(checkpoints) = watch.checkpoints.as_deref_mut() else {
             return Ok(());
         };
-        let (first, second) = self.optimizer.moments();
+        let (first, second) = self.optimizer.take_moments();
         let state = State {
             step: self.step,
             updates: self.optimizer.updates(),
             layout: self.layout.clone(),
-            params: self.params.clone(),
-            first: first.to_vec(),
-            second: second.to_vec(),
+            params: self.network.to_flat(),
+            first,
+            second,
             curve: self.curve.sums().to_vec(),
         };
-        checkpoints.save(&state).map_err(|error| TrainError::Save {
+        let saved = checkpoints.save(&state);
+        self.optimizer
+            .restore(state.first, state.second, state.updates);
+        saved.map_err(|error| TrainError::Save {
             step: self.step,
             kind: error.kind,
             source: error.source,
@@ -341,7 +345,7 @@ impl<'a> Loop<'a> {
         let step = self.step;
         let gradient = self
             .objectives
-            .gradient(self.network, &self.params, &slice, &mut self.link)
+            .gradient(self.network, &slice, &mut self.link)
             .map_err(|source| TrainError::Ring { step, source })?;
         let norm = self.finite_norm(&gradient)?;
         if let Some(told) = before_update {
@@ -349,12 +353,7 @@ impl<'a> Loop<'a> {
         }
         let learning_rate = self.schedule.learning_rate(step);
         let factor = clip_factor(norm, self.job.config.clip_norm);
-        self.optimizer
-            .update(&mut self.params, &gradient.flat, factor, learning_rate);
-        if let Some(at) = self.network.scale_at() {
-            self.params[at] = self.network.bounded_scale(self.params[at]);
-        }
-        self.network.model_mut().load_flat(&self.params);
+        self.update(&gradient, factor, learning_rate);
         Ok(TrainingStep {
             step,
             data_epoch: batch.data_epoch,
@@ -369,6 +368,20 @@ impl<'a> Loop<'a> {
             step_seconds: start.seconds(),
             all_reduce_seconds: self.link.take_spent().as_secs_f64(),
         })
+    }
+
+    fn update(&mut self, gradient: &Gradient, factor: f32, learning_rate: f64) {
+        let scale = network::scale(self.network);
+        let mut update = self.optimizer.begin(factor, learning_rate);
+        self.network.update(&mut |range, params| {
+            update.apply(range.clone(), params, &gradient.flat[range.clone()]);
+            if let Some(scale) = scale
+                && let Some(place) = scale.place.filter(|place| range.contains(place))
+            {
+                let param = &mut params[place - range.start];
+                *param = scale.rule.bounded(*param);
+            }
+        });
     }
 
     /// This rank's pictures, augmented, and texts.
@@ -401,6 +414,7 @@ impl<'a> Loop<'a> {
             range,
             pixels,
             tokens,
+            pictures: wanted.iter().map(|picture| *picture as u32).collect(),
         })
     }
 

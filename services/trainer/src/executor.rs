@@ -275,7 +275,7 @@ impl Attempt {
             cancel: &cancel,
             before_update: Some(&|_: u64| fault::point("trainer.mid_step")),
         };
-        let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
+        let trained = train(job, &mut *network, &mut ring, self.resume.take(), watch);
         drop(watching);
         let trained = trained?;
         if let Some(metrics) = &mut metrics {

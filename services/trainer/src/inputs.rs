@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
-use capstan_model::{Device, ImagePreprocess};
+use capstan_model::{Device, ImagePreprocess, Network};
 use capstan_plan::id::{Digest, ModelDigest};
 use capstan_plan::stage;
 use capstan_plan::task::Data;
-use capstan_train::{Network, PictureRow, Sample, network, tokenised};
+use capstan_train::{PictureRow, Sample, network, tokenised};
 
 use crate::error::Error;
 
@@ -71,12 +71,12 @@ impl Training {
         inputs: &Inputs,
         seed: u64,
         device: &Device,
-    ) -> Result<(Network, ImagePreprocess), Error> {
+    ) -> Result<(Box<dyn Network>, ImagePreprocess), Error> {
         match (&self.config.architecture, &inputs.init) {
             (Some(architecture), _) => {
                 let vocabulary = (inputs.tokenizer.len(), &inputs.tokenizer.special());
                 let objectives = &self.config.objectives;
-                let network = Network::drawn(architecture, objectives, vocabulary, seed, device)?;
+                let network = network::drawn(architecture, objectives, vocabulary, seed, device)?;
                 Ok((network, ImagePreprocess::new(architecture.image_size)))
             }
             (None, Some(folder)) => {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use capstan_model::generate::{Decoding, Strategy, generate, processors};
-use capstan_model::{Device, Med, MedParts, TokenBatch};
+use capstan_model::generate::{Decoder, Decoding, Strategy, generate, processors};
+use capstan_model::{Generate, Load, Look, Med, MedParts, Memory, Network, Tensor};
 use capstan_plan::draw::Draws;
 use clap::{Args, ValueEnum};
 use safetensors::tensor::{Dtype, TensorView};
@@ -73,14 +73,14 @@ impl Mode {
     }
 }
 
-pub fn load(model: &std::path::Path, device: &Device) -> Result<Med> {
-    Ok(Med::load(model, MedParts::Captioner, device)?)
+pub fn load(model: &std::path::Path, load: Load) -> Result<Med> {
+    Ok(Med::load(model, &load.parts(MedParts::Captioner))?)
 }
 
 impl Caption {
     pub fn run(&self) -> Result<()> {
         let ids = self.run.on_device(|device, pace| {
-            let med = load(&self.model, device)?;
+            let med = load(&self.model, self.run.load(device))?;
             let pixels = Inputs::read(&self.pixels)?.pixels(device)?;
             let stop = med.config().text_config.sep_token_id;
             let decoding = decoding(self.tokens, self.mode.strategy(), stop);
@@ -89,8 +89,8 @@ impl Caption {
                 draws.unit(&picture.to_le_bytes(), position as u64)
             };
             pace.repeat(|| {
-                let images = med.image_embeds(pixels.clone());
-                let texts = generate(&med, &med.memory(&images), &[], &decoding, &draw)?;
+                let memory = med.memory(&med.encode(pixels.clone()));
+                let texts = generate(med.decoder(), &memory, &[], &decoding, &draw)?;
                 Ok(texts.into_iter().map(|text| text.ids).collect::<Vec<_>>())
             })
         })?;
@@ -120,15 +120,13 @@ pub struct Filtered {
 impl Filtered {
     pub fn run(&self) -> Result<()> {
         let (vocabulary, probabilities) = self.run.on_device(|device, _| {
-            let med = load(&self.model, device)?;
+            let med = load(&self.model, self.run.load(device))?;
             let pixels = Inputs::read(&self.pixels)?.pixels(device)?;
             let rows = Inputs::read(&self.prefix)?.ids("input_ids")?;
-            let texts = TokenBatch::new(&rows, 0);
-            let own: Vec<usize> = (0..texts.rows()).collect();
-            let memory = med.memory(&med.image_embeds(pixels));
+            let memory = med.memory(&med.encode(pixels));
             let stop = med.config().text_config.sep_token_id;
-            let vocabulary = med.config().text_config.vocab_size;
-            let mut scores = host(med.lm_logits(&memory, &texts, &own))?;
+            let vocabulary = med.vocab_size();
+            let mut scores = host(forced(med.decoder(), &memory, &rows))?;
             for scores in scores.chunks_exact_mut(vocabulary) {
                 processors::forbid(scores, &[stop]);
                 processors::keep_nucleus(scores, TOP_P);
@@ -143,6 +141,20 @@ impl Filtered {
         std::fs::write(&self.out, file)?;
         finish(&json!({ "rows": probabilities.len() / vocabulary }))
     }
+}
+
+/// The logits after every token of texts that are given, `[texts * tokens, vocabulary]`, as decoding
+/// computes them: the first token as a prompt, each further one as a step.
+fn forced(decoder: &dyn Decoder, memory: &Memory, rows: &[Vec<u32>]) -> Tensor<2> {
+    let tokens = rows[0].len();
+    let prompts: Vec<Vec<u32>> = rows.iter().map(|row| vec![row[0]]).collect();
+    let (first, mut state) = decoder.prefill(memory, &prompts, tokens);
+    let mut logits = vec![first.unsqueeze_dim::<3>(1)];
+    for position in 1..tokens {
+        let ids: Vec<u32> = rows.iter().map(|row| row[position]).collect();
+        logits.push(decoder.step(&ids, &mut state).unsqueeze_dim(1));
+    }
+    Tensor::cat(logits, 1).flatten(0, 1)
 }
 
 fn softmax(scores: &mut [f32]) {

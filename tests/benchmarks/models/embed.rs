@@ -27,7 +27,7 @@ pub struct Embed {
 impl Embed {
     pub fn run(&self) -> Result<()> {
         let (width, features) = self.run.on_device(|device, pace| {
-            let clip = Clip::load(&self.model, device)?;
+            let clip = Clip::load(&self.model, &self.run.load(device))?;
             let pixels = Inputs::read(&self.pixels)?.pixels(device)?;
             let features = pace.repeat(|| host(clip.encode_image(pixels.clone())))?;
             Ok((clip.config().projection_dim, features))

@@ -29,9 +29,11 @@ mod train;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use capstan_model::{ComputePool, Device, DeviceSpec};
-use clap::{Args, Parser, Subcommand};
+use anyhow::Result;
+use capstan_model::params::Dtype;
+use capstan_model::weights::Keep;
+use capstan_model::{ComputePool, Device, DeviceSpec, Load};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use pace::Pace;
 
@@ -73,9 +75,9 @@ struct Run {
     /// `cpu`, `cuda` or `cuda:1`.
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
-    /// Type in which weights are stored.
+    /// Type in which weights are stored. What is trained is f32.
     #[arg(long, default_value = "f32")]
-    dtype: String,
+    dtype: Type,
     /// Compute threads.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -87,17 +89,30 @@ struct Run {
     paced: bool,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Type {
+    F32,
+    Bf16,
+}
+
 impl Run {
+    /// How a model is read.
+    fn load(&self, device: &Device) -> Load {
+        let dtype = match self.dtype {
+            Type::F32 => Dtype::F32,
+            Type::Bf16 => Dtype::Bf16,
+        };
+        Load {
+            keep: Keep::As(dtype),
+            ..Load::on(device)
+        }
+    }
+
     /// Runs `work` with the device on a pool of these threads.
     fn on_device<T: Send>(
         &self,
         work: impl FnOnce(&Device, Pace) -> Result<T> + Send,
     ) -> Result<T> {
-        ensure!(
-            self.dtype == "f32",
-            "weights in {} are not built in: use --dtype f32",
-            self.dtype
-        );
         let device = self.device.open()?;
         let pace = Pace::new(self.reps, self.paced);
         ComputePool::new(self.threads)?.install(|| work(&device, pace))

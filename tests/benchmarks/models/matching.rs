@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
-use capstan_model::{Med, MedParts, TokenBatch};
+use capstan_model::{Look, Med, MedParts, Network, TokenBatch};
 use clap::Args;
 use serde_json::json;
 
@@ -30,7 +30,7 @@ pub struct Match {
 impl Match {
     pub fn run(&self) -> Result<()> {
         let logits = self.run.on_device(|device, pace| {
-            let med = Med::load(&self.model, MedParts::Filter, device)?;
+            let med = Med::load(&self.model, &self.run.load(device).parts(MedParts::Filter))?;
             let pixels = Inputs::read(&self.pixels)?.pixels(device)?;
             let texts = TokenBatch::new(&Inputs::read(&self.texts)?.ids("input_ids")?, 0);
             let pictures = pixels.dims()[0];
@@ -41,7 +41,7 @@ impl Match {
             let each = texts.rows() / pictures;
             let which: Vec<usize> = (0..texts.rows()).map(|text| text / each).collect();
             pace.repeat(|| {
-                let memory = med.memory(&med.image_embeds(pixels.clone()));
+                let memory = med.memory(&med.encode(pixels.clone()));
                 host(med.itm_logits_as_is(&memory, &texts, &which))
             })
         })?;

@@ -7,13 +7,18 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::Tensor;
 use capstan_collective::SoloRing;
 use capstan_model::names::open_clip;
-use capstan_model::{Clip, Device, Med, MedParts, Model, TokenBatch, names};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::params::Decay;
+use capstan_model::{
+    Clip, Device, Embed, Generate, Look, Match, Med, MedParts, Model, Network, TokenBatch, names,
+};
 use capstan_plan::draw::Draws;
-use capstan_plan::stage::Objective;
+use capstan_plan::stage::{self, Objective};
 use capstan_train::momentum::{Features, contrast, hard_targets};
 use capstan_train::objective::negatives::Negatives;
+use capstan_train::objective::positives::Positives;
 use capstan_train::objective::{Objectives, Slice};
-use capstan_train::{AdamW, AdamWConfig, Link, Network};
+use capstan_train::{AdamW, AdamWConfig, Link};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
@@ -58,9 +63,8 @@ pub struct Train {
     run: Run,
 }
 
-/// What a step changes.
+/// The optimiser, and the losses so far.
 struct Trainer {
-    params: Vec<f32>,
     optimizer: AdamW,
     losses: Vec<f64>,
 }
@@ -68,21 +72,20 @@ struct Trainer {
 impl Trainer {
     fn new(model: &dyn Model) -> Self {
         let layout = model.layout();
-        let decays: Vec<bool> = layout
+        let runs = layout
             .iter()
-            .flat_map(|slice| slice.range.clone().map(|_| slice.shape.len() >= 2))
-            .collect();
+            .map(|slice| (slice.range.len(), slice.decays(Decay::Dimensions)));
         Self {
-            params: model.to_flat(),
-            optimizer: AdamW::new(ADAMW, &decays),
+            optimizer: AdamW::new(ADAMW, runs),
             losses: Vec::new(),
         }
     }
 
     fn apply(&mut self, model: &mut dyn Model, gradient: &[f32], loss: f64) {
-        self.optimizer
-            .update(&mut self.params, gradient, 1.0, LEARNING_RATE);
-        model.load_flat(&self.params);
+        let mut update = self.optimizer.begin(1.0, LEARNING_RATE);
+        model.update(&mut |range, params| {
+            update.apply(range.clone(), params, &gradient[range]);
+        });
         self.losses.push(loss);
     }
 }
@@ -117,23 +120,23 @@ fn clip(model: &Path, inputs: &Inputs, device: &Device) -> Result<Step> {
     let flat = names::flat(&clip.layout(), &weights, &open_clip::place, &|_| false)?;
     drop(weights);
     clip.load_flat(&flat);
-    let mut network = Network::Clip(clip);
-    let mut trainer = Trainer::new(network.model());
+    let mut trainer = Trainer::new(&clip);
     let (_, pixels) = inputs.floats("pixels")?;
     let tokens = inputs.ids("input_ids")?;
-    let objectives = Objectives::new(&[Objective::Itc], 0.0, 0);
+    let objectives = Objectives::new(&[Objective::Itc], stage::Positives::Pair, 0.0, 0);
     Ok(Box::new(move || {
         let slice = Slice {
             step: trainer.losses.len() as u64,
             range: 0..tokens.len(),
             pixels: pixels.clone(),
             tokens: tokens.clone(),
+            pictures: (0..tokens.len() as u32).collect(),
         };
         let mut ring = SoloRing;
         let mut link = Link::new(&mut ring, Duration::from_secs(60));
-        let gradient = objectives.gradient(&network, &trainer.params, &slice, &mut link)?;
+        let gradient = objectives.gradient(&clip, &slice, &mut link)?;
         let loss = gradient.losses["itc"];
-        trainer.apply(network.model_mut(), &gradient.flat, loss);
+        trainer.apply(&mut clip, &gradient.flat, loss);
         Ok(loss)
     }))
 }
@@ -153,13 +156,15 @@ fn blip(model: &Path, inputs: &Inputs, run: &Run) -> Result<Step> {
     let batch = texts.rows();
     let draws = Draws::new(0, "hard negatives");
     let pictures: Vec<u64> = (0..batch as u64).collect();
+    let each: Vec<usize> = (0..batch).collect();
+    let positives = Positives::new(stage::Positives::Pair, &[], &rows);
     Ok(Box::new(move || {
-        let images = med.image_embeds(pixels.clone());
+        let images = med.encode(pixels.clone());
         let own = Features {
             images: med.image_features(&images),
             texts: med.text_features(&texts),
         };
-        momentum.update(&trainer.params);
+        momentum.update(&med);
         let copies = momentum.features(pixels.clone(), &texts);
         let entries = queue.entries(&copies);
         let columns = batch + queue.capacity();
@@ -180,12 +185,11 @@ fn blip(model: &Path, inputs: &Inputs, run: &Run) -> Result<Step> {
             &pictures,
         );
         let logits = itc.logits[0].clone().inner().narrow(1, 0, batch);
-        let classes: Vec<usize> = (0..batch).collect();
         let step = trainer.losses.len() as u64;
-        let drawn = Negatives::draw(&draws, step, &host(logits)?, &classes);
+        let drawn = Negatives::draw(&draws, step, &host(logits)?, &positives);
         let memory = med.memory(&images);
         let itm = matching(&med, &memory, &rows, &drawn)?;
-        let lm = med.lm_loss(&memory, &texts, &classes, SMOOTHING);
+        let lm = med.lm_loss(&memory, &texts, &each, SMOOTHING);
         let total = itc.loss + itm + lm.sum / lm.tokens as f64;
         let loss = f64::from(host(total.clone().inner())?[0]);
         ensure!(loss.is_finite(), "the loss is {loss}");
@@ -212,6 +216,6 @@ fn matching(
     let texts: Vec<&[u32]> = pairs.iter().map(|(text, ..)| &*rows[*text]).collect();
     let which: Vec<usize> = pairs.iter().map(|(_, image, _)| *image).collect();
     let classes: Vec<u32> = pairs.iter().map(|(.., class)| *class).collect();
-    let logits = med.itm_logits(memory, &TokenBatch::new(&texts, 0), &which);
-    Ok(Med::cross_entropy_sum(logits, &classes) / classes.len() as f64)
+    let logits = med.match_logits(memory, &TokenBatch::new(&texts, 0), &which);
+    Ok(cross_entropy_sum(logits, &classes, 0.0) / classes.len() as f64)
 }

@@ -9,7 +9,7 @@ pub mod open_clip;
 
 use std::collections::BTreeMap;
 
-use crate::weights::ParamSlice;
+use crate::params::ParamSlice;
 
 /// Where the values of one tensor lie.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,57 +5,16 @@
 
 mod fused;
 mod kernel;
+mod keys;
 mod plain;
+pub mod timed;
 
 use burn::tensor::Tensor;
 
 use crate::config::Activation;
-use crate::weights::Weight;
+use crate::params::Param as Weight;
 
-/// Which keys each query sees.
-#[derive(Debug, Clone)]
-pub(crate) struct Keys {
-    /// Rows of queries.
-    pub rows: usize,
-    /// Queries of a row.
-    pub q_len: usize,
-    /// Keys of a block.
-    pub k_len: usize,
-    /// Keys that count in each row; all where absent.
-    pub lengths: Option<Vec<u32>>,
-    /// Whether query `i` sees keys `0..=i` alone.
-    pub causal: bool,
-    /// Block of keys of each row; row `i` has block `i` where absent.
-    pub index: Option<Vec<u32>>,
-}
-
-impl Keys {
-    /// Every query of a row sees every token of the row.
-    pub fn all(rows: usize, len: usize) -> Self {
-        Self {
-            rows,
-            q_len: len,
-            k_len: len,
-            lengths: None,
-            causal: false,
-            index: None,
-        }
-    }
-
-    /// Block of keys of a row.
-    pub fn block(&self, row: usize) -> usize {
-        self.index.as_ref().map_or(row, |index| index[row] as usize)
-    }
-
-    /// Number of leading keys that this query sees.
-    pub fn visible(&self, row: usize, query: usize) -> usize {
-        let len = self
-            .lengths
-            .as_ref()
-            .map_or(self.k_len, |lengths| lengths[row] as usize);
-        if self.causal { len.min(query + 1) } else { len }
-    }
-}
+pub(crate) use keys::{Keys, Rule};
 
 /// Classes to predict, one a row.
 #[derive(Debug, Clone, Copy)]

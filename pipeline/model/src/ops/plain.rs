@@ -1,7 +1,8 @@
 //! The operations as compositions of the library's primitives: any device, and
 //! the reference that the fused ones are held against.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation as act};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation as act};
+use std::f64::consts::FRAC_1_SQRT_2;
 
 use super::{Keys, Targets};
 use crate::config::Activation;
@@ -27,7 +28,11 @@ pub(crate) fn layer_norm(
 
 pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
     match kind {
-        Activation::Gelu => act::gelu(x),
+        // Written out, because the derivative of the library's gelu is that of the tanh form.
+        Activation::Gelu => {
+            let distribution = (x.clone() * FRAC_1_SQRT_2).erf() * 0.5 + 0.5;
+            x * distribution
+        }
         Activation::QuickGelu => x.clone() * act::sigmoid(x * 1.702),
     }
 }
@@ -54,31 +59,28 @@ pub(crate) fn attention(
     let query = split(query, keys.q_len);
     let (key, value) = (pick(split(key, keys.k_len)), pick(split(value, keys.k_len)));
     let mut scores = query.matmul(key.swap_dims(2, 3)) * (size as f64).powf(-0.5);
-    if let Some(mask) = hidden_keys(keys, &device) {
-        let [rows, _, q_len, k_len] = scores.dims();
-        scores = scores.mask_fill(mask.expand([rows, heads, q_len, k_len]), f32::NEG_INFINITY);
+    let shape = [keys.rows, heads, keys.q_len, keys.k_len];
+    if let Some(bias) = &keys.bias {
+        let bias = TensorData::new(bias.to_vec(), [1, heads, keys.q_len, keys.k_len]);
+        scores = scores + Tensor::from_data(bias, &device);
     }
-    let attended = act::softmax(scores, 3).matmul(value);
-    attended
+    let hidden = keys.hidden(&device).map(|hidden| hidden.expand(shape));
+    if let Some(hidden) = &hidden {
+        scores = scores.mask_fill(hidden.clone(), HIDDEN_SCORE);
+    }
+    let mut weights = act::softmax(scores, 3);
+    if let Some(hidden) = hidden {
+        // The softmax of a query that sees no key is uniform.
+        weights = weights.mask_fill(hidden, 0.0);
+    }
+    weights
+        .matmul(value)
         .swap_dims(1, 2)
         .reshape([keys.rows * keys.q_len, width])
 }
 
-/// True where a query must not see a key: `[rows, 1, q_len, k_len]`.
-fn hidden_keys(keys: &Keys, device: &Device) -> Option<Tensor<4, Bool>> {
-    if keys.lengths.is_none() && !keys.causal {
-        return None;
-    }
-    let mut hidden = Vec::with_capacity(keys.rows * keys.q_len * keys.k_len);
-    for row in 0..keys.rows {
-        for query in 0..keys.q_len {
-            let visible = keys.visible(row, query);
-            hidden.extend((0..keys.k_len).map(|key| key >= visible));
-        }
-    }
-    let shape = [keys.rows, 1, keys.q_len, keys.k_len];
-    Some(Tensor::from_data(TensorData::new(hidden, shape), device))
-}
+/// Score of a hidden key. It is finite, because the softmax of infinities alone is NaN.
+const HIDDEN_SCORE: f32 = -1e30;
 
 pub(crate) fn picture_tokens(
     patches: Tensor<2>,

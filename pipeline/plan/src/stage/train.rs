@@ -71,6 +71,20 @@ impl Objective {
     }
 }
 
+/// Which samples of a batch belong together: neither pushed apart by `itc` nor drawn as negatives by
+/// `itm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positives {
+    /// A sample and itself, as CLIP has it.
+    Pair,
+    /// Samples of one picture, as BLIP's retrieval has it.
+    Picture,
+    /// Samples of one picture or with the same tokens.
+    #[default]
+    PictureOrText,
+}
+
 /// `kind = "train"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,6 +101,10 @@ pub struct Train {
     pub tokenizer: StageName,
     /// What is minimised: `["itc"]` for CLIP; any of `itc, itm, lm` for BLIP.
     pub objectives: Vec<Objective>,
+    /// Samples that belong together in a batch: `pair` (a sample and itself, as CLIP), `picture`
+    /// (those of one picture, as BLIP's retrieval), `picture_or_text` (or with the same tokens).
+    #[serde(default)]
+    pub positives: Positives,
     /// Optimiser steps.
     pub steps: u64,
     /// Samples of a step, over all ranks.
@@ -187,7 +205,7 @@ impl Train {
 
 impl StageKind for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 }
 
 impl Settings for Train {
@@ -213,6 +231,7 @@ impl Settings for Train {
         }
         source::check(&self.data, check);
         self.check_objectives(check);
+        check.any("positives", "every rule is meant");
         check.integer("steps", self.steps, 1..=1_000_000_000);
         check.integer("world_size", self.world_size, 1..=65_536);
         check.integer("global_batch", self.global_batch, 1..=16_777_216);

@@ -16,10 +16,11 @@ mod queue;
 pub use contrast::{SoftContrast, contrast, hard_targets, soft_cross_entropy_sum};
 pub use queue::Queue;
 
-use std::ops::Range;
+use std::collections::HashMap;
 
 use burn::tensor::Tensor;
-use capstan_model::{Med, MedParts, Model, TokenBatch};
+use capstan_model::{Embed, Med, MedParts, Model, Network, Param, TokenBatch};
+use rayon::prelude::*;
 
 /// Unit features of pictures and of their texts, each `[samples, width]`.
 #[derive(Debug, Clone)]
@@ -34,9 +35,6 @@ pub struct Features {
 #[derive(Debug, Clone)]
 pub struct Momentum {
     encoders: Med,
-    params: Vec<f32>,
-    /// Places of each copied tensor: in the online parameters, and here.
-    pairs: Vec<(Range<usize>, Range<usize>)>,
     rate: f64,
 }
 
@@ -53,54 +51,51 @@ impl Momentum {
     pub fn new(online: &Med, rate: f64) -> Self {
         assert!(online.parts().encodes(), "a captioner has no encoders");
         let device = online.device().clone().inner();
-        let mut encoders = Med::new(online.config().clone(), MedParts::Filter, &device);
-        let layout = online.layout();
-        let places = encoders.layout().into_iter().map(|own| {
-            let place = layout.iter().find(|slice| slice.name == own.name);
-            (
-                own.name,
-                place.expect("an encoder's tensor").range.clone(),
-                own.range,
-            )
+        let encoders = Med::new(online.config().clone(), MedParts::Filter, &device);
+        let mut momentum = Self { encoders, rate };
+        momentum.follow(online, &|_| true, &|copy, online| {
+            copy.copy_from_slice(online);
         });
-        let places: Vec<_> = places.collect();
-        let all = online.to_flat();
-        let mut params = vec![0.0; encoders.num_params()];
-        for (_, from, to) in &places {
-            params[to.clone()].copy_from_slice(&all[from.clone()]);
-        }
-        encoders.load_flat(&params);
-        let copied = |name: &str| !UNCOPIED.iter().any(|part| name.starts_with(part));
-        let pairs = places.into_iter().filter(|(name, ..)| copied(name));
-        Self {
-            pairs: pairs.map(|(_, from, to)| (from, to)).collect(),
-            encoders,
-            params,
-            rate,
-        }
+        momentum
     }
 
     /// Moves every copy towards the online parameters: `copy * rate + online * (1 - rate)`. BLIP does
     /// so before it takes the momentum features of a step.
-    ///
-    /// - `params`: all parameters of the online network, in the order of its layout.
-    ///
-    /// # Panics
-    /// When `params` is not as long as the online network's.
-    pub fn update(&mut self, params: &[f32]) {
+    pub fn update(&mut self, online: &Med) {
         let (keep, take) = (self.rate as f32, (1.0 - self.rate) as f32);
-        for (from, to) in &self.pairs {
-            let online = &params[from.clone()];
-            for (copy, online) in self.params[to.clone()].iter_mut().zip(online) {
-                *copy = *copy * keep + online * take;
+        let copied = |name: &str| !UNCOPIED.iter().any(|part| name.starts_with(part));
+        self.follow(online, &copied, &|copies, online| {
+            copies
+                .par_iter_mut()
+                .zip(online)
+                .for_each(|(copy, online)| *copy = *copy * keep + online * take);
+        });
+    }
+
+    /// Changes each copy whose name is `wanted` with its online parameter: `change(copy, online)`.
+    fn follow(
+        &mut self,
+        online: &Med,
+        wanted: &dyn Fn(&str) -> bool,
+        change: &dyn Fn(&mut [f32], &[f32]),
+    ) {
+        let online: HashMap<&str, &Param> = online
+            .params()
+            .into_iter()
+            .map(|param| (&*param.parts()[0].name, param))
+            .collect();
+        for copy in self.encoders.params_mut() {
+            let name = copy.parts()[0].name.clone();
+            if wanted(&name) {
+                let online = online[&*name].floats();
+                copy.edit(|values| change(values, &online));
             }
         }
-        self.encoders.load_flat(&self.params);
     }
 
     /// Features of a batch by the copies, without gradients.
     pub fn features(&self, pixels: Tensor<4>, texts: &TokenBatch) -> Features {
-        let images = self.encoders.image_embeds(pixels.inner());
+        let images = self.encoders.encode(pixels.inner());
         Features {
             images: self.encoders.image_features(&images),
             texts: self.encoders.text_features(texts),
@@ -112,9 +107,9 @@ impl Momentum {
         &self.encoders
     }
 
-    /// All values of the copies, in the order of [`Momentum::encoders`]'s layout.
-    pub fn params(&self) -> &[f32] {
-        &self.params
+    /// A copy of all values of the copies, in the order of [`Momentum::encoders`]'s layout.
+    pub fn params(&self) -> Vec<f32> {
+        self.encoders.to_flat()
     }
 
     /// Goes on from a checkpoint.
@@ -122,8 +117,7 @@ impl Momentum {
     /// # Panics
     /// When `params` has another length than [`Momentum::params`].
     pub fn restore(&mut self, params: &[f32]) {
-        self.params.copy_from_slice(params);
-        self.encoders.load_flat(&self.params);
+        self.encoders.load_flat(params);
     }
 }
 

@@ -1,6 +1,6 @@
 use burn::tensor::{Tensor, TensorData};
 use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
-use capstan_model::{DeviceSpec, InitRecipe, Med, MedParts, Model, TokenBatch};
+use capstan_model::{DeviceSpec, Embed, InitRecipe, Med, MedParts, Model, Network, TokenBatch};
 
 use super::*;
 
@@ -43,7 +43,7 @@ fn floats(tensor: &Tensor<2>) -> Vec<f32> {
 fn copies_follow_the_online_encoders_and_leave_the_head_alone() {
     let (online, other) = (med(MedParts::Both, 1), med(MedParts::Both, 2));
     let mut momentum = Momentum::new(&online, 0.75);
-    momentum.update(&other.to_flat());
+    momentum.update(&other);
     let values = |med: &dyn Model, name: &str| {
         let slice = med.layout().into_iter().find(|slice| slice.name == name);
         med.to_flat()[slice.unwrap().range].to_vec()
@@ -57,7 +57,7 @@ fn copies_follow_the_online_encoders_and_leave_the_head_alone() {
     let head = "itm_head.weight";
     assert_eq!(values(momentum.encoders(), head), values(&online, head));
     let mut restored = Momentum::new(&online, 0.75);
-    restored.restore(momentum.params());
+    restored.restore(&momentum.params());
     assert_eq!(values(restored.encoders(), name), copies);
 }
 
@@ -70,7 +70,7 @@ fn features_of_fresh_copies_are_the_online_ones() {
     let texts = TokenBatch::new(&[vec![2, 7, 3], vec![2, 8, 9, 3]], 0);
     let copies = Momentum::new(&online, 0.995).features(pixels.clone(), &texts);
     assert!(!copies.images.is_autodiff());
-    let images = online.image_embeds(pixels);
+    let images = online.encode(pixels);
     assert_eq!(
         floats(&copies.images),
         floats(&online.image_features(&images))

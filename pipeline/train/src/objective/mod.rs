@@ -17,21 +17,24 @@
 pub mod contrast;
 mod exchange;
 pub mod negatives;
+pub mod positives;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
 use capstan_collective::RingError;
-use capstan_model::{Clip, Med, Memory, TokenBatch};
+use capstan_model::network::cross_entropy_sum;
+use capstan_model::{Embed, ImageEmbeds, Match, Memory, Network, TokenBatch};
 use capstan_plan::draw::Draws;
-use capstan_plan::stage::Objective;
+use capstan_plan::stage::{self, Objective};
 
 use crate::link::Link;
-use crate::network::Network;
-use contrast::{Gathered, classes_of, contrast};
+use crate::network::{self, ScaleParameter};
+use contrast::{Gathered, contrast};
 use exchange::Share;
 use negatives::Negatives;
+use positives::Positives;
 
 /// The name of a part of an objective, as metrics have it.
 pub fn name(objective: Objective) -> &'static str {
@@ -46,6 +49,7 @@ pub fn name(objective: Objective) -> &'static str {
 #[derive(Debug, Clone)]
 pub struct Objectives {
     parts: Vec<Objective>,
+    positives: stage::Positives,
     label_smoothing: f64,
     negatives: Draws,
 }
@@ -61,6 +65,8 @@ pub struct Slice {
     pub pixels: Vec<f32>,
     /// Token ids of each sample, unpadded.
     pub tokens: Vec<Vec<u32>>,
+    /// Picture of each sample: a number that is the same on every rank.
+    pub pictures: Vec<u32>,
 }
 
 /// Losses and gradient of the global batch, the same bits on every rank.
@@ -92,12 +98,19 @@ impl Part {
 }
 
 impl Objectives {
-    /// - `parts`: each at most once; for CLIP `itc` alone.
+    /// - `parts`: each at most once, and none that the network has no head for.
+    /// - `positives`: which samples of a batch belong together.
     /// - `label_smoothing`: of LM.
     /// - `seed`: of the hard negatives.
-    pub fn new(parts: &[Objective], label_smoothing: f64, seed: u64) -> Self {
+    pub fn new(
+        parts: &[Objective],
+        positives: stage::Positives,
+        label_smoothing: f64,
+        seed: u64,
+    ) -> Self {
         Self {
             parts: parts.to_vec(),
+            positives,
             label_smoothing,
             negatives: Draws::new(seed, "hard negatives"),
         }
@@ -114,32 +127,31 @@ impl Objectives {
 
     /// Gradient and losses of the global batch of which `slice` is this rank's.
     ///
-    /// - `params`: the flat parameters that `network` holds.
-    ///
     /// # Errors
     /// What the ring says.
+    ///
+    /// # Panics
+    /// When the network lacks the head of an objective.
     pub fn gradient(
         &self,
-        network: &Network,
-        params: &[f32],
+        network: &dyn Network,
         slice: &Slice,
         link: &mut Link<'_>,
     ) -> Result<Gradient, RingError> {
-        let part = match network {
-            Network::Clip(clip) => self.clip(network, clip, params, slice, link)?,
-            Network::Blip(med) => self.blip(network, med, params, slice, link)?,
-        };
+        let scale = network::scale(network);
+        let part = self.part(network, scale, slice, link)?;
         let mut flat = match part.surrogate {
-            Some(surrogate) => network.model().gradients(&mut surrogate.backward()),
-            None => vec![0.0; params.len()],
+            Some(surrogate) => network.gradients(&mut surrogate.backward()),
+            None => vec![0.0; network.num_trained()],
         };
-        if let Some(at) = network.scale_at() {
-            flat[at] += part.scale as f32;
+        if let Some(place) = scale.and_then(|scale| scale.place) {
+            flat[place] += part.scale as f32;
         }
+        let trained = flat.len();
         // The losses travel behind the gradient: one message for both.
         flat.extend(self.names().iter().map(|name| part.losses[name] as f32));
         link.all_reduce_sum(&mut flat)?;
-        let losses = flat.split_off(params.len());
+        let losses = flat.split_off(trained);
         let losses = self
             .names()
             .into_iter()
@@ -148,81 +160,57 @@ impl Objectives {
         Ok(Gradient { flat, losses })
     }
 
-    fn clip(
+    /// This rank's part of every objective.
+    fn part(
         &self,
-        network: &Network,
-        clip: &Clip,
-        params: &[f32],
+        network: &dyn Network,
+        scale: Option<ScaleParameter>,
         slice: &Slice,
         link: &mut Link<'_>,
     ) -> Result<Part, RingError> {
         let texts = TokenBatch::new(&slice.tokens, network.pad());
-        let own = Own {
-            images: clip.image_features(pixels(network, slice)),
-            texts: clip.text_features(&texts),
-        };
-        let global = own.share(slice).gather(link)?;
-        // CLIP takes every other text of the batch for a negative, equal ones too.
-        let classes: Vec<usize> = (0..global.tokens.len()).collect();
-        let scale = network.scale(params[network.scale_at().expect("CLIP has a logit scale")]);
-        let gathered = own.gathered(&global, scale.factor);
-        let mut part = Part::default();
-        let logits = gathered.logits();
-        own.contrast(&gathered, &logits, &classes, slice, &mut part, link)?;
-        part.scale *= scale.slope;
-        Ok(part)
-    }
-
-    fn blip(
-        &self,
-        network: &Network,
-        med: &Med,
-        params: &[f32],
-        slice: &Slice,
-        link: &mut Link<'_>,
-    ) -> Result<Part, RingError> {
-        let (contrasts, matches) = (self.has(Objective::Itc), self.has(Objective::Itm));
-        let texts = TokenBatch::new(&slice.tokens, network.pad());
-        let images = med.image_embeds(pixels(network, slice));
-        let own = (contrasts || matches).then(|| Own {
-            images: med.image_features(&images),
-            texts: med.text_features(&texts),
-        });
-        let tokens_alone = || Share {
+        let images = network.encode(pixels(network, slice));
+        let contrasts = self.has(Objective::Itc) || self.has(Objective::Itm);
+        let space = contrasts.then(|| network.embed().expect("a head for the contrast"));
+        let own = space.map(|space| Own::new(space, &images, &texts));
+        let share = own.as_ref().map(|own| own.share(slice));
+        let share = share.unwrap_or_else(|| Share {
             tokens: slice.tokens.clone(),
+            pictures: slice.pictures.clone(),
             ..Share::default()
+        });
+        let global = share.gather(link)?;
+        let matching = self
+            .has(Objective::Itm)
+            .then(|| network.matching().expect("a head for matching"));
+        let writer = self
+            .has(Objective::Lm)
+            .then(|| network.generator().expect("a decoder"));
+        let memory = match (matching, writer) {
+            (Some(head), _) => Some(head.memory(&images)),
+            (None, Some(writer)) => Some(writer.memory(&images)),
+            (None, None) => None,
         };
-        let global = own
-            .as_ref()
-            .map_or_else(tokens_alone, |own| own.share(slice))
-            .gather(link)?;
-        let memory = (matches || self.has(Objective::Lm)).then(|| med.memory(&images));
         let mut part = Part::default();
         if let Some(own) = &own {
-            let classes = classes_of(&global.tokens);
-            let scale =
-                network.scale(params[network.scale_at().expect("a filter has a temperature")]);
-            let gathered = own.gathered(&global, scale.factor);
+            let positives = Positives::new(self.positives, &global.pictures, &global.tokens);
+            let scale = scale.expect("a contrast has a scale");
+            let gathered = own.gathered(&global, scale.rule.factor(scale.value));
             let logits = gathered.logits();
-            if contrasts {
-                own.contrast(&gathered, &logits, &classes, slice, &mut part, link)?;
-                part.scale *= scale.slope;
+            if self.has(Objective::Itc) {
+                own.contrast(&gathered, &logits, &positives, slice, &mut part, link)?;
+                part.scale *= scale.rule.slope(scale.value);
             }
-            if let Some(memory) = memory.as_ref().filter(|_| matches) {
-                let drawn = Negatives::draw(&self.negatives, slice.step, &logits, &classes);
-                itm(
-                    med,
-                    memory,
-                    (slice, &global, &drawn),
-                    network.pad(),
-                    &mut part,
-                );
+            if let Some((head, memory)) = matching.zip(memory.as_ref()) {
+                let drawn = Negatives::draw(&self.negatives, slice.step, &logits, &positives);
+                let pad = network.pad();
+                itm(head, memory, (slice, &global, &drawn), pad, &mut part);
             }
         }
-        if let Some(memory) = memory.as_ref().filter(|_| self.has(Objective::Lm)) {
+        if let Some((writer, memory)) = writer.zip(memory.as_ref()) {
             let predicted: usize = global.tokens.iter().map(|row| row.len() - 1).sum();
             let pictures: Vec<usize> = (0..slice.range.len()).collect();
-            let loss = med.lm_loss(memory, &texts, &pictures, self.label_smoothing);
+            let loss = writer.lm_loss(memory, &texts, &pictures, self.label_smoothing);
             let mean = loss.sum / predicted as f64;
             part.losses.insert("lm", scalar(&mean));
             part.add(mean);
@@ -233,7 +221,7 @@ impl Objectives {
 
 /// This rank's part of image-text matching: the pairs whose picture it holds.
 fn itm(
-    med: &Med,
+    head: &dyn Match,
     memory: &Memory,
     (slice, global, drawn): (&Slice, &Share, &Negatives),
     pad: u32,
@@ -259,8 +247,8 @@ fn itm(
             pair(text, image, 0);
         }
     }
-    let logits = med.itm_logits(memory, &TokenBatch::new(&rows, pad), &pictures);
-    let mean = Med::cross_entropy_sum(logits, &classes) / drawn.pairs() as f64;
+    let logits = head.match_logits(memory, &TokenBatch::new(&rows, pad), &pictures);
+    let mean = cross_entropy_sum(logits, &classes, 0.0) / drawn.pairs() as f64;
     part.losses.insert("itm", scalar(&mean));
     part.add(mean);
 }
@@ -272,11 +260,19 @@ struct Own {
 }
 
 impl Own {
+    fn new(space: &dyn Embed, images: &ImageEmbeds, texts: &TokenBatch) -> Self {
+        Self {
+            images: space.image_features(images),
+            texts: space.text_features(texts),
+        }
+    }
+
     fn share(&self, slice: &Slice) -> Share {
         Share {
             images: values(&self.images),
             texts: values(&self.texts),
             tokens: slice.tokens.clone(),
+            pictures: slice.pictures.clone(),
         }
     }
 
@@ -296,12 +292,12 @@ impl Own {
         &self,
         gathered: &Gathered<'_>,
         logits: &[f32],
-        classes: &[usize],
+        positives: &Positives,
         slice: &Slice,
         part: &mut Part,
         link: &mut Link<'_>,
     ) -> Result<(), RingError> {
-        let rows = contrast(gathered, logits, classes, slice.range.clone());
+        let rows = contrast(gathered, logits, positives, slice.range.clone());
         let (width, batch) = (gathered.width, gathered.batch());
         let mut asked = rows.images;
         asked.extend(rows.texts);
@@ -319,12 +315,12 @@ impl Own {
     }
 }
 
-fn pixels(network: &Network, slice: &Slice) -> Tensor<4> {
+fn pixels(network: &dyn Network, slice: &Slice) -> Tensor<4> {
     let side = network.image_size();
     let shape = [slice.range.len(), 3, side, side];
     Tensor::from_data(
         TensorData::new(slice.pixels.clone(), shape),
-        network.model().device(),
+        network.device(),
     )
 }
 

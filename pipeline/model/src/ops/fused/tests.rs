@@ -3,7 +3,9 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::Activation;
-use crate::ops::{Keys, Targets, fused, plain};
+use crate::ops::{Targets, fused, plain};
+
+mod attention;
 
 fn noise(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
@@ -20,7 +22,7 @@ fn leaf<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
 }
 
-fn values<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+fn values_of<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().try_into_vec().expect("f32")
 }
 
@@ -54,9 +56,9 @@ fn compare<const O: usize>(
         let mut gradients = (out.clone() * weights).sum().backward();
         let of: Vec<Vec<f32>> = leaves
             .iter()
-            .map(|leaf| values(&leaf.grad_remove(&mut gradients).expect("a gradient")))
+            .map(|leaf| values_of(&leaf.grad_remove(&mut gradients).expect("a gradient")))
             .collect();
-        (values(&out), of)
+        (values_of(&out), of)
     };
     let (found, found_gradients) = run(&fused);
     let (wanted, wanted_gradients) = run(&plain);
@@ -129,66 +131,6 @@ fn norms_and_activations_agree() {
 }
 
 #[test]
-fn self_attention_agrees_under_every_mask() {
-    let (rows, len, heads, width) = (3, 7, 3, 24);
-    for lengths in [None, Some(vec![7, 2, 5])] {
-        for causal in [false, true] {
-            let keys = Keys {
-                lengths: lengths.clone(),
-                causal,
-                ..Keys::all(rows, len)
-            };
-            let third = |x: &Tensor<1>, i: usize| matrix(x, 3 * width).narrow(1, i * width, width);
-            compare(
-                "self-attention",
-                &[&[rows * len, 3 * width]],
-                |x| fused::attention(matrix(&x[0], 3 * width), None, heads, &keys),
-                |x| {
-                    plain::attention(
-                        third(&x[0], 0),
-                        third(&x[0], 1),
-                        third(&x[0], 2),
-                        heads,
-                        &keys,
-                    )
-                },
-            );
-        }
-    }
-}
-
-#[test]
-fn cross_attention_agrees_where_rows_share_blocks() {
-    let (rows, q_len, k_len, heads, width) = (4, 3, 5, 2, 16);
-    let index = Some(vec![1, 0, 1, 1]);
-    let keys = Keys {
-        rows,
-        q_len,
-        k_len,
-        lengths: None,
-        causal: false,
-        index,
-    };
-    compare(
-        "cross-attention",
-        &[&[rows * q_len, width], &[2 * k_len, 2 * width]],
-        |x| {
-            fused::attention(
-                matrix(&x[0], width),
-                Some(matrix(&x[1], 2 * width)),
-                heads,
-                &keys,
-            )
-        },
-        |x| {
-            let kv = matrix(&x[1], 2 * width);
-            let (k, v) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
-            plain::attention(matrix(&x[0], width), k, v, heads, &keys)
-        },
-    );
-}
-
-#[test]
 fn rows_agree() {
     let (ids, at) = ([3, 0, 3, 5, 1, 3], [0, 1, 2, 0, 1, 2]);
     compare(
@@ -242,6 +184,6 @@ fn without_autodiff_the_values_are_the_same() {
     let x = tensor([12], 1).reshape([3, 4]);
     let y = fused::linear(x.clone(), tensor([8], 2), Some(tensor([2], 3)));
     let plain = plain::linear(x, tensor([8], 2).reshape([2, 4]), Some(tensor([2], 3)));
-    assert_near("linear", &values(&y), &values(&plain));
+    assert_near("linear", &values_of(&y), &values_of(&plain));
     assert!(!y.device().is_autodiff());
 }

@@ -3,6 +3,7 @@
 
 use super::math::{LANES, Strided, add_scaled, combine, dot, softmax};
 use crate::ops::Keys;
+use std::ops::Range;
 
 /// Where the heads of one operand lie.
 #[derive(Clone, Copy)]
@@ -45,20 +46,31 @@ fn padded(k_len: usize) -> usize {
     k_len.next_multiple_of(LANES)
 }
 
-/// `[size][padded]` of the keys or values of a block.
+/// The keys of a row that at least one query sees are in this run.
+fn seen(keys: &Keys, row: usize) -> Range<usize> {
+    let runs = (0..keys.q_len).map(|query| keys.visible(row, query));
+    let runs = runs.filter(|run| !run.is_empty());
+    let hull = runs.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
+    hull.unwrap_or(0..0)
+}
+
+/// `[size][padded]` of the keys or values of a block that are `seen`, zero elsewhere.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
 fn transpose(
     from: &[f32],
     lanes: Lanes,
     block: usize,
     len: usize,
+    seen: Range<usize>,
     head: usize,
     size: usize,
     to: &mut Vec<f32>,
 ) {
     let padded = padded(len);
+    to.clear();
     to.resize(size * padded, 0.0);
-    for key in 0..len {
+    for key in seen {
         let row = &from[lanes.at(block * len + key, head, size)..][..size];
         for (d, value) in row.iter().enumerate() {
             to[d * padded + key] = *value;
@@ -78,9 +90,9 @@ fn forward<'a>(q: &'a [f32], kv: &'a [f32], shape: Shape, keys: &'a Keys, out: &
     let mut transposed = Vec::new();
     let mut scaled = vec![0.0; size];
     for row in 0..keys.rows {
-        let block = keys.block(row);
+        let (block, seen) = (keys.block(row), seen(keys, row));
         for head in 0..heads {
-            transpose(kv, key, block, k_len, head, size, &mut transposed);
+            transpose(kv, key, block, k_len, seen.clone(), head, size, &mut transposed);
             let first = (row * heads + head) * q_len * padded;
             let scores = &mut probabilities[first..first + q_len * padded];
             for (i, scores) in scores.chunks_exact_mut(padded).enumerate() {
@@ -90,11 +102,14 @@ fn forward<'a>(q: &'a [f32], kv: &'a [f32], shape: Shape, keys: &'a Keys, out: &
                 }
                 let weights = Strided { values: &scaled, stride: 1 };
                 combine(scores, size, weights, Strided { values: &transposed, stride: padded });
+                if let Some(bias) = &keys.bias {
+                    add_scaled(&mut scores[..k_len], 1.0, &bias[(head * q_len + i) * k_len..][..k_len]);
+                }
                 let visible = keys.visible(row, i);
-                softmax(scores, visible);
+                softmax(scores, visible.clone());
                 let out = &mut out[(row * q_len + i) * width + head * size..][..size];
-                let weights = Strided { values: scores, stride: 1 };
-                combine(out, visible, weights, value.of(kv, block * k_len, head, size));
+                let weights = Strided { values: &scores[visible.start..], stride: 1 };
+                combine(out, visible.len(), weights, value.of(kv, block * k_len + visible.start, head, size));
             }
         }
     }
@@ -122,9 +137,9 @@ fn backward<'a>(
     let mut slopes = vec![0.0; q_len * padded];
     let mut sums = vec![0.0; size];
     for row in 0..keys.rows {
-        let block = keys.block(row);
+        let (block, seen) = (keys.block(row), seen(keys, row));
         for head in 0..heads {
-            transpose(kv, value, block, k_len, head, size, &mut transposed);
+            transpose(kv, value, block, k_len, seen.clone(), head, size, &mut transposed);
             let first = (row * heads + head) * q_len * padded;
             let weights = &probabilities[first..first + q_len * padded];
             let outgoing = Strided { values: &gradient[row * q_len * width + head * size..], stride: width };
@@ -138,11 +153,12 @@ fn backward<'a>(
                     *slope = (*slope - mean) * weight * scale;
                 }
                 let of_query = &mut of_q[query.at(row * q_len + i, head, size)..][..size];
-                let slopes = Strided { values: slopes, stride: 1 };
-                combine(of_query, keys.visible(row, i), slopes, key.of(kv, block * k_len, head, size));
+                let visible = keys.visible(row, i);
+                let slopes = Strided { values: &slopes[visible.start..], stride: 1 };
+                combine(of_query, visible.len(), slopes, key.of(kv, block * k_len + visible.start, head, size));
             }
             let of_kv = own.as_deref_mut().unwrap_or(&mut *of_q);
-            for j in 0..k_len {
+            for j in seen.clone() {
                 // Hidden pairs have weight and slope 0. Several rows may look at one block.
                 let column = |values| Strided { values, stride: padded };
                 combine(&mut sums, q_len, column(&weights[j..]), outgoing);

@@ -1,5 +1,7 @@
 //! Functions of every value, written so that the compiler vectorises them.
 
+use std::ops::Range;
+
 /// Lanes of a running sum: a fixed order of additions that vectors can follow.
 pub(in crate::ops) const LANES: usize = 16;
 
@@ -178,17 +180,20 @@ pub(in crate::ops) fn scale(row: &mut [f32], factor: f32) {
     }
 }
 
-/// Softmax of the first `visible` values of a row, in place; the others become 0.
+/// Softmax of the `visible` values of a row, in place; the others become 0.
 #[inline(always)]
-pub(in crate::ops) fn softmax(row: &mut [f32], visible: usize) {
-    for value in &mut row[visible..] {
-        *value = f32::NEG_INFINITY;
+pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) {
+    if visible.is_empty() {
+        return row.fill(0.0);
     }
+    row[..visible.start].fill(f32::NEG_INFINITY);
+    row[visible.end..].fill(f32::NEG_INFINITY);
     let max = max(row);
     for value in row.iter_mut() {
         *value = exp(*value - max);
     }
-    row[visible..].fill(0.0);
+    row[..visible.start].fill(0.0);
+    row[visible.end..].fill(0.0);
     let total = sum(row.len(), |i| row[i]);
     scale(row, 1.0 / total);
 }
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn softmax_adds_to_one_and_hides_what_is_minus_infinite() {
         let mut row: Vec<f32> = (0..21).map(|i| (i as f32).sin() * 5.0).collect();
-        softmax(&mut row, 18);
+        softmax(&mut row, 0..18);
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert_eq!(row[18..], [0.0; 3]);
     }

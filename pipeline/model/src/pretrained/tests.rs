@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::config::{BlipConfig, ClipConfig, Sizes};
+use crate::device::DeviceSpec;
 use crate::folder::Assets;
 use crate::init::InitRecipe;
+use crate::params::Model;
+use crate::weights::WEIGHTS_FILE;
 
 const SIZES: Sizes = Sizes {
     image_size: 16,
@@ -15,6 +18,13 @@ const SIZES: Sizes = Sizes {
     projection: 8,
     max_text_tokens: 12,
 };
+
+fn inspect(folder: &Path) -> Result<Pretrained, Error> {
+    Pretrained::open(
+        folder,
+        &Load::on(&DeviceSpec::Cpu.open().expect("a processor")),
+    )
+}
 
 fn tokenizer() -> Tokenizer {
     Tokenizer::train(["a red ball", "two blue rings"], 1, 60).expect("a vocabulary")
@@ -47,8 +57,11 @@ fn models_are_told_by_their_role() {
         let folder = temp.path().join(role);
         med(&folder, parts, tokens);
         let found = inspect(&folder).expect("a model");
-        assert_eq!((found.role, found.tokens), (role, tokens));
-        assert!(found.parameters > 1_000);
+        assert_eq!(
+            (found.network.role(), found.tokenizer.len()),
+            (role, tokens)
+        );
+        assert!(found.network.num_params() > 1_000);
     }
     let folder = temp.path().join("clip");
     let device = DeviceSpec::Cpu.open().expect("a processor");
@@ -61,7 +74,7 @@ fn models_are_told_by_their_role() {
         preprocess: Some(&preprocess),
     };
     clip.save(&folder, &assets).expect("saved");
-    assert_eq!(inspect(&folder).expect("a model").role, "clip");
+    assert_eq!(inspect(&folder).expect("a model").network.role(), "clip");
 }
 
 #[test]
@@ -85,7 +98,7 @@ fn what_is_wrong_with_a_folder_is_said_in_one_line() {
         "{foreign}"
     );
     let cut = line("cut", &|folder| {
-        let path = folder.join(folder::WEIGHTS_FILE);
+        let path = folder.join(WEIGHTS_FILE);
         let whole = std::fs::read(&path).expect("weights");
         std::fs::write(&path, &whole[..whole.len() / 2]).expect("written");
     });

@@ -1,133 +1,13 @@
-//! Layers that both families share. Activations are `[rows * tokens, width]`.
+//! The vision transformer (Dosovitskiy et al. 2021) and its layer, which norms what
+//! goes into attention and feed-forward.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::{LayerNorm, Linear, Mlp};
 use crate::config::{Tower, VisionConfig};
-use crate::init::Kind;
 use crate::ops::{self, Keys};
+use crate::params::{Kind, Param, Part, params};
 use crate::positions::{self, Resample};
-use crate::weights::{Part, Weight};
-
-/// `y = x W^T + b`, `W` as `[outputs, inputs]`.
-#[derive(Debug, Clone)]
-pub(crate) struct Linear {
-    pub weight: Weight,
-    pub bias: Option<Weight>,
-}
-
-impl Linear {
-    /// One or several linear maps of the same input, stored under `names`, each
-    /// with its number of outputs, computed as one.
-    pub fn stacked(names: &[(String, usize)], inputs: usize, bias: bool, device: &Device) -> Self {
-        let parts = |end: &str, matrix: bool| {
-            let shape = |n: usize| if matrix { vec![n, inputs] } else { vec![n] };
-            names
-                .iter()
-                .map(|(name, n)| Part::new(format!("{name}.{end}"), &shape(*n)))
-                .collect()
-        };
-        Self {
-            weight: Weight::zeros(
-                Kind::Linear { fan_in: inputs },
-                parts("weight", true),
-                device,
-            ),
-            bias: bias.then(|| Weight::zeros(Kind::Bias, parts("bias", false), device)),
-        }
-    }
-
-    pub fn new(name: &str, inputs: usize, outputs: usize, bias: bool, device: &Device) -> Self {
-        Self::stacked(&[(name.to_owned(), outputs)], inputs, bias, device)
-    }
-
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::linear(x, &self.weight, self.bias.as_ref())
-    }
-
-    pub fn weights(&self) -> Vec<&Weight> {
-        [Some(&self.weight), self.bias.as_ref()]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-
-    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        [Some(&mut self.weight), self.bias.as_mut()]
-            .into_iter()
-            .flatten()
-            .collect()
-    }
-}
-
-/// Layer norm over the last dimension.
-#[derive(Debug, Clone)]
-pub(crate) struct LayerNorm {
-    pub gain: Weight,
-    pub bias: Weight,
-    pub epsilon: f64,
-}
-
-impl LayerNorm {
-    pub fn new(name: &str, width: usize, epsilon: f64, device: &Device) -> Self {
-        let part = |end: &str| vec![Part::new(format!("{name}.{end}"), &[width])];
-        Self {
-            gain: Weight::zeros(Kind::Gain, part("weight"), device),
-            bias: Weight::zeros(Kind::Bias, part("bias"), device),
-            epsilon,
-        }
-    }
-
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        ops::layer_norm(x, &self.gain, &self.bias, self.epsilon)
-    }
-
-    /// The norm of `x + y`, as a post-norm layer needs it.
-    pub fn of_sum(&self, x: Tensor<2>, y: Tensor<2>) -> Tensor<2> {
-        ops::add_layer_norm(x, y, &self.gain, &self.bias, self.epsilon)
-    }
-
-    pub fn weights(&self) -> Vec<&Weight> {
-        vec![&self.gain, &self.bias]
-    }
-
-    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        vec![&mut self.gain, &mut self.bias]
-    }
-}
-
-/// Two linear maps with an activation between them.
-#[derive(Debug, Clone)]
-pub(crate) struct Mlp {
-    pub first: Linear,
-    pub second: Linear,
-    activation: crate::config::Activation,
-}
-
-impl Mlp {
-    pub fn new(first: &str, second: &str, tower: &Tower, device: &Device) -> Self {
-        Self {
-            first: Linear::new(first, tower.width, tower.hidden, true, device),
-            second: Linear::new(second, tower.hidden, tower.width, true, device),
-            activation: tower.activation,
-        }
-    }
-
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let hidden = self.first.forward(x);
-        self.second
-            .forward(ops::activation(hidden, self.activation))
-    }
-
-    pub fn weights(&self) -> Vec<&Weight> {
-        [self.first.weights(), self.second.weights()].concat()
-    }
-
-    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut weights = self.first.weights_mut();
-        weights.extend(self.second.weights_mut());
-        weights
-    }
-}
 
 /// Names under which a pre-norm layer is stored.
 pub(crate) struct PreNormNames {
@@ -147,6 +27,14 @@ pub(crate) struct PreNormLayer {
     mlp: Mlp,
     heads: usize,
 }
+
+params!(PreNormLayer {
+    norm1,
+    qkv,
+    out,
+    norm2,
+    mlp
+});
 
 impl PreNormLayer {
     pub fn new(prefix: &str, names: &PreNormNames, tower: &Tower, device: &Device) -> Self {
@@ -187,26 +75,6 @@ impl PreNormLayer {
         let hidden = self.mlp.forward(self.norm2.forward(x.clone()));
         x + hidden
     }
-
-    pub fn weights(&self) -> Vec<&Weight> {
-        [
-            self.norm1.weights(),
-            self.qkv.weights(),
-            self.out.weights(),
-            self.norm2.weights(),
-            self.mlp.weights(),
-        ]
-        .concat()
-    }
-
-    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut weights = self.norm1.weights_mut();
-        weights.extend(self.qkv.weights_mut());
-        weights.extend(self.out.weights_mut());
-        weights.extend(self.norm2.weights_mut());
-        weights.extend(self.mlp.weights_mut());
-        weights
-    }
 }
 
 /// How a family stores its vision transformer.
@@ -223,13 +91,22 @@ pub(crate) struct VitNames {
 #[derive(Debug, Clone)]
 pub(crate) struct Vit {
     patch: Linear,
-    class: Weight,
-    positions: Weight,
+    class: Param,
+    positions: Param,
     pre_norm: Option<LayerNorm>,
     layers: Vec<PreNormLayer>,
     pub post_norm: LayerNorm,
     config: VisionConfig,
 }
+
+params!(Vit {
+    patch,
+    class,
+    positions,
+    pre_norm,
+    layers,
+    post_norm
+});
 
 impl Vit {
     pub fn new(names: &VitNames, config: &VisionConfig, device: &Device) -> Self {
@@ -248,7 +125,7 @@ impl Vit {
             LayerNorm::new(&format!("vision_model.{end}"), width, tower.epsilon, device)
         };
         let one = |kind, name: String, shape: &[usize]| {
-            Weight::zeros(kind, vec![Part::new(name, shape)], device)
+            Param::zeros(kind, vec![Part::new(name, shape)], device)
         };
         Self {
             patch: Linear {
@@ -324,23 +201,5 @@ impl Vit {
         let class = table.clone().narrow(0, 0, 1);
         let patches = matrix.matmul(table.narrow(0, 1, from));
         Tensor::cat(vec![class, patches], 0).flatten(0, 1)
-    }
-
-    pub fn weights(&self) -> Vec<&Weight> {
-        let mut weights = self.patch.weights();
-        weights.extend([&self.class, &self.positions]);
-        weights.extend(self.pre_norm.iter().flat_map(LayerNorm::weights));
-        weights.extend(self.layers.iter().flat_map(PreNormLayer::weights));
-        weights.extend(self.post_norm.weights());
-        weights
-    }
-
-    pub fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut weights = self.patch.weights_mut();
-        weights.extend([&mut self.class, &mut self.positions]);
-        weights.extend(self.pre_norm.iter_mut().flat_map(LayerNorm::weights_mut));
-        weights.extend(self.layers.iter_mut().flat_map(PreNormLayer::weights_mut));
-        weights.extend(self.post_norm.weights_mut());
-        weights
     }
 }
