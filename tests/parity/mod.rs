@@ -109,6 +109,9 @@ fn compute(case: &Case, setup: &Setup) -> Result<Outputs, String> {
         "open_clip.loss.ClipLoss" => losses::compute(case, setup),
         "open_clip.SimpleTokenizer" => tokenizer::compute(case),
         "open_clip.transform.image_transform" => preprocess::compute(case),
+        "transformers.CLIPImageProcessor" | "transformers.BlipImageProcessor" => {
+            preprocess::processors(case)
+        }
         "pycocoevalcap" => captions::compute(case),
         "transformers.generation.logits_process" => processors::compute(case),
         unknown => Err(format!("no implementation of class `{unknown}`")),

@@ -86,6 +86,9 @@ pub enum Error {
     /// The tokenizer beside the network.
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::Error),
+    /// The preparation of pictures beside the network.
+    #[error(transparent)]
+    Preprocess(#[from] crate::preprocess::Unsupported),
 }
 
 /// Reads and checks `config.json`.

@@ -10,6 +10,7 @@ use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
+use rayon::prelude::*;
 
 use crate::objective::{Gradient, Objectives, Slice};
 use crate::{
@@ -25,9 +26,13 @@ pub struct Job<'a> {
     pub seed: u64,
     /// All samples, the same on every rank.
     pub samples: &'a [Sample],
+    /// Rows of the base files that they are of.
+    pub rows: u64,
+    /// Tokens at the start of every text that are read and not learned; 0 without a prompt.
+    pub prompt_tokens: usize,
     /// Their pictures.
     pub pictures: &'a mut Pictures,
-    /// How the model takes pictures: its mean and standard deviation are used here.
+    /// How the model takes pictures.
     pub preprocess: &'a ImagePreprocess,
     /// Limit of one operation of the ring, the wait for slower ranks included.
     pub ring_limit: Duration,
@@ -100,6 +105,17 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
     network::check(network, &config.objectives)?;
+    if job
+        .samples
+        .iter()
+        .any(|sample| sample.tokens.len() <= job.prompt_tokens)
+    {
+        let problem = format!(
+            "a text of the prompt's {} tokens has nothing to learn: shorten it, or raise `text_tokens`",
+            job.prompt_tokens
+        );
+        return wrong("prompt", problem);
+    }
     if config.global_batch < world_size {
         let problem = format!(
             "{} is less than a sample for each of {world_size} ranks",
@@ -133,6 +149,14 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
     Ok(())
 }
 
+fn schedule(config: &stage::Train) -> Schedule {
+    let (peak, steps, last) = (config.learning_rate, config.steps, config.final_rate);
+    match config.warmup_steps {
+        Some(warmup) => Schedule::with_warmup_steps(peak, steps, warmup, last),
+        None => Schedule::new(peak, steps, config.warmup, last),
+    }
+}
+
 /// Everything that lives from step to step.
 struct Loop<'a> {
     job: Job<'a>,
@@ -164,15 +188,16 @@ impl<'a> Loop<'a> {
             shard: sample.shard,
         };
         let keys = job.samples.iter().map(key).collect();
-        let sampler = Sampler::new(keys, config.global_batch, config.length_bucket, job.seed)
-            .map_err(|error| TrainError::Settings {
-                field: "data",
-                problem: error.to_string(),
-            })?;
+        let (batch, bucket) = (config.global_batch, config.length_bucket);
+        let sampler = Sampler::new(keys, job.rows, batch, bucket, job.seed);
+        let sampler = sampler.map_err(|error| TrainError::Settings {
+            field: "data",
+            problem: error.to_string(),
+        })?;
         let objectives = Objectives::new(
             &config.objectives,
             config.positives,
-            config.label_smoothing,
+            (config.label_smoothing, job.prompt_tokens),
             job.seed,
         );
         let adamw = AdamWConfig {
@@ -181,19 +206,17 @@ impl<'a> Loop<'a> {
             weight_decay: config.weight_decay,
         };
         let layout = network.layout();
+        let decay = network::decay_of(config.decay);
         let mut this = Self {
             curve: Curve::new(config.steps, &objectives.names()),
             optimizer: AdamW::new(
                 adamw,
-                layout.iter().map(|slice| (slice.range.len(), slice.decay)),
+                layout
+                    .iter()
+                    .map(|slice| (slice.range.len(), slice.decays(decay))),
             ),
-            augment: Augment::new(job.seed, config.shift_px, config.brightness_jitter),
-            schedule: Schedule::new(
-                config.learning_rate,
-                config.steps,
-                config.warmup,
-                config.final_rate,
-            ),
+            augment: Augment::new(job.seed, config, job.preprocess),
+            schedule: schedule(config),
             layout: network::layout_digest(network),
             step: 0,
             saved: 0,
@@ -203,6 +226,9 @@ impl<'a> Loop<'a> {
             network,
             link,
         };
+        if this.augment.crops() {
+            this.job.pictures.keep_whole();
+        }
         if let Some(state) = resume {
             this.resume(state)?;
         }
@@ -396,15 +422,13 @@ impl<'a> Loop<'a> {
         let floats = 3 * side * side;
         let mut pixels = vec![0.0; samples.len() * floats];
         let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
-        let (augment, normalisation) = (
-            &self.augment,
-            (self.job.preprocess.mean, self.job.preprocess.std),
-        );
-        self.job.pictures.visit(&wanted, |place, bytes| {
-            let key = (data_epoch, &all[samples[place]].text_id);
-            let planes = &mut pixels[place * floats..(place + 1) * floats];
-            augment.apply(key, bytes, side, normalisation, planes);
-        })?;
+        let pictures = self.job.pictures.load(&wanted)?;
+        let planes = pixels.par_chunks_exact_mut(floats);
+        let each = planes.zip(&pictures).zip(samples);
+        each.for_each(|((planes, picture), sample)| {
+            let key = (data_epoch, &all[*sample].text_id);
+            self.augment.apply(key, picture, planes);
+        });
         let tokens = samples
             .iter()
             .map(|sample| all[*sample].tokens.clone())

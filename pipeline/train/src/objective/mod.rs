@@ -51,6 +51,7 @@ pub struct Objectives {
     parts: Vec<Objective>,
     positives: stage::Positives,
     label_smoothing: f64,
+    prompt_tokens: usize,
     negatives: Draws,
 }
 
@@ -100,18 +101,20 @@ impl Part {
 impl Objectives {
     /// - `parts`: each at most once, and none that the network has no head for.
     /// - `positives`: which samples of a batch belong together.
-    /// - `label_smoothing`: of LM.
+    /// - `label_smoothing`, `prompt_tokens`: of LM; the first tokens of every text that are read and
+    ///   not learned, the special one included.
     /// - `seed`: of the hard negatives.
     pub fn new(
         parts: &[Objective],
         positives: stage::Positives,
-        label_smoothing: f64,
+        (label_smoothing, prompt_tokens): (f64, usize),
         seed: u64,
     ) -> Self {
         Self {
             parts: parts.to_vec(),
             positives,
             label_smoothing,
+            prompt_tokens,
             negatives: Draws::new(seed, "hard negatives"),
         }
     }
@@ -208,9 +211,14 @@ impl Objectives {
             }
         }
         if let Some((writer, memory)) = writer.zip(memory.as_ref()) {
-            let predicted: usize = global.tokens.iter().map(|row| row.len() - 1).sum();
+            // The first token is never predicted, nor are those of a prompt.
+            let first = self.prompt_tokens.max(1);
+            let of_row = |row: &Vec<u32>| row.len().saturating_sub(first);
+            let predicted: usize = global.tokens.iter().map(of_row).sum();
             let pictures: Vec<usize> = (0..slice.range.len()).collect();
-            let loss = writer.lm_loss(memory, &texts, &pictures, self.label_smoothing);
+            let counts = |_: usize, position: usize| position >= first;
+            let smoothing = self.label_smoothing;
+            let loss = writer.lm_loss_of(memory, &texts, &pictures, smoothing, &counts);
             let mean = loss.sum / predicted as f64;
             part.losses.insert("lm", scalar(&mean));
             part.add(mean);

@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, activation::log_softmax};
 use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, Network, TokenBatch};
-use capstan_plan::stage::{Architecture, Family, Objective, Positives};
+use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives};
 use capstan_train::Link;
 use capstan_train::network::drawn;
 use capstan_train::objective::{Objectives, Slice};
@@ -25,6 +25,12 @@ fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
         text_layers: 1,
         projection: 8,
         max_text_tokens: 8,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -78,7 +84,7 @@ fn check(
     let want = network.gradients(&mut reference.backward());
     let mut ring = SoloRing;
     let mut link = Link::new(&mut ring, Duration::from_secs(10));
-    let got = Objectives::new(objectives, positives, 0.1, 1)
+    let got = Objectives::new(objectives, positives, (0.1, 0), 1)
         .gradient(network, &slice(), &mut link)
         .unwrap();
     let loss: f64 = got.losses.values().sum();
