@@ -1,6 +1,6 @@
 //! Reads a case from its folder.
 
-use super::array::{self, Array, Values};
+use super::array::{self, Array};
 
 use capstan_model::names::Tensor;
 use serde::Deserialize;
@@ -82,7 +82,7 @@ impl Case {
 
     /// The tensors of `model.safetensors` that hold floats, with their shapes.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, String> {
-        Ok(floats(&array::read(&self.path.join(WEIGHTS))?))
+        array::read_floats(&self.path.join(WEIGHTS))
     }
 
     /// Absolute and relative tolerance of an output.
@@ -112,16 +112,6 @@ pub fn config(folder: &Path) -> Result<serde_json::Value, String> {
     let path = folder.join("config.json");
     let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-/// The arrays that hold floats.
-pub fn floats(arrays: &BTreeMap<String, Array>) -> BTreeMap<String, Tensor> {
-    let floats = arrays
-        .iter()
-        .filter(|(_, array)| matches!(array.values, Values::Float(_)));
-    floats
-        .map(|(name, array)| (name.clone(), (array.shape.clone(), array.floats())))
-        .collect()
 }
 
 /// Whether a glob with `*` as its only wildcard matches a name.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Setup;
-use super::array::{self, Array};
+use super::array;
 use super::case::{self, WEIGHTS};
 use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
-use capstan_model::names::{self, blip};
+use capstan_model::names::{self, Tensor, blip};
 use capstan_model::{Med, MedParts, Model};
 use capstan_train::momentum::{Momentum, Queue};
 use serde::Deserialize;
@@ -117,8 +117,8 @@ impl Released {
         let text = |error: names::Error| error.to_string();
         let config = Config::deserialize(case::config(folder)?)
             .map_err(|error| format!("config.json: {error}"))?;
-        let tensors = array::read(&folder.join(WEIGHTS))?;
-        let weights = case::floats(&tensors);
+        let path = folder.join(WEIGHTS);
+        let weights = array::read_floats(&path)?;
         let is_layer = |layer: &usize| {
             let name = format!("text_encoder.encoder.layer.{layer}.attention.self.query.bias");
             weights.contains_key(&name)
@@ -142,7 +142,7 @@ impl Released {
         }
         momentum.restore(&params);
         Ok(Self {
-            queue: queue(&tensors, config.embed_dim)?,
+            queue: queue(&weights, &array::read_ints(&path)?, config.embed_dim)?,
             med,
             momentum,
         })
@@ -161,21 +161,20 @@ fn bounded(med: &Med, mut flat: Vec<f32>) -> Vec<f32> {
 }
 
 /// The queue of the file, which stores a feature as a column.
-fn queue(tensors: &BTreeMap<String, Array>, width: usize) -> Result<Queue, String> {
-    let buffer = |name: &str| {
-        let found = tensors.get(name);
-        found.ok_or_else(|| format!("buffer `{name}` is missing"))
+fn queue(
+    floats: &BTreeMap<String, Tensor>,
+    ints: &BTreeMap<String, Vec<i64>>,
+    width: usize,
+) -> Result<Queue, String> {
+    let missing = |name: &str| format!("buffer `{name}` is missing");
+    let rows = |name: &str| -> Result<Vec<f32>, String> {
+        let (_, values) = floats.get(name).ok_or_else(|| missing(name))?;
+        Ok(transposed(values, width))
     };
-    let rows =
-        |name: &str| -> Result<Vec<f32>, String> { Ok(transposed(&buffer(name)?.floats(), width)) };
-    let next = buffer("queue_ptr")?.ints()[0] as usize;
+    let next = ints.get("queue_ptr").ok_or_else(|| missing("queue_ptr"))?[0] as usize;
     let images = rows("image_queue")?;
-    let pictures = match tensors.get("idx_queue") {
-        Some(ids) => ids
-            .ints()
-            .iter()
-            .map(|id| u64::try_from(*id).ok())
-            .collect(),
+    let pictures = match ints.get("idx_queue") {
+        Some(ids) => ids.iter().map(|id| u64::try_from(*id).ok()).collect(),
         None => vec![None; images.len() / width],
     };
     Ok(Queue::from_parts(

@@ -123,7 +123,7 @@ fn clip(model: &Path, inputs: &Inputs, device: &Device) -> Result<Step> {
     let mut trainer = Trainer::new(&clip);
     let (_, pixels) = inputs.floats("pixels")?;
     let tokens = inputs.ids("input_ids")?;
-    let objectives = Objectives::new(&[Objective::Itc], stage::Positives::Pair, 0.0, 0);
+    let objectives = Objectives::new(&[Objective::Itc], stage::Positives::Pair, (0.0, 0), 0);
     Ok(Box::new(move || {
         let slice = Slice {
             step: trainer.losses.len() as u64,
