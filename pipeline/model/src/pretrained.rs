@@ -205,9 +205,24 @@ impl Pretrained {
             .batch(prepared.concat(), self.network.device()))
     }
 
-    /// Texts as a batch of tokens, each cut to what the network reads.
+    /// Token ids of a text, cut to what the network reads.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
-        self.tokenizer.encode(text, self.network.max_text_tokens())
+        self.tokens_within(text, self.network.max_text_tokens())
+    }
+
+    /// Token ids of a text, cut to `longest` and to what the network reads.
+    pub fn tokens_within(&self, text: &str, longest: usize) -> Vec<u32> {
+        let longest = longest.min(self.network.max_text_tokens());
+        self.tokenizer.encode(text, longest)
+    }
+
+    /// Token ids of what a text begins with, without the special tokens around it.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        let ids = self.tokens(text);
+        ids[1..ids.len() - 1].to_vec()
     }
 
     /// Rows of token ids, padded to one length.

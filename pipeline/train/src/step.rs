@@ -245,7 +245,8 @@ impl<'a> Loop<'a> {
             config.positives,
             (config.label_smoothing, job.prompt_tokens),
             job.seed,
-        );
+        )
+        .with_chunk(config.chunk);
         let adamw = AdamWConfig {
             betas: config.betas,
             epsilon: config.epsilon,

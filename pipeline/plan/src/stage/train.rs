@@ -164,6 +164,10 @@ pub struct Train {
     pub steps: u64,
     /// Samples of a step, over all ranks.
     pub global_batch: usize,
+    /// Samples that a rank computes at a time, all of its own where it is left out. A smaller number
+    /// needs less memory and a second forward pass; the gradient is that of the whole batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Share of the steps that warm up.
@@ -357,6 +361,9 @@ impl Settings for Train {
         let divides = self.world_size > 0 && self.global_batch.is_multiple_of(self.world_size);
         let text = format!("a multiple of `world_size` {}", self.world_size);
         check.rule("global_batch", self.global_batch, divides, &text);
+        if let Some(chunk) = self.chunk {
+            check.integer("chunk", chunk, 1..=16_777_216);
+        }
         check.number(
             "learning_rate",
             self.learning_rate,

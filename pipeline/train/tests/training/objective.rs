@@ -171,3 +171,36 @@ fn blip_models_language_over_all_tokens() {
     let mean = loss.sum / loss.tokens as f64;
     check(&*network, mean, &[Objective::Lm], Positives::default());
 }
+
+#[test]
+fn chunks_give_the_gradient_of_the_whole_batch() {
+    let all = [Objective::Itc, Objective::Itm, Objective::Lm];
+    for (family, objectives) in [(Family::Blip, &all[..]), (Family::Clip, &all[..1])] {
+        let network = network(family, objectives);
+        let gradient = |chunk| {
+            let mut ring = SoloRing;
+            let mut link = Link::new(&mut ring, Duration::from_secs(10));
+            Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
+                .with_chunk(chunk)
+                .gradient(&*network, &slice(), &mut link)
+                .unwrap()
+        };
+        let whole = gradient(None);
+        let largest = whole.flat.iter().fold(0f32, |most, x| most.max(x.abs()));
+        for chunk in [1, 2, 4, 6, 100] {
+            let found = gradient(Some(chunk));
+            for (name, loss) in &whole.losses {
+                assert!(
+                    (found.losses[name] - loss).abs() < 1e-5,
+                    "{name} by {chunk}"
+                );
+            }
+            for (a, b) in found.flat.iter().zip(&whole.flat) {
+                assert!((a - b).abs() < 2e-5 * largest, "{a} for {b} by {chunk}");
+            }
+            if chunk >= BATCH {
+                assert_eq!(found, whole);
+            }
+        }
+    }
+}
