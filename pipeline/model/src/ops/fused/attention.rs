@@ -25,6 +25,7 @@ impl Attention {
                 Shape {
                     heads: self.heads,
                     size: width / self.heads,
+                    scale: scale(width / self.heads),
                     query: lanes(0),
                     key: lanes(width),
                     value: lanes(2 * width),
@@ -38,6 +39,7 @@ impl Attention {
                 Shape {
                     heads: self.heads,
                     size: stride / self.heads,
+                    scale: scale(stride / self.heads),
                     query: Lanes { stride, first: 0 },
                     key: lanes(0),
                     value: lanes(stride),
@@ -63,6 +65,11 @@ impl Attention {
         let softmax = heads::forward(inputs, keep, &mut out);
         (Array::from_values(out, &[rows, width]), softmax.into())
     }
+}
+
+/// What the products of query and key are multiplied with.
+fn scale(size: usize) -> f32 {
+    (size as f32).powf(-0.5)
 }
 
 /// What the backward pass needs of the softmax of every query.

@@ -1,5 +1,7 @@
 //! Functions of every value, written so that the compiler vectorises them.
 
+use std::ops::Range;
+
 /// Lanes of a running sum: a fixed order of additions that vectors can follow.
 pub(in crate::ops) const LANES: usize = 16;
 
@@ -132,25 +134,68 @@ fn fused(mut y: [f32; LANES], a: f32, x: [f32; LANES]) -> [f32; LANES] {
     y
 }
 
-/// Every value times `factor`.
+/// Sum of `e^(x - max)` over a row.
 #[inline(always)]
-pub(in crate::ops) fn scale(row: &mut [f32], factor: f32) {
-    for value in row {
-        *value *= factor;
+pub(in crate::ops) fn sum_of_exp(row: &[f32], max: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(*value - max);
+        }
     }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += exp(*value - max);
+    }
+    sum(LANES, |lane| lanes[lane])
 }
 
-/// Softmax of a row in place; gives the largest value and the inverse of the sum of the
-/// exponentials of all less that.
+/// Softmax of the visible values of a row in place, zero elsewhere; gives the largest value and
+/// the inverse of the sum of the exponentials of all less that. The row has whole vectors of
+/// [`LANES`] up to the last visible value at least.
 #[inline(always)]
-pub(in crate::ops) fn softmax(row: &mut [f32]) -> [f32; 2] {
-    let max = max(row);
-    for value in row.iter_mut() {
-        *value = exp(*value - max);
+pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) -> [f32; 2] {
+    let (first, last) = (
+        visible.start / LANES * LANES,
+        visible.end.next_multiple_of(LANES),
+    );
+    let hidden = [0..visible.start, visible.end..row.len()];
+    for range in &hidden {
+        row[range.clone()].fill(f32::NEG_INFINITY);
     }
+    let max = max(&row[first..last]);
+    for chunk in row[first..last].as_chunks_mut::<LANES>().0 {
+        for value in chunk {
+            *value = exp(*value - max);
+        }
+    }
+    for range in hidden {
+        row[range].fill(0.0);
+    }
+    let row = &mut row[first..last];
     let inverse = 1.0 / sum(row.len(), |i| row[i]);
-    scale(row, inverse);
+    for chunk in row.as_chunks_mut::<LANES>().0 {
+        for value in chunk {
+            *value *= inverse;
+        }
+    }
     [max, inverse]
+}
+
+/// Copies as many values as `to` has.
+#[inline(always)]
+pub(in crate::ops) fn copy(to: &mut [f32], from: &[f32]) {
+    // A copy of unknown length would be a call, which costs more than most of these copies.
+    const FEW: usize = 8;
+    let (to, to_rest) = to.as_chunks_mut::<FEW>();
+    let (from, from_rest) = from.as_chunks::<FEW>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    let from_rest = from.get(to.len()).map_or(from_rest, |chunk| &chunk[..]);
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
 }
 
 #[cfg(test)]
@@ -198,12 +243,26 @@ mod tests {
     }
 
     #[test]
-    fn softmax_adds_to_one_and_can_be_computed_again() {
-        let scores: Vec<f32> = (0..21).map(|i| (i as f32).sin() * 5.0).collect();
-        let mut row = scores.clone();
-        let [max, inverse] = softmax(&mut row);
-        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        let again: Vec<f32> = scores.iter().map(|s| exp(s - max) * inverse).collect();
-        assert_eq!(row, again);
+    fn softmax_adds_to_one_and_hides_what_is_not_visible() {
+        let scores: Vec<f32> = (0..48).map(|i| (i as f32).sin() * 5.0).collect();
+        for visible in [0..48, 0..18, 3..18, 17..33, 47..48] {
+            let mut row = scores.clone();
+            let [max, inverse] = softmax(&mut row, visible.clone());
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            for (i, (found, score)) in row.iter().zip(&scores).enumerate() {
+                let again = exp(score - max) * inverse;
+                assert_eq!(*found, if visible.contains(&i) { again } else { 0.0 });
+            }
+        }
+    }
+
+    #[test]
+    fn copies_are_whole() {
+        let from: Vec<f32> = (0..40).map(|i| i as f32).collect();
+        for len in [0, 1, 7, 8, 9, 16, 23] {
+            let mut to = vec![-1.0; len];
+            copy(&mut to, &from);
+            assert_eq!(to, from[..len]);
+        }
     }
 }

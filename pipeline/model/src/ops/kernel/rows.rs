@@ -1,7 +1,7 @@
 //! Row by row and value by value.
 
 use super::gemm::Values;
-use super::math::{add_scaled, exp, gelu, max, quick_gelu, sum};
+use super::math::{add_scaled, exp, gelu, max, quick_gelu, sum, sum_of_exp};
 use super::parallel;
 use crate::config::Activation;
 
@@ -201,7 +201,7 @@ fn add_losses<'a>(
     let (count, smoothing) = (classes.count, classes.smoothing);
     for ((logits, class), out) in logits.chunks_exact(count).zip(of_rows).zip(out) {
         let max = max(logits);
-        let all = sum(count, |i| exp(logits[i] - max));
+        let all = sum_of_exp(logits, max);
         let mean = f64::from(sum(count, |i| logits[i] - max)) / count as f64;
         let picked = f64::from(logits[*class as usize] - max);
         let loss = f64::from(all).ln() - (1.0 - smoothing) * picked - smoothing * mean;
@@ -218,7 +218,9 @@ fn replace_by_slopes<'a>(
 ) -> () {
     let spread = classes.smoothing as f32 / classes.count as f32;
     let rows = logits.chunks_exact_mut(classes.count).zip(softmax).zip(of_rows);
-    for ((row, [max, inverse]), class) in rows {
+    for ((row, softmax), class) in rows {
+        // By value: behind a reference the compiler must fear that the row overlaps them.
+        let [max, inverse] = *softmax;
         for value in row.iter_mut() {
             let probability = exp(*value - max) * inverse;
             *value = (probability - spread) * factor;

@@ -1,10 +1,11 @@
 //! Gradients of queries, keys and values.
 
 use pulp::{Arch, Simd, WithSimd};
+use std::mem::take;
 
 use super::forward::{scores, within};
 use super::*;
-use crate::ops::kernel::math::exp;
+use crate::ops::kernel::math::{LANES, copy, exp};
 
 /// Where the gradients go: zeros of the sizes of the operands. Queries, keys and values are in
 /// `of_q` where they are one operand.
@@ -15,13 +16,19 @@ pub(in crate::ops) struct Gradients<'a> {
 
 /// A task of the backward pass.
 struct Backward<'a, 'b> {
+    source: Source<'a, 'b>,
+    softmax: &'b [Softmax],
+    parts: Parts<'b>,
+    scratch: &'b mut Scratch,
+}
+
+/// What a task reads.
+#[derive(Clone, Copy)]
+struct Source<'a, 'b> {
     inputs: Inputs<'a>,
     head: Head<'b>,
     /// Of the attended values, `[rows * q_len, heads * size]`.
     gradient: &'a [f32],
-    softmax: &'b [Softmax],
-    parts: Parts<'b>,
-    scratch: &'b mut Scratch,
 }
 
 /// The parts of the gradients of a task.
@@ -40,72 +47,79 @@ pub(in crate::ops) fn backward(
     gradients: Gradients<'_>,
 ) {
     let heads = inputs.shape.heads;
-    let rows = inputs.rows_of_blocks();
+    let blocks = inputs.blocks();
     let mut parts = Vec::new();
-    parts.resize_with(rows.len() * heads, Parts::default);
-    let Shape { query, key, .. } = inputs.shape;
-    distribute(
-        inputs,
-        gradients.of_q,
-        query.stride,
-        gradients.of_kv.is_none(),
-        &mut parts,
-    );
-    if let Some(of_kv) = gradients.of_kv {
-        distribute(inputs, of_kv, key.stride, true, &mut parts);
+    parts.resize_with(blocks.len() * heads, Parts::default);
+    let Gradients { of_q, of_kv } = gradients;
+    distribute(inputs, of_q, of_kv.is_none(), &mut parts);
+    if let Some(of_kv) = of_kv {
+        distribute_keys(inputs, of_kv, &mut parts);
     }
-    let tasks = parts.into_iter().zip(softmax).enumerate();
-    for_each(
-        tasks.collect(),
-        inputs.tasks_together(),
-        |scratch, (index, (parts, softmax))| {
-            let (block, head) = (index / heads, index % heads);
-            let rows = &rows[block];
-            Arch::new().dispatch(Backward {
+    let tasks = parts.into_iter().zip(softmax).enumerate().collect();
+    let task = |scratch: &mut Scratch, (index, (parts, softmax)): (usize, (_, &Vec<_>))| {
+        Arch::new().dispatch(Backward {
+            source: Source {
                 inputs,
-                head: Head { rows, block, head },
+                head: Head::new(&blocks, index / heads, index % heads),
                 gradient,
-                softmax,
-                parts,
-                scratch,
-            });
-        },
-    );
+            },
+            softmax,
+            parts,
+            scratch,
+        });
+    };
+    for_each(tasks, inputs.tasks_together(), task);
 }
 
-/// Gives the heads of one operand, whose rows are `stride` long, to their tasks. It holds keys and
-/// values, and queries if it is the only operand, or queries alone.
+/// Gives the queries, and the keys and values if they are in the same operand, to their tasks.
 fn distribute<'b>(
     inputs: Inputs<'_>,
     operand: &'b mut [f32],
-    stride: usize,
     has_keys: bool,
     parts: &mut [Parts<'b>],
 ) {
     let Shape {
-        heads,
-        size,
-        key,
-        value,
-        ..
+        heads, size, query, ..
     } = inputs.shape;
-    let Keys { q_len, k_len, .. } = *inputs.keys;
-    for (token, row) in operand.chunks_exact_mut(stride).enumerate() {
-        for (index, part) in row.chunks_exact_mut(size).enumerate() {
-            let (head, column) = (index % heads, index / heads * heads * size);
-            if has_keys && (column == key.first || column == value.first) {
-                let parts = &mut parts[token / k_len * heads + head];
-                let to = if column == key.first {
-                    &mut parts.keys
-                } else {
-                    &mut parts.values
-                };
-                to.push(part);
-            } else {
-                let block = inputs.keys.block(token / q_len);
-                parts[block * heads + head].queries.push(part);
+    for (row, tokens) in operand
+        .chunks_exact_mut(inputs.keys.q_len * query.stride)
+        .enumerate()
+    {
+        let block = inputs.keys.block(row);
+        for token in tokens.chunks_exact_mut(query.stride) {
+            let (queries, rest) = token.split_at_mut(heads * size);
+            let of_block = &mut parts[block * heads..][..heads];
+            for (parts, part) in of_block.iter_mut().zip(queries.chunks_exact_mut(size)) {
+                parts.queries.push(part);
+            }
+            if has_keys {
+                distribute_token(rest, heads, size, &mut parts[row * heads..][..heads]);
             }
         }
+    }
+}
+
+/// Gives the keys and values to their tasks.
+fn distribute_keys<'b>(inputs: Inputs<'_>, operand: &'b mut [f32], parts: &mut [Parts<'b>]) {
+    let Shape {
+        heads, size, key, ..
+    } = inputs.shape;
+    let blocks = operand.chunks_exact_mut(inputs.keys.k_len * key.stride);
+    for (tokens, parts) in blocks.zip(parts.chunks_exact_mut(heads)) {
+        for token in tokens.chunks_exact_mut(key.stride) {
+            distribute_token(token, heads, size, parts);
+        }
+    }
+}
+
+fn distribute_token<'b>(token: &'b mut [f32], heads: usize, size: usize, parts: &mut [Parts<'b>]) {
+    let (keys, values) = token.split_at_mut(heads * size);
+    let pairs = keys
+        .chunks_exact_mut(size)
+        .zip(values.chunks_exact_mut(size));
+    for (parts, (key, value)) in parts.iter_mut().zip(pairs) {
+        parts.keys.push(key);
+        parts.values.push(value);
     }
 }
 
@@ -115,122 +129,153 @@ impl WithSimd for Backward<'_, '_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
-            inputs,
-            head,
+            source,
+            softmax,
             mut parts,
             scratch,
-            ..
         } = self;
-        let size = inputs.shape.size;
-        let seen = head.seen(inputs.keys);
+        let Source { inputs, head, .. } = source;
+        let (Shape { size, .. }, seen) = (inputs.shape, head.seen);
         if seen.is_empty() {
             return;
         }
-        let pack = |operand, columns, steps| {
-            let mut panels = Panels::new::<S>();
-            panels.pack::<S>(operand, columns, steps, false);
-            panels
-        };
-        let (key, value) = (
-            inputs.keys_of(&head, seen.start),
-            inputs.values_of(&head, seen.start),
-        );
-        let keys = pack(key.rows(), 0..seen.len(), 0..size);
-        let values = pack(value.rows(), 0..seen.len(), 0..size);
-        let key_columns = pack(key.columns(), 0..size, 0..seen.len());
-        let (mut of_keys, mut of_values) = (
-            std::mem::take(&mut scratch.of_keys),
-            std::mem::take(&mut scratch.of_values),
-        );
+        let packed = Packed::new::<S>(inputs, &head, scratch);
+        let mut of_keys = take(&mut scratch.of_keys);
+        let mut of_values = take(&mut scratch.of_values);
         let mut key_sums = Sums::zeros::<S>(&mut of_keys, seen.len(), size);
         let mut value_sums = Sums::zeros::<S>(&mut of_values, seen.len(), size);
-        let line = size.next_multiple_of(STEP);
-        let factor = (size as f32).powf(-0.5);
-        let mut panels = Panels::new::<S>();
-        for first in (0..parts.queries.len()).step_by(TILE_QUERIES) {
-            let queries = first..parts.queries.len().min(first + TILE_QUERIES);
-            let count = queries.len();
-            let stride = scores(simd, inputs, head, queries.clone(), &keys, scratch);
-            let width = Lanes {
-                stride: inputs.shape.heads * size,
-                first: 0,
-            };
-            inputs.gather(
-                self.gradient,
-                width,
-                &head,
-                queries.clone(),
-                1.0,
-                &mut scratch.gradients,
-            );
-            multiply(
-                simd,
-                (&scratch.gradients, line),
-                count,
-                line,
-                &values,
-                &mut scratch.slopes,
-                &mut scratch.narrow,
-            );
-            let rows = scratch
-                .scores
-                .chunks_exact_mut(stride)
-                .zip(scratch.slopes.chunks_exact_mut(stride));
-            for (index, (row, slopes)) in queries.clone().zip(rows) {
-                let (at, query) = head.query(inputs.keys, index);
-                inputs.add_bias(&head, query, &seen, row);
-                let visible = within(inputs.keys.visible(at, query), &seen);
-                differentiate(row, slopes, visible, self.softmax[index], factor);
+        let tiles = head
+            .queries
+            .chunks(TILE_QUERIES)
+            .zip(softmax.chunks(TILE_QUERIES));
+        for ((queries, softmax), out) in tiles.zip(parts.queries.chunks_mut(TILE_QUERIES)) {
+            let stride = scores(simd, inputs, head.head, queries, &packed.keys, scratch);
+            source.slopes(simd, queries, &packed.values, scratch);
+            let slopes = scratch.slopes.chunks_exact_mut(stride);
+            let rows = scratch.scores.chunks_exact_mut(stride).zip(slopes);
+            for ((query, softmax), (row, slopes)) in queries.iter().zip(softmax).zip(rows) {
+                inputs.add_bias(head.head, query.place, seen, row);
+                let visible = within(&query.visible, seen);
+                differentiate(row, slopes, visible, *softmax, inputs.shape.scale);
             }
-            panels.pack::<S>(columns(&scratch.gradients, line), 0..size, 0..count, false);
-            let weights = columns(&scratch.scores, stride);
-            add_product(
+            source.add_keys(
                 simd,
-                weights,
-                0..seen.len(),
-                0..count,
-                &panels,
-                &mut value_sums,
-                &mut scratch.narrow,
-            );
-            let lanes = inputs.shape.query;
-            inputs.gather(
-                inputs.q,
-                lanes,
-                &head,
-                queries.clone(),
-                1.0,
-                &mut scratch.queries,
-            );
-            panels.pack::<S>(columns(&scratch.queries, line), 0..size, 0..count, false);
-            let slopes = columns(&scratch.slopes, stride);
-            add_product(
-                simd,
-                slopes,
-                0..seen.len(),
-                0..count,
-                &panels,
+                queries,
+                stride,
+                scratch,
                 &mut key_sums,
-                &mut scratch.narrow,
+                &mut value_sums,
             );
             let stride = multiply(
                 simd,
                 (&scratch.slopes, stride),
-                count,
+                queries.len(),
                 seen.len().next_multiple_of(STEP),
-                &key_columns,
+                &packed.key_columns,
                 &mut scratch.product,
                 &mut scratch.narrow,
             );
-            let rows = scratch.product.chunks_exact(stride);
-            for (out, row) in parts.queries[queries].iter_mut().zip(rows) {
-                out.copy_from_slice(&row[..size]);
+            for (out, row) in out.iter_mut().zip(scratch.product.chunks_exact(stride)) {
+                copy(out, row);
             }
         }
-        copy(&key_sums, &mut parts.keys[seen.clone()]);
-        copy(&value_sums, &mut parts.values[seen]);
-        scratch.of_keys = of_keys;
-        scratch.of_values = of_values;
+        copy_rows(&key_sums, &mut parts.keys[seen.clone()]);
+        copy_rows(&value_sums, &mut parts.values[seen.clone()]);
+        (scratch.of_keys, scratch.of_values) = (of_keys, of_values);
+        packed.give_back(scratch);
+    }
+}
+
+/// The keys and values of a task.
+struct Packed {
+    keys: Panels,
+    values: Panels,
+    key_columns: Panels,
+}
+
+impl Packed {
+    #[inline(always)]
+    fn new<S: Simd>(inputs: Inputs<'_>, head: &Head<'_>, scratch: &mut Scratch) -> Self {
+        let mut packed = Self {
+            keys: take(&mut scratch.keys),
+            values: take(&mut scratch.values),
+            key_columns: take(&mut scratch.key_columns),
+        };
+        let (size, count) = (inputs.shape.size, head.seen.len());
+        let keys = inputs.keys_of(head, head.seen.start);
+        let values = inputs.values_of(head, head.seen.start);
+        packed.keys.pack::<S>(keys.rows(), 0..count, 0..size, false);
+        packed
+            .values
+            .pack::<S>(values.rows(), 0..count, 0..size, false);
+        packed
+            .key_columns
+            .pack::<S>(keys.columns(), 0..size, 0..count, false);
+        packed
+    }
+
+    fn give_back(self, scratch: &mut Scratch) {
+        (scratch.keys, scratch.values) = (self.keys, self.values);
+        scratch.key_columns = self.key_columns;
+    }
+}
+
+impl Source<'_, '_> {
+    /// Slopes of the probabilities, in `scratch.slopes`.
+    #[inline(always)]
+    fn slopes<S: Simd>(&self, simd: S, queries: &[Query], values: &Panels, scratch: &mut Scratch) {
+        let Shape { heads, size, .. } = self.inputs.shape;
+        let lanes = Lanes {
+            stride: heads * size,
+            first: 0,
+        };
+        let from = (self.gradient, lanes);
+        self.inputs
+            .gather(from, self.head.head, queries, 1.0, &mut scratch.gradients);
+        let line = size.next_multiple_of(STEP);
+        multiply(
+            simd,
+            (&scratch.gradients, line),
+            queries.len(),
+            line,
+            values,
+            &mut scratch.slopes,
+            &mut scratch.narrow,
+        );
+    }
+
+    /// Adds what these queries give to the gradients of keys and values.
+    #[inline(always)]
+    fn add_keys<S: Simd>(
+        &self,
+        simd: S,
+        queries: &[Query],
+        stride: usize,
+        scratch: &mut Scratch,
+        key_sums: &mut Sums<'_>,
+        value_sums: &mut Sums<'_>,
+    ) {
+        let Shape { size, query, .. } = self.inputs.shape;
+        let (line, count) = (size.next_multiple_of(STEP), queries.len());
+        let (keys, narrow) = (0..self.head.seen.len(), &mut scratch.narrow);
+        let tile = &mut scratch.tile;
+        tile.pack::<S>(columns(&scratch.gradients, line), 0..size, 0..count, false);
+        let weights = columns(&scratch.scores, stride);
+        add_product(
+            simd,
+            weights,
+            keys.clone(),
+            0..count,
+            tile,
+            value_sums,
+            narrow,
+        );
+        let from = (self.inputs.q, query);
+        self.inputs
+            .gather(from, self.head.head, queries, 1.0, &mut scratch.queries);
+        tile.pack::<S>(columns(&scratch.queries, line), 0..size, 0..count, false);
+        let slopes = columns(&scratch.slopes, stride);
+        add_product(simd, slopes, keys, 0..count, tile, key_sums, narrow);
     }
 }
 
@@ -244,23 +289,32 @@ fn differentiate(
     [max, inverse]: Softmax,
     factor: f32,
 ) {
+    let (first, last) = (
+        visible.start / LANES * LANES,
+        visible.end.next_multiple_of(LANES),
+    );
+    for chunk in row[first..last].as_chunks_mut::<LANES>().0 {
+        for value in chunk {
+            *value = exp(*value - max) * inverse;
+        }
+    }
     for values in [&mut *row, &mut *slopes] {
         values[..visible.start].fill(0.0);
         values[visible.end..].fill(0.0);
     }
-    let (row, slopes) = (&mut row[visible.clone()], &mut slopes[visible]);
-    for value in row.iter_mut() {
-        *value = exp(*value - max) * inverse;
-    }
+    let (row, slopes) = (&row[first..last], &mut slopes[first..last]);
     let mean = dot(slopes, row);
-    for (slope, weight) in slopes.iter_mut().zip(row) {
-        *slope = (*slope - mean) * *weight * factor;
+    let chunks = slopes.as_chunks_mut::<LANES>().0.iter_mut();
+    for (slopes, weights) in chunks.zip(row.as_chunks::<LANES>().0) {
+        for (slope, weight) in slopes.iter_mut().zip(weights) {
+            *slope = (*slope - mean) * weight * factor;
+        }
     }
 }
 
 #[inline(always)]
-fn copy(sums: &Sums<'_>, to: &mut [&mut [f32]]) {
+fn copy_rows(sums: &Sums<'_>, to: &mut [&mut [f32]]) {
     for (to, row) in to.iter_mut().zip(sums.values.chunks_exact(sums.stride)) {
-        to.copy_from_slice(&row[..to.len()]);
+        copy(to, row);
     }
 }

@@ -6,7 +6,7 @@ use pulp::Simd;
 use super::forward::Forward;
 use super::*;
 use crate::ops::kernel::gemm::dots;
-use crate::ops::kernel::math::softmax;
+use crate::ops::kernel::math::{LANES, softmax};
 
 /// Keys that are multiplied with a query at a time.
 const KEYS: usize = 6;
@@ -16,34 +16,39 @@ impl Forward<'_, '_> {
     #[inline(always)]
     pub fn attend_few<S: Simd>(&mut self, simd: S) {
         let Self { inputs, head, .. } = *self;
-        let factor = (inputs.shape.size as f32).powf(-0.5);
-        for (index, out) in self.out.iter_mut().enumerate() {
-            let (row, query) = head.query(inputs.keys, index);
-            let visible = inputs.keys.visible(row, query);
+        let Shape {
+            size,
+            query: lanes,
+            scale,
+            ..
+        } = inputs.shape;
+        for (query, out) in head.queries.iter().zip(&mut self.out) {
+            let visible = &query.visible;
             if visible.is_empty() {
                 out.fill(0.0);
                 continue;
             }
             let scratch = &mut *self.scratch;
-            let one = index..index + 1;
-            let lanes = inputs.shape.query;
-            inputs.gather(inputs.q, lanes, &head, one, factor, &mut scratch.queries);
-            scratch.scores.resize(visible.len(), 0.0);
-            let left = &scratch.queries[..inputs.shape.size];
-            score(
-                simd,
-                left,
-                inputs.keys_of(&head, visible.start),
-                &mut scratch.scores,
+            let (from, one) = ((inputs.q, lanes), std::slice::from_ref(query));
+            inputs.gather(from, head.head, one, scale, &mut scratch.queries);
+            scratch.scores.clear();
+            scratch
+                .scores
+                .resize(visible.len().next_multiple_of(LANES), 0.0);
+            let (left, scores) = (
+                &scratch.queries[..size],
+                &mut scratch.scores[..visible.len()],
             );
-            inputs.add_bias(&head, query, &visible, &mut scratch.scores);
-            softmax(&mut scratch.scores);
+            score(simd, left, inputs.keys_of(&head, visible.start), scores);
+            inputs.add_bias(head.head, query.place, visible, scores);
+            softmax(&mut scratch.scores, 0..visible.len());
+            let weights = &scratch.scores[..visible.len()];
             let values = inputs.values_of(&head, visible.start);
-            let rest = blend::<S, 8>(simd, &scratch.scores, values, 0, out);
-            let rest = blend::<S, 2>(simd, &scratch.scores, values, rest, out);
-            let rest = blend::<S, 1>(simd, &scratch.scores, values, rest, out);
+            let rest = blend::<S, 8>(simd, weights, values, 0, out);
+            let rest = blend::<S, 2>(simd, weights, values, rest, out);
+            let rest = blend::<S, 1>(simd, weights, values, rest, out);
             for (column, out) in out.iter_mut().enumerate().skip(rest) {
-                let weights = scratch.scores.iter().enumerate();
+                let weights = weights.iter().enumerate();
                 *out = weights.fold(0.0, |sum, (key, weight)| {
                     values.row(key)[column].mul_add(*weight, sum)
                 });

@@ -1,9 +1,10 @@
 //! The attended values.
 
 use pulp::{Arch, Simd, WithSimd};
+use std::mem::take;
 
 use super::*;
-use crate::ops::kernel::math::softmax;
+use crate::ops::kernel::math::{copy, softmax};
 
 /// Most queries of a task that are taken one by one.
 const FEW: usize = 4;
@@ -27,17 +28,24 @@ pub(in crate::ops) fn forward(
     out: &mut [f32],
 ) -> Vec<Vec<Softmax>> {
     let Shape { heads, size, .. } = inputs.shape;
-    let rows = inputs.rows_of_blocks();
-    let mut tasks: Vec<(Head<'_>, Vec<&mut [f32]>)> = Vec::with_capacity(rows.len() * heads);
-    for (block, rows) in rows.iter().enumerate() {
+    let blocks = inputs.blocks();
+    let mut tasks: Vec<(Head<'_>, Vec<&mut [f32]>)> = Vec::with_capacity(blocks.len() * heads);
+    for block in 0..blocks.len() {
         for head in 0..heads {
-            let out = Vec::with_capacity(rows.len() * inputs.keys.q_len);
-            tasks.push((Head { rows, block, head }, out));
+            let head = Head::new(&blocks, block, head);
+            tasks.push((head, Vec::with_capacity(head.queries.len())));
         }
     }
-    for (index, out) in out.chunks_exact_mut(size).enumerate() {
-        let block = inputs.keys.block(index / heads / inputs.keys.q_len);
-        tasks[block * heads + index % heads].1.push(out);
+    for (row, out) in out
+        .chunks_exact_mut(inputs.keys.q_len * heads * size)
+        .enumerate()
+    {
+        let tasks = &mut tasks[inputs.keys.block(row) * heads..][..heads];
+        for out in out.chunks_exact_mut(heads * size) {
+            for ((_, parts), out) in tasks.iter_mut().zip(out.chunks_exact_mut(size)) {
+                parts.push(out);
+            }
+        }
     }
     for_each(tasks, inputs.tasks_together(), |scratch, (head, out)| {
         Arch::new().dispatch(Forward {
@@ -67,24 +75,20 @@ impl Forward<'_, '_> {
     #[inline(always)]
     fn attend<S: Simd>(&mut self, simd: S) -> Vec<Softmax> {
         let Self { inputs, head, .. } = *self;
-        let size = inputs.shape.size;
-        let seen = head.seen(inputs.keys);
-        let mut keys = Panels::new::<S>();
+        let (size, seen) = (inputs.shape.size, head.seen);
+        let scratch = &mut *self.scratch;
+        let (mut keys, mut values) = (take(&mut scratch.keys), take(&mut scratch.values));
         let operand = inputs.keys_of(&head, seen.start).rows();
         keys.pack::<S>(operand, 0..seen.len(), 0..size, false);
-        let mut values = Panels::new::<S>();
         let operand = inputs.values_of(&head, seen.start).columns();
         values.pack::<S>(operand, 0..size, 0..seen.len(), false);
-        let mut kept = Vec::new();
-        for first in (0..self.out.len()).step_by(TILE_QUERIES) {
-            let queries = first..self.out.len().min(first + TILE_QUERIES);
-            let scratch = &mut *self.scratch;
-            let stride = scores(simd, inputs, head, queries.clone(), &keys, scratch);
-            for (index, row) in queries.clone().zip(scratch.scores.chunks_exact_mut(stride)) {
-                let (at, query) = head.query(inputs.keys, index);
-                inputs.add_bias(&head, query, &seen, row);
-                let visible = inputs.keys.visible(at, query);
-                let softmax = probabilities(row, within(visible, &seen));
+        let mut kept = Vec::with_capacity(if self.keep { self.out.len() } else { 0 });
+        let tiles = head.queries.chunks(TILE_QUERIES);
+        for (queries, out) in tiles.zip(self.out.chunks_mut(TILE_QUERIES)) {
+            let stride = scores(simd, inputs, head.head, queries, &keys, scratch);
+            for (query, row) in queries.iter().zip(scratch.scores.chunks_exact_mut(stride)) {
+                inputs.add_bias(head.head, query.place, seen, row);
+                let softmax = probabilities(row, within(&query.visible, seen));
                 if self.keep {
                     kept.push(softmax);
                 }
@@ -98,13 +102,11 @@ impl Forward<'_, '_> {
                 &mut scratch.product,
                 &mut scratch.narrow,
             );
-            for (out, row) in self.out[queries]
-                .iter_mut()
-                .zip(scratch.product.chunks_exact(stride))
-            {
-                out.copy_from_slice(&row[..size]);
+            for (out, row) in out.iter_mut().zip(scratch.product.chunks_exact(stride)) {
+                copy(out, row);
             }
         }
+        (scratch.keys, scratch.values) = (keys, values);
         kept
     }
 }
@@ -114,27 +116,21 @@ impl Forward<'_, '_> {
 pub(super) fn scores<S: Simd>(
     simd: S,
     inputs: Inputs<'_>,
-    head: Head<'_>,
-    queries: Range<usize>,
+    head: usize,
+    queries: &[Query],
     keys: &Panels,
     scratch: &mut Scratch,
 ) -> usize {
-    let Shape { size, query, .. } = inputs.shape;
-    let count = queries.len();
-    let factor = (size as f32).powf(-0.5);
-    inputs.gather(
-        inputs.q,
-        query,
-        &head,
-        queries,
-        factor,
-        &mut scratch.queries,
-    );
+    let Shape {
+        size, query, scale, ..
+    } = inputs.shape;
+    let from = (inputs.q, query);
+    inputs.gather(from, head, queries, scale, &mut scratch.queries);
     let line = size.next_multiple_of(STEP);
     multiply(
         simd,
         (&scratch.queries, line),
-        count,
+        queries.len(),
         line,
         keys,
         &mut scratch.scores,
@@ -144,7 +140,7 @@ pub(super) fn scores<S: Simd>(
 
 /// A run of keys, counted from the first one of `seen`.
 #[inline(always)]
-pub(super) fn within(visible: Range<usize>, seen: &Range<usize>) -> Range<usize> {
+pub(super) fn within(visible: &Range<usize>, seen: &Range<usize>) -> Range<usize> {
     if visible.is_empty() {
         return 0..0;
     }
@@ -154,7 +150,9 @@ pub(super) fn within(visible: Range<usize>, seen: &Range<usize>) -> Range<usize>
 /// Softmax of the visible scores in place, zero elsewhere.
 #[inline(always)]
 fn probabilities(row: &mut [f32], visible: Range<usize>) -> Softmax {
-    row[..visible.start].fill(0.0);
-    row[visible.end..].fill(0.0);
-    softmax(&mut row[visible])
+    if visible.is_empty() {
+        row.fill(0.0);
+        return [0.0; 2];
+    }
+    softmax(row, visible)
 }

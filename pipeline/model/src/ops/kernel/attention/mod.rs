@@ -37,6 +37,8 @@ pub(in crate::ops) struct Shape {
     pub heads: usize,
     /// Width of a head.
     pub size: usize,
+    /// What the products of query and key are multiplied with.
+    pub scale: f32,
     pub query: Lanes,
     pub key: Lanes,
     pub value: Lanes,
@@ -65,14 +67,29 @@ impl Lanes {
 }
 
 impl Inputs<'_> {
-    /// For each block of keys, the rows that look at it.
-    fn rows_of_blocks(&self) -> Vec<Vec<usize>> {
-        let blocks = self.kv.len() / (self.shape.key.stride * self.keys.k_len).max(1);
-        let mut rows = vec![Vec::new(); blocks];
+    /// The blocks of keys.
+    fn blocks(&self) -> Vec<Block> {
+        let count = self.kv.len() / (self.shape.key.stride * self.keys.k_len).max(1);
+        let mut blocks = Vec::new();
+        blocks.resize_with(count, Block::default);
         for row in 0..self.keys.rows {
-            rows[self.keys.block(row)].push(row);
+            let block = &mut blocks[self.keys.block(row)];
+            for query in 0..self.keys.q_len {
+                let visible = self.keys.visible(row, query);
+                if block.seen.is_empty() {
+                    block.seen = visible.clone();
+                } else if !visible.is_empty() {
+                    block.seen.start = block.seen.start.min(visible.start);
+                    block.seen.end = block.seen.end.max(visible.end);
+                }
+                block.queries.push(Query {
+                    token: row * self.keys.q_len + query,
+                    place: query,
+                    visible,
+                });
+            }
         }
-        rows
+        blocks
     }
 
     /// Tasks that run together on one thread.
@@ -101,30 +118,41 @@ fn for_each<T: Send, O: Send>(
     tasks.map_init(Scratch::default, task).collect()
 }
 
-/// A block of keys in one head and the rows whose queries look at it.
+/// The queries of the rows that look at one block of keys.
+#[derive(Default)]
+struct Block {
+    queries: Vec<Query>,
+    /// All keys that a query sees are in this run.
+    seen: Range<usize>,
+}
+
+struct Query {
+    /// Row of the operand of the queries.
+    token: usize,
+    /// Place in its row of queries.
+    place: usize,
+    /// Keys that it sees.
+    visible: Range<usize>,
+}
+
+/// A block of keys in one head.
 #[derive(Clone, Copy)]
 struct Head<'a> {
-    rows: &'a [usize],
+    queries: &'a [Query],
+    seen: &'a Range<usize>,
     block: usize,
     head: usize,
 }
 
-impl Head<'_> {
-    /// Row of a query, and its place there.
-    #[inline(always)]
-    fn query(&self, keys: &Keys, index: usize) -> (usize, usize) {
-        (self.rows[index / keys.q_len], index % keys.q_len)
-    }
-
-    /// The run of keys that at least one of the queries sees is within this one.
-    fn seen(&self, keys: &Keys) -> Range<usize> {
-        let queries = (0..self.rows.len() * keys.q_len).map(|index| {
-            let (row, query) = self.query(keys, index);
-            keys.visible(row, query)
-        });
-        let runs = queries.filter(|run| !run.is_empty());
-        let hull = runs.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end));
-        hull.unwrap_or(0..0)
+impl<'a> Head<'a> {
+    fn new(blocks: &'a [Block], block: usize, head: usize) -> Self {
+        let Block { queries, seen } = &blocks[block];
+        Self {
+            queries,
+            seen,
+            block,
+            head,
+        }
     }
 }
 
@@ -139,6 +167,10 @@ struct Scratch {
     of_keys: Vec<f32>,
     of_values: Vec<f32>,
     narrow: Vec<f32>,
+    keys: Panels,
+    key_columns: Panels,
+    values: Panels,
+    tile: Panels,
 }
 
 /// A run of rows of one operand in one head.
@@ -204,14 +236,13 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Copies rows of queries, or of what lies like them, as contiguous lines of whole steps.
+    /// Copies queries, or what lies like them, as contiguous lines of whole steps.
     #[inline(always)]
     fn gather(
         &self,
-        from: &[f32],
-        lanes: Lanes,
-        head: &Head<'_>,
-        queries: Range<usize>,
+        (from, lanes): (&[f32], Lanes),
+        head: usize,
+        queries: &[Query],
         factor: f32,
         to: &mut Vec<f32>,
     ) {
@@ -219,21 +250,20 @@ impl<'a> Inputs<'a> {
         let line = size.next_multiple_of(STEP);
         to.clear();
         to.resize(line * queries.len(), 0.0);
-        for (to, index) in to.chunks_exact_mut(line).zip(queries) {
-            let (row, query) = head.query(self.keys, index);
-            let at = lanes.at(row * self.keys.q_len + query, head.head, size);
+        for (to, query) in to.chunks_exact_mut(line).zip(queries) {
+            let at = lanes.at(query.token, head, size);
             for (to, value) in to.iter_mut().zip(&from[at..at + size]) {
                 *to = value * factor;
             }
         }
     }
 
-    /// Adds the bias of these queries to their scores of the keys in `seen`.
+    /// Adds the bias of a query to its scores of the keys in `seen`.
     #[inline(always)]
-    fn add_bias(&self, head: &Head<'_>, query: usize, seen: &Range<usize>, scores: &mut [f32]) {
+    fn add_bias(&self, head: usize, place: usize, seen: &Range<usize>, scores: &mut [f32]) {
         if let Some(bias) = &self.keys.bias {
             let Keys { q_len, k_len, .. } = *self.keys;
-            let first = (head.head * q_len + query) * k_len;
+            let first = (head * q_len + place) * k_len;
             let bias = &bias[first + seen.start..first + seen.end];
             add_scaled(&mut scores[..bias.len()], 1.0, bias);
         }

@@ -5,6 +5,7 @@ use half::{bf16, f16};
 use std::ops::Range;
 
 use super::tile::{Narrow, STEP};
+use crate::ops::kernel::math::copy;
 
 /// Numbers as they are stored.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,7 @@ impl Values<'_> {
     #[inline(always)]
     pub fn read(self, first: usize, to: &mut [f32]) {
         match self {
-            Self::F32(values) => to.copy_from_slice(&values[first..][..to.len()]),
+            Self::F32(values) => copy(to, &values[first..][..to.len()]),
             Self::F16(values) => values[first..][..to.len()].convert_to_f32_slice(to),
             Self::Bf16(values) => {
                 for (to, value) in to.iter_mut().zip(&values[first..]) {
@@ -106,7 +107,7 @@ impl<'a> Operand<'a> {
     /// The `steps` of these vectors, where they lie or in `scratch`, with zeros up to a whole
     /// number of [`STEP`]. `R` is the number of vectors in a tile.
     #[inline(always)]
-    pub fn narrow<'b, const R: usize>(
+    pub(super) fn narrow<'b, const R: usize>(
         self,
         vectors: Range<usize>,
         steps: Range<usize>,
@@ -220,8 +221,14 @@ impl<'a> Operand<'a> {
             let len = RUN.min(steps.end - first);
             for (lane, vector) in vectors.clone().enumerate() {
                 let at = vector * self.stride + first;
-                self.values.read(at, &mut run[..len]);
-                for (line, value) in lines.chunks_exact_mut(lanes).zip(&run[..len]) {
+                let run = match self.values {
+                    Values::F32(values) => &values[at..at + len],
+                    values => {
+                        values.read(at, &mut run[..len]);
+                        &run[..len]
+                    }
+                };
+                for (line, value) in lines.chunks_exact_mut(lanes).zip(run) {
                     line[lane] = *value;
                 }
             }

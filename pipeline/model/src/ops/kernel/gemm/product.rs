@@ -100,7 +100,7 @@ impl WithSimd for Whole<'_> {
         let block = rows.div_ceil(tasks).min(TASK).next_multiple_of(UNIT);
         let runs = columns.div_ceil(WIDE);
         let width = columns.div_ceil(runs).next_multiple_of(2 * S::F32_LANES);
-        let mut panels = Panels::new::<S>();
+        let mut panels = Panels::default();
         for first in (0..columns).step_by(width) {
             let run = first..columns.min(first + width);
             for depth in (0..k.max(1)).step_by(PACKED) {
@@ -202,17 +202,50 @@ pub(in crate::ops::kernel) fn add_product<S: Simd>(
     sums: &mut Sums<'_>,
     scratch: &mut Vec<f32>,
 ) {
-    for depth in steps.clone().step_by(DEPTH) {
-        let slice = depth..steps.end.min(depth + DEPTH);
-        let first = depth - steps.start;
-        let packed = first..first + slice.len().next_multiple_of(STEP);
-        let vectors = vectors.clone();
-        if S::REGISTER_COUNT >= 32 {
-            let narrow = narrow.narrow::<LARGE_TILE>(vectors, slice, scratch);
-            add_tiles::<S, LARGE_TILE, LARGE_TALL>(simd, &narrow, panels, packed, sums);
-        } else {
-            let narrow = narrow.narrow::<TILE>(vectors, slice, scratch);
-            add_tiles::<S, TILE, TALL>(simd, &narrow, panels, packed, sums);
+    // A function of its own, which the compiler need not copy to every caller.
+    simd.vectorize(AddProduct {
+        narrow,
+        vectors,
+        steps,
+        panels,
+        sums: Sums {
+            values: sums.values,
+            stride: sums.stride,
+        },
+        scratch,
+    });
+}
+
+struct AddProduct<'a, 'b> {
+    narrow: Operand<'a>,
+    vectors: Range<usize>,
+    steps: Range<usize>,
+    panels: &'b Panels,
+    sums: Sums<'b>,
+    scratch: &'b mut Vec<f32>,
+}
+
+impl WithSimd for AddProduct<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        for depth in self.steps.clone().step_by(DEPTH) {
+            let slice = depth..self.steps.end.min(depth + DEPTH);
+            let first = depth - self.steps.start;
+            let packed = first..first + slice.len().next_multiple_of(STEP);
+            let vectors = self.vectors.clone();
+            if S::REGISTER_COUNT >= 32 {
+                let narrow = self
+                    .narrow
+                    .narrow::<LARGE_TILE>(vectors, slice, self.scratch);
+                let (panels, sums) = (self.panels, &mut self.sums);
+                add_tiles::<S, LARGE_TILE, LARGE_TALL>(simd, &narrow, panels, packed, sums);
+            } else {
+                let narrow = self.narrow.narrow::<TILE>(vectors, slice, self.scratch);
+                let (panels, sums) = (self.panels, &mut self.sums);
+                add_tiles::<S, TILE, TALL>(simd, &narrow, panels, packed, sums);
+            }
         }
     }
 }

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 use super::operand::Operand;
+use crate::ops::kernel::math::LANES;
 
 /// Steps of the inner dimension that are unrolled.
 pub(in crate::ops::kernel) const STEP: usize = 8;
@@ -15,6 +16,7 @@ const GROUP: usize = 8;
 /// The wide side: vectors interleaved as `[panel][step][lane]`. A panel has two vectors of lanes;
 /// the last has one if that is enough. Steps behind the last are zero; lanes behind the last
 /// vector have any values.
+#[derive(Default)]
 pub(in crate::ops::kernel) struct Panels {
     values: Vec<f32>,
     /// Lanes of a full panel.
@@ -35,7 +37,7 @@ pub(super) enum Narrow<'a> {
     Blocks { values: &'a [f32], count: usize },
 }
 
-/// The sums of a block of narrow vectors: `[vector][column]`, padded to whole tiles.
+/// The sums of a block of narrow vectors: `[vector][column]`, padded to whole tiles and [`LANES`].
 pub(in crate::ops::kernel) struct Sums<'a> {
     pub values: &'a mut [f32],
     pub stride: usize,
@@ -46,7 +48,7 @@ impl<'a> Sums<'a> {
     #[inline(always)]
     pub fn zeros<S: Simd>(values: &'a mut Vec<f32>, vectors: usize, columns: usize) -> Self {
         // Vectors a power of two apart would share a few lines of the cache.
-        let stride = columns.next_multiple_of(S::F32_LANES.max(STEP)) + 2 * S::F32_LANES;
+        let stride = columns.next_multiple_of(LANES.max(S::F32_LANES)) + 2 * S::F32_LANES;
         let tile = if S::REGISTER_COUNT >= 32 { 16 } else { 12 };
         values.clear();
         values.resize(vectors.next_multiple_of(tile) * stride, 0.0);
@@ -55,16 +57,6 @@ impl<'a> Sums<'a> {
 }
 
 impl Panels {
-    /// No vectors.
-    pub fn new<S: Simd>() -> Self {
-        Self {
-            values: Vec::new(),
-            lanes: 2 * S::F32_LANES,
-            columns: 0,
-            steps: 0,
-        }
-    }
-
     /// Packs these vectors in place of the earlier ones.
     #[inline(always)]
     pub fn pack<S: Simd>(
@@ -74,7 +66,7 @@ impl Panels {
         steps: Range<usize>,
         parallel: bool,
     ) {
-        let lanes = self.lanes;
+        let lanes = 2 * S::F32_LANES;
         let padded = columns.len().next_multiple_of(S::F32_LANES);
         let depth = steps.len().next_multiple_of(STEP);
         self.values.resize(padded * depth, 0.0);
@@ -93,6 +85,7 @@ impl Panels {
                 groups.enumerate().for_each(pack);
             }
         }
+        self.lanes = lanes;
         self.columns = padded;
         self.steps = depth;
     }
