@@ -113,6 +113,28 @@ pub fn open(path: &Path, load: &Load) -> Result<Box<dyn Network>, folder::Error>
     }
 }
 
+/// Tokens of a text at most that the network of a model folder takes, by its configuration alone.
+///
+/// # Errors
+/// [`folder::Error`] names the file.
+pub fn max_text_tokens(path: &Path) -> Result<usize, folder::Error> {
+    #[derive(Deserialize)]
+    struct Config {
+        text_config: Text,
+    }
+    #[derive(Deserialize)]
+    struct Text {
+        max_position_embeddings: usize,
+    }
+    let own = path.join(CONFIG_FILE);
+    let file = match own.exists() {
+        true => own,
+        false => path.join(CAPTIONER_FOLDER).join(CONFIG_FILE),
+    };
+    let config: Config = folder::read_json(&file)?;
+    Ok(config.text_config.max_position_embeddings)
+}
+
 /// A network with its vocabulary and its preparation of pictures.
 #[derive(Debug)]
 pub struct Pretrained {

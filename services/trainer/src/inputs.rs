@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
-use capstan_model::{Device, ImagePreprocess, Network};
+use capstan_model::{Device, ImagePreprocess, Network, pretrained};
 use capstan_plan::id::{Digest, ModelDigest};
 use capstan_plan::stage;
 use capstan_plan::task::Data;
-use capstan_train::{PictureRow, Sample, network, tokenised};
+use capstan_train::{PictureRow, Sample, TrainError, network, tokenised};
 
 use crate::error::Error;
 
@@ -67,8 +67,7 @@ impl Training {
         match (&self.config.architecture, init) {
             (Some(architecture), _) => Ok(architecture.max_text_tokens),
             (None, Some(folder)) => {
-                let device = capstan_model::DeviceSpec::Cpu.open()?;
-                Ok(network::load(folder, &self.config.objectives, &device)?.max_text_tokens())
+                Ok(pretrained::max_text_tokens(folder).map_err(TrainError::from)?)
             }
             (None, None) => Err(Error::NoModel),
         }
