@@ -155,31 +155,98 @@ pub(in crate::ops) fn sum_of_exp(row: &[f32], max: f32) -> f32 {
 /// [`LANES`] up to the last visible value at least.
 #[inline(always)]
 pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) -> [f32; 2] {
-    let (first, last) = (
-        visible.start / LANES * LANES,
-        visible.end.next_multiple_of(LANES),
-    );
-    let hidden = [0..visible.start, visible.end..row.len()];
-    for range in &hidden {
-        row[range.clone()].fill(f32::NEG_INFINITY);
-    }
-    let max = max(&row[first..last]);
-    for chunk in row[first..last].as_chunks_mut::<LANES>().0 {
-        for value in chunk {
-            *value = exp(*value - max);
+    let chunks = clear_outside(row, &visible);
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for (chunk, seen) in chunks.iter().zip(Seen::chunks(&visible)) {
+        for (i, (lane, value)) in lanes.iter_mut().zip(chunk).enumerate() {
+            let larger = seen.lane(i) & (*value > *lane);
+            *lane = if larger { *value } else { *lane };
         }
     }
-    for range in hidden {
-        row[range].fill(0.0);
-    }
-    let row = &mut row[first..last];
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    exp_visible(chunks, &visible, max, 1.0);
+    let row = chunks.as_flattened();
     let inverse = 1.0 / sum(row.len(), |i| row[i]);
-    for chunk in row.as_chunks_mut::<LANES>().0 {
+    for chunk in chunks {
         for value in chunk {
             *value *= inverse;
         }
     }
     [max, inverse]
+}
+
+/// `e^(x - max) * factor` of the visible values, zero for the others. The first of the chunks has
+/// the first visible value.
+#[inline(always)]
+pub(in crate::ops) fn exp_visible(
+    chunks: &mut [[f32; LANES]],
+    visible: &Range<usize>,
+    max: f32,
+    factor: f32,
+) {
+    for (chunk, seen) in chunks.iter_mut().zip(Seen::chunks(visible)) {
+        for (i, value) in chunk.iter_mut().enumerate() {
+            let power = exp(*value - max) * factor;
+            *value = if seen.lane(i) { power } else { 0.0 };
+        }
+    }
+}
+
+/// Zero for the values that are not visible. The first of the chunks has the first visible value.
+#[inline(always)]
+pub(in crate::ops) fn mask(chunks: &mut [[f32; LANES]], visible: &Range<usize>) {
+    for (chunk, seen) in chunks.iter_mut().zip(Seen::chunks(visible)) {
+        for (i, value) in chunk.iter_mut().enumerate() {
+            *value = if seen.lane(i) { *value } else { 0.0 };
+        }
+    }
+}
+
+/// The visible lanes of a chunk, as numbers that are as wide as the values.
+#[derive(Clone, Copy)]
+struct Seen {
+    start: i32,
+    end: i32,
+}
+
+impl Seen {
+    /// Those of the chunks from the first visible value on.
+    #[inline(always)]
+    fn chunks(visible: &Range<usize>) -> impl Iterator<Item = Self> + use<> {
+        let start = (visible.start % LANES) as i32;
+        let end = start + visible.len() as i32;
+        (0..).step_by(LANES).map(move |first| Self {
+            start: start - first,
+            end: end - first,
+        })
+    }
+
+    #[inline(always)]
+    fn lane(self, lane: usize) -> bool {
+        (lane as i32 >= self.start) & ((lane as i32) < self.end)
+    }
+}
+
+/// Zeros in the chunks of a row that have no visible value; gives the other chunks.
+#[inline(always)]
+pub(in crate::ops) fn clear_outside<'a>(
+    row: &'a mut [f32],
+    visible: &Range<usize>,
+) -> &'a mut [[f32; LANES]] {
+    let (first, last) = (
+        visible.start / LANES * LANES,
+        visible.end.next_multiple_of(LANES),
+    );
+    let (row, rest) = row.split_at_mut(last);
+    // A fill is a call, even of nothing.
+    if !rest.is_empty() {
+        rest.fill(0.0);
+    }
+    let (before, row) = row.split_at_mut(first);
+    if !before.is_empty() {
+        before.fill(0.0);
+    }
+    row.as_chunks_mut().0
 }
 
 /// Copies as many values as `to` has.

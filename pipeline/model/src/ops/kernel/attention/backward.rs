@@ -5,7 +5,7 @@ use std::mem::take;
 
 use super::forward::{scores, within};
 use super::*;
-use crate::ops::kernel::math::{LANES, copy, exp};
+use crate::ops::kernel::math::{clear_outside, copy, exp_visible, mask};
 
 /// Where the gradients go: zeros of the sizes of the operands. Queries, keys and values are in
 /// `of_q` where they are one operand.
@@ -32,11 +32,20 @@ struct Source<'a, 'b> {
 }
 
 /// The parts of the gradients of a task.
-#[derive(Default)]
 struct Parts<'b> {
     queries: Vec<&'b mut [f32]>,
     keys: Vec<&'b mut [f32]>,
     values: Vec<&'b mut [f32]>,
+}
+
+impl Parts<'_> {
+    fn with_capacity(queries: usize, keys: usize) -> Self {
+        Self {
+            queries: Vec::with_capacity(queries),
+            keys: Vec::with_capacity(keys),
+            values: Vec::with_capacity(keys),
+        }
+    }
 }
 
 /// Fills `gradients` from that of the attended values. `softmax` is what the forward pass gave.
@@ -49,7 +58,10 @@ pub(in crate::ops) fn backward(
     let heads = inputs.shape.heads;
     let blocks = inputs.blocks();
     let mut parts = Vec::new();
-    parts.resize_with(blocks.len() * heads, Parts::default);
+    for block in &blocks {
+        let part = || Parts::with_capacity(block.queries.len(), inputs.keys.k_len);
+        parts.extend(std::iter::repeat_with(part).take(heads));
+    }
     let Gradients { of_q, of_kv } = gradients;
     distribute(inputs, of_q, of_kv.is_none(), &mut parts);
     if let Some(of_kv) = of_kv {
@@ -289,26 +301,18 @@ fn differentiate(
     [max, inverse]: Softmax,
     factor: f32,
 ) {
-    let (first, last) = (
-        visible.start / LANES * LANES,
-        visible.end.next_multiple_of(LANES),
-    );
-    for chunk in row[first..last].as_chunks_mut::<LANES>().0 {
-        for value in chunk {
-            *value = exp(*value - max) * inverse;
+    let weights = clear_outside(row, &visible);
+    exp_visible(weights, &visible, max, inverse);
+    let chunks = clear_outside(slopes, &visible);
+    mask(chunks, &visible);
+    let mean = dot(chunks.as_flattened(), weights.as_flattened());
+    for (slopes, weights) in chunks.iter_mut().zip(weights) {
+        // By value: in memory the compiler must fear that they overlap.
+        let (mut values, weights) = (*slopes, *weights);
+        for (value, weight) in values.iter_mut().zip(weights) {
+            *value = (*value - mean) * weight * factor;
         }
-    }
-    for values in [&mut *row, &mut *slopes] {
-        values[..visible.start].fill(0.0);
-        values[visible.end..].fill(0.0);
-    }
-    let (row, slopes) = (&row[first..last], &mut slopes[first..last]);
-    let mean = dot(slopes, row);
-    let chunks = slopes.as_chunks_mut::<LANES>().0.iter_mut();
-    for (slopes, weights) in chunks.zip(row.as_chunks::<LANES>().0) {
-        for (slope, weight) in slopes.iter_mut().zip(weights) {
-            *slope = (*slope - mean) * weight * factor;
-        }
+        *slopes = values;
     }
 }
 

@@ -12,6 +12,7 @@ mod few;
 mod forward;
 
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::gemm::{Operand, Panels, STEP, Sums, Values, add_product};
@@ -74,6 +75,7 @@ impl Inputs<'_> {
         blocks.resize_with(count, Block::default);
         for row in 0..self.keys.rows {
             let block = &mut blocks[self.keys.block(row)];
+            block.queries.reserve(self.keys.q_len);
             for query in 0..self.keys.q_len {
                 let visible = self.keys.visible(row, query);
                 if block.seen.is_empty() {
@@ -109,13 +111,21 @@ fn for_each<T: Send, O: Send>(
     together: usize,
     task: impl Fn(&mut Scratch, T) -> O + Send + Sync,
 ) -> Vec<O> {
+    let task = |it| {
+        let mut scratch = SCRATCH.take().unwrap_or_default();
+        let done = task(&mut scratch, it);
+        SCRATCH.set(Some(scratch));
+        done
+    };
     if tasks.len() <= together || rayon::current_num_threads() == 1 {
-        let mut scratch = Scratch::default();
-        let each = tasks.into_iter().map(|it| task(&mut scratch, it));
-        return each.collect();
+        return tasks.into_iter().map(task).collect();
     }
     let tasks = tasks.into_par_iter().with_min_len(together);
-    tasks.map_init(Scratch::default, task).collect()
+    tasks.map(task).collect()
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
 }
 
 /// The queries of the rows that look at one block of keys.
@@ -248,12 +258,14 @@ impl<'a> Inputs<'a> {
     ) {
         let size = self.shape.size;
         let line = size.next_multiple_of(STEP);
-        to.clear();
         to.resize(line * queries.len(), 0.0);
         for (to, query) in to.chunks_exact_mut(line).zip(queries) {
             let at = lanes.at(query.token, head, size);
             for (to, value) in to.iter_mut().zip(&from[at..at + size]) {
                 *to = value * factor;
+            }
+            if line > size {
+                to[size..].fill(0.0);
             }
         }
     }

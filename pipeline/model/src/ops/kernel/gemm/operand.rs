@@ -130,11 +130,13 @@ impl<'a> Operand<'a> {
             }
             // Lines a power of two apart would share a few lines of the cache.
             let stride = whole + 2 * STEP;
-            scratch.clear();
             scratch.resize(stride * count, 0.0);
             for (line, vector) in scratch.chunks_exact_mut(stride).zip(vectors) {
                 let first = vector * self.stride + steps.start;
                 self.values.read(first, &mut line[..steps.len()]);
+                if steps.len() < whole {
+                    line[steps.len()..whole].fill(0.0);
+                }
             }
             return Narrow::Lines {
                 values: scratch,
@@ -142,11 +144,13 @@ impl<'a> Operand<'a> {
                 count,
             };
         }
-        scratch.clear();
         scratch.resize(whole * count.next_multiple_of(R), 0.0);
         for (index, block) in scratch.chunks_exact_mut(whole * R).enumerate() {
             let first = vectors.start + index * R;
             let width = R.min(vectors.end - first);
+            if steps.len() < whole {
+                block[steps.len() * R..].fill(0.0);
+            }
             for (line, step) in block.as_chunks_mut::<R>().0.iter_mut().zip(steps.clone()) {
                 let at = step * self.stride + first;
                 match self.values {
@@ -181,13 +185,17 @@ impl<'a> Operand<'a> {
                 let vectors = first..vectors.end.min(first + lanes);
                 let lanes = panel.len() / depth;
                 self.transpose(vectors, steps.clone(), lanes, panel);
-                panel[steps.len() * lanes..].fill(0.0);
+                if steps.len() < depth {
+                    panel[steps.len() * lanes..].fill(0.0);
+                }
             }
             return;
         }
-        for panel in to.chunks_mut(depth * lanes) {
-            let lanes = panel.len() / depth;
-            panel[steps.len() * lanes..].fill(0.0);
+        if steps.len() < depth {
+            for panel in to.chunks_mut(depth * lanes) {
+                let lanes = panel.len() / depth;
+                panel[steps.len() * lanes..].fill(0.0);
+            }
         }
         // Step by step, because a step is contiguous.
         for (s, step) in steps.enumerate() {

@@ -2,11 +2,13 @@
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::cell::Cell;
 use std::ops::Range;
 
 use super::Start;
 use super::operand::{Matrix, Operand};
 use super::tile::{Panels, STEP, Sums, add_tiles};
+use crate::ops::kernel::math::copy;
 
 /// Products of fewer multiplications are not worth a second thread.
 const PARALLEL_FROM: usize = 1 << 21;
@@ -33,6 +35,19 @@ const LARGE_TALL: usize = 16;
 
 /// A multiple of the sizes of all tiles.
 const UNIT: usize = 48;
+
+thread_local! {
+    /// Memory that products use one after the other.
+    static PANELS: Cell<Panels> = Cell::default();
+    static BUFFERS: Cell<Buffers> = Cell::default();
+}
+
+/// Memory of a task.
+#[derive(Default)]
+struct Buffers {
+    sums: Vec<f32>,
+    narrow: Vec<f32>,
+}
 
 /// A product and its output.
 pub(super) struct Whole<'a> {
@@ -100,7 +115,7 @@ impl WithSimd for Whole<'_> {
         let block = rows.div_ceil(tasks).min(TASK).next_multiple_of(UNIT);
         let runs = columns.div_ceil(WIDE);
         let width = columns.div_ceil(runs).next_multiple_of(2 * S::F32_LANES);
-        let mut panels = Panels::default();
+        let mut panels = PANELS.take();
         for first in (0..columns).step_by(width) {
             let run = first..columns.min(first + width);
             for depth in (0..k.max(1)).step_by(PACKED) {
@@ -128,6 +143,7 @@ impl WithSimd for Whole<'_> {
                 }
             }
         }
+        PANELS.set(panels);
     }
 }
 
@@ -172,21 +188,16 @@ impl WithSimd for Task<'_, '_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut values = Vec::new();
-        let mut sums = Sums::zeros::<S>(&mut values, self.rows.len(), self.panels.columns());
+        let mut buffers = BUFFERS.take();
+        let (count, columns) = (self.rows.len(), self.panels.columns());
+        let mut sums = Sums::any::<S>(&mut buffers.sums, count, columns);
         self.start(sums.values, sums.stride);
         let narrow = self.product.narrow;
         let (rows, steps) = (self.rows.clone(), self.steps.clone());
-        add_product(
-            simd,
-            narrow,
-            rows,
-            steps,
-            self.panels,
-            &mut sums,
-            &mut Vec::new(),
-        );
+        let scratch = &mut buffers.narrow;
+        add_product(simd, narrow, rows, steps, self.panels, &mut sums, scratch);
         self.finish(sums.values, sums.stride);
+        BUFFERS.set(buffers);
     }
 }
 
@@ -257,7 +268,9 @@ impl Task<'_, '_> {
         let run = &self.run;
         let bias = match self.product.start {
             Start::Bias(bias) => bias,
-            Start::Zero if self.steps.start == 0 => return,
+            Start::Zero if self.steps.start == 0 => {
+                return sums[..self.rows.len() * stride].fill(0.0);
+            }
             Start::Zero => &[],
         };
         let rows = sums.chunks_exact_mut(stride).take(self.rows.len());
@@ -265,14 +278,14 @@ impl Task<'_, '_> {
             match &self.target {
                 Target::Rows(out) if self.steps.start > 0 => {
                     let row = &out[r * self.product.stride..];
-                    sums[..run.len()].copy_from_slice(&row[run.clone()]);
+                    copy(&mut sums[..run.len()], &row[run.clone()]);
                 }
                 Target::Parts(parts) if self.steps.start > 0 => {
                     for (sum, part) in sums.iter_mut().zip(parts) {
                         *sum = part[r];
                     }
                 }
-                Target::Rows(_) => sums[..run.len()].copy_from_slice(&bias[run.clone()]),
+                Target::Rows(_) => copy(&mut sums[..run.len()], &bias[run.clone()]),
                 Target::Parts(_) => sums.fill(bias[self.rows.start + r]),
             }
         }
@@ -285,7 +298,7 @@ impl Task<'_, '_> {
             Target::Rows(out) => {
                 let rows = out.chunks_exact_mut(self.product.stride);
                 for (row, sums) in rows.zip(sums.chunks_exact(stride)) {
-                    row[run.clone()].copy_from_slice(&sums[..run.len()]);
+                    copy(&mut row[run.clone()], sums);
                 }
             }
             Target::Parts(parts) => {

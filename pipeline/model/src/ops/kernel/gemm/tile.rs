@@ -1,6 +1,6 @@
 //! The arithmetic of a product on packed panels.
 
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -47,10 +47,17 @@ impl<'a> Sums<'a> {
     /// Zeros for this number of vectors, in `values`.
     #[inline(always)]
     pub fn zeros<S: Simd>(values: &'a mut Vec<f32>, vectors: usize, columns: usize) -> Self {
+        let sums = Self::any::<S>(values, vectors, columns);
+        sums.values[..vectors * sums.stride].fill(0.0);
+        sums
+    }
+
+    /// Any numbers for this number of vectors, in `values`.
+    #[inline(always)]
+    pub fn any<S: Simd>(values: &'a mut Vec<f32>, vectors: usize, columns: usize) -> Self {
         // Vectors a power of two apart would share a few lines of the cache.
         let stride = columns.next_multiple_of(LANES.max(S::F32_LANES)) + 2 * S::F32_LANES;
         let tile = if S::REGISTER_COUNT >= 32 { 16 } else { 12 };
-        values.clear();
         values.resize(vectors.next_multiple_of(tile) * stride, 0.0);
         Self { values, stride }
     }
@@ -72,17 +79,24 @@ impl Panels {
         self.values.resize(padded * depth, 0.0);
         if depth > 0 {
             let group = if wide.along { lanes } else { GROUP * lanes };
-            let pack = |(index, to): (usize, &mut [f32])| {
-                let first = columns.start + index * group;
-                let vectors = first..columns.end.min(first + group);
-                wide.interleave(vectors, steps.clone(), [lanes, depth], to);
-            };
+            let first = |index: usize| columns.start + index * group;
             if parallel {
                 let groups = self.values.par_chunks_mut(depth * group);
-                groups.enumerate().for_each(pack);
+                groups.enumerate().for_each(|(index, to)| {
+                    Arch::new().dispatch(Pack {
+                        wide,
+                        vectors: first(index)..columns.end.min(first(index) + group),
+                        steps: steps.clone(),
+                        sizes: [lanes, depth],
+                        to,
+                    });
+                });
             } else {
-                let groups = self.values.chunks_mut(depth * group);
-                groups.enumerate().for_each(pack);
+                // No closure, which would be compiled without the wide instructions.
+                for (index, to) in self.values.chunks_mut(depth * group).enumerate() {
+                    let vectors = first(index)..columns.end.min(first(index) + group);
+                    wide.interleave(vectors, steps.clone(), [lanes, depth], to);
+                }
             }
         }
         self.lanes = lanes;
@@ -93,6 +107,24 @@ impl Panels {
     /// Number of columns, with those of zeros.
     pub fn columns(&self) -> usize {
         self.columns
+    }
+}
+
+struct Pack<'a, 'b> {
+    wide: Operand<'a>,
+    vectors: Range<usize>,
+    steps: Range<usize>,
+    sizes: [usize; 2],
+    to: &'b mut [f32],
+}
+
+impl WithSimd for Pack<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        self.wide
+            .interleave(self.vectors, self.steps, self.sizes, self.to);
     }
 }
 
