@@ -10,6 +10,8 @@ mod crop;
 mod randaugment;
 mod warp;
 
+use std::borrow::Cow;
+
 use capstan_model::ImagePreprocess;
 use capstan_model::preprocess::{Rgb, resize};
 use capstan_plan::draw::Draws;
@@ -62,11 +64,8 @@ impl Augment {
 
     /// Whether pictures are needed as they are, not brought to the model's side.
     pub fn crops(&self) -> bool {
-        self.crop_scale().is_some()
-    }
-
-    fn crop_scale(&self) -> Option<[f64; 2]> {
-        self.settings.as_ref()?.crop_scale
+        let settings = self.settings.as_ref();
+        settings.is_some_and(|settings| settings.crop_scale.is_some())
     }
 
     fn draw(&self, data_epoch: u64, text_id: &TextId) -> Drawn {
@@ -83,14 +82,17 @@ impl Augment {
     }
 
     /// The picture at the model's side, cropped, flipped and varied by RandAugment.
-    fn varied(&self, (data_epoch, text_id): (u64, &TextId), picture: &Rgb) -> Vec<u8> {
+    fn varied<'a>(&self, (data_epoch, text_id): (u64, &TextId), picture: &'a Rgb) -> Cow<'a, [u8]> {
         let keyed = |draws: Draws| {
             let item = text_id.0.0;
             move |draw: u64| draws.unit(&item, data_epoch * DRAWS_OF_EPOCH + draw)
         };
         let side = self.preprocess.side;
-        let mut rgb = match (&self.settings, self.crop_scale()) {
-            (Some(settings), Some(scale)) => {
+        let Some(settings) = &self.settings else {
+            return Cow::Borrowed(&picture.bytes);
+        };
+        let mut rgb = match settings.crop_scale {
+            Some(scale) => {
                 let from = [picture.width, picture.height];
                 let area = CropArea::draw(from, scale, settings.crop_ratio, keyed(self.crops));
                 resize(
@@ -100,10 +102,7 @@ impl Augment {
                     self.preprocess.filter,
                 )
             }
-            _ => picture.bytes.clone(),
-        };
-        let Some(settings) = &self.settings else {
-            return rgb;
+            None => picture.bytes.clone(),
         };
         if settings.flip && keyed(self.flips)(0) < 0.5 {
             flip(&mut rgb, side);
@@ -111,7 +110,7 @@ impl Augment {
         if let Some(settings) = settings.randaugment {
             rgb = randaugment::apply(rgb, side, settings, keyed(self.operations));
         }
-        rgb
+        Cow::Owned(rgb)
     }
 
     /// Writes the augmented, normalised picture.
@@ -169,4 +168,4 @@ fn flip(rgb: &mut [u8], side: usize) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

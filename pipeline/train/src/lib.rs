@@ -7,7 +7,7 @@
 //! ranks meet in a [`capstan_collective::Collective`].
 //!
 //! ```text
-//! Sampler ─► global batch ─► this rank's slice ─► Pictures ─► Augment ─► Objectives::gradient
+//! Loader: global batch ─► this rank's slice ─► Pictures ─► Augment ─► Objectives::gradient
 //!                                                                              │ sum over ranks
 //!      metrics, checkpoints ◄── one step ◄── AdamW ◄── clip by global norm ◄───┘
 //! ```
@@ -19,6 +19,7 @@ mod augment;
 mod curve;
 mod error;
 mod link;
+mod loader;
 mod metrics;
 pub mod momentum;
 pub mod network;
@@ -37,7 +38,7 @@ pub use error::TrainError;
 pub use link::Link;
 pub use metrics::Metrics;
 pub use optimizer::{AdamW, AdamWConfig, Update, clip_factor, global_norm};
-pub use pictures::{Encoded, PictureSource, Pictures, SourceError};
+pub use pictures::{Encoded, PictureFiles, PictureSource, Pictures, SourceError};
 pub use pool::RankPool;
 pub use samples::{PictureRow, Sample, tokenised};
 pub use schedule::Schedule;

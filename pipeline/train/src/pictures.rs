@@ -30,6 +30,10 @@ pub trait PictureSource: Send {
     /// [`SourceError`].
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError>;
 
+    /// Announces the pictures that are asked for next, in place of those announced before. A source
+    /// may read them together.
+    fn expect(&mut self, _pictures: &[usize]) {}
+
     /// The pictures of these indices, decoded at their own sides, in the order asked for. A source
     /// of square pictures needs none of its own.
     ///
@@ -49,29 +53,39 @@ fn square(bytes: Vec<u8>) -> Rgb {
     }
 }
 
-/// Pictures that are fetched encoded, as files or rows hold them, and decoded here.
-pub struct Encoded<F> {
-    preprocess: ImagePreprocess,
-    fetch: F,
+/// Where encoded pictures come from, as files or rows hold them.
+pub trait PictureFiles: Send {
+    /// An encoded picture.
+    type Bytes: AsRef<[u8]> + Sync;
+
+    /// The encoded pictures of these indices, in the order asked for.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn fetch(&mut self, pictures: &[usize]) -> Result<Vec<Self::Bytes>, SourceError>;
+
+    /// As [`PictureSource::expect`].
+    fn expect(&mut self, _pictures: &[usize]) {}
 }
 
-impl<F> Encoded<F> {
-    /// - `fetch`: gives the encoded pictures of these indices, in the order asked for.
-    pub fn new(preprocess: ImagePreprocess, fetch: F) -> Self {
-        Self { preprocess, fetch }
+/// Encoded pictures that are decoded here.
+pub struct Encoded<F> {
+    preprocess: ImagePreprocess,
+    files: F,
+}
+
+impl<F: PictureFiles> Encoded<F> {
+    /// - `preprocess`: how pictures are brought to the model's side.
+    pub fn new(preprocess: ImagePreprocess, files: F) -> Self {
+        Self { preprocess, files }
     }
 
-    fn decode<B, T>(
+    fn decode<T: Send>(
         &mut self,
         pictures: &[usize],
         decode: impl Fn(&ImagePreprocess, &[u8]) -> Result<T, preprocess::Error> + Sync,
-    ) -> Result<Vec<T>, SourceError>
-    where
-        F: FnMut(&[usize]) -> Result<Vec<B>, SourceError>,
-        B: AsRef<[u8]> + Sync,
-        T: Send,
-    {
-        let encoded = (self.fetch)(pictures)?;
+    ) -> Result<Vec<T>, SourceError> {
+        let encoded = self.files.fetch(pictures)?;
         let decoded = encoded.par_iter().map(|bytes| {
             decode(&self.preprocess, bytes.as_ref()).map_err(|error| SourceError {
                 kind: FailureKind::PoisonShard,
@@ -82,11 +96,11 @@ impl<F> Encoded<F> {
     }
 }
 
-impl<F, B> PictureSource for Encoded<F>
-where
-    F: FnMut(&[usize]) -> Result<Vec<B>, SourceError> + Send,
-    B: AsRef<[u8]> + Sync,
-{
+impl<F: PictureFiles> PictureSource for Encoded<F> {
+    fn expect(&mut self, pictures: &[usize]) {
+        self.files.expect(pictures);
+    }
+
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError> {
         self.decode(pictures, |preprocess, bytes| {
             Ok(preprocess.decode(bytes)?.rgb)
@@ -134,6 +148,13 @@ impl Pictures {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()
+    }
+
+    /// Announces the pictures that are loaded next, in place of those announced before.
+    pub(crate) fn expect(&mut self, pictures: &[usize]) {
+        let missing = |picture: &&usize| self.kept[**picture].is_none();
+        let missing: Vec<usize> = pictures.iter().filter(missing).copied().collect();
+        self.source.expect(&missing);
     }
 
     /// The pictures of these indices, in the order of `wanted`.

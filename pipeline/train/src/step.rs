@@ -3,16 +3,16 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
+use capstan_dataset::sampler::{SampleKey, Sampler};
 use capstan_model::{ImagePreprocess, Network};
 use capstan_plan::FailureKind;
 use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
-use rayon::prelude::*;
 
-use crate::objective::{Gradient, Objectives, Slice};
+use crate::loader::{Batches, Loader, Prepared};
+use crate::objective::{Gradient, Objectives};
 use crate::{
     AdamW, AdamWConfig, Augment, Curve, Link, Pictures, RankPool, Sample, Schedule, State,
     TrainError, clip_factor, global_norm, network,
@@ -64,14 +64,15 @@ pub struct Watch<'a> {
 pub struct Trained {
     /// Figures for the commit.
     pub training: Training,
-    /// CPU time of this rank's compute threads in this attempt.
+    /// CPU time of this rank's threads in this attempt, those that load pictures included.
     pub cpu: Duration,
 }
 
 /// Trains `network` on this rank's part of every global batch.
 ///
 /// Every rank calls it with equal arguments but for `ring`; all end with equal bits. Computes on
-/// a pool of `config.threads_per_rank` threads of its own.
+/// a pool of `config.threads_per_rank` threads of its own, and loads the pictures of coming steps on
+/// as many others.
 ///
 /// A training that is cancelled, or whose ring breaks, has still applied whole steps alone: rank 0
 /// saves the state after the last of them before the error is given.
@@ -88,12 +89,52 @@ pub fn train(
     watch: Watch<'_>,
 ) -> Result<Trained, TrainError> {
     check(&job, network, ring.world_size())?;
-    let pool = RankPool::new(ring.rank(), job.config.threads_per_rank)?;
+    let config = job.config;
+    let pool = RankPool::new(ring.rank(), config.threads_per_rank)?;
+    let loading = RankPool::loading(ring.rank(), config.threads_per_rank)?;
+    let settings = Settings {
+        config,
+        seed: job.seed,
+        samples: job.samples.len(),
+        prompt_tokens: job.prompt_tokens,
+    };
     let link = Link::new(ring, job.ring_limit);
-    let training = pool.run(|| Loop::new(job, network, link, resume)?.run(watch))?;
+    let loader = loader(job, &link)?;
+    let first = resume.as_ref().map_or(0, |state| state.step);
+    let (queue, batches) = loader.queue(config.global_batch);
+    let training = std::thread::scope(|scope| {
+        scope.spawn(|| loading.run(|| loader.run(first..config.steps, &queue)));
+        pool.run(|| Loop::new(settings, batches, network, link, resume)?.run(watch))
+    })?;
     Ok(Trained {
         training,
-        cpu: pool.cpu_time(),
+        cpu: pool.cpu_time() + loading.cpu_time(),
+    })
+}
+
+/// What prepares the batches of this rank.
+fn loader<'a>(job: Job<'a>, link: &Link<'_>) -> Result<Loader<'a>, TrainError> {
+    let config = job.config;
+    let key = |sample: &Sample| SampleKey {
+        text_id: sample.text_id,
+        length: sample.tokens.len() as u32,
+        shard: sample.shard,
+    };
+    let keys = job.samples.iter().map(key).collect();
+    let (batch, bucket) = (config.global_batch, config.length_bucket);
+    let sampler = Sampler::new(keys, job.rows, batch, bucket, job.seed);
+    let sampler = sampler.map_err(|error| TrainError::Settings {
+        field: "data",
+        problem: error.to_string(),
+    })?;
+    Ok(Loader {
+        samples: job.samples,
+        pictures: job.pictures,
+        sampler,
+        augment: Augment::new(job.seed, config, job.preprocess),
+        rank: link.rank(),
+        world_size: link.world_size(),
+        side: job.preprocess.side,
     })
 }
 
@@ -136,6 +177,14 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
         );
         return wrong("data", problem);
     }
+    if job.preprocess.side != network.image_size() {
+        let problem = format!(
+            "the model takes pictures of {} pixels, its preprocessing gives {}",
+            network.image_size(),
+            job.preprocess.side
+        );
+        return wrong("init", problem);
+    }
     if job
         .samples
         .iter()
@@ -157,14 +206,22 @@ fn schedule(config: &stage::Train) -> Schedule {
     }
 }
 
+/// What the loop needs of a job beside its batches.
+struct Settings<'a> {
+    config: &'a stage::Train,
+    seed: u64,
+    /// How many samples there are.
+    samples: usize,
+    prompt_tokens: usize,
+}
+
 /// Everything that lives from step to step.
 struct Loop<'a> {
-    job: Job<'a>,
+    job: Settings<'a>,
     network: &'a mut dyn Network,
     link: Link<'a>,
-    sampler: Sampler,
+    batches: Batches,
     objectives: Objectives,
-    augment: Augment,
     schedule: Schedule,
     optimizer: AdamW,
     curve: Curve,
@@ -176,24 +233,13 @@ struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     fn new(
-        job: Job<'a>,
+        job: Settings<'a>,
+        batches: Batches,
         network: &'a mut dyn Network,
         link: Link<'a>,
         resume: Option<State>,
     ) -> Result<Self, TrainError> {
         let config = job.config;
-        let key = |sample: &Sample| SampleKey {
-            text_id: sample.text_id,
-            length: sample.tokens.len() as u32,
-            shard: sample.shard,
-        };
-        let keys = job.samples.iter().map(key).collect();
-        let (batch, bucket) = (config.global_batch, config.length_bucket);
-        let sampler = Sampler::new(keys, job.rows, batch, bucket, job.seed);
-        let sampler = sampler.map_err(|error| TrainError::Settings {
-            field: "data",
-            problem: error.to_string(),
-        })?;
         let objectives = Objectives::new(
             &config.objectives,
             config.positives,
@@ -215,20 +261,16 @@ impl<'a> Loop<'a> {
                     .iter()
                     .map(|slice| (slice.range.len(), slice.decays(decay))),
             ),
-            augment: Augment::new(job.seed, config, job.preprocess),
             schedule: schedule(config),
             layout: network::layout_digest(network),
             step: 0,
             saved: 0,
-            sampler,
+            batches,
             objectives,
             job,
             network,
             link,
         };
-        if this.augment.crops() {
-            this.job.pictures.keep_whole();
-        }
         if let Some(state) = resume {
             this.resume(state)?;
         }
@@ -264,7 +306,7 @@ impl<'a> Loop<'a> {
             rank = self.link.rank(),
             world_size = self.link.world_size(),
             params = self.optimizer.len(),
-            samples = self.job.samples.len(),
+            samples = self.job.samples,
             step = self.step,
             steps = self.job.config.steps,
             "training begins"
@@ -276,7 +318,7 @@ impl<'a> Loop<'a> {
         Ok(Training {
             world_size: self.link.world_size(),
             bytes_reduced: self.link.bytes_reduced(),
-            samples: self.job.samples.len() as u64,
+            samples: self.job.samples as u64,
             curve: self.curve.points(),
         })
     }
@@ -361,13 +403,8 @@ impl<'a> Loop<'a> {
         before_update: Option<&(dyn Fn(u64) + Sync)>,
     ) -> Result<TrainingStep, TrainError> {
         let start = Stopwatch::start();
-        let batch = self.sampler.batch(self.step);
-        let range = rank_slice(
-            batch.samples.len(),
-            self.link.rank(),
-            self.link.world_size(),
-        );
-        let slice = self.slice(&batch.samples[range.clone()], range, batch.data_epoch)?;
+        let batch = self.batches.recv();
+        let Prepared { data_epoch, slice } = batch.expect("the loader gives every step")?;
         let step = self.step;
         let gradient = self
             .objectives
@@ -382,7 +419,7 @@ impl<'a> Loop<'a> {
         self.update(&gradient, factor, learning_rate);
         Ok(TrainingStep {
             step,
-            data_epoch: batch.data_epoch,
+            data_epoch,
             learning_rate,
             loss: gradient.losses.values().sum(),
             parts: gradient
@@ -408,38 +445,6 @@ impl<'a> Loop<'a> {
                 *param = scale.rule.bounded(*param);
             }
         });
-    }
-
-    /// This rank's pictures, augmented, and texts.
-    fn slice(
-        &mut self,
-        samples: &[usize],
-        range: std::ops::Range<usize>,
-        data_epoch: u64,
-    ) -> Result<Slice, TrainError> {
-        let all = self.job.samples;
-        let side = self.network.image_size();
-        let floats = 3 * side * side;
-        let mut pixels = vec![0.0; samples.len() * floats];
-        let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
-        let pictures = self.job.pictures.load(&wanted)?;
-        let planes = pixels.par_chunks_exact_mut(floats);
-        let each = planes.zip(&pictures).zip(samples);
-        each.for_each(|((planes, picture), sample)| {
-            let key = (data_epoch, &all[*sample].text_id);
-            self.augment.apply(key, picture, planes);
-        });
-        let tokens = samples
-            .iter()
-            .map(|sample| all[*sample].tokens.clone())
-            .collect();
-        Ok(Slice {
-            step: self.step,
-            range,
-            pixels,
-            tokens,
-            pictures: wanted.iter().map(|picture| *picture as u32).collect(),
-        })
     }
 
     /// The norm of a gradient that is a number, as are its losses.

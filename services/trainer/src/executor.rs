@@ -310,10 +310,8 @@ impl Attempt {
     fn pictures(&self, preprocess: &capstan_model::ImagePreprocess, handle: &Handle) -> Pictures {
         let (parts, rows) = (self.inputs.parts.clone(), self.inputs.rows.clone());
         let count = rows.len();
-        let mut fetch = pictures::Fetch::new(self.store.clone(), handle.clone(), parts, rows);
-        let source = Encoded::new(preprocess.clone(), move |wanted: &[usize]| {
-            fetch.fetch(wanted)
-        });
+        let store = pictures::FromStore::new(self.store.clone(), handle.clone(), parts);
+        let source = Encoded::new(preprocess.clone(), pictures::Fetch::new(store, rows));
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 

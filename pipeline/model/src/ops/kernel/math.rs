@@ -1,7 +1,5 @@
 //! Functions of every value, written so that the compiler vectorises them.
 
-use std::ops::Range;
-
 /// Lanes of a running sum: a fixed order of additions that vectors can follow.
 pub(in crate::ops) const LANES: usize = 16;
 
@@ -134,44 +132,6 @@ fn fused(mut y: [f32; LANES], a: f32, x: [f32; LANES]) -> [f32; LANES] {
     y
 }
 
-/// Every `stride`-th value of a slice.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Strided<'a> {
-    pub values: &'a [f32],
-    pub stride: usize,
-}
-
-/// `out = sum over j < count of weights[j] * rows[j]`, the sums kept in registers.
-#[inline(always)]
-pub(in crate::ops) fn combine(
-    out: &mut [f32],
-    count: usize,
-    weights: Strided<'_>,
-    rows: Strided<'_>,
-) {
-    let len = out.len();
-    let (chunks, rest) = out.as_chunks_mut::<LANES>();
-    for (c, out) in chunks.iter_mut().enumerate() {
-        let mut sums = [0.0; LANES];
-        for j in 0..count {
-            let row = rows.values[j * rows.stride + c * LANES..]
-                .first_chunk()
-                .expect("a row's vector");
-            sums = fused(sums, weights.values[j * weights.stride], *row);
-        }
-        *out = sums;
-    }
-    let first = len - rest.len();
-    for (i, out) in rest.iter_mut().enumerate() {
-        let mut sum = 0.0f32;
-        for j in 0..count {
-            sum = weights.values[j * weights.stride]
-                .mul_add(rows.values[j * rows.stride + first + i], sum);
-        }
-        *out = sum;
-    }
-}
-
 /// Every value times `factor`.
 #[inline(always)]
 pub(in crate::ops) fn scale(row: &mut [f32], factor: f32) {
@@ -180,22 +140,17 @@ pub(in crate::ops) fn scale(row: &mut [f32], factor: f32) {
     }
 }
 
-/// Softmax of the `visible` values of a row, in place; the others become 0.
+/// Softmax of a row in place; gives the largest value and the inverse of the sum of the
+/// exponentials of all less that.
 #[inline(always)]
-pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) {
-    if visible.is_empty() {
-        return row.fill(0.0);
-    }
-    row[..visible.start].fill(f32::NEG_INFINITY);
-    row[visible.end..].fill(f32::NEG_INFINITY);
+pub(in crate::ops) fn softmax(row: &mut [f32]) -> [f32; 2] {
     let max = max(row);
     for value in row.iter_mut() {
         *value = exp(*value - max);
     }
-    row[..visible.start].fill(0.0);
-    row[visible.end..].fill(0.0);
-    let total = sum(row.len(), |i| row[i]);
-    scale(row, 1.0 / total);
+    let inverse = 1.0 / sum(row.len(), |i| row[i]);
+    scale(row, inverse);
+    [max, inverse]
 }
 
 #[cfg(test)]
@@ -243,10 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn softmax_adds_to_one_and_hides_what_is_minus_infinite() {
-        let mut row: Vec<f32> = (0..21).map(|i| (i as f32).sin() * 5.0).collect();
-        softmax(&mut row, 0..18);
+    fn softmax_adds_to_one_and_can_be_computed_again() {
+        let scores: Vec<f32> = (0..21).map(|i| (i as f32).sin() * 5.0).collect();
+        let mut row = scores.clone();
+        let [max, inverse] = softmax(&mut row);
         assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert_eq!(row[18..], [0.0; 3]);
+        let again: Vec<f32> = scores.iter().map(|s| exp(s - max) * inverse).collect();
+        assert_eq!(row, again);
     }
 }
