@@ -130,6 +130,7 @@ fn caption_config(batch: usize, captions_per_image: usize) -> stage::Caption {
         from: "curate".into(),
         model: "captioner".into(),
         decoding: stage::Decoding {
+            prompt: String::new(),
             choose: stage::Strategy::Nucleus {
                 top_p: 0.9,
                 temperature: 1.0,
@@ -151,6 +152,7 @@ fn filter_config(batch: usize, threshold: f32) -> stage::Filter {
         model: "filter".into(),
         threshold,
         batch,
+        text_tokens: None,
     }
 }
 

@@ -107,6 +107,7 @@ fn save(tokenizer: &Tokenizer, clip: &Path, blip: &Path) -> Result<(), Box<dyn E
 
 fn config(blip: bool) -> stage::Evaluate {
     let decoding = stage::Decoding {
+        prompt: String::new(),
         choose: stage::Strategy::Beam { beams: 3 },
         min_tokens: 4,
         max_tokens: 19,

@@ -151,6 +151,7 @@ fn config(blip: bool) -> stage::Evaluate {
         captioning: blip.then(|| stage::Captioning {
             from: "evaluation".into(),
             decoding: stage::Decoding {
+                prompt: String::new(),
                 choose: stage::Strategy::Beam { beams: 3 },
                 min_tokens: 2,
                 max_tokens: 30,
