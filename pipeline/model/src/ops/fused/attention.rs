@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::node::{Array, Operation, apply};
 use crate::ops::Keys;
-use crate::ops::kernel::attention::{self as heads, Gradients, Inputs, Lanes, Shape};
-use crate::ops::kernel::rows;
+use crate::ops::kernel::attention::{self as heads, Gradients, Inputs, Kept, Lanes, Shape};
 
 /// Attention over keys and values in the operand of the queries (`N` = 1) or another.
 #[derive(Debug, Clone)]
@@ -57,13 +56,13 @@ impl Attention {
         }
     }
 
-    fn attend(&self, q: &Array, kv: Option<&Array>, keep: bool) -> (Array, Softmaxes) {
+    fn attend(&self, q: &Array, kv: Option<&Array>, keep: bool) -> (Array, AllKept) {
         let inputs = self.inputs(q, kv);
         let rows = self.keys.rows * self.keys.q_len;
         let width = inputs.shape.heads * inputs.shape.size;
         let mut out = vec![0.0; rows * width];
-        let softmax = heads::forward(inputs, keep, &mut out);
-        (Array::from_values(out, &[rows, width]), softmax.into())
+        let kept = heads::forward(inputs, keep, &mut out);
+        (Array::from_values(out, &[rows, width]), kept.into())
     }
 }
 
@@ -72,15 +71,15 @@ fn scale(size: usize) -> f32 {
     (size as f32).powf(-0.5)
 }
 
-/// What the backward pass needs of the softmax of every query.
-type Softmaxes = Arc<[Vec<rows::Softmax>]>;
+/// What the backward pass needs of every task.
+type AllKept = Arc<[Kept]>;
 
 impl Operation<1> for Attention {
-    type Saved = (Array, Softmaxes);
+    type Saved = (Array, AllKept);
 
     fn forward(&self, [qkv]: [Array; 1]) -> (Array, Self::Saved) {
-        let (out, softmax) = self.attend(&qkv, None, true);
-        (out, (qkv, softmax))
+        let (out, kept) = self.attend(&qkv, None, true);
+        (out, (qkv, kept))
     }
 
     fn value(&self, [qkv]: [Array; 1]) -> Array {
@@ -89,7 +88,7 @@ impl Operation<1> for Attention {
 
     fn backward(
         self,
-        (qkv, softmax): Self::Saved,
+        (qkv, kept): Self::Saved,
         gradient: Array,
         _: [bool; 1],
     ) -> [Option<Array>; 1] {
@@ -99,17 +98,17 @@ impl Operation<1> for Attention {
             of_kv: None,
         };
         let inputs = self.inputs(&qkv, None);
-        heads::backward(inputs, gradient.values(), &softmax, gradients);
+        heads::backward(inputs, gradient.values(), &kept, gradients);
         [Some(Array::from_values(of_qkv, &qkv.shape()))]
     }
 }
 
 impl Operation<2> for Attention {
-    type Saved = (Array, Array, Softmaxes);
+    type Saved = (Array, Array, AllKept);
 
     fn forward(&self, [q, kv]: [Array; 2]) -> (Array, Self::Saved) {
-        let (out, softmax) = self.attend(&q, Some(&kv), true);
-        (out, (q, kv, softmax))
+        let (out, kept) = self.attend(&q, Some(&kv), true);
+        (out, (q, kv, kept))
     }
 
     fn value(&self, [q, kv]: [Array; 2]) -> Array {
@@ -118,7 +117,7 @@ impl Operation<2> for Attention {
 
     fn backward(
         self,
-        (q, kv, softmax): Self::Saved,
+        (q, kv, kept): Self::Saved,
         gradient: Array,
         _: [bool; 2],
     ) -> [Option<Array>; 2] {
@@ -128,7 +127,7 @@ impl Operation<2> for Attention {
             of_kv: Some(&mut of_kv),
         };
         let inputs = self.inputs(&q, Some(&kv));
-        heads::backward(inputs, gradient.values(), &softmax, gradients);
+        heads::backward(inputs, gradient.values(), &kept, gradients);
         [
             Some(Array::from_values(of_q, &q.shape())),
             Some(Array::from_values(of_kv, &kv.shape())),

@@ -5,7 +5,7 @@ use std::mem::take;
 
 use super::forward::{scores, within};
 use super::*;
-use crate::ops::kernel::math::{clear_outside, copy, exp_visible, mask};
+use crate::ops::kernel::math::{LANES, clear_outside, copy, exp_visible, mask};
 
 /// Where the gradients go: zeros of the sizes of the operands. Queries, keys and values are in
 /// `of_q` where they are one operand.
@@ -17,7 +17,7 @@ pub(in crate::ops) struct Gradients<'a> {
 /// A task of the backward pass.
 struct Backward<'a, 'b> {
     source: Source<'a, 'b>,
-    softmax: &'b [Softmax],
+    kept: &'b Kept,
     parts: Parts<'b>,
     scratch: &'b mut Scratch,
 }
@@ -48,11 +48,11 @@ impl Parts<'_> {
     }
 }
 
-/// Fills `gradients` from that of the attended values. `softmax` is what the forward pass gave.
+/// Fills `gradients` from that of the attended values. `kept` is what the forward pass gave.
 pub(in crate::ops) fn backward(
     inputs: Inputs<'_>,
     gradient: &[f32],
-    softmax: &[Vec<Softmax>],
+    kept: &[Kept],
     gradients: Gradients<'_>,
 ) {
     let heads = inputs.shape.heads;
@@ -67,15 +67,15 @@ pub(in crate::ops) fn backward(
     if let Some(of_kv) = of_kv {
         distribute_keys(inputs, of_kv, &mut parts);
     }
-    let tasks = parts.into_iter().zip(softmax).enumerate().collect();
-    let task = |scratch: &mut Scratch, (index, (parts, softmax)): (usize, (_, &Vec<_>))| {
+    let tasks = parts.into_iter().zip(kept).enumerate().collect();
+    let task = |scratch: &mut Scratch, (index, (parts, kept)): (usize, (_, &Kept))| {
         Arch::new().dispatch(Backward {
             source: Source {
                 inputs,
                 head: Head::new(&blocks, index / heads, index % heads),
                 gradient,
             },
-            softmax,
+            kept,
             parts,
             scratch,
         });
@@ -142,7 +142,7 @@ impl WithSimd for Backward<'_, '_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self {
             source,
-            softmax,
+            kept,
             mut parts,
             scratch,
         } = self;
@@ -151,24 +151,25 @@ impl WithSimd for Backward<'_, '_> {
         if seen.is_empty() {
             return;
         }
-        let packed = Packed::new::<S>(inputs, &head, scratch);
+        let has_scores = matches!(kept, Kept::Softmax(_));
+        let packed = Packed::new::<S>(&source, has_scores, scratch);
         let mut of_keys = take(&mut scratch.of_keys);
         let mut of_values = take(&mut scratch.of_values);
         let mut key_sums = Sums::zeros::<S>(&mut of_keys, seen.len(), size);
         let mut value_sums = Sums::zeros::<S>(&mut of_values, seen.len(), size);
-        let tiles = head
-            .queries
-            .chunks(TILE_QUERIES)
-            .zip(softmax.chunks(TILE_QUERIES));
-        for ((queries, softmax), out) in tiles.zip(parts.queries.chunks_mut(TILE_QUERIES)) {
-            let stride = scores(simd, inputs, head.head, queries, &packed.keys, scratch);
+        let tiles = head.queries.chunks(TILE_QUERIES);
+        for (index, queries) in tiles.enumerate() {
+            let first = index * TILE_QUERIES;
             source.slopes(simd, queries, &packed.values, scratch);
-            let slopes = scratch.slopes.chunks_exact_mut(stride);
-            let rows = scratch.scores.chunks_exact_mut(stride).zip(slopes);
-            for ((query, softmax), (row, slopes)) in queries.iter().zip(softmax).zip(rows) {
-                inputs.add_bias(head.head, query.place, seen, row);
+            let stride = source.probabilities(simd, queries, kept, first, &packed.keys, scratch);
+            let rows = scratch.slopes.chunks_exact_mut(stride);
+            for ((query, slopes), weights) in queries
+                .iter()
+                .zip(rows)
+                .zip(scratch.scores.chunks_exact(stride))
+            {
                 let visible = within(&query.visible, seen);
-                differentiate(row, slopes, visible, *softmax, inputs.shape.scale);
+                differentiate(slopes, weights, visible, inputs.shape.scale);
             }
             source.add_keys(
                 simd,
@@ -187,7 +188,12 @@ impl WithSimd for Backward<'_, '_> {
                 &mut scratch.product,
                 &mut scratch.narrow,
             );
-            for (out, row) in out.iter_mut().zip(scratch.product.chunks_exact(stride)) {
+            let rows = scratch.product.chunks_exact(stride);
+            for (out, row) in parts.queries[first..]
+                .iter_mut()
+                .zip(rows)
+                .take(queries.len())
+            {
                 copy(out, row);
             }
         }
@@ -200,6 +206,7 @@ impl WithSimd for Backward<'_, '_> {
 
 /// The keys and values of a task.
 struct Packed {
+    /// Where scores are computed again.
     keys: Panels,
     values: Panels,
     key_columns: Panels,
@@ -207,7 +214,8 @@ struct Packed {
 
 impl Packed {
     #[inline(always)]
-    fn new<S: Simd>(inputs: Inputs<'_>, head: &Head<'_>, scratch: &mut Scratch) -> Self {
+    fn new<S: Simd>(source: &Source<'_, '_>, has_scores: bool, scratch: &mut Scratch) -> Self {
+        let Source { inputs, head, .. } = source;
         let mut packed = Self {
             keys: take(&mut scratch.keys),
             values: take(&mut scratch.values),
@@ -216,7 +224,9 @@ impl Packed {
         let (size, count) = (inputs.shape.size, head.seen.len());
         let keys = inputs.keys_of(head, head.seen.start);
         let values = inputs.values_of(head, head.seen.start);
-        packed.keys.pack::<S>(keys.rows(), 0..count, 0..size, false);
+        if has_scores {
+            packed.keys.pack::<S>(keys.rows(), 0..count, 0..size, false);
+        }
         packed
             .values
             .pack::<S>(values.rows(), 0..count, 0..size, false);
@@ -233,6 +243,39 @@ impl Packed {
 }
 
 impl Source<'_, '_> {
+    /// Probabilities of these queries, the first of which is query `first` of the task, in
+    /// `scratch.scores`; gives their stride.
+    #[inline(always)]
+    fn probabilities<S: Simd>(
+        &self,
+        simd: S,
+        queries: &[Query],
+        kept: &Kept,
+        first: usize,
+        keys: &Panels,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let Self { inputs, head, .. } = self;
+        let softmax = match kept {
+            Kept::Softmax(softmax) => &softmax[first..],
+            Kept::Probabilities(kept) => {
+                let stride = kept.len() / head.queries.len();
+                scratch.scores.clear();
+                let rows = &kept[first * stride..][..queries.len() * stride];
+                scratch.scores.extend_from_slice(rows);
+                return stride;
+            }
+        };
+        let stride = scores(simd, *inputs, head.head, queries, keys, scratch);
+        let rows = scratch.scores.chunks_exact_mut(stride);
+        for ((query, [max, inverse]), row) in queries.iter().zip(softmax).zip(rows) {
+            inputs.add_bias(head.head, query.place, head.seen, row);
+            let visible = within(&query.visible, head.seen);
+            exp_visible(clear_outside(row, &visible), &visible, *max, *inverse);
+        }
+        stride
+    }
+
     /// Slopes of the probabilities, in `scratch.slopes`.
     #[inline(always)]
     fn slopes<S: Simd>(&self, simd: S, queries: &[Query], values: &Panels, scratch: &mut Scratch) {
@@ -291,20 +334,14 @@ impl Source<'_, '_> {
     }
 }
 
-/// Makes the probabilities of a row of scores, and the slopes of the products of query and key of
-/// the slopes of the probabilities.
+/// Makes the slopes of the products of query and key of those of the probabilities.
 #[inline(always)]
-fn differentiate(
-    row: &mut [f32],
-    slopes: &mut [f32],
-    visible: Range<usize>,
-    [max, inverse]: Softmax,
-    factor: f32,
-) {
-    let weights = clear_outside(row, &visible);
-    exp_visible(weights, &visible, max, inverse);
+fn differentiate(slopes: &mut [f32], weights: &[f32], visible: Range<usize>, factor: f32) {
     let chunks = clear_outside(slopes, &visible);
     mask(chunks, &visible);
+    let first = visible.start / LANES * LANES;
+    let (weights, _) = weights[first..].as_chunks::<LANES>();
+    let weights = &weights[..chunks.len()];
     let mean = dot(chunks.as_flattened(), weights.as_flattened());
     for (slopes, weights) in chunks.iter_mut().zip(weights) {
         // By value: in memory the compiler must fear that they overlap.

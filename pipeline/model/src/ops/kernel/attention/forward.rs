@@ -22,11 +22,7 @@ pub(super) struct Forward<'a, 'b> {
 
 /// Writes the attended values to `out` `[rows * q_len, heads * size]`. With `keep` it gives what
 /// the backward pass needs: for each block and head that of its queries.
-pub(in crate::ops) fn forward(
-    inputs: Inputs<'_>,
-    keep: bool,
-    out: &mut [f32],
-) -> Vec<Vec<Softmax>> {
+pub(in crate::ops) fn forward(inputs: Inputs<'_>, keep: bool, out: &mut [f32]) -> Vec<Kept> {
     let Shape { heads, size, .. } = inputs.shape;
     let blocks = inputs.blocks();
     let mut tasks: Vec<(Head<'_>, Vec<&mut [f32]>)> = Vec::with_capacity(blocks.len() * heads);
@@ -59,13 +55,13 @@ pub(in crate::ops) fn forward(
 }
 
 impl WithSimd for Forward<'_, '_> {
-    type Output = Vec<Softmax>;
+    type Output = Kept;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) -> Vec<Softmax> {
+    fn with_simd<S: Simd>(mut self, simd: S) -> Kept {
         if self.out.len() <= FEW && !self.keep {
             self.attend_few(simd);
-            return Vec::new();
+            return Kept::Softmax(Vec::new());
         }
         self.attend(simd)
     }
@@ -73,7 +69,7 @@ impl WithSimd for Forward<'_, '_> {
 
 impl Forward<'_, '_> {
     #[inline(always)]
-    fn attend<S: Simd>(&mut self, simd: S) -> Vec<Softmax> {
+    fn attend<S: Simd>(&mut self, simd: S) -> Kept {
         let Self { inputs, head, .. } = *self;
         let (size, seen) = (inputs.shape.size, head.seen);
         let scratch = &mut *self.scratch;
@@ -82,16 +78,24 @@ impl Forward<'_, '_> {
         keys.pack::<S>(operand, 0..seen.len(), 0..size, false);
         let operand = inputs.values_of(&head, seen.start).columns();
         values.pack::<S>(operand, 0..size, 0..seen.len(), false);
-        let mut kept = Vec::with_capacity(if self.keep { self.out.len() } else { 0 });
+        let few = self.out.len() * seen.len() <= FEW_PROBABILITIES;
+        let mut kept = if few {
+            Kept::Probabilities(Vec::new())
+        } else {
+            Kept::Softmax(Vec::new())
+        };
         let tiles = head.queries.chunks(TILE_QUERIES);
         for (queries, out) in tiles.zip(self.out.chunks_mut(TILE_QUERIES)) {
             let stride = scores(simd, inputs, head.head, queries, &keys, scratch);
             for (query, row) in queries.iter().zip(scratch.scores.chunks_exact_mut(stride)) {
                 inputs.add_bias(head.head, query.place, seen, row);
                 let softmax = probabilities(row, within(&query.visible, seen));
-                if self.keep {
+                if let (Kept::Softmax(kept), true) = (&mut kept, self.keep) {
                     kept.push(softmax);
                 }
+            }
+            if let (Kept::Probabilities(kept), true) = (&mut kept, self.keep) {
+                kept.extend_from_slice(&scratch.scores[..queries.len() * stride]);
             }
             let stride = multiply(
                 simd,

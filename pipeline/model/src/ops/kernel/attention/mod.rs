@@ -5,7 +5,7 @@
 //! the keys and values once and takes the queries a tile of rows at a time, so that the scores
 //! stay in the second cache. For a few queries [`few`] reads the keys where they lie. The forward
 //! pass keeps two numbers of each query ([`Softmax`]), from which the backward pass computes the
-//! probabilities again.
+//! probabilities again. It keeps the probabilities themselves where they are few.
 
 mod backward;
 mod few;
@@ -53,6 +53,18 @@ pub(in crate::ops) struct Inputs<'a> {
     pub shape: Shape,
     pub keys: &'a Keys,
 }
+
+/// What the backward pass needs of a task.
+#[derive(Clone, Debug)]
+pub(in crate::ops) enum Kept {
+    /// Of each query.
+    Softmax(Vec<Softmax>),
+    /// Rows of probabilities of the keys that are seen, padded.
+    Probabilities(Vec<f32>),
+}
+
+/// Most probabilities that a task keeps.
+const FEW_PROBABILITIES: usize = 4096;
 
 /// Queries whose scores are computed at a time: whole tiles of every size.
 const TILE_QUERIES: usize = 48;

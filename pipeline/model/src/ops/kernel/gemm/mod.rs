@@ -9,7 +9,7 @@
 //!
 //! Order of additions: each output value is one chain of fused multiply-adds over the inner
 //! dimension, from the bias on. The chain depends neither on the number of rows nor on the number
-//! of threads. The exception is a product of at most [`STREAMED_ROWS`] rows with a stored
+//! of threads. The exception is a product of at most [`STREAMED_ROWS`] rows with a large stored
 //! `[outputs, inputs]` matrix, which [`stream`] computes as dot products of vectors: reading the
 //! matrix is all that it costs. Its order depends on the inner dimension alone. A row among at
 //! most [`STREAMED_ROWS`] may therefore differ in the last places from the same row among more.
@@ -59,7 +59,10 @@ pub(in crate::ops) fn gemm(
     }
     match left.values {
         Values::F32(rows)
-            if m <= STREAMED_ROWS && n >= stream::FROM && right.transposed && !left.transposed =>
+            if m <= STREAMED_ROWS
+                && n * k >= stream::FROM
+                && right.transposed
+                && !left.transposed =>
         {
             let rows = stream::Rows {
                 values: rows,

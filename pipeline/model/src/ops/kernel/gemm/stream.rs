@@ -8,8 +8,9 @@ use std::ops::Range;
 use super::Start;
 use super::operand::{Matrix, Values};
 
-/// Fewer outputs than this are left to the general product.
-pub(super) const FROM: usize = 16;
+/// Matrices of fewer values are left to the general product, so that small models have one order
+/// of additions.
+pub(super) const FROM: usize = 1 << 15;
 
 /// Matrices of fewer values are not worth a second thread.
 const PARALLEL_FROM: usize = 1 << 18;
