@@ -16,7 +16,7 @@ use capstan_model::config::SpecialIds;
 use capstan_model::params::ParamSlice;
 use capstan_model::{DeviceSpec, ImagePreprocess, Network};
 use capstan_plan::id::{Digest, TextId};
-use capstan_plan::stage::{self, Architecture, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
 use capstan_train::network::drawn;
 use capstan_train::objective::{Gradient, Objectives, Slice};
 use capstan_train::{
@@ -166,6 +166,12 @@ fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
         text_layers: 2,
         projection: PROJECTION,
         max_text_tokens: 12,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
     drawn(
@@ -246,7 +252,7 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
         let objectives = Objectives::new(
             &settings.objectives,
             settings.positives,
-            settings.label_smoothing,
+            (settings.label_smoothing, 0),
             3,
         );
         RankPool::new(rank, 1).unwrap().run(|| {
@@ -415,6 +421,7 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
             seed: 11,
             samples: &samples,
             rows: samples.len() as u64,
+            prompt_tokens: 0,
             pictures: &mut pictures,
             preprocess: &ImagePreprocess::new(SIDE),
             ring_limit: LIMIT,

@@ -5,199 +5,18 @@ use super::array::Array;
 use super::blip::batch;
 use super::case::Case;
 use super::clip::pictures;
+use super::released::{Released, transposed};
 use super::{Outputs, Setup};
 use burn::tensor::Tensor;
-use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
 use capstan_model::names::{self, blip};
 use capstan_model::network::cross_entropy_sum;
 use capstan_model::{
     Embed, Generate, Look, Match, Med, MedParts, Memory, Model, Network, TokenBatch,
 };
-use capstan_train::momentum::{Features, Momentum, Queue, SoftContrast, contrast, hard_targets};
-use serde::Deserialize;
-
-/// `config.json`.
-#[derive(Debug, Deserialize)]
-struct Config {
-    momentum: f64,
-    embed_dim: usize,
-    bert: Bert,
-    vit: Vision,
-    tokenizer: Tokens,
-}
-
-#[derive(Debug, Deserialize)]
-struct Bert {
-    hidden: usize,
-    ffn: usize,
-    heads: usize,
-    ln_eps: f64,
-    max_pos: usize,
-}
-
-#[derive(Debug, Deserialize)]
-struct Vision {
-    img: usize,
-    patch: usize,
-    dim: usize,
-    depth: usize,
-    heads: usize,
-    mlp_ratio: usize,
-    ln_eps: f64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Tokens {
-    pad: u32,
-    cls: u32,
-    sep: u32,
-    dec: u32,
-    enc: u32,
-    vocab: usize,
-}
-
-/// Bounds of the temperature.
-const TEMPERATURE: [f32; 2] = [0.001, 0.5];
+use capstan_train::momentum::{Features, Queue, SoftContrast, contrast, hard_targets};
 
 /// Label smoothing of language modelling in the release.
 const SMOOTHING: f64 = 0.1;
-
-/// The network of a case before the step.
-struct Start {
-    med: Med,
-    momentum: Momentum,
-    queue: Queue,
-    parts: MedParts,
-}
-
-impl Config {
-    /// - `layers`: of the text transformer, which `config.json` need not say.
-    fn blip(&self, layers: usize) -> Result<BlipConfig, String> {
-        let sizes = Sizes {
-            image_size: self.vit.img,
-            patch_size: self.vit.patch,
-            width: self.bert.hidden,
-            heads: self.bert.heads,
-            vision_layers: self.vit.depth,
-            text_layers: layers,
-            projection: self.embed_dim,
-            max_text_tokens: self.bert.max_pos,
-        };
-        let tokens = &self.tokenizer;
-        let special = SpecialIds {
-            pad: tokens.pad,
-            unk: tokens.pad,
-            cls: tokens.cls,
-            sep: tokens.sep,
-            dec: tokens.dec,
-            enc: tokens.enc,
-        };
-        let mut config = BlipConfig::new(&sizes, tokens.vocab, &special)
-            .map_err(|error| format!("config.json: {error}"))?;
-        config.text_config.intermediate_size = self.bert.ffn;
-        config.text_config.layer_norm_eps = self.bert.ln_eps;
-        config.text_config.encoder_hidden_size = self.vit.dim;
-        let vision = &mut config.vision_config;
-        vision.hidden_size = self.vit.dim;
-        vision.num_attention_heads = self.vit.heads;
-        vision.intermediate_size = self.vit.dim * self.vit.mlp_ratio;
-        vision.layer_norm_eps = self.vit.ln_eps;
-        Ok(config)
-    }
-}
-
-/// Names of the file that are no parameter of the online network.
-fn is_buffer(name: &str) -> bool {
-    name.contains("_m.") || name.contains("queue")
-}
-
-fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Start, String> {
-    let text = |error: names::Error| error.to_string();
-    let config: Config =
-        serde_json::from_value(case.config()?).map_err(|error| format!("config.json: {error}"))?;
-    let weights = case.weights()?;
-    let layers = (0..)
-        .take_while(|layer| {
-            let name = format!("text_encoder.encoder.layer.{layer}.attention.self.query.bias");
-            weights.contains_key(&name)
-        })
-        .count();
-    let mut med = Med::new(config.blip(layers)?, parts, &setup.training_device());
-    let place = |name: &str| blip::place(name, parts, blip::Encoders::Online);
-    let flat = names::flat(&med.layout(), &weights, &place, &is_buffer).map_err(text)?;
-    med.load_flat(&bounded(&med, flat));
-    let mut momentum = Momentum::new(&med, config.momentum);
-    let copies = momentum.encoders().layout();
-    let (copied, rest): (Vec<_>, Vec<_>) = copies
-        .into_iter()
-        .partition(|slice| !slice.name.starts_with("itm_head") && slice.name != "temperature");
-    let copy = |name: &str| blip::place(name, parts, blip::Encoders::Momentum);
-    let stored = names::flat(&copied, &weights, &copy, &|_| true).map_err(text)?;
-    let mut params = momentum.params();
-    let mut at = 0;
-    for slice in &copied {
-        let values = &stored[at..at + slice.range.len()];
-        params[slice.range.clone()].copy_from_slice(values);
-        at += values.len();
-    }
-    debug_assert_eq!(
-        at + rest.iter().map(|s| s.range.len()).sum::<usize>(),
-        params.len()
-    );
-    momentum.restore(&params);
-    Ok(Start {
-        queue: queue(case, config.embed_dim)?,
-        med,
-        momentum,
-        parts,
-    })
-}
-
-/// The parameters with the temperature in its bounds, as the release clamps it before a step.
-fn bounded(med: &Med, mut flat: Vec<f32>) -> Vec<f32> {
-    for slice in med.layout() {
-        if slice.name == "temperature" {
-            let place = &mut flat[slice.range.start];
-            *place = place.clamp(TEMPERATURE[0], TEMPERATURE[1]);
-        }
-    }
-    flat
-}
-
-/// The queue of the file, which stores a feature as a column.
-fn queue(case: &Case, width: usize) -> Result<Queue, String> {
-    let buffers = case.buffers()?;
-    let buffer = |name: &str| {
-        let found = buffers.get(name);
-        found.ok_or_else(|| format!("buffer `{name}` is missing"))
-    };
-    let rows =
-        |name: &str| -> Result<Vec<f32>, String> { Ok(transposed(&buffer(name)?.floats(), width)) };
-    let next = buffer("queue_ptr")?.ints()[0] as usize;
-    let images = rows("image_queue")?;
-    let pictures = match buffers.get("idx_queue") {
-        Some(ids) => ids
-            .ints()
-            .iter()
-            .map(|id| u64::try_from(*id).ok())
-            .collect(),
-        None => vec![None; images.len() / width],
-    };
-    Ok(Queue::from_parts(
-        images,
-        rows("text_queue")?,
-        pictures,
-        next,
-    ))
-}
-
-/// A matrix of `rows` rows with rows and columns exchanged.
-fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
-    let columns = values.len() / rows;
-    (0..values.len())
-        .map(|place| values[place % rows * columns + place / rows])
-        .collect()
-}
 
 /// What both kinds of training compute.
 struct Step {
@@ -210,12 +29,11 @@ struct Step {
 }
 
 /// - `ids`: the picture of each sample.
-fn step(case: &Case, setup: &Setup, start: &mut Start, ids: &[u64]) -> Result<Step, String> {
-    let Start {
+fn step(case: &Case, setup: &Setup, start: &mut Released, ids: &[u64]) -> Result<Step, String> {
+    let Released {
         med,
         momentum,
         queue,
-        ..
     } = start;
     let pixels = pictures(case.input("image")?, &setup.training_device());
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
@@ -226,7 +44,7 @@ fn step(case: &Case, setup: &Setup, start: &mut Start, ids: &[u64]) -> Result<St
         images: med.image_features(&images),
         texts: med.text_features(&texts),
     };
-    momentum.update(&med);
+    momentum.update(med);
     let copies = momentum.features(pixels, &texts);
     let entries = queue.entries(&copies);
     let positive = |sample: usize, entry: usize| match entry.checked_sub(samples) {
@@ -287,7 +105,7 @@ fn shared(step: &Step, queue: &Queue) -> Outputs {
 }
 
 pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
-    let mut start = load(case, setup, MedParts::Both)?;
+    let mut start = Released::read(&case.path, setup, MedParts::Both)?;
     // No two samples of pre-training share a picture.
     let step = step(case, setup, &mut start, &[u64::MAX - 1, u64::MAX])?;
     let own: Vec<usize> = (0..step.texts.rows()).collect();
@@ -310,7 +128,7 @@ pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     outputs.push(("decoder_logits".into(), Array::tensor(&shape, logits)));
     let gradients = start.med.gradients(&mut loss.backward());
     outputs.extend(named(case, "grad.", &start.med, &gradients, &|name| {
-        blip::place(name, start.parts, blip::Encoders::Online)
+        blip::place(name, MedParts::Both, blip::Encoders::Online)
     }));
     let copies = start.momentum.encoders();
     outputs.extend(named(
@@ -318,7 +136,7 @@ pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
         "after.",
         copies,
         &start.momentum.params(),
-        &|name| blip::place(name, start.parts, blip::Encoders::Momentum),
+        &|name| blip::place(name, MedParts::Both, blip::Encoders::Momentum),
     ));
     let names = ["image_queue_after", "text_queue_after"];
     for (name, features) in names.into_iter().zip(start.queue.features()) {
@@ -355,7 +173,7 @@ fn named(
 }
 
 pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
-    let mut start = load(case, setup, MedParts::Filter)?;
+    let mut start = Released::read(&case.path, setup, MedParts::Filter)?;
     let ids = case.input("image_id")?.ints().iter();
     let ids: Vec<u64> = ids.map(|id| *id as u64).collect();
     let step = step(case, setup, &mut start, &ids)?;

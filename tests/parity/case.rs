@@ -1,13 +1,14 @@
 //! Reads a case from its folder.
 
-use super::array::{self, Array, Values};
+use super::array::{self, Array};
 
+use capstan_model::names::Tensor;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The file of a case's weights.
-const WEIGHTS: &str = "model.safetensors";
+pub const WEIGHTS: &str = "model.safetensors";
 
 /// `meta.json`.
 #[derive(Debug, Deserialize)]
@@ -71,9 +72,7 @@ impl Case {
 
     /// `config.json` as JSON, for fields that no model reads.
     pub fn config(&self) -> Result<serde_json::Value, String> {
-        let path = self.path.join("config.json");
-        let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        config(&self.path)
     }
 
     /// Whether the case has weights.
@@ -81,21 +80,9 @@ impl Case {
         self.path.join(WEIGHTS).is_file()
     }
 
-    /// Every tensor of `model.safetensors`.
-    pub fn buffers(&self) -> Result<BTreeMap<String, Array>, String> {
-        array::read(&self.path.join(WEIGHTS))
-    }
-
     /// The tensors of `model.safetensors` that hold floats, with their shapes.
-    pub fn weights(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, String> {
-        let tensors = self.buffers()?.into_iter();
-        let floats = tensors.filter(|(_, array)| matches!(array.values, Values::Float(_)));
-        Ok(floats
-            .map(|(name, array)| {
-                let values = array.floats();
-                (name, (array.shape, values))
-            })
-            .collect())
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, String> {
+        array::read_floats(&self.path.join(WEIGHTS))
     }
 
     /// Absolute and relative tolerance of an output.
@@ -118,6 +105,13 @@ impl Case {
             .map(|input| self.input(input))
             .transpose()
     }
+}
+
+/// `config.json` of a folder.
+pub fn config(folder: &Path) -> Result<serde_json::Value, String> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Whether a glob with `*` as its only wildcard matches a name.

@@ -43,7 +43,7 @@ pub fn compute(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     };
     let mut optimizer = AdamW::new(adamw, decays);
     let schedule = Schedule::with_warmup_steps(settings.lr, settings.steps, settings.warmup, 0.0);
-    let objectives = Objectives::new(&[Objective::Itc], Positives::Pair, 0.0, 0);
+    let objectives = Objectives::new(&[Objective::Itc], Positives::Pair, (0.0, 0), 0);
     let (mut outputs, mut curve) = (Outputs::new(), [const { Vec::new() }; 4]);
     for step in 0..settings.steps {
         let slice = slice(case, step)?;

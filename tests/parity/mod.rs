@@ -13,6 +13,7 @@ mod losses;
 mod open_clip;
 mod preprocess;
 mod processors;
+pub mod released;
 mod setup;
 mod tokenizer;
 

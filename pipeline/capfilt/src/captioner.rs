@@ -56,12 +56,13 @@ impl<'pool> Captioner<'pool> {
         progress: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<Captions>, Error> {
         let decoding = self.decoding(&config.decoding);
+        let prompt = self.model.model.prompt(&config.decoding.prompt);
         let draws = Draws::new(seed, "caption");
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
         let texts = self
             .model
             .each_batch(&kept, config.batch, progress, |batch| {
-                self.caption(batch, config.captions_per_image, &decoding, &draws)
+                self.caption(batch, config.captions_per_image, &prompt, &decoding, &draws)
             })?;
         let mut texts = texts.into_iter();
         let texts_of = |row: &ViewRow| {
@@ -85,6 +86,7 @@ impl<'pool> Captioner<'pool> {
         &self,
         rows: &[&ViewRow],
         captions: usize,
+        prompt: &[u32],
         decoding: &generate::Decoding,
         draws: &Draws,
     ) -> Result<Vec<Vec<Text>>, Error> {
@@ -92,6 +94,7 @@ impl<'pool> Captioner<'pool> {
         let writer = model.network.generator();
         let writer = writer.expect("a captioner is loaded with its decoder");
         let memory = writer.memory(&self.model.encode(rows)?);
+        let prompts = vec![prompt.to_vec(); rows.len()];
         let mut texts = vec![Vec::new(); rows.len()];
         for ordinal in 0..captions {
             let items: Vec<Vec<u8>> = rows
@@ -100,10 +103,10 @@ impl<'pool> Captioner<'pool> {
                 .collect();
             let draw =
                 |picture: usize, position: usize| draws.unit(&items[picture], position as u64);
-            let written = generate(writer.decoder(), &memory, &[], decoding, &draw);
+            let written = generate(writer.decoder(), &memory, &prompts, decoding, &draw);
             let written = written.map_err(Error::Decoding)?;
             for ((row, texts), text) in rows.iter().zip(&mut texts).zip(written) {
-                let text = model.tokenizer.decode(&text.ids);
+                let text = model.tokenizer.decode(&text.ids[prompt.len()..]);
                 let text = Text::new(&row.pair.pair_id, Origin::Synthetic, text);
                 if !text.text.is_empty() && !texts.contains(&text) {
                     texts.push(text);

@@ -76,7 +76,7 @@ impl<'pool> Filter<'pool> {
         let verdicts = self
             .model
             .each_batch(&judged, config.batch, progress, |batch| {
-                self.judge(batch, config.threshold)
+                self.judge(batch, config)
             })?;
         let mut verdicts: HashMap<u32, Vec<Verdict>> =
             judged.iter().map(|row| row.row).zip(verdicts).collect();
@@ -89,13 +89,15 @@ impl<'pool> Filter<'pool> {
     }
 
     /// Judges one batch of pictures.
-    fn judge(&self, rows: &[&ViewRow], threshold: f32) -> Result<Vec<Vec<Verdict>>, Error> {
+    fn judge(&self, rows: &[&ViewRow], config: &stage::Filter) -> Result<Vec<Vec<Verdict>>, Error> {
+        let threshold = config.threshold;
+        let longest = config.text_tokens.unwrap_or(usize::MAX);
         let mut jobs = Vec::new();
         let mut places: HashMap<(usize, &str), usize> = HashMap::new();
         for (picture, row) in rows.iter().enumerate() {
             for text in row.judged_texts() {
                 places.entry((picture, &text.text)).or_insert_with(|| {
-                    let ids = self.model.model.tokens(&text.text);
+                    let ids = self.model.model.tokens_within(&text.text, longest);
                     jobs.push(Job { picture, ids });
                     jobs.len() - 1
                 });

@@ -202,17 +202,19 @@ impl<'a> LoadedNetwork<'a> {
     ) -> Result<Vec<String>, Error> {
         let writer = self.model.network.generator();
         let writer = writer.ok_or_else(|| self.lacks("captioning", "decoder"))?;
+        let prompt = self.model.prompt(&decoding.prompt);
         let decoding = self.model.limited(decoding_of(decoding));
         let batches: Vec<(usize, &ImageEmbeds)> = pictures.embeds.iter().enumerate().collect();
         let captions = self.map_batches(&batches, progress, |&(batch, embeds)| {
             let first = batch * PICTURES_PER_BATCH;
             let draw = |picture: usize, position: usize| draw(first + picture, position);
             let memory = writer.memory(embeds);
-            let written = generate(writer.decoder(), &memory, &[], &decoding, &draw);
+            let prompts = vec![prompt.clone(); memory.pictures()];
+            let written = generate(writer.decoder(), &memory, &prompts, &decoding, &draw);
             let written = written.map_err(Error::Decoding)?;
             Ok(written
                 .iter()
-                .map(|text| self.model.tokenizer.decode(&text.ids))
+                .map(|text| self.model.tokenizer.decode(&text.ids[prompt.len()..]))
                 .collect::<Vec<_>>())
         })?;
         Ok(captions.into_iter().flatten().collect())

@@ -113,6 +113,28 @@ pub fn open(path: &Path, load: &Load) -> Result<Box<dyn Network>, folder::Error>
     }
 }
 
+/// Tokens of a text at most that the network of a model folder takes, by its configuration alone.
+///
+/// # Errors
+/// [`folder::Error`] names the file.
+pub fn max_text_tokens(path: &Path) -> Result<usize, folder::Error> {
+    #[derive(Deserialize)]
+    struct Config {
+        text_config: Text,
+    }
+    #[derive(Deserialize)]
+    struct Text {
+        max_position_embeddings: usize,
+    }
+    let own = path.join(CONFIG_FILE);
+    let file = match own.exists() {
+        true => own,
+        false => path.join(CAPTIONER_FOLDER).join(CONFIG_FILE),
+    };
+    let config: Config = folder::read_json(&file)?;
+    Ok(config.text_config.max_position_embeddings)
+}
+
 /// A network with its vocabulary and its preparation of pictures.
 #[derive(Debug)]
 pub struct Pretrained {
@@ -205,9 +227,24 @@ impl Pretrained {
             .batch(prepared.concat(), self.network.device()))
     }
 
-    /// Texts as a batch of tokens, each cut to what the network reads.
+    /// Token ids of a text, cut to what the network reads.
     pub fn tokens(&self, text: &str) -> Vec<u32> {
-        self.tokenizer.encode(text, self.network.max_text_tokens())
+        self.tokens_within(text, self.network.max_text_tokens())
+    }
+
+    /// Token ids of a text, cut to `longest` and to what the network reads.
+    pub fn tokens_within(&self, text: &str, longest: usize) -> Vec<u32> {
+        let longest = longest.min(self.network.max_text_tokens());
+        self.tokenizer.encode(text, longest)
+    }
+
+    /// Token ids of what a text begins with, without the special tokens around it.
+    pub fn prompt(&self, text: &str) -> Vec<u32> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        let ids = self.tokens(text);
+        ids[1..ids.len() - 1].to_vec()
     }
 
     /// Rows of token ids, padded to one length.

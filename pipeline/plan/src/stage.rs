@@ -47,7 +47,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
-pub use train::{Architecture, Family, Objective, Positives, Train, TrainWork};
+pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]
@@ -226,6 +226,7 @@ macro_rules! kinds {
         /// What a stage does.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "kind", rename_all = "snake_case")]
+        #[allow(clippy::large_enum_variant, reason = "a pipeline has few stages")]
         pub enum Kind {
             $($(#[$doc])* $kind($settings),)*
         }

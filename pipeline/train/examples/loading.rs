@@ -15,7 +15,7 @@ use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
-use capstan_plan::stage::{self, Architecture, Family};
+use capstan_plan::stage::{self, Activation, Architecture, Family};
 use capstan_train::{
     Encoded, Job, PictureFiles, Pictures, Sample, SourceError, Watch, network, train,
 };
@@ -121,6 +121,12 @@ fn median_step(
         text_layers: 4,
         projection: 256,
         max_text_tokens: 20,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -150,6 +156,7 @@ fn median_step(
         config,
         seed: 0,
         samples: &samples,
+        prompt_tokens: 0,
         rows: samples.len() as u64,
         pictures: &mut pictures,
         preprocess,

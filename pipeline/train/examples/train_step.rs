@@ -13,7 +13,7 @@ use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::TrainingStep;
-use capstan_plan::stage::{self, Architecture, Family};
+use capstan_plan::stage::{self, Activation, Architecture, Family};
 use capstan_train::{Job, PictureSource, Pictures, Sample, SourceError, Watch, network, train};
 
 #[global_allocator]
@@ -126,6 +126,12 @@ fn rank(
         text_layers: 2,
         projection: 64,
         max_text_tokens: 20,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -146,6 +152,7 @@ fn rank(
         seed: 0,
         samples: &samples,
         rows: samples.len() as u64,
+        prompt_tokens: 0,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: LIMIT,

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use capstan_model::config::{BlipConfig, ClipConfig, Sizes, SpecialIds};
+use capstan_model::config::{self, BlipConfig, ClipConfig, Sizes, SpecialIds, VisionConfig};
 use capstan_model::{
-    Clip, Device, InitRecipe, Load, Med, MedParts, Model, Network, Scale, pretrained,
+    Clip, Device, InitRecipe, Load, Med, MedParts, Model, Network, Scale, params, pretrained,
 };
-use capstan_plan::stage::{Architecture, Family, Objective};
+use capstan_plan::stage::{Activation, Architecture, Decay, Family, Objective};
 
 use crate::TrainError;
 
@@ -34,6 +34,18 @@ pub fn drawn(
     seed: u64,
     device: &Device,
 ) -> Result<Box<dyn Network>, TrainError> {
+    let mut network = blank(architecture, objectives, (vocab_size, special), device)?;
+    network.initialise(seed, &InitRecipe::default());
+    Ok(network)
+}
+
+/// The network with all parameters zero.
+fn blank(
+    architecture: &Architecture,
+    objectives: &[Objective],
+    (vocab_size, special): (usize, &SpecialIds),
+    device: &Device,
+) -> Result<Box<dyn Network>, TrainError> {
     let sizes = Sizes {
         image_size: architecture.image_size,
         patch_size: architecture.patch_size,
@@ -48,18 +60,43 @@ pub fn drawn(
         field: "architecture",
         problem: error.to_string(),
     };
-    let mut network: Box<dyn Network> = match architecture.family {
+    Ok(match architecture.family {
         Family::Clip => {
-            let config = ClipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            let mut config = ClipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            shape_vision(&mut config.vision_config, architecture);
+            let text = &mut config.text_config;
+            text.hidden_size = architecture.text_width();
+            text.num_attention_heads = architecture.text_heads();
+            text.intermediate_size = architecture.mlp_widths()[1];
+            text.hidden_act = activation(architecture);
             Box::new(Clip::new(config, device))
         }
         Family::Blip => {
-            let config = BlipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            let mut config = BlipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            shape_vision(&mut config.vision_config, architecture);
+            let text = &mut config.text_config;
+            text.hidden_size = architecture.text_width();
+            text.num_attention_heads = architecture.text_heads();
+            text.intermediate_size = architecture.mlp_widths()[1];
+            text.hidden_act = activation(architecture);
             Box::new(Med::new(config, med_parts(objectives), device))
         }
-    };
-    network.initialise(seed, &InitRecipe::default());
-    Ok(network)
+    })
+}
+
+fn shape_vision(vision: &mut VisionConfig, architecture: &Architecture) {
+    vision.intermediate_size = architecture.mlp_widths()[0];
+    vision.hidden_act = activation(architecture);
+    if let Some(epsilon) = architecture.norm_epsilon {
+        vision.layer_norm_eps = epsilon;
+    }
+}
+
+fn activation(architecture: &Architecture) -> config::Activation {
+    match architecture.activation {
+        Activation::Gelu => config::Activation::Gelu,
+        Activation::QuickGelu => config::Activation::QuickGelu,
+    }
 }
 
 /// Reads the network of a model folder for further training, with the parts that these objectives
@@ -95,6 +132,15 @@ pub(crate) fn check(network: &dyn Network, objectives: &[Objective]) -> Result<(
     Ok(())
 }
 
+/// The rule of the settings in the words of the model room.
+pub(crate) fn decay_of(decay: Decay) -> params::Decay {
+    match decay {
+        Decay::Matrices => params::Decay::Matrices,
+        Decay::Dimensions => params::Decay::Dimensions,
+        Decay::All => params::Decay::All,
+    }
+}
+
 /// The parameter behind the factor on cosines.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct ScaleParameter {
@@ -126,4 +172,39 @@ pub fn layout_digest(network: &(impl Model + ?Sized)) -> String {
         hasher.update(format!("{} {:?}\n", slice.name, slice.shape).as_bytes());
     }
     hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_model::DeviceSpec;
+
+    #[test]
+    fn towers_of_published_shapes_have_their_number_of_parameters() {
+        let special = SpecialIds {
+            pad: 0,
+            unk: 1,
+            cls: 3,
+            sep: 4,
+            dec: 5,
+            enc: 6,
+        };
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let parameters = |json: &str, objectives: &[Objective], tokens| {
+            let architecture: Architecture = serde_json::from_str(json).unwrap();
+            let network = blank(&architecture, objectives, (tokens, &special), &device).unwrap();
+            network.num_params()
+        };
+        // open_clip's ViT-B-32.
+        let clip = r#"{"family": "clip", "image_size": 224, "patch_size": 32, "width": 768, "heads": 12,
+            "vision_layers": 12, "text_layers": 12, "text_width": 512, "text_heads": 8,
+            "projection": 512, "max_text_tokens": 77}"#;
+        assert_eq!(parameters(clip, &[Objective::Itc], 49_408), 151_277_313);
+        // BlipForConditionalGeneration of this shape, whose output
+        // matrix is that of the word embeddings.
+        let blip = r#"{"family": "blip", "image_size": 384, "patch_size": 16, "width": 768, "heads": 12,
+            "vision_layers": 12, "text_layers": 12, "projection": 256, "max_text_tokens": 512,
+            "norm_epsilon": 1e-6}"#;
+        assert_eq!(parameters(blip, &[Objective::Lm], 30_524), 223_971_644);
+    }
 }

@@ -28,6 +28,8 @@ pub struct Job<'a> {
     pub samples: &'a [Sample],
     /// Rows of the base files that they are of.
     pub rows: u64,
+    /// Tokens at the start of every text that are read and not learned; 0 without a prompt.
+    pub prompt_tokens: usize,
     /// Their pictures.
     pub pictures: &'a mut Pictures,
     /// How the model takes pictures.
@@ -94,6 +96,7 @@ pub fn train(
         config,
         seed: job.seed,
         samples: job.samples.len(),
+        prompt_tokens: job.prompt_tokens,
     };
     let link = Link::new(ring, job.ring_limit);
     let loader = loader(job, &link)?;
@@ -143,6 +146,17 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
     network::check(network, &config.objectives)?;
+    if job
+        .samples
+        .iter()
+        .any(|sample| sample.tokens.len() <= job.prompt_tokens)
+    {
+        let problem = format!(
+            "a text of the prompt's {} tokens has nothing to learn: shorten it, or raise `text_tokens`",
+            job.prompt_tokens
+        );
+        return wrong("prompt", problem);
+    }
     if config.global_batch < world_size {
         let problem = format!(
             "{} is less than a sample for each of {world_size} ranks",
@@ -184,12 +198,21 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
     Ok(())
 }
 
+fn schedule(config: &stage::Train) -> Schedule {
+    let (peak, steps, last) = (config.learning_rate, config.steps, config.final_rate);
+    match config.warmup_steps {
+        Some(warmup) => Schedule::with_warmup_steps(peak, steps, warmup, last),
+        None => Schedule::new(peak, steps, config.warmup, last),
+    }
+}
+
 /// What the loop needs of a job beside its batches.
 struct Settings<'a> {
     config: &'a stage::Train,
     seed: u64,
     /// How many samples there are.
     samples: usize,
+    prompt_tokens: usize,
 }
 
 /// Everything that lives from step to step.
@@ -220,27 +243,26 @@ impl<'a> Loop<'a> {
         let objectives = Objectives::new(
             &config.objectives,
             config.positives,
-            config.label_smoothing,
+            (config.label_smoothing, job.prompt_tokens),
             job.seed,
-        );
+        )
+        .with_chunk(config.chunk);
         let adamw = AdamWConfig {
             betas: config.betas,
             epsilon: config.epsilon,
             weight_decay: config.weight_decay,
         };
         let layout = network.layout();
+        let decay = network::decay_of(config.decay);
         let mut this = Self {
             curve: Curve::new(config.steps, &objectives.names()),
             optimizer: AdamW::new(
                 adamw,
-                layout.iter().map(|slice| (slice.range.len(), slice.decay)),
+                layout
+                    .iter()
+                    .map(|slice| (slice.range.len(), slice.decays(decay))),
             ),
-            schedule: Schedule::new(
-                config.learning_rate,
-                config.steps,
-                config.warmup,
-                config.final_rate,
-            ),
+            schedule: schedule(config),
             layout: network::layout_digest(network),
             step: 0,
             saved: 0,

@@ -263,6 +263,7 @@ impl Attempt {
             config: &self.training.config,
             seed,
             samples: &self.inputs.samples,
+            prompt_tokens: self.inputs.prompt_tokens,
             rows: self.inputs.parts.iter().map(|part| part.base.rows).sum(),
             pictures: &mut pictures,
             preprocess: &preprocess,

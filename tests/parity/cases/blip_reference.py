@@ -3,7 +3,8 @@
 `pretrain` and `retrieval` follow the computation of `models/blip_pretrain.py` and
 `models/blip_retrieval.py` of github.com/salesforce/BLIP step by step, on the text transformer of
 transformers, which is a port of the original one with the same parameter names. The negatives of a
-batch of two samples are the other sample, so nothing is drawn.
+batch of two samples are the other sample, so the cases draw nothing. `tests/peers/reference.py` trains
+the same network in its published size.
 """
 
 import torch
@@ -132,20 +133,20 @@ class Blip(nn.Module):
         self.queue_ptr[0] = (start + rows) % self.config["queue_size"]
         return states, images, texts, loss, (i2t, t2i, i2t_targets, t2i_targets)
 
-    def matching(self, states, ids, mask):
-        """Logits of the pairs, of each text with the other image, and of each image with the other text."""
+    def matching(self, states, ids, mask, images=(1, 0), texts=(1, 0)):
+        """Logits of the pairs, of each text with another image, and of each image with another text."""
         ids = ids.clone()
         ids[:, 0] = self.config["tokenizer"]["enc"]
-        other = [1, 0]
+        images, other = torch.as_tensor(images), torch.as_tensor(texts)
         texts, masks = torch.cat([ids, ids, ids[other]]), torch.cat([mask, mask, mask[other]])
-        pictures = torch.cat([states, states[other], states])
+        pictures = torch.cat([states, states[images], states])
         hidden = self.text_encoder(
             input_ids=texts, attention_mask=masks, encoder_hidden_states=pictures,
-            encoder_attention_mask=torch.ones(pictures.shape[:2], dtype=torch.long),
+            encoder_attention_mask=torch.ones(pictures.shape[:2], dtype=torch.long, device=pictures.device),
         ).last_hidden_state
         logits = self.itm_head(hidden[:, 0])
         rows = len(ids)
-        labels = torch.cat([torch.ones(rows), torch.zeros(2 * rows)]).long()
+        labels = torch.cat([torch.ones(rows), torch.zeros(2 * rows)]).long().to(logits.device)
         return logits, F.cross_entropy(logits, labels)
 
     def language(self, states, ids, mask):
@@ -154,7 +155,7 @@ class Blip(nn.Module):
         labels = ids.masked_fill(ids == self.config["tokenizer"]["pad"], -100)
         out = self.text_decoder(
             input_ids=ids, attention_mask=mask, encoder_hidden_states=states,
-            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long), labels=labels, reduction="mean",
+            encoder_attention_mask=torch.ones(states.shape[:2], dtype=torch.long, device=states.device), labels=labels, reduction="mean",
         )
         return out.logits, out.loss
 

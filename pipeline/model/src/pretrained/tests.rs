@@ -62,6 +62,8 @@ fn models_are_told_by_their_role() {
             (role, tokens)
         );
         assert!(found.network.num_params() > 1_000);
+        let (texts, network) = (max_text_tokens(&folder), &found.network);
+        assert_eq!(texts.expect("a configuration"), network.max_text_tokens());
     }
     let folder = temp.path().join("clip");
     let device = DeviceSpec::Cpu.open().expect("a processor");

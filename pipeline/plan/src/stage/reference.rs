@@ -324,6 +324,9 @@ effective settings, so naming changes no result.
 
 - `architecture = "NAME"` stands for `[architectures.NAME]`, `decoding = "NAME"` for
   `[decodings.NAME]`, `templates = "NAME"` for the list `NAME` under `[templates]`.
+- Architectures of published models need no table: `vit-b-32`, `vit-b-16`, `vit-l-14` (CLIP),
+  `blip-base`, `blip-large`. `architecture = { like = "blip-base", image_size = 384 }` is a named one
+  with other values for the keys that it sets.
 - `training = "NAME"` in a `train` stage adds the keys of `[training.NAME]` that the stage does not
   set itself.
 

@@ -71,11 +71,15 @@ fn features_of_fresh_copies_are_the_online_ones() {
     let copies = Momentum::new(&online, 0.995).features(pixels.clone(), &texts);
     assert!(!copies.images.is_autodiff());
     let images = online.encode(pixels);
-    assert_eq!(
-        floats(&copies.images),
-        floats(&online.image_features(&images))
-    );
-    assert_eq!(floats(&copies.texts), floats(&online.text_features(&texts)));
+    // Without gradients attention adds in another order.
+    for (copies, online) in [
+        (copies.images, online.image_features(&images)),
+        (copies.texts, online.text_features(&texts)),
+    ] {
+        for (a, b) in floats(&copies).iter().zip(floats(&online)) {
+            assert!((a - b).abs() < 1e-6, "{a} for {b}");
+        }
+    }
 }
 
 #[test]

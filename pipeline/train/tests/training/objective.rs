@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, activation::log_softmax};
 use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, Network, TokenBatch};
-use capstan_plan::stage::{Architecture, Family, Objective, Positives};
+use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives};
 use capstan_train::Link;
 use capstan_train::network::drawn;
 use capstan_train::objective::{Objectives, Slice};
@@ -25,6 +25,12 @@ fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
         text_layers: 1,
         projection: 8,
         max_text_tokens: 8,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -78,7 +84,7 @@ fn check(
     let want = network.gradients(&mut reference.backward());
     let mut ring = SoloRing;
     let mut link = Link::new(&mut ring, Duration::from_secs(10));
-    let got = Objectives::new(objectives, positives, 0.1, 1)
+    let got = Objectives::new(objectives, positives, (0.1, 0), 1)
         .gradient(network, &slice(), &mut link)
         .unwrap();
     let loss: f64 = got.losses.values().sum();
@@ -164,4 +170,37 @@ fn blip_models_language_over_all_tokens() {
     assert_eq!(loss.tokens, 10 + BATCH);
     let mean = loss.sum / loss.tokens as f64;
     check(&*network, mean, &[Objective::Lm], Positives::default());
+}
+
+#[test]
+fn chunks_give_the_gradient_of_the_whole_batch() {
+    let all = [Objective::Itc, Objective::Itm, Objective::Lm];
+    for (family, objectives) in [(Family::Blip, &all[..]), (Family::Clip, &all[..1])] {
+        let network = network(family, objectives);
+        let gradient = |chunk| {
+            let mut ring = SoloRing;
+            let mut link = Link::new(&mut ring, Duration::from_secs(10));
+            Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
+                .with_chunk(chunk)
+                .gradient(&*network, &slice(), &mut link)
+                .unwrap()
+        };
+        let whole = gradient(None);
+        let largest = whole.flat.iter().fold(0f32, |most, x| most.max(x.abs()));
+        for chunk in [1, 2, 4, 6, 100] {
+            let found = gradient(Some(chunk));
+            for (name, loss) in &whole.losses {
+                assert!(
+                    (found.losses[name] - loss).abs() < 1e-5,
+                    "{name} by {chunk}"
+                );
+            }
+            for (a, b) in found.flat.iter().zip(&whole.flat) {
+                assert!((a - b).abs() < 2e-5 * largest, "{a} for {b} by {chunk}");
+            }
+            if chunk >= BATCH {
+                assert_eq!(found, whole);
+            }
+        }
+    }
 }

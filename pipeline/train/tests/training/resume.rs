@@ -10,7 +10,7 @@ use capstan_model::{DeviceSpec, ImagePreprocess, Network};
 use capstan_plan::FailureKind;
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::{CurvePoint, TrainingStep};
-use capstan_plan::stage::{self, Architecture, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
 use capstan_train::network::drawn;
 use capstan_train::{
     Checkpoints, Job, PictureSource, Pictures, Sample, SourceError, State, TrainError, Trained,
@@ -53,6 +53,12 @@ fn network() -> Box<dyn Network> {
         text_layers: 1,
         projection: 8,
         max_text_tokens: 8,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -174,6 +180,7 @@ fn run_on(
         seed: 1,
         samples: &samples,
         rows: samples.len() as u64,
+        prompt_tokens: 0,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: Duration::from_secs(10),

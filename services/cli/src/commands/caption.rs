@@ -18,7 +18,7 @@ pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
     let pictures = expand(&args.images)?;
     let loaded = Loaded::open(&args.of_model, Some(MedParts::Captioner))?;
     let decoding = decoding(args, &loaded)?;
-    let prompt = prompt(args, &loaded);
+    let prompt = loaded.model.prompt(&args.prompt);
     loaded.each_batch(&pictures, args.of_model.batch, |paths, pixels| {
         let texts = texts(&loaded, pixels, &prompt, &decoding)?;
         for (path, text) in paths.iter().zip(texts) {
@@ -74,17 +74,6 @@ fn decoding(args: &Caption, loaded: &Loaded) -> Result<Decoding, ExpectedError> 
         no_repeat_ngram: 0,
         banned: Vec::new(),
     }))
-}
-
-/// The tokens of the prompt without the first and the last special one.
-fn prompt(args: &Caption, loaded: &Loaded) -> Vec<u32> {
-    match args.prompt.as_str() {
-        "" => Vec::new(),
-        text => {
-            let ids = loaded.model.tokens(text);
-            ids[1..ids.len() - 1].to_vec()
-        }
-    }
 }
 
 fn show(args: &Caption, path: &Path, text: &str) -> Result<(), ExpectedError> {

@@ -10,16 +10,18 @@ use burn::backend::{
     Autodiff, AutodiffBackend, BackendTensor, DispatchAutodiffContext, DispatchDevice,
     DispatchTensor, DispatchTensorKind, Flex, TensorMetadata,
 };
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use std::fmt::Debug;
 
-/// A contiguous tensor of f32 on the CPU.
+use crate::ops::kernel::Values;
+
+/// A contiguous tensor on the CPU: f32, or a weight that is stored in a narrower type.
 #[derive(Clone, Debug)]
 pub(super) struct Array(FlexTensor);
 
 impl Array {
     fn new(tensor: FlexTensor) -> Self {
-        if tensor.as_slice::<f32>().is_some() {
+        if tensor.is_contiguous() {
             Self(tensor)
         } else {
             Self(tensor.to_contiguous())
@@ -30,7 +32,33 @@ impl Array {
     pub fn values(&self) -> &[f32] {
         self.0
             .as_slice()
-            .expect("made contiguous, and parameters and activations are f32")
+            .expect("made contiguous, and activations are f32")
+    }
+
+    /// Its values as they are stored.
+    pub fn stored(&self) -> Values<'_> {
+        let found = match self.0.dtype() {
+            DType::F16 => self.0.as_slice().map(Values::F16),
+            DType::BF16 => self.0.as_slice().map(Values::Bf16),
+            _ => self.0.as_slice().map(Values::F32),
+        };
+        found.expect("made contiguous, and weights are f32, f16 or bf16")
+    }
+
+    /// As f32.
+    pub fn widened(self) -> Self {
+        if self.0.dtype() == DType::F32 {
+            return self;
+        }
+        let stored = self.stored();
+        let mut values = vec![0.0; stored.len()];
+        stored.read(0, &mut values);
+        Self::from_values(values, &self.shape())
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape().iter().product()
     }
 
     /// Its values for writing, if nothing else holds them; otherwise a copy.
@@ -61,19 +89,24 @@ impl Array {
 }
 
 /// An operation of `N` float tensors with a backward pass of its own.
-pub(super) trait Operation<const N: usize>: Debug + Send + 'static {
+pub(super) trait Operation<const N: usize>: Debug + Clone + Send + 'static {
     /// What the backward pass needs.
     type Saved: Clone + Debug + Send + 'static;
 
     /// The result and what the backward pass needs.
     fn forward(&self, inputs: [Array; N]) -> (Array, Self::Saved);
 
+    /// The result alone.
+    fn value(&self, inputs: [Array; N]) -> Array {
+        self.forward(inputs).0
+    }
+
     /// Gradients of the inputs that are `needed`, each in its input's shape.
     fn backward(self, saved: Self::Saved, gradient: Array, needed: [bool; N])
     -> [Option<Array>; N];
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Step<O>(O);
 
 impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Step<O> {
@@ -114,7 +147,7 @@ pub(super) fn apply<O: Operation<N>, const N: usize, const D: usize>(
             all.merge(input.autodiff)
         });
     let kind = if context == DispatchAutodiffContext::Disabled {
-        let (output, _) = operation.forward(inputs.map(|input| Array::new(untracked(input))));
+        let output = operation.value(inputs.map(|input| Array::new(untracked(input))));
         DispatchTensorKind::Flex(BackendTensor::Float(output.0))
     } else {
         let output = track(operation, inputs.map(tracked));
@@ -130,14 +163,20 @@ pub(super) fn apply<O: Operation<N>, const N: usize, const D: usize>(
 
 fn track<O: Operation<N>, const N: usize>(operation: O, inputs: [Tracked; N]) -> Tracked {
     let guards = inputs.each_ref().map(Tracked::node);
-    let (output, saved) = operation.forward(inputs.map(|input| Array::new(input.into_primitive())));
-    match Step(operation)
+    let inputs = inputs.map(|input| Array::new(input.into_primitive()));
+    // The step has the operation, and the untracked value needs it as well.
+    let step = Step(operation);
+    match step
+        .clone()
         .prepare::<NoCheckpointing>(guards)
         .compute_bound()
         .stateful()
     {
-        OpsKind::Tracked(prepared) => prepared.finish(saved, output.0),
-        OpsKind::UnTracked(prepared) => prepared.finish(output.0),
+        OpsKind::Tracked(prepared) => {
+            let (output, saved) = step.0.forward(inputs);
+            prepared.finish(saved, output.0)
+        }
+        OpsKind::UnTracked(prepared) => prepared.finish(step.0.value(inputs).0),
     }
 }
 

@@ -1,10 +1,9 @@
-//! Embeddings, choice of rows, lengths of rows, and the cross entropy.
+//! Embeddings, choice of rows, and lengths of rows.
 
 use burn::tensor::Tensor;
 use std::sync::Arc;
 
 use super::node::{Array, Operation, apply};
-use crate::ops::Targets;
 use crate::ops::kernel::{math, rows};
 
 fn gather(table: &[f32], width: usize, rows: &[u32], out: &mut Vec<f32>) {
@@ -14,13 +13,11 @@ fn gather(table: &[f32], width: usize, rows: &[u32], out: &mut Vec<f32>) {
 }
 
 fn scatter(gradient: &Array, at: &[u32], len: usize) -> Vec<f32> {
-    let mut sums = vec![0.0; len];
-    rows::scatter(gradient.values(), gradient.width(), at, &mut sums);
-    sums
+    rows::scatter(gradient.values(), gradient.width(), at, len)
 }
 
 /// Words and positions of ids.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Embed {
     ids: Arc<[u32]>,
     at: Arc<[u32]>,
@@ -33,24 +30,23 @@ impl Operation<2> for Embed {
 
     fn forward(&self, [words, positions]: [Array; 2]) -> (Array, [usize; 2]) {
         let width = self.width;
-        let mut out = Vec::with_capacity(self.ids.len() * width);
-        for (id, at) in self.ids.iter().zip(&*self.at) {
-            let word = &words.values()[*id as usize * width..][..width];
-            let position = &positions.values()[*at as usize * width..][..width];
-            out.extend(
-                word.iter()
-                    .zip(position)
-                    .map(|(word, position)| word + position),
-            );
-        }
-        let sizes = [words.values().len(), positions.values().len()];
+        let (words_of, positions_of) = (
+            (words.stored(), &*self.ids),
+            (positions.stored(), &*self.at),
+        );
+        let out = rows::gather_sums(words_of, positions_of, width);
+        let sizes = [words.len(), positions.len()];
         (Array::from_values(out, &[self.ids.len(), width]), sizes)
     }
 
-    fn backward(self, sizes: [usize; 2], gradient: Array, _: [bool; 2]) -> [Option<Array>; 2] {
-        let one =
-            |rows: &[u32], len| Some(Array::from_values(scatter(&gradient, rows, len), &[len]));
-        [one(&self.ids, sizes[0]), one(&self.at, sizes[1])]
+    fn backward(self, sizes: [usize; 2], gradient: Array, needed: [bool; 2]) -> [Option<Array>; 2] {
+        let table = |rows: &[u32], len, needed: bool| {
+            needed.then(|| Array::from_values(scatter(&gradient, rows, len), &[len]))
+        };
+        [
+            table(&self.ids, sizes[0], needed[0]),
+            table(&self.at, sizes[1], needed[1]),
+        ]
     }
 }
 
@@ -73,7 +69,7 @@ pub(in crate::ops) fn embed(
 }
 
 /// Class token and positions of pictures.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct PictureTokens {
     batch: usize,
 }
@@ -83,29 +79,17 @@ impl Operation<3> for PictureTokens {
 
     fn forward(&self, [patches, class, positions]: [Array; 3]) -> (Array, ()) {
         let width = patches.width();
-        let each = patches.values().len() / self.batch;
-        let mut out = Vec::with_capacity(self.batch * (each + width));
-        for patches in patches.values().chunks_exact(each) {
-            let tokens = class.values().iter().chain(patches);
-            out.extend(
-                tokens
-                    .zip(positions.values())
-                    .map(|(token, position)| token + position),
-            );
-        }
+        let (class, positions) = (class.widened(), positions.widened());
+        let out = rows::picture_tokens(patches.values(), class.values(), positions.values());
         let rows = out.len() / width;
         (Array::from_values(out, &[rows, width]), ())
     }
 
     fn backward(self, (): (), gradient: Array, _: [bool; 3]) -> [Option<Array>; 3] {
         let width = gradient.width();
-        let each = gradient.values().len() / self.batch;
-        let mut of_patches = Vec::with_capacity(self.batch * (each - width));
-        let mut of_positions = vec![0.0; each];
-        for gradient in gradient.values().chunks_exact(each) {
-            of_patches.extend_from_slice(&gradient[width..]);
-        }
-        rows::add_rows(gradient.values(), &mut of_positions);
+        let each = gradient.len() / self.batch;
+        let of_patches = rows::without_first_rows(gradient.values(), each, width);
+        let of_positions = rows::column_sums(gradient.values(), each);
         let rows = of_patches.len() / width;
         [
             Some(Array::from_values(of_patches, &[rows, width])),
@@ -130,7 +114,7 @@ pub(in crate::ops) fn picture_tokens(
 }
 
 /// Rows by number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct SelectRows(Arc<[u32]>);
 
 impl Operation<1> for SelectRows {
@@ -157,7 +141,7 @@ pub(in crate::ops) fn select_rows(x: Tensor<2>, rows: &[u32]) -> Tensor<2> {
 }
 
 /// Rows of length 1.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Normalise;
 
 impl Operation<1> for Normalise {
@@ -205,51 +189,4 @@ impl Operation<1> for Normalise {
 
 pub(in crate::ops) fn normalise(x: Tensor<2>) -> Tensor<2> {
     apply(Normalise, [x.into_dispatch()])
-}
-
-/// Sum of cross entropies.
-#[derive(Debug)]
-struct CrossEntropy {
-    classes: Arc<[u32]>,
-    smoothing: f32,
-}
-
-impl Operation<1> for CrossEntropy {
-    /// The probabilities.
-    type Saved = Array;
-
-    fn forward(&self, [logits]: [Array; 1]) -> (Array, Array) {
-        let shape = logits.shape();
-        let count = logits.width();
-        let mut probabilities = vec![0.0; logits.values().len()];
-        let smoothing = f64::from(self.smoothing);
-        let total = rows::cross_entropy(
-            logits.values(),
-            count,
-            &self.classes,
-            smoothing,
-            &mut probabilities,
-        );
-        (
-            Array::from_values(vec![total as f32], &[1]),
-            Array::from_values(probabilities, &shape),
-        )
-    }
-
-    fn backward(self, probabilities: Array, gradient: Array, _: [bool; 1]) -> [Option<Array>; 1] {
-        let factor = gradient.values()[0];
-        let shape = probabilities.shape();
-        let count = probabilities.width();
-        let mut values = probabilities.into_values();
-        rows::cross_entropy_slopes(&mut values, count, &self.classes, self.smoothing, factor);
-        [Some(Array::from_values(values, &shape))]
-    }
-}
-
-pub(in crate::ops) fn cross_entropy_sum(logits: Tensor<2>, targets: &Targets) -> Tensor<1> {
-    let operation = CrossEntropy {
-        classes: targets.classes.into(),
-        smoothing: targets.smoothing as f32,
-    };
-    apply(operation, [logits.into_dispatch()])
 }

@@ -6,6 +6,8 @@ use crate::config::Activation;
 use crate::ops::{Targets, fused, plain};
 
 mod attention;
+mod storage;
+mod threads;
 
 fn noise(len: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(12345);
@@ -22,6 +24,12 @@ fn leaf<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
 }
 
+/// The same values as a leaf's, without a graph.
+fn constant<const D: usize>(shape: [usize; D], seed: u32) -> Tensor<D> {
+    let values = noise(shape.iter().product(), seed);
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
 fn values_of<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
     tensor.to_data().try_into_vec().expect("f32")
 }
@@ -35,7 +43,7 @@ fn assert_near(what: &str, a: &[f32], b: &[f32]) {
 }
 
 /// Runs both ways on leaves of their own and compares result and gradients, weighted
-/// so that no gradient is constant.
+/// so that no gradient is constant, and the fused result without a graph.
 fn compare<const O: usize>(
     what: &str,
     shapes: &[&[usize]],
@@ -63,6 +71,13 @@ fn compare<const O: usize>(
     let (found, found_gradients) = run(&fused);
     let (wanted, wanted_gradients) = run(&plain);
     assert_near(what, &found, &wanted);
+    let inputs: Vec<Tensor<1>> = shapes
+        .iter()
+        .zip(1..)
+        .map(|(shape, seed)| constant([shape.iter().product()], seed))
+        .collect();
+    let untracked = values_of(&fused(&inputs));
+    assert_near(&format!("{what}, untracked"), &untracked, &wanted);
     for (i, (found, wanted)) in found_gradients.iter().zip(&wanted_gradients).enumerate() {
         assert_near(&format!("{what}, gradient {i}"), found, wanted);
     }

@@ -134,68 +134,135 @@ fn fused(mut y: [f32; LANES], a: f32, x: [f32; LANES]) -> [f32; LANES] {
     y
 }
 
-/// Every `stride`-th value of a slice.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Strided<'a> {
-    pub values: &'a [f32],
-    pub stride: usize,
+/// Sum of `e^(x - max)` over a row.
+#[inline(always)]
+pub(in crate::ops) fn sum_of_exp(row: &[f32], max: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (whole, rest) = row.as_chunks::<LANES>();
+    for chunk in whole {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += exp(*value - max);
+        }
+    }
+    for (lane, value) in lanes.iter_mut().zip(rest) {
+        *lane += exp(*value - max);
+    }
+    sum(LANES, |lane| lanes[lane])
 }
 
-/// `out = sum over j < count of weights[j] * rows[j]`, the sums kept in registers.
+/// Softmax of the visible values of a row in place, zero elsewhere; gives the largest value and
+/// the inverse of the sum of the exponentials of all less that. The row has whole vectors of
+/// [`LANES`] up to the last visible value at least.
 #[inline(always)]
-pub(in crate::ops) fn combine(
-    out: &mut [f32],
-    count: usize,
-    weights: Strided<'_>,
-    rows: Strided<'_>,
+pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) -> [f32; 2] {
+    let chunks = clear_outside(row, &visible);
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    for (chunk, seen) in chunks.iter().zip(Seen::chunks(&visible)) {
+        for (i, (lane, value)) in lanes.iter_mut().zip(chunk).enumerate() {
+            let larger = seen.lane(i) & (*value > *lane);
+            *lane = if larger { *value } else { *lane };
+        }
+    }
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    exp_visible(chunks, &visible, max, 1.0);
+    let row = chunks.as_flattened();
+    let inverse = 1.0 / sum(row.len(), |i| row[i]);
+    for chunk in chunks {
+        for value in chunk {
+            *value *= inverse;
+        }
+    }
+    [max, inverse]
+}
+
+/// `e^(x - max) * factor` of the visible values, zero for the others. The first of the chunks has
+/// the first visible value.
+#[inline(always)]
+pub(in crate::ops) fn exp_visible(
+    chunks: &mut [[f32; LANES]],
+    visible: &Range<usize>,
+    max: f32,
+    factor: f32,
 ) {
-    let len = out.len();
-    let (chunks, rest) = out.as_chunks_mut::<LANES>();
-    for (c, out) in chunks.iter_mut().enumerate() {
-        let mut sums = [0.0; LANES];
-        for j in 0..count {
-            let row = rows.values[j * rows.stride + c * LANES..]
-                .first_chunk()
-                .expect("a row's vector");
-            sums = fused(sums, weights.values[j * weights.stride], *row);
+    for (chunk, seen) in chunks.iter_mut().zip(Seen::chunks(visible)) {
+        for (i, value) in chunk.iter_mut().enumerate() {
+            let power = exp(*value - max) * factor;
+            *value = if seen.lane(i) { power } else { 0.0 };
         }
-        *out = sums;
-    }
-    let first = len - rest.len();
-    for (i, out) in rest.iter_mut().enumerate() {
-        let mut sum = 0.0f32;
-        for j in 0..count {
-            sum = weights.values[j * weights.stride]
-                .mul_add(rows.values[j * rows.stride + first + i], sum);
-        }
-        *out = sum;
     }
 }
 
-/// Every value times `factor`.
+/// Zero for the values that are not visible. The first of the chunks has the first visible value.
 #[inline(always)]
-pub(in crate::ops) fn scale(row: &mut [f32], factor: f32) {
-    for value in row {
-        *value *= factor;
+pub(in crate::ops) fn mask(chunks: &mut [[f32; LANES]], visible: &Range<usize>) {
+    for (chunk, seen) in chunks.iter_mut().zip(Seen::chunks(visible)) {
+        for (i, value) in chunk.iter_mut().enumerate() {
+            *value = if seen.lane(i) { *value } else { 0.0 };
+        }
     }
 }
 
-/// Softmax of the `visible` values of a row, in place; the others become 0.
+/// The visible lanes of a chunk, as numbers that are as wide as the values.
+#[derive(Clone, Copy)]
+struct Seen {
+    start: i32,
+    end: i32,
+}
+
+impl Seen {
+    /// Those of the chunks from the first visible value on.
+    #[inline(always)]
+    fn chunks(visible: &Range<usize>) -> impl Iterator<Item = Self> + use<> {
+        let start = (visible.start % LANES) as i32;
+        let end = start + visible.len() as i32;
+        (0..).step_by(LANES).map(move |first| Self {
+            start: start - first,
+            end: end - first,
+        })
+    }
+
+    #[inline(always)]
+    fn lane(self, lane: usize) -> bool {
+        (lane as i32 >= self.start) & ((lane as i32) < self.end)
+    }
+}
+
+/// Zeros in the chunks of a row that have no visible value; gives the other chunks.
 #[inline(always)]
-pub(in crate::ops) fn softmax(row: &mut [f32], visible: Range<usize>) {
-    if visible.is_empty() {
-        return row.fill(0.0);
+pub(in crate::ops) fn clear_outside<'a>(
+    row: &'a mut [f32],
+    visible: &Range<usize>,
+) -> &'a mut [[f32; LANES]] {
+    let (first, last) = (
+        visible.start / LANES * LANES,
+        visible.end.next_multiple_of(LANES),
+    );
+    let (row, rest) = row.split_at_mut(last);
+    // A fill is a call, even of nothing.
+    if !rest.is_empty() {
+        rest.fill(0.0);
     }
-    row[..visible.start].fill(f32::NEG_INFINITY);
-    row[visible.end..].fill(f32::NEG_INFINITY);
-    let max = max(row);
-    for value in row.iter_mut() {
-        *value = exp(*value - max);
+    let (before, row) = row.split_at_mut(first);
+    if !before.is_empty() {
+        before.fill(0.0);
     }
-    row[..visible.start].fill(0.0);
-    row[visible.end..].fill(0.0);
-    let total = sum(row.len(), |i| row[i]);
-    scale(row, 1.0 / total);
+    row.as_chunks_mut().0
+}
+
+/// Copies as many values as `to` has.
+#[inline(always)]
+pub(in crate::ops) fn copy(to: &mut [f32], from: &[f32]) {
+    // A copy of unknown length would be a call, which costs more than most of these copies.
+    const FEW: usize = 8;
+    let (to, to_rest) = to.as_chunks_mut::<FEW>();
+    let (from, from_rest) = from.as_chunks::<FEW>();
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+    let from_rest = from.get(to.len()).map_or(from_rest, |chunk| &chunk[..]);
+    for (to, from) in to_rest.iter_mut().zip(from_rest) {
+        *to = *from;
+    }
 }
 
 #[cfg(test)]
@@ -243,10 +310,26 @@ mod tests {
     }
 
     #[test]
-    fn softmax_adds_to_one_and_hides_what_is_minus_infinite() {
-        let mut row: Vec<f32> = (0..21).map(|i| (i as f32).sin() * 5.0).collect();
-        softmax(&mut row, 0..18);
-        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert_eq!(row[18..], [0.0; 3]);
+    fn softmax_adds_to_one_and_hides_what_is_not_visible() {
+        let scores: Vec<f32> = (0..48).map(|i| (i as f32).sin() * 5.0).collect();
+        for visible in [0..48, 0..18, 3..18, 17..33, 47..48] {
+            let mut row = scores.clone();
+            let [max, inverse] = softmax(&mut row, visible.clone());
+            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+            for (i, (found, score)) in row.iter().zip(&scores).enumerate() {
+                let again = exp(score - max) * inverse;
+                assert_eq!(*found, if visible.contains(&i) { again } else { 0.0 });
+            }
+        }
+    }
+
+    #[test]
+    fn copies_are_whole() {
+        let from: Vec<f32> = (0..40).map(|i| i as f32).collect();
+        for len in [0, 1, 7, 8, 9, 16, 23] {
+            let mut to = vec![-1.0; len];
+            copy(&mut to, &from);
+            assert_eq!(to, from[..len]);
+        }
     }
 }

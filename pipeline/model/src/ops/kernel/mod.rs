@@ -1,6 +1,6 @@
-//! Arithmetic on slices for the CPU: vectorised for the processor at hand, one
-//! fixed order of additions for every output value whatever the number of rows or
-//! threads.
+//! Arithmetic on slices for the CPU: vectorised for the processor at hand, on the threads of
+//! rayon's current pool where the work is large enough. Every output value has one order of
+//! additions whatever the number of threads.
 
 /// Declares functions that are compiled for the widest instructions that the processor
 /// has. A closure would not do: the compiler leaves it outside of the function that
@@ -34,6 +34,7 @@ pub(super) mod attention;
 mod gemm;
 pub(super) mod math;
 pub(super) mod norm;
+mod parallel;
 pub(super) mod rows;
 
-pub(super) use gemm::{Matrix, Start, gemm};
+pub(super) use gemm::{Matrix, Start, Values, gemm};
