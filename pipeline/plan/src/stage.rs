@@ -226,6 +226,7 @@ macro_rules! kinds {
         /// What a stage does.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "kind", rename_all = "snake_case")]
+        #[allow(clippy::large_enum_variant, reason = "a pipeline has few stages")]
         pub enum Kind {
             $($(#[$doc])* $kind($settings),)*
         }

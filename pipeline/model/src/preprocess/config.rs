@@ -26,7 +26,7 @@ const MAX_SIDE: u64 = 1 << 14;
 
 /// Mean and standard deviation of OpenAI's CLIP.
 pub(super) const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-pub(super) const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+pub(super) const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Keys that releases of the library write and its CLIP and BLIP processors do not read.
 const UNREAD: [&str; 11] = [

@@ -166,7 +166,7 @@ fn keys_that_are_left_out_have_the_defaults_of_the_class() {
     let clip = clip.expect("read");
     assert_eq!((clip.side, clip.resize), (224, Resize::Shortest(224)));
     assert_eq!((clip.filter, clip.scale), (Filter::Bicubic, 1.0 / 255.0));
-    assert_eq!((clip.mean[0], clip.std[2]), (0.481_454_66, 0.275_777_11));
+    assert_eq!((clip.mean[0], clip.std[2]), (0.481_454_66, 0.275_777_1));
     let nested = r#"{"image_processor": {"image_processor_type": "BlipImageProcessorFast"}}"#;
     let blip = load("processor_config.json", nested).expect("read");
     assert_eq!((blip.side, blip.resize), (384, Resize::To([384, 384])));
