@@ -47,7 +47,10 @@ fn killed_at(victim: &str, points: &[&str]) {
             .expect("the victim dies only at an armed point");
         let name = point.split(':').next().unwrap();
         let log = cluster.role(victim).log();
-        let line = log.lines().last().unwrap_or_default();
+        // Other threads may write a line between the point's own and the kill.
+        let mut lines = log.lines().rev();
+        let line = lines.find(|line| line.starts_with("fault point "));
+        let line = line.unwrap_or_else(|| panic!("{victim} died at no point:\n{log}"));
         assert!(line.starts_with(&format!("fault point {name}:")), "{line}");
         cluster.spawn_armed(victim, armed.front().copied());
     });

@@ -13,7 +13,8 @@ use arrow_array::{Array, ArrayRef, BinaryArray, Int32Array, RecordBatch, StringA
 use capstan_model::config::{BlipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
-    DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, TokenBatch, Tokenizer,
+    DeviceSpec, ImagePreprocess, InitRecipe, Look, Match, Med, MedParts, Model, Network,
+    TokenBatch, Tokenizer,
 };
 use capstan_tests::lines::Lines;
 use parquet::arrow::ArrowWriter;
@@ -162,10 +163,10 @@ fn keep_some(med: &mut Med, tokenizer: &Tokenizer, preprocess: &ImagePreprocess)
     let mut scores: Vec<f32> = numbers()
         .map(|number| {
             let pixels = preprocess.pixels(&picture(number)).unwrap();
-            let images = med.image_embeds(preprocess.batch(pixels, med.device()));
+            let images = med.encode(preprocess.batch(pixels, med.device()));
             let ids = tokenizer.encode(scene(number), 24);
             let texts = TokenBatch::new(&[ids], tokenizer.special().pad);
-            let logits = med.itm_logits(&med.memory(&images), &texts, &[0]);
+            let logits = med.match_logits(&med.memory(&images), &texts, &[0]);
             let logits = logits.into_data();
             let logits = logits.as_slice::<f32>().unwrap();
             logits[1] - logits[0]

@@ -14,7 +14,7 @@ use capstan_import::{Imported, Roots, import};
 use capstan_model::config::{BlipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
-    ComputePool, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, Tokenizer,
+    ComputePool, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, Network, Tokenizer,
 };
 use capstan_plan::commit::Part;
 use capstan_plan::id::{Digest, ModelDigest};

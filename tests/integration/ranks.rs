@@ -13,13 +13,14 @@ use std::time::{Duration, Instant};
 use capstan_collective::{Collective, Ring, RingEpoch, RingError, RingPlan, Secret, SoloRing};
 use capstan_dataset::sampler::rank_slice;
 use capstan_model::config::SpecialIds;
-use capstan_model::weights::ParamSlice;
-use capstan_model::{DeviceSpec, ImagePreprocess};
+use capstan_model::params::ParamSlice;
+use capstan_model::{DeviceSpec, ImagePreprocess, Network};
 use capstan_plan::id::{Digest, TextId};
-use capstan_plan::stage::{self, Architecture, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
+use capstan_train::network::drawn;
 use capstan_train::objective::{Gradient, Objectives, Slice};
 use capstan_train::{
-    Job, Link, Network, PictureSource, Pictures, RankPool, Sample, SourceError, Watch, train,
+    Job, Link, PictureSource, Pictures, RankPool, Sample, SourceError, Watch, train,
 };
 
 const GLOBAL_BATCH: usize = 12;
@@ -154,7 +155,7 @@ fn settings(family: Family) -> stage::Train {
     serde_json::from_str(&text).unwrap()
 }
 
-fn network(family: Family, objectives: &[Objective]) -> Network {
+fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
     let architecture = Architecture {
         family,
         image_size: SIDE,
@@ -165,9 +166,15 @@ fn network(family: Family, objectives: &[Objective]) -> Network {
         text_layers: 2,
         projection: PROJECTION,
         max_text_tokens: 12,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
-    Network::drawn(
+    drawn(
         &architecture,
         objectives,
         (VOCABULARY, &SPECIAL),
@@ -220,12 +227,11 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
     let samples = samples(GLOBAL_BATCH);
     let mut gradients = on_ranks(world_size, |ring| {
         let network = network(family, &settings.objectives);
-        let params = network.model().to_flat();
         let (rank, world_size) = (ring.rank(), ring.world_size());
         let mut ring = Faulty {
             ring: Borrowed(ring),
             fault,
-            params: params.len(),
+            params: network.num_trained(),
         };
         let range = rank_slice(GLOBAL_BATCH, rank, world_size);
         let slice = Slice {
@@ -240,17 +246,21 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
                 .iter()
                 .map(|sample| sample.tokens.clone())
                 .collect(),
+            pictures: range.clone().map(|of| of as u32).collect(),
             range,
         };
-        let objectives = Objectives::new(&settings.objectives, settings.label_smoothing, 3);
+        let objectives = Objectives::new(
+            &settings.objectives,
+            settings.positives,
+            (settings.label_smoothing, 0),
+            3,
+        );
         RankPool::new(rank, 1).unwrap().run(|| {
             let mut link = Link::new(&mut ring, LIMIT);
-            objectives
-                .gradient(&network, &params, &slice, &mut link)
-                .unwrap()
+            objectives.gradient(&*network, &slice, &mut link).unwrap()
         })
     });
-    let layout = network(family, &settings.objectives).model().layout();
+    let layout = network(family, &settings.objectives).layout();
     let first = gradients.remove(0);
     for other in gradients {
         let bits = |g: &Gradient| g.flat.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -410,6 +420,8 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
             config: &settings,
             seed: 11,
             samples: &samples,
+            rows: samples.len() as u64,
+            prompt_tokens: 0,
             pictures: &mut pictures,
             preprocess: &ImagePreprocess::new(SIDE),
             ring_limit: LIMIT,
@@ -421,7 +433,7 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
             cancel: &AtomicBool::new(false),
             before_update: None,
         };
-        train(job, &mut network, ring, None, watch).unwrap();
+        train(job, &mut *network, ring, None, watch).unwrap();
         losses
     });
     let first = all.remove(0);

@@ -90,26 +90,55 @@ impl Array {
 
 /// Reads every array of a safetensors file.
 pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    file.iter()
+    each(path, &|_| true, &|data, shape| {
+        let values = match data.dtype() {
+            DType::F64 | DType::F32 | DType::F16 | DType::BF16 => {
+                Values::Float(data.iter::<f64>().collect())
+            }
+            _ => Values::Int(data.iter::<i64>().collect()),
+        };
+        Array { shape, values }
+    })
+}
+
+/// Reads the arrays of floats of a safetensors file, with their shapes.
+pub fn read_floats(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, String> {
+    each(path, &is_float, &|data, shape| {
+        (shape, data.iter::<f32>().collect())
+    })
+}
+
+/// Reads the arrays of integers of a safetensors file.
+pub fn read_ints(path: &Path) -> Result<BTreeMap<String, Vec<i64>>, String> {
+    each(path, &|dtype| !is_float(dtype), &|data, _| {
+        data.iter::<i64>().collect()
+    })
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// What `make` gives for every array whose type is `wanted`.
+fn each<T>(
+    path: &Path,
+    wanted: &dyn Fn(Dtype) -> bool,
+    make: &dyn Fn(TensorData, Vec<usize>) -> T,
+) -> Result<BTreeMap<String, T>, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let bytes = std::fs::read(path).map_err(|error| named(&error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| named(&error))?;
+    let arrays = file.iter().filter(|(_, view)| wanted(view.dtype()));
+    arrays
         .map(|(name, view)| {
-            let values = values(&view).map_err(|reason| {
-                format!(
-                    "{}: `{name}` has type {:?}: {reason}",
-                    path.display(),
-                    view.dtype()
-                )
-            })?;
-            let shape = view.shape().to_vec();
-            Ok((name.to_owned(), Array { shape, values }))
+            let data = data(&view).map_err(|error| named(&format!("`{name}` {error}")))?;
+            Ok((name.to_owned(), make(data, view.shape().to_vec())))
         })
         .collect()
 }
 
 /// The values of a tensor of any type.
-fn values(view: &TensorView<'_>) -> Result<Values, String> {
+fn data(view: &TensorView<'_>) -> Result<TensorData, String> {
     let dtype = match view.dtype() {
         Dtype::F64 => DType::F64,
         Dtype::F32 => DType::F32,
@@ -124,13 +153,8 @@ fn values(view: &TensorView<'_>) -> Result<Values, String> {
         Dtype::U16 => DType::U16,
         // A truth value is a byte, 0 or 1.
         Dtype::U8 | Dtype::BOOL => DType::U8,
-        _ => return Err("no array of it is read".to_owned()),
+        other => return Err(format!("has type {other:?}, of which no array is read")),
     };
-    let data = TensorData::from_bytes_vec(view.data().to_vec(), view.shape().to_vec(), dtype);
-    Ok(match dtype {
-        DType::F64 | DType::F32 | DType::F16 | DType::BF16 => {
-            Values::Float(data.iter::<f64>().collect())
-        }
-        _ => Values::Int(data.iter::<i64>().collect()),
-    })
+    let (bytes, shape) = (view.data().to_vec(), view.shape().to_vec());
+    Ok(TensorData::from_bytes_vec(bytes, shape, dtype))
 }

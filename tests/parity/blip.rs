@@ -1,16 +1,16 @@
 //! BlipForConditionalGeneration, and BlipForImageTextRetrieval with the re-ranking of the original
 //! implementation.
 
-use crate::Outputs;
-use crate::array::Array;
-use crate::case::Case;
-use crate::clip::pictures;
+use super::array::Array;
+use super::case::Case;
+use super::clip::pictures;
+use super::{Outputs, Setup};
 use burn::tensor::Tensor;
 use capstan_model::generate::{Decoding, Strategy, generate};
-use capstan_model::{DeviceSpec, Med, MedParts, Memory, TokenBatch};
+use capstan_model::{Embed, Generate, Look, Match, Med, MedParts, Memory, Network, TokenBatch};
 
 /// A batch of ids. Each row of the mask is a prefix of ones.
-fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
+pub fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
     let len = ids.shape[1];
     let lengths = mask
         .ints()
@@ -26,34 +26,77 @@ fn batch(ids: &Array, mask: &Array) -> Result<TokenBatch, String> {
     Ok(TokenBatch::from_padded(ids.ids().concat(), len, lengths))
 }
 
-fn load(case: &Case, parts: MedParts) -> Result<Med, String> {
-    let device = DeviceSpec::Cpu.open().map_err(|error| error.to_string())?;
-    Med::load(&case.path, parts, &device).map_err(|error| error.to_string())
+fn load(case: &Case, setup: &Setup, parts: MedParts) -> Result<Med, String> {
+    let med =
+        Med::load(&case.path, &setup.load().parts(parts)).map_err(|error| error.to_string())?;
+    Ok(setup.stored(med))
 }
 
-fn image_tokens(med: &Med, images: &capstan_model::ImageEmbeds) -> Array {
-    let vision = &med.config().vision_config;
+fn image_tokens(images: &capstan_model::ImageEmbeds) -> Array {
+    let tokens = images.tokens();
+    let [rows, width] = tokens.dims();
     Array::tensor(
-        &[images.pictures(), vision.tokens(), vision.hidden_size],
-        images.tokens(),
+        &[images.pictures(), rows / images.pictures(), width],
+        tokens,
     )
 }
 
-pub fn caption(case: &Case) -> Result<Outputs, String> {
-    let med = load(case, MedParts::Captioner)?;
-    let pixels = pictures(case.input("pixel_values")?, &med_device(&med));
-    let images = med.image_embeds(pixels);
+pub fn caption(case: &Case, setup: &Setup) -> Result<Outputs, String> {
+    let med = load(case, setup, MedParts::Captioner)?;
+    let images = med.encode(pictures(case.input("pixel_values")?, setup.device()));
     let memory = med.memory(&images);
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
-    let labels = counted(&texts, case.input("labels")?)?;
     let own: Vec<usize> = (0..texts.rows()).collect();
     let vocabulary = med.config().text_config.vocab_size;
-    let first = TokenBatch::new(&vec![[0u32]; texts.rows()], 0);
+    let shape = [texts.rows(), texts.padded_len(), vocabulary];
+    let logits = med.lm_logits(&memory, &texts, &own);
+    let greedy = |name: &str| {
+        let tokens = case.expected_width(name)? - 1;
+        decoded(case, &med, &memory, name, &[], Strategy::Greedy, 0, tokens)
+    };
+    let mut outputs = vec![
+        ("image_embeds".into(), image_tokens(&images)),
+        ("logits".into(), Array::tensor(&shape, logits)),
+        greedy("greedy_ids")?,
+    ];
+    if case.inputs.contains_key("labels") {
+        outputs.extend(caption_losses(case, &med, &memory, &texts)?);
+    }
+    if case.inputs.contains_key("prompt_ids") {
+        outputs.extend(prompted(case, &med, &memory)?);
+    }
+    Ok(outputs)
+}
+
+/// The losses of the labels, and the logits of the first token.
+fn caption_losses(
+    case: &Case,
+    med: &Med,
+    memory: &Memory,
+    texts: &TokenBatch,
+) -> Result<Outputs, String> {
+    let labels = counted(texts, case.input("labels")?)?;
+    let own: Vec<usize> = (0..texts.rows()).collect();
     let loss = |smoothing| {
         let counts = |row: usize, position: usize| labels[row * texts.padded_len() + position];
-        let loss = med.lm_loss_of(&memory, &texts, &own, smoothing, &counts);
+        let loss = med.lm_loss_of(memory, texts, &own, smoothing, &counts);
         Array::tensor(&[], loss.sum / loss.tokens as f64)
     };
+    let first = TokenBatch::new(&vec![[0u32]; texts.rows()], 0);
+    let shape = [texts.rows(), med.config().text_config.vocab_size];
+    let smoothing = med.config().text_config.label_smoothing;
+    Ok(vec![
+        ("loss".into(), loss(smoothing)),
+        ("loss_no_smoothing".into(), loss(0.0)),
+        (
+            "greedy_step0_logits".into(),
+            Array::tensor(&shape, med.lm_logits(memory, &first, &own)),
+        ),
+    ])
+}
+
+/// Texts that go on from a prompt, in 5 to 12 tokens.
+fn prompted(case: &Case, med: &Med, memory: &Memory) -> Result<Outputs, String> {
     // The reference drops the last token of a prompt and replaces the first one by [DEC].
     let prompts: Vec<Vec<u32>> = case
         .input("prompt_ids")?
@@ -61,46 +104,21 @@ pub fn caption(case: &Case) -> Result<Outputs, String> {
         .iter()
         .map(|ids| ids[1..ids.len() - 1].to_vec())
         .collect();
-    let decode = |name: &str, prompts: &[Vec<u32>], strategy, min, max| {
-        decoded(case, &med, &memory, name, prompts, strategy, min, max)
-    };
+    let prompt = prompts[0].len() + 1;
     let beam = Strategy::Beam {
         beams: 3,
         length_penalty: 1.0,
     };
-    let prompt = prompts[0].len() + 1;
-    Ok(vec![
-        ("image_embeds".into(), image_tokens(&med, &images)),
-        ("logits".into(), {
-            let shape = [texts.rows(), texts.padded_len(), vocabulary];
-            Array::tensor(&shape, med.lm_logits(&memory, &texts, &own))
-        }),
-        (
-            "loss".into(),
-            loss(med.config().text_config.label_smoothing),
-        ),
-        ("loss_no_smoothing".into(), loss(0.0)),
-        ("greedy_step0_logits".into(), {
-            Array::tensor(
-                &[texts.rows(), vocabulary],
-                med.lm_logits(&memory, &first, &own),
-            )
-        }),
-        decode("greedy_ids", &[], Strategy::Greedy, 0, 10)?,
-        decode(
-            "greedy_prompt_ids",
-            &prompts,
-            Strategy::Greedy,
-            5 - prompt,
-            12 - prompt,
-        )?,
-        decode("beam3_prompt_ids", &prompts, beam, 5 - prompt, 12 - prompt)?,
-    ])
-}
-
-fn med_device(med: &Med) -> burn::tensor::Device {
-    use capstan_model::Model;
-    med.device().clone()
+    [
+        ("greedy_prompt_ids", Strategy::Greedy),
+        ("beam3_prompt_ids", beam),
+    ]
+    .into_iter()
+    .map(|(name, strategy)| {
+        let (min, max) = (5 - prompt, 12 - prompt);
+        decoded(case, med, memory, name, &prompts, strategy, min, max)
+    })
+    .collect()
 }
 
 /// Which tokens the labels include in the loss. A label is its token, or -100 to ignore it.
@@ -142,11 +160,8 @@ fn decoded(
     };
     let texts = generate(med, memory, prompts, &decoding, &|_, _| 0.0)
         .map_err(|error| error.to_string())?;
-    let expected = case
-        .expected
-        .get(name)
-        .ok_or_else(|| format!("output `{name}` is missing"))?;
-    let width = expected.shape[1];
+    let width = case.expected_width(name)?;
+    let expected = &case.expected[name];
     let config = &med.config().text_config;
     let mut ids = Vec::new();
     for (text, expected) in texts.iter().zip(expected.ints().chunks_exact(width)) {
@@ -168,10 +183,10 @@ const RERANKED: usize = 3;
 /// Score of a pair that is not among the best by cosine.
 const UNSCORED: f32 = -100.0;
 
-pub fn retrieval(case: &Case) -> Result<Outputs, String> {
-    let med = load(case, MedParts::Filter)?;
-    let device = med_device(&med);
-    let images = med.image_embeds(pictures(case.input("pixel_values")?, &device));
+pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
+    let med = load(case, setup, MedParts::Filter)?;
+    let device = setup.device();
+    let images = med.encode(pictures(case.input("pixel_values")?, device));
     let memory = med.memory(&images);
     let mask = case.input("attention_mask")?;
     let texts = batch(case.input("input_ids")?, mask)?;
@@ -184,7 +199,7 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
     let cosine = med
         .image_features(&images)
         .matmul(med.text_features(&texts).transpose());
-    let enc = med.itm_logits(&memory, &texts, &own);
+    let enc = med.match_logits(&memory, &texts, &own);
     let keep = Array::tensor(&[rows, 2], enc.clone());
     let keep = keep
         .floats()
@@ -192,7 +207,7 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
         .map(|pair| i64::from(pair[1] > pair[0]))
         .collect();
     let mut outputs = vec![
-        ("image_embeds".into(), image_tokens(&med, &images)),
+        ("image_embeds".into(), image_tokens(&images)),
         (
             "itc_cosine".into(),
             Array::tensor(&[images.pictures(), rows], cosine),
@@ -211,12 +226,12 @@ pub fn retrieval(case: &Case) -> Result<Outputs, String> {
         ),
         ("capfilt_keep".into(), Array::int(&[rows], keep)),
     ];
-    outputs.extend(rerank(case, &med, &device)?);
+    outputs.extend(rerank(case, &med, device)?);
     Ok(outputs)
 }
 
 fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outputs, String> {
-    let images = med.image_embeds(pictures(case.input("gallery")?, device));
+    let images = med.encode(pictures(case.input("gallery")?, device));
     let captions = batch(case.input("captions")?, case.input("captions_mask")?)?;
     let (pictures, texts) = (images.pictures(), captions.rows());
     let sims = med
@@ -234,7 +249,7 @@ fn rerank(case: &Case, med: &Med, device: &burn::tensor::Device) -> Result<Outpu
         .flat_map(|picture| vec![picture; texts])
         .collect();
     let pad = med.config().text_config.pad_token_id;
-    let logits: Tensor<2> = med.itm_logits(&memory, &TokenBatch::new(&rows, pad), &which);
+    let logits: Tensor<2> = med.match_logits(&memory, &TokenBatch::new(&rows, pad), &which);
     let itm: Vec<f32> = Array::tensor(&[pictures * texts, 2], logits).floats();
     let score = |picture: usize, text: usize| {
         sims[picture * texts + text] + itm[2 * (picture * texts + text) + 1]

@@ -1,8 +1,8 @@
 //! Scores of captions.
 
-use crate::Outputs;
-use crate::array::Array;
-use crate::case::Case;
+use super::Outputs;
+use super::array::Array;
+use super::case::Case;
 use capstan_evaluate::{bleu, cider, rouge};
 use std::collections::BTreeMap;
 

@@ -1,9 +1,14 @@
 //! Reads a case from its folder.
 
-use crate::array::{self, Array};
+use super::array::{self, Array};
+
+use capstan_model::names::Tensor;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// The file of a case's weights.
+pub const WEIGHTS: &str = "model.safetensors";
 
 /// `meta.json`.
 #[derive(Debug, Deserialize)]
@@ -56,11 +61,28 @@ impl Case {
             .ok_or_else(|| format!("input `{name}` is missing"))
     }
 
+    /// Columns of an expected matrix.
+    pub fn expected_width(&self, name: &str) -> Result<usize, String> {
+        let expected = self.expected.get(name);
+        let width = expected.and_then(|array| array.shape.get(1));
+        width
+            .copied()
+            .ok_or_else(|| format!("output `{name}` is missing"))
+    }
+
     /// `config.json` as JSON, for fields that no model reads.
     pub fn config(&self) -> Result<serde_json::Value, String> {
-        let path = self.path.join("config.json");
-        let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
+        config(&self.path)
+    }
+
+    /// Whether the case has weights.
+    pub fn has_weights(&self) -> bool {
+        self.path.join(WEIGHTS).is_file()
+    }
+
+    /// The tensors of `model.safetensors` that hold floats, with their shapes.
+    pub fn weights(&self) -> Result<BTreeMap<String, Tensor>, String> {
+        array::read_floats(&self.path.join(WEIGHTS))
     }
 
     /// Absolute and relative tolerance of an output.
@@ -83,6 +105,13 @@ impl Case {
             .map(|input| self.input(input))
             .transpose()
     }
+}
+
+/// `config.json` of a folder.
+pub fn config(folder: &Path) -> Result<serde_json::Value, String> {
+    let path = folder.join("config.json");
+    let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Whether a glob with `*` as its only wildcard matches a name.

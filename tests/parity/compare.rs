@@ -1,8 +1,8 @@
 //! Comparison of outputs, element by element.
 
-use crate::Outputs;
-use crate::array::{Array, Values};
-use crate::case::Case;
+use super::array::{Array, Values};
+use super::case::Case;
+use super::{Outputs, Setup};
 use std::fmt;
 
 /// The output with the largest error relative to its tolerance.
@@ -11,16 +11,22 @@ pub struct Worst {
     output: String,
     error: f64,
     share: f64,
+    /// Outputs that the setup does not compare.
+    skipped: usize,
 }
 
 impl fmt::Display for Worst {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "worst {}, max error {:.1e}", self.output, self.error)
+        write!(f, "worst {}, max error {:.1e}", self.output, self.error)?;
+        match self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, ", {skipped} outputs of integers not compared"),
+        }
     }
 }
 
 /// Compares every expected output with the computed one of the same name.
-pub fn compare(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
+pub fn compare(case: &Case, outputs: &Outputs, setup: &Setup) -> Result<Worst, String> {
     let mut worst = Worst {
         share: -1.0,
         ..Worst::default()
@@ -31,12 +37,18 @@ pub fn compare(case: &Case, outputs: &Outputs) -> Result<Worst, String> {
             differences.push(format!("`{name}` was not computed"));
             continue;
         };
-        match compare_output(case, name, expected, found) {
+        if matches!(expected.values, Values::Int(_)) && !setup.compares_integers(case.has_weights())
+        {
+            worst.skipped += 1;
+            continue;
+        }
+        match compare_output(case, name, expected, found, setup) {
             Ok((error, share)) if share > worst.share => {
                 worst = Worst {
                     output: name.clone(),
                     error,
                     share,
+                    ..worst
                 }
             }
             Ok(_) => {}
@@ -56,6 +68,7 @@ fn compare_output(
     name: &str,
     expected: &Array,
     found: &Array,
+    setup: &Setup,
 ) -> Result<(f64, f64), String> {
     if expected.shape != found.shape {
         return Err(format!(
@@ -63,7 +76,7 @@ fn compare_output(
             found.shape, expected.shape
         ));
     }
-    let [absolute, relative] = case.tolerance(name);
+    let stated = case.tolerance(name);
     let mask = case.mask(name)?.map(|mask| mask.ints());
     let values = |array: &Array| -> Vec<f64> {
         match &array.values {
@@ -74,7 +87,8 @@ fn compare_output(
     let (expected_values, found_values) = (values(expected), values(found));
     let each = mask.map_or(1, |mask| expected_values.len() / mask.len());
     // Integers must be equal unless the case sets a tolerance for them (bytes of pictures).
-    let exact = matches!(expected.values, Values::Int(_)) && [absolute, relative] == [1e-4, 1e-4];
+    let exact = matches!(expected.values, Values::Int(_)) && stated == [1e-4, 1e-4];
+    let [absolute, relative] = setup.tolerance(stated, case.has_weights());
     let (mut error, mut share) = (0.0f64, 0.0f64);
     for (index, (a, b)) in found_values.iter().zip(&expected_values).enumerate() {
         if mask.is_some_and(|mask| mask[index / each] != 1) {

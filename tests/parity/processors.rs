@@ -1,8 +1,8 @@
 //! Changes of the scores of the next token.
 
-use crate::Outputs;
-use crate::array::{Array, Values};
-use crate::case::Case;
+use super::Outputs;
+use super::array::{Array, Values};
+use super::case::Case;
 use capstan_model::generate::processors;
 
 /// How a case writes minus infinity.

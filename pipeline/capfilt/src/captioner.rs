@@ -11,11 +11,11 @@ use capstan_plan::row::{Captions, Origin, Text};
 use capstan_plan::stage;
 
 use crate::error::Error;
-use crate::med::LoadedMed;
+use crate::model::Loaded;
 
 /// Writes texts for pictures: a MED fine-tuned by language modelling.
 pub struct Captioner<'pool> {
-    model: LoadedMed<'pool>,
+    model: Loaded<'pool>,
 }
 
 impl<'pool> Captioner<'pool> {
@@ -26,14 +26,14 @@ impl<'pool> Captioner<'pool> {
     /// - `pool`: all numeric work runs on its threads.
     ///
     /// # Errors
-    /// [`Error::Model`], [`Error::Tokenizer`], [`Error::Vocabulary`], [`Error::Device`].
+    /// [`Error::Model`], [`Error::Device`].
     pub fn load(
         folder: &Path,
         digest: ModelDigest,
         device: DeviceSpec,
         pool: &'pool ComputePool,
     ) -> Result<Self, Error> {
-        let model = LoadedMed::load(folder, MedParts::Captioner, digest, device, pool)?;
+        let model = Loaded::load(folder, MedParts::Captioner, digest, device, pool)?;
         Ok(Self { model })
     }
 
@@ -56,12 +56,13 @@ impl<'pool> Captioner<'pool> {
         progress: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<Captions>, Error> {
         let decoding = self.decoding(&config.decoding);
+        let prompt = self.model.model.prompt(&config.decoding.prompt);
         let draws = Draws::new(seed, "caption");
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
         let texts = self
             .model
             .each_batch(&kept, config.batch, progress, |batch| {
-                self.caption(batch, config.captions_per_image, &decoding, &draws)
+                self.caption(batch, config.captions_per_image, &prompt, &decoding, &draws)
             })?;
         let mut texts = texts.into_iter();
         let texts_of = |row: &ViewRow| {
@@ -85,11 +86,15 @@ impl<'pool> Captioner<'pool> {
         &self,
         rows: &[&ViewRow],
         captions: usize,
+        prompt: &[u32],
         decoding: &generate::Decoding,
         draws: &Draws,
     ) -> Result<Vec<Vec<Text>>, Error> {
-        let med = &self.model.med;
-        let memory = med.memory(&self.model.encode(rows)?);
+        let model = &self.model.model;
+        let writer = model.network.generator();
+        let writer = writer.expect("a captioner is loaded with its decoder");
+        let memory = writer.memory(&self.model.encode(rows)?);
+        let prompts = vec![prompt.to_vec(); rows.len()];
         let mut texts = vec![Vec::new(); rows.len()];
         for ordinal in 0..captions {
             let items: Vec<Vec<u8>> = rows
@@ -98,9 +103,10 @@ impl<'pool> Captioner<'pool> {
                 .collect();
             let draw =
                 |picture: usize, position: usize| draws.unit(&items[picture], position as u64);
-            let written = generate(med, &memory, &[], decoding, &draw).map_err(Error::Decoding)?;
+            let written = generate(writer.decoder(), &memory, &prompts, decoding, &draw);
+            let written = written.map_err(Error::Decoding)?;
             for ((row, texts), text) in rows.iter().zip(&mut texts).zip(written) {
-                let text = self.model.tokenizer.decode(&text.ids);
+                let text = model.tokenizer.decode(&text.ids[prompt.len()..]);
                 let text = Text::new(&row.pair.pair_id, Origin::Synthetic, text);
                 if !text.text.is_empty() && !texts.contains(&text) {
                     texts.push(text);
@@ -110,11 +116,9 @@ impl<'pool> Captioner<'pool> {
         Ok(texts)
     }
 
-    /// The settings in the form of the model room. `max_tokens` is limited to the positions of
-    /// the model; special tokens are banned.
+    /// The settings in the form of the model room, within the limits of the model.
     fn decoding(&self, decoding: &stage::Decoding) -> generate::Decoding {
-        let special = self.model.tokenizer.special();
-        generate::Decoding {
+        self.model.model.limited(generate::Decoding {
             strategy: match decoding.choose {
                 stage::Strategy::Greedy => generate::Strategy::Greedy,
                 stage::Strategy::Beam { beams } => generate::Strategy::Beam {
@@ -132,17 +136,11 @@ impl<'pool> Captioner<'pool> {
                 },
             },
             min_tokens: decoding.min_tokens,
-            max_tokens: decoding.max_tokens.min(self.model.max_tokens()),
+            max_tokens: decoding.max_tokens,
             repetition_penalty: decoding.repetition_penalty,
             no_repeat_ngram: decoding.no_repeat_ngram,
-            banned: vec![
-                special.pad,
-                special.unk,
-                special.cls,
-                special.dec,
-                special.enc,
-            ],
-        }
+            banned: Vec::new(),
+        })
     }
 }
 

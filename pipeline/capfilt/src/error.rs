@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use capstan_model::{device, folder, generate, preprocess};
+use capstan_model::{device, generate, preprocess, pretrained};
 use capstan_plan::FailureKind;
 use capstan_plan::id::PairId;
 
 /// Why a shard cannot be captioned or judged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The folder holds no such model, or the model cannot be read.
+    /// The folder holds no such model, or something of it cannot be read.
     #[error("model folder {folder} is not a usable {role}", folder = folder.display())]
     Model {
         /// The folder.
@@ -18,26 +18,7 @@ pub enum Error {
         role: &'static str,
         /// The cause.
         #[source]
-        source: Box<folder::Error>,
-    },
-    /// The vocabulary beside the model is missing or cannot be read.
-    #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
-    Tokenizer {
-        /// The folder.
-        folder: PathBuf,
-        /// The cause.
-        #[source]
-        source: capstan_model::tokenizer::Error,
-    },
-    /// The vocabulary is larger than the embedding table of the network.
-    #[error("model folder {folder}: the vocabulary has {tokens} tokens, the network {rows}", folder = folder.display())]
-    Vocabulary {
-        /// The folder.
-        folder: PathBuf,
-        /// Tokens of `vocab.txt`.
-        tokens: usize,
-        /// Rows of the embedding table.
-        rows: usize,
+        source: Box<pretrained::Error>,
     },
     /// The device is not available on this machine.
     #[error(transparent)]
@@ -69,21 +50,11 @@ impl Error {
     /// How the scheduler treats the failure.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Model { source, .. } => match source.as_ref() {
-                folder::Error::Read { source, .. }
-                    if source.kind() != std::io::ErrorKind::NotFound =>
-                {
-                    FailureKind::WorkerFault
-                }
-                _ => FailureKind::BadInput,
-            },
+            Self::Model { source, .. } if source.is_fault_of_machine() => FailureKind::WorkerFault,
             Self::Device(_) => FailureKind::WorkerFault,
             Self::Picture { .. } => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
-            Self::Tokenizer { .. }
-            | Self::Vocabulary { .. }
-            | Self::Decoding(_)
-            | Self::Score { .. } => FailureKind::BadInput,
+            Self::Model { .. } | Self::Decoding(_) | Self::Score { .. } => FailureKind::BadInput,
         }
     }
 }

@@ -4,20 +4,20 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use capstan_dataset::view::ViewRow;
-use capstan_model::{ComputePool, DeviceSpec, MedParts, Memory, Tensor, TokenBatch};
+use capstan_model::{ComputePool, DeviceSpec, Embed, Match, MedParts, Memory, Tensor};
 use capstan_plan::id::ModelDigest;
 use capstan_plan::row::{Verdict, Verdicts};
 use capstan_plan::stage;
 
 use crate::error::Error;
-use crate::med::LoadedMed;
+use crate::model::Loaded;
 
 /// Texts that go through the network together, at most.
 const TEXTS_AT_A_TIME: usize = 128;
 
 /// Judges whether texts match their pictures: a MED fine-tuned by contrast and matching.
 pub struct Filter<'pool> {
-    model: LoadedMed<'pool>,
+    model: Loaded<'pool>,
 }
 
 /// A text of a batch, as token ids, with the picture that it belongs to.
@@ -41,14 +41,14 @@ impl<'pool> Filter<'pool> {
     /// - `pool`: all numeric work runs on its threads.
     ///
     /// # Errors
-    /// [`Error::Model`], [`Error::Tokenizer`], [`Error::Vocabulary`], [`Error::Device`].
+    /// [`Error::Model`], [`Error::Device`].
     pub fn load(
         folder: &Path,
         digest: ModelDigest,
         device: DeviceSpec,
         pool: &'pool ComputePool,
     ) -> Result<Self, Error> {
-        let model = LoadedMed::load(folder, MedParts::Filter, digest, device, pool)?;
+        let model = Loaded::load(folder, MedParts::Filter, digest, device, pool)?;
         Ok(Self { model })
     }
 
@@ -76,7 +76,7 @@ impl<'pool> Filter<'pool> {
         let verdicts = self
             .model
             .each_batch(&judged, config.batch, progress, |batch| {
-                self.judge(batch, config.threshold)
+                self.judge(batch, config)
             })?;
         let mut verdicts: HashMap<u32, Vec<Verdict>> =
             judged.iter().map(|row| row.row).zip(verdicts).collect();
@@ -89,16 +89,15 @@ impl<'pool> Filter<'pool> {
     }
 
     /// Judges one batch of pictures.
-    fn judge(&self, rows: &[&ViewRow], threshold: f32) -> Result<Vec<Vec<Verdict>>, Error> {
+    fn judge(&self, rows: &[&ViewRow], config: &stage::Filter) -> Result<Vec<Vec<Verdict>>, Error> {
+        let threshold = config.threshold;
+        let longest = config.text_tokens.unwrap_or(usize::MAX);
         let mut jobs = Vec::new();
         let mut places: HashMap<(usize, &str), usize> = HashMap::new();
         for (picture, row) in rows.iter().enumerate() {
             for text in row.judged_texts() {
                 places.entry((picture, &text.text)).or_insert_with(|| {
-                    let ids = self
-                        .model
-                        .tokenizer
-                        .encode(&text.text, self.model.max_tokens());
+                    let ids = self.model.model.tokens_within(&text.text, longest);
                     jobs.push(Job { picture, ids });
                     jobs.len() - 1
                 });
@@ -132,9 +131,9 @@ impl<'pool> Filter<'pool> {
     /// Scores every job; the scores are in the order of the jobs. Texts of similar length are
     /// batched together, which reduces padding.
     fn score(&self, rows: &[&ViewRow], jobs: &[Job]) -> Result<Vec<Score>, Error> {
-        let med = &self.model.med;
+        let (space, head) = self.heads();
         let images = self.model.encode(rows)?;
-        let (features, memory) = (numbers(med.image_features(&images)), med.memory(&images));
+        let (features, memory) = (numbers(space.image_features(&images)), head.memory(&images));
         let width = features.len() / rows.len();
         let mut order: Vec<usize> = (0..jobs.len()).collect();
         order.sort_by_key(|&job| jobs[job].ids.len());
@@ -161,18 +160,24 @@ impl<'pool> Filter<'pool> {
         Ok(scores)
     }
 
+    fn heads(&self) -> (&dyn Embed, &dyn Match) {
+        let network = &self.model.model.network;
+        let heads = network.embed().zip(network.matching());
+        heads.expect("a filter is loaded with its heads")
+    }
+
     /// Text features `[jobs, common]` and probabilities of a match `[jobs]`.
     fn compare(&self, memory: &Memory, jobs: &[&Job]) -> (Vec<f32>, Vec<f32>) {
-        let med = &self.model.med;
+        let (space, head) = self.heads();
         let ids: Vec<&[u32]> = jobs.iter().map(|job| &job.ids[..]).collect();
-        let texts = TokenBatch::new(&ids, self.model.tokenizer.special().pad);
+        let texts = self.model.model.batch(&ids);
         let pictures: Vec<usize> = jobs.iter().map(|job| job.picture).collect();
-        let logits = numbers(med.itm_logits(memory, &texts, &pictures));
+        let logits = numbers(head.match_logits(memory, &texts, &pictures));
         // Softmax over two classes, class 1 a match.
         let matches = logits
             .chunks_exact(2)
             .map(|two| 1.0 / (1.0 + (two[0] - two[1]).exp()));
-        (numbers(med.text_features(&texts)), matches.collect())
+        (numbers(space.text_features(&texts)), matches.collect())
     }
 }
 

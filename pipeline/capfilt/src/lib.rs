@@ -19,7 +19,7 @@
 mod captioner;
 mod error;
 mod filter;
-mod med;
+mod model;
 
 #[cfg(test)]
 mod tests;

@@ -8,8 +8,8 @@ use capstan_dataset::view::ViewRow;
 use capstan_model::config::{BlipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
-    ComputePool, Device, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model, TokenBatch,
-    Tokenizer,
+    ComputePool, Device, DeviceSpec, Embed, ImagePreprocess, InitRecipe, Look, Match, Med,
+    MedParts, Model, Network, TokenBatch, Tokenizer,
 };
 use capstan_plan::FailureKind;
 use capstan_plan::id::{Digest, ModelDigest, PairId};
@@ -130,6 +130,7 @@ fn caption_config(batch: usize, captions_per_image: usize) -> stage::Caption {
         from: "curate".into(),
         model: "captioner".into(),
         decoding: stage::Decoding {
+            prompt: String::new(),
             choose: stage::Strategy::Nucleus {
                 top_p: 0.9,
                 temperature: 1.0,
@@ -151,6 +152,7 @@ fn filter_config(batch: usize, threshold: f32) -> stage::Filter {
         model: "filter".into(),
         threshold,
         batch,
+        text_tokens: None,
     }
 }
 
@@ -343,10 +345,10 @@ fn scores_are_those_of_the_model() {
     let mut seen = BTreeSet::new();
     for (row, verdicts) in rows().iter().zip(&verdicts).filter(|(row, _)| row.keep) {
         let pixels = preprocess.pixels(&row.pair.image).unwrap();
-        let images = med.image_embeds(preprocess.batch(pixels, &Device::flex()));
+        let images = med.encode(preprocess.batch(pixels, &Device::flex()));
         for (text, verdict) in row.judged_texts().zip(&verdicts.verdicts) {
             let batch = TokenBatch::new(&[tokenizer.encode(&text.text, 12)], 0);
-            let logits = med.itm_logits(&med.memory(&images), &batch, &[0]);
+            let logits = med.match_logits(&med.memory(&images), &batch, &[0]);
             let logits = logits.into_data().try_to_vec::<f32>().unwrap();
             let itm = logits[1].exp() / (logits[0].exp() + logits[1].exp());
             let cosine = (med.image_features(&images) * med.text_features(&batch)).sum();
@@ -466,7 +468,10 @@ fn a_folder_that_cannot_serve_its_role_is_refused() {
     std::fs::remove_file(alone.path().join("vocab.txt")).unwrap();
     assert!(matches!(
         load(alone.path()).0.unwrap_err(),
-        Error::Tokenizer { .. }
+        Error::Model {
+            role: "captioner",
+            ..
+        }
     ));
 }
 

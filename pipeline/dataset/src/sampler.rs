@@ -1,14 +1,16 @@
 //! The order of samples: a pure function of (samples, seed, step), independent of the world size.
 //!
-//! Each data epoch permutes the shards and groups them into windows. Within a window samples are
-//! sorted by hash(seed, data_epoch, text_id). Groups of `length_bucket` batches are sorted by length
-//! and cut into batches, and the batches of a window are shuffled, so that texts of a batch have
-//! similar lengths and the order is otherwise random. Epochs form one endless stream that is cut
-//! every `global_batch` samples: the remainder of an epoch begins the first batch of the next.
+//! Each data epoch assigns every shard to a window by hash(seed, data_epoch, shard). Within a window
+//! samples are sorted by hash(seed, data_epoch, text_id); groups of `length_bucket` batches are
+//! sorted by length and cut into batches, and the batches of the window are shuffled, so that texts
+//! of a batch have similar lengths and the order is otherwise random. The last batch of a window is
+//! filled with samples of the same window that come a second time.
 //!
 //! ```text
-//! epoch 0: [ batch ][ batch ][ batch ][ rest| epoch 1: head ][ batch ] ...
+//! epoch 0: window 0: [ batch ][ batch ][ rest + first ]  window 1: [ batch ] ...   epoch 1: ...
 //! ```
+//! So the composition of a batch depends on the samples of its window alone: removing a pair changes
+//! no batch of another window, though later steps may shift.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,8 +21,11 @@ use capstan_plan::id::TextId;
 
 use crate::error::{Error, Result};
 
-/// Samples at which a window is closed; bounds the samples that a reader buffers.
-const WINDOW_SAMPLES: usize = 65_536;
+/// Rows of base files that a window is meant to have; bounds what a reader buffers.
+const WINDOW_ROWS: u64 = 65_536;
+
+/// Windows whose batches are kept.
+const KEPT_WINDOWS: usize = 2;
 
 /// The properties of a sample that its position depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +41,10 @@ pub struct SampleKey {
 /// A global batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Pass over the samples to which its first sample belongs, from 0.
+    /// Pass over the samples that it belongs to, from 0.
     pub data_epoch: u64,
+    /// Window of the pass that its samples are of.
+    pub window: usize,
     /// `global_batch` indices into the samples.
     pub samples: Vec<usize>,
 }
@@ -46,15 +53,43 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Sampler {
     keys: Vec<SampleKey>,
+    /// Samples of each shard that has any.
+    shards: BTreeMap<u32, Vec<usize>>,
     global_batch: usize,
     length_bucket: usize,
-    window_samples: usize,
+    windows: u64,
     seed: u64,
-    /// Orders of the two data epochs requested last.
-    orders: Mutex<BTreeMap<u64, Arc<Vec<u32>>>>,
+    kept: Mutex<Kept>,
+}
+
+/// What consecutive steps need again.
+#[derive(Debug, Default)]
+struct Kept {
+    /// First step of each data epoch so far, and of the next one.
+    first_steps: Vec<u64>,
+    /// The epoch requested last.
+    epoch: Option<Arc<Epoch>>,
+    /// Batches of the windows requested last, the newest last.
+    windows: Vec<((u64, usize), Arc<Vec<Vec<usize>>>)>,
+}
+
+/// A data epoch: windows that have samples.
+#[derive(Debug)]
+struct Epoch {
+    number: u64,
+    windows: Vec<Window>,
+}
+
+#[derive(Debug)]
+struct Window {
+    shards: Vec<u32>,
+    /// Batches of the epoch before this window.
+    first: u64,
+    batches: u64,
 }
 
 impl Sampler {
+    /// - `rows`: rows of all base files, which no filter changes: they decide the number of windows.
     /// - `global_batch`: samples of a step, over all ranks.
     /// - `length_bucket`: batches that are sorted by length together; 1 disables sorting.
     ///
@@ -62,6 +97,7 @@ impl Sampler {
     /// [`Error::Sampler`] without samples, or for a size of 0.
     pub fn new(
         keys: Vec<SampleKey>,
+        rows: u64,
         global_batch: usize,
         length_bucket: usize,
         seed: u64,
@@ -73,22 +109,25 @@ impl Sampler {
         if global_batch == 0 || length_bucket == 0 {
             return fail("`global_batch` and `length_bucket` must be at least 1");
         }
-        if u32::try_from(keys.len()).is_err() {
-            return fail("there are more than 4,294,967,295 samples");
+        let mut shards: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (sample, key) in keys.iter().enumerate() {
+            shards.entry(key.shard).or_default().push(sample);
         }
         Ok(Self {
             keys,
+            shards,
             global_batch,
             length_bucket,
-            window_samples: WINDOW_SAMPLES,
+            windows: (rows / WINDOW_ROWS).max(1),
             seed,
-            orders: Mutex::new(BTreeMap::new()),
+            kept: Mutex::default(),
         })
     }
 
-    /// Closes windows at this many samples. Smaller windows need less memory and shuffle less.
-    pub fn with_window(mut self, samples: usize) -> Self {
-        self.window_samples = samples.max(1);
+    /// Assigns shards to this many windows. More windows need less memory and shuffle less.
+    pub fn with_windows(mut self, windows: u64) -> Self {
+        self.windows = windows.max(1);
+        self.kept = Mutex::default();
         self
     }
 
@@ -102,120 +141,122 @@ impl Sampler {
         self.keys.is_empty()
     }
 
-    /// The batch of a step, from 0. Cheap for consecutive steps: the orders of two data epochs are
-    /// cached.
+    /// The batch of a step, from 0. Cheap for consecutive steps: what they have in common is kept.
     pub fn batch(&self, step: u64) -> Batch {
-        let first = step * self.global_batch as u64;
-        let len = self.keys.len() as u64;
-        let mut samples = Vec::with_capacity(self.global_batch);
-        let mut at = first;
-        while samples.len() < self.global_batch {
-            let order = self.order(at / len);
-            let within = (at % len) as usize;
-            let missing = self.global_batch - samples.len();
-            let taken = &order[within..(within + missing).min(order.len())];
-            samples.extend(taken.iter().map(|sample| *sample as usize));
-            at += taken.len() as u64;
-        }
+        // What is kept is inserted complete, so a panic elsewhere leaves it consistent.
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let epoch = self.epoch_of(step, &mut kept);
+        let within = step - kept.first_steps[epoch.number as usize];
+        let index = epoch
+            .windows
+            .partition_point(|window| window.first <= within)
+            - 1;
+        let window = &epoch.windows[index];
+        let batches = self.window(&epoch, index, &mut kept);
         Batch {
-            data_epoch: first / len,
-            samples,
+            data_epoch: epoch.number,
+            window: index,
+            samples: batches[(within - window.first) as usize].clone(),
         }
     }
 
-    /// The samples of a data epoch in their order.
-    fn order(&self, data_epoch: u64) -> Arc<Vec<u32>> {
-        // Orders are inserted complete, so a panic elsewhere leaves the map consistent.
-        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(order) = orders.get(&data_epoch) {
-            return order.clone();
+    /// The data epoch that a step belongs to.
+    fn epoch_of(&self, step: u64, kept: &mut Kept) -> Arc<Epoch> {
+        if kept.first_steps.is_empty() {
+            kept.first_steps.push(0);
         }
-        let order = Arc::new(self.draw(data_epoch));
-        orders.insert(data_epoch, order.clone());
-        while orders.len() > 2 {
-            // Keep the nearest epochs: steps are consecutive, or start from a distant step.
-            let far = *orders
-                .keys()
-                .max_by_key(|kept| kept.abs_diff(data_epoch))
-                .expect("there are three");
-            orders.remove(&far);
+        // Epochs differ in their number of steps where windows end in different places.
+        while kept.first_steps.last().is_some_and(|next| *next <= step) {
+            let number = kept.first_steps.len() as u64 - 1;
+            let epoch = Arc::new(self.draw(number));
+            let steps: u64 = epoch.windows.iter().map(|window| window.batches).sum();
+            let next = kept.first_steps[number as usize] + steps;
+            kept.first_steps.push(next);
+            kept.epoch = Some(epoch);
         }
-        order
-    }
-
-    fn draw(&self, data_epoch: u64) -> Vec<u32> {
-        let windows = self.windows(data_epoch);
-        let mut order: Vec<u32> = windows.iter().flatten().copied().collect();
-        // The samples that complete the last batch of the previous epoch.
-        let len = order.len() as u64;
-        let over = (data_epoch * len) % self.global_batch as u64;
-        let head = (self.global_batch as u64 - over) % self.global_batch as u64;
-        let head = head.min(len) as usize;
-        if self.length_bucket == 1 {
-            return order;
-        }
-        let body = &mut order[head..];
-        for group in body.chunks_mut(self.length_bucket * self.global_batch) {
-            group.sort_by_key(|sample| self.keys[*sample as usize].length);
-        }
-        let mut end = 0;
-        let ends = windows.iter().map(|window| {
-            end += window.len();
-            end.saturating_sub(head)
-        });
-        let body = self.shuffle_batches(body, ends.collect(), data_epoch);
-        order.truncate(head);
-        order.extend(body);
-        order
-    }
-
-    /// Samples by window, by hash within it.
-    fn windows(&self, data_epoch: u64) -> Vec<Vec<u32>> {
-        let mut by_shard: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (sample, key) in (0u32..).zip(&self.keys) {
-            by_shard.entry(key.shard).or_default().push(sample);
-        }
-        let mut shards: Vec<Vec<u32>> = by_shard.into_values().collect();
-        let permutation = Draws::new(self.seed, "sampler-shards")
-            .permutation(&data_epoch.to_le_bytes(), shards.len());
-        let mut windows = vec![Vec::new()];
-        for shard in permutation {
-            let last = windows.last_mut().expect("there is one from the start");
-            last.append(&mut shards[shard]);
-            if last.len() >= self.window_samples {
-                windows.push(Vec::new());
+        let number = kept.first_steps.partition_point(|first| *first <= step) as u64 - 1;
+        match &kept.epoch {
+            Some(epoch) if epoch.number == number => epoch.clone(),
+            _ => {
+                let epoch = Arc::new(self.draw(number));
+                kept.epoch = Some(epoch.clone());
+                epoch
             }
         }
-        let draws = Draws::new(self.seed, "sampler-samples");
-        for window in &mut windows {
-            // A text in two versions has one hash: the index breaks the tie.
-            window.sort_by_cached_key(|sample| {
-                let text = self.keys[*sample as usize].text_id;
-                (draws.u64(&text.0.0, data_epoch), *sample)
-            });
-        }
-        windows
     }
 
-    /// Shuffles the complete batches of every window; an incomplete batch stays at the end.
-    /// A batch belongs to the window of its first sample.
-    fn shuffle_batches(&self, body: &[u32], ends: Vec<usize>, data_epoch: u64) -> Vec<u32> {
-        let batches: Vec<&[u32]> = body.chunks_exact(self.global_batch).collect();
-        let rest = body.chunks_exact(self.global_batch).remainder();
-        let draws = Draws::new(self.seed, "sampler-batches");
-        let mut shuffled = Vec::with_capacity(body.len());
+    /// Assigns the shards to windows.
+    fn draw(&self, data_epoch: u64) -> Epoch {
+        let draws = Draws::new(self.seed, "sampler-windows");
+        let mut assigned: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        for shard in self.shards.keys() {
+            let window = draws.u64(&shard.to_le_bytes(), data_epoch) % self.windows;
+            assigned.entry(window).or_default().push(*shard);
+        }
         let mut first = 0;
-        for (window, end) in ends.into_iter().enumerate() {
-            let last = end.div_ceil(self.global_batch).min(batches.len());
-            let of_window = &batches[first.min(last)..last];
-            let item = [data_epoch.to_le_bytes(), (window as u64).to_le_bytes()].concat();
-            for batch in draws.permutation(&item, of_window.len()) {
-                shuffled.extend_from_slice(of_window[batch]);
-            }
-            first = last.max(first);
+        let windows = assigned.into_values().map(|shards| {
+            let samples: usize = shards.iter().map(|shard| self.shards[shard].len()).sum();
+            let batches = samples.div_ceil(self.global_batch) as u64;
+            let window = Window {
+                shards,
+                first,
+                batches,
+            };
+            first += batches;
+            window
+        });
+        Epoch {
+            windows: windows.collect(),
+            number: data_epoch,
         }
-        shuffled.extend_from_slice(rest);
-        shuffled
+    }
+
+    /// The batches of a window in their order.
+    fn window(&self, epoch: &Epoch, index: usize, kept: &mut Kept) -> Arc<Vec<Vec<usize>>> {
+        let key = (epoch.number, index);
+        if let Some((_, batches)) = kept.windows.iter().find(|(held, _)| *held == key) {
+            return batches.clone();
+        }
+        let batches = Arc::new(self.batches(epoch.number, &epoch.windows[index]));
+        if kept.windows.len() == KEPT_WINDOWS {
+            kept.windows.remove(0);
+        }
+        kept.windows.push((key, batches.clone()));
+        batches
+    }
+
+    fn batches(&self, data_epoch: u64, window: &Window) -> Vec<Vec<usize>> {
+        let draws = Draws::new(self.seed, "sampler-samples");
+        let mut samples: Vec<usize> = window
+            .shards
+            .iter()
+            .flat_map(|shard| &self.shards[shard])
+            .copied()
+            .collect();
+        // A text in two versions has one hash: the index breaks the tie.
+        samples.sort_by_cached_key(|sample| {
+            let text = self.keys[*sample].text_id;
+            (draws.u64(&text.0.0, data_epoch), *sample)
+        });
+        let full = samples.len().next_multiple_of(self.global_batch);
+        samples = samples.iter().copied().cycle().take(full).collect();
+        if self.length_bucket > 1 {
+            for group in samples.chunks_mut(self.length_bucket * self.global_batch) {
+                group.sort_by_key(|sample| self.keys[*sample].length);
+            }
+        }
+        let batches: Vec<&[usize]> = samples.chunks_exact(self.global_batch).collect();
+        // Keyed by what the window holds, not by its place.
+        let item = [
+            &data_epoch.to_le_bytes()[..],
+            &window.shards[0].to_le_bytes(),
+        ]
+        .concat();
+        let order = Draws::new(self.seed, "sampler-batches").permutation(&item, batches.len());
+        order
+            .into_iter()
+            .map(|batch| batches[batch].to_vec())
+            .collect()
     }
 }
 

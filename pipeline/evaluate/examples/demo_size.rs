@@ -14,7 +14,7 @@ use capstan_model::config::{BlipConfig, ClipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
     Clip, ComputePool, Device, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model,
-    Tokenizer,
+    Network, Tokenizer,
 };
 use capstan_plan::id::PairId;
 use capstan_plan::row::{Origin, Pair, Text};
@@ -107,6 +107,7 @@ fn save(tokenizer: &Tokenizer, clip: &Path, blip: &Path) -> Result<(), Box<dyn E
 
 fn config(blip: bool) -> stage::Evaluate {
     let decoding = stage::Decoding {
+        prompt: String::new(),
         choose: stage::Strategy::Beam { beams: 3 },
         min_tokens: 4,
         max_tokens: 19,

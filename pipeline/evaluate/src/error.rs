@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use capstan_model::{device, folder, generate, preprocess, tokenizer};
+use capstan_model::{device, generate, preprocess, pretrained};
 use capstan_plan::FailureKind;
 use capstan_plan::id::PairId;
 
@@ -16,26 +16,7 @@ pub enum Error {
         folder: PathBuf,
         /// The error.
         #[source]
-        source: folder::Error,
-    },
-    /// The folder has no usable vocabulary.
-    #[error("model folder {folder} has no usable tokenizer", folder = folder.display())]
-    Tokenizer {
-        /// The folder.
-        folder: PathBuf,
-        /// The error.
-        #[source]
-        source: tokenizer::Error,
-    },
-    /// The vocabulary does not fit the network.
-    #[error("model folder {folder}: the vocabulary has {tokens} tokens, the network {rows}", folder = folder.display())]
-    Vocabulary {
-        /// The folder.
-        folder: PathBuf,
-        /// Tokens of `vocab.txt`.
-        tokens: usize,
-        /// Rows of the embedding table.
-        rows: usize,
+        source: pretrained::Error,
     },
     /// The model lacks a part that the stage needs.
     #[error("the stage evaluates {asked}, but the model in {folder} has no {part}", folder = folder.display())]
@@ -110,16 +91,11 @@ impl Error {
     /// How a task that met it is to be treated.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Model {
-                source: folder::Error::Read { source, .. },
-                ..
-            } if source.kind() != std::io::ErrorKind::NotFound => FailureKind::WorkerFault,
+            Self::Model { source, .. } if source.is_fault_of_machine() => FailureKind::WorkerFault,
             Self::Device(_) => FailureKind::WorkerFault,
             Self::Picture { .. } => FailureKind::PoisonShard,
             Self::Cancelled => FailureKind::Transient,
             Self::Model { .. }
-            | Self::Tokenizer { .. }
-            | Self::Vocabulary { .. }
             | Self::Lacks { .. }
             | Self::Decoding(_)
             | Self::NoCaptioning
@@ -143,14 +119,11 @@ mod tests {
         let errors = [
             Error::Model {
                 folder: "model".into(),
-                source: folder::Error::Missing {
-                    path: "weights".into(),
-                    tensor: "cls_token".to_owned(),
+                source: pretrained::Error::Vocabulary {
+                    folder: "model".into(),
+                    tokens: 2,
+                    rows: 1,
                 },
-            },
-            Error::Tokenizer {
-                folder: "model".into(),
-                source: tokenizer::Error::Special("[DEC]"),
             },
             Error::Decoding(generate::Error::Setting("max_tokens must be at least 1")),
             Error::Picture {

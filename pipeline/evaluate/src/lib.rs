@@ -5,7 +5,7 @@
 //! uses no service.
 //!
 //! ```text
-//! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5
+//! pictures, texts ─► model ─► cosine ─► retrieval ─────────► R@1, R@5, R@10
 //!                      │        └─► candidates ─► ITM ─► rerank ─► retrieval
 //!                      ├─► classes x templates ─► zero_shot ─► accuracy
 //!                      └─► captions ─► words ─► cider, bleu, rouge

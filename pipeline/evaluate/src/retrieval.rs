@@ -55,7 +55,7 @@ fn recall(ranks: &[usize], k: usize) -> f64 {
     100.0 * hits as f64 / ranks.len() as f64
 }
 
-/// R@1 and R@5 in both directions. A tie is a miss: for R@k, at most `k - 1` wrong candidates may have
+/// R@1, R@5 and R@10 in both directions. A tie is a miss: for R@k, at most `k - 1` wrong candidates may have
 /// a score that is not below that of the right one.
 ///
 /// - `of_texts`: `[pictures, texts]`, ranks the texts of a picture (TR; any of its texts counts).
@@ -68,7 +68,9 @@ pub fn figures(of_texts: &Scores, of_pictures: &Scores, owner: &[usize]) -> Retr
     RetrievalFigures {
         tr_at_1: recall(&texts, 1),
         tr_at_5: recall(&texts, 5),
+        tr_at_10: Some(recall(&texts, 10)),
         ir_at_1: recall(&pictures, 1),
         ir_at_5: recall(&pictures, 5),
+        ir_at_10: Some(recall(&pictures, 10)),
     }
 }

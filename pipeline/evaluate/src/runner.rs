@@ -284,7 +284,7 @@ impl Run<'_> {
         let tokens = network.tokens(&texts);
         let features = network.texts(&tokens, &self.progress)?.concat();
         let width = features.len() / texts.len();
-        let products = network.products(&pictures.features, &features, width);
+        let products = network.similarities(&pictures.features, &features, width)?;
         let cosine = Scores::new(set.len(), texts.len(), products);
         let reranked = match candidates(self.config, network) {
             0 => None,
@@ -343,7 +343,7 @@ impl Run<'_> {
             .collect();
         let pictures = network.pictures(set, &self.progress)?;
         let width = prototypes[0].len();
-        let products = network.products(&pictures.features, &prototypes.concat(), width);
+        let products = network.similarities(&pictures.features, &prototypes.concat(), width)?;
         let class = |pair: &Pair| {
             let place = classes.binary_search(&&pair.texts[0].text[..]);
             place.expect("`classes` contains every class of the set")

@@ -209,6 +209,8 @@ proptest! {
         let scores = drawn(seed, pictures, owner.len());
         let figures = retrieval::figures(&scores, &scores, &owner);
         prop_assert!(figures.tr_at_1 <= figures.tr_at_5 && figures.ir_at_1 <= figures.ir_at_5);
+        let [tr_at_10, ir_at_10] = [figures.tr_at_10, figures.ir_at_10].map(Option::unwrap);
+        prop_assert!(figures.tr_at_5 <= tr_at_10 && figures.ir_at_5 <= ir_at_10);
         let order = Draws::new(seed, "order").permutation(&[], pictures);
         let moved = scores.with_pictures(&order);
         let place = |picture| order.iter().position(|&p| p == picture).unwrap();

@@ -7,8 +7,10 @@
 #![allow(clippy::disallowed_methods, reason = "an example measures real time")]
 
 use capstan_model::config::{BlipConfig, ClipConfig, Sizes, SpecialIds};
+use capstan_model::network::cross_entropy_sum;
 use capstan_model::{
-    Clip, ComputePool, DeviceSpec, InitRecipe, Med, MedParts, Model, Tensor, TensorData, TokenBatch,
+    Clip, ComputePool, DeviceSpec, Embed, Generate, InitRecipe, Look, Match, Med, MedParts, Model,
+    Network, Tensor, TensorData, TokenBatch,
 };
 use std::time::Instant;
 
@@ -69,20 +71,20 @@ fn contrast(image: Tensor<2>, text: Tensor<2>, scale: Tensor<1>) -> Tensor<1> {
     let [batch, _] = image.dims();
     let classes: Vec<u32> = (0..batch as u32).collect();
     let logits = image.matmul(text.transpose()) * scale.unsqueeze();
-    let half = |logits| Med::cross_entropy_sum(logits, &classes) / (2 * batch) as f64;
+    let half = |logits| cross_entropy_sum(logits, &classes, 0.0) / (2 * batch) as f64;
     half(logits.clone()) + half(logits.transpose())
 }
 
 fn clip_loss(clip: &Clip, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
     contrast(
-        clip.image_features(pixels),
+        clip.image_features(&clip.encode(pixels)),
         clip.text_features(texts),
         clip.logit_scale(),
     )
 }
 
 fn blip_loss(med: &Med, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
-    let images = med.image_embeds(pixels);
+    let images = med.encode(pixels);
     let memory = med.memory(&images);
     let batch = texts.rows();
     let itc = contrast(
@@ -110,9 +112,9 @@ fn blip_loss(med: &Med, pixels: Tensor<4>, texts: &TokenBatch) -> Tensor<1> {
             }
         })
         .collect();
-    let logits = med.itm_logits(&memory, &TokenBatch::new(&rows, SPECIAL.pad), &pictures);
+    let logits = med.match_logits(&memory, &TokenBatch::new(&rows, SPECIAL.pad), &pictures);
     let classes: Vec<u32> = (0..3 * batch).map(|i| u32::from(i < batch)).collect();
-    let itm = Med::cross_entropy_sum(logits, &classes) / (3 * batch) as f64;
+    let itm = cross_entropy_sum(logits, &classes, 0.0) / (3 * batch) as f64;
     let own: Vec<usize> = (0..batch).collect();
     let lm = med.lm_loss(&memory, texts, &own, 0.1);
     itc + itm + lm.sum / lm.tokens as f64

@@ -3,16 +3,15 @@
 use burn::tensor::{Device, Tensor};
 use std::path::Path;
 
+use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormLayer, PreNormNames, Vit, VitNames};
 use crate::config::ClipConfig;
 use crate::folder::{self, Assets};
-use crate::init::Kind;
-use crate::layers::{LayerNorm, Linear, PreNormLayer, PreNormNames, Vit, VitNames};
+use crate::network::{Embed, Generate, ImageEmbeds, Match, Network, Scale};
 use crate::ops::{self, Keys, Rule};
+use crate::params::{Kind, Model, Param, Part, params};
+use crate::pretrained::Load;
 use crate::tokens::TokenBatch;
-use crate::weights::{Model, Part, Weight};
-
-/// Largest logit scale that training may reach.
-pub const MAX_LOGIT_SCALE: f64 = 100.0;
+use crate::weights::{self, Source, own_name};
 
 const LAYER: PreNormNames = PreNormNames {
     qkv: &["q_proj", "k_proj", "v_proj"],
@@ -33,15 +32,24 @@ const VISION: VitNames = VitNames {
 pub struct Clip {
     config: ClipConfig,
     vision: Vit,
-    words: Weight,
-    positions: Weight,
+    embeddings: Embeddings,
     layers: Vec<PreNormLayer>,
     final_norm: LayerNorm,
     visual_projection: Linear,
     text_projection: Linear,
-    logit_scale: Weight,
+    logit_scale: Param,
     device: Device,
 }
+
+params!(Clip {
+    logit_scale,
+    embeddings,
+    layers,
+    final_norm,
+    vision,
+    visual_projection,
+    text_projection
+});
 
 impl Clip {
     /// A network of this configuration on `device`, all parameters zero: give them
@@ -49,21 +57,17 @@ impl Clip {
     pub fn new(config: ClipConfig, device: &Device) -> Self {
         let text = config.text_config.tower();
         let width = text.width;
-        let table = |kind, name: &str, rows| {
-            let name = format!("text_model.embeddings.{name}.weight");
-            Weight::zeros(kind, vec![Part::new(name, &[rows, width])], device)
-        };
+        let name = |end: &str| format!("text_model.embeddings.{end}.weight");
         Self {
             vision: Vit::new(&VISION, &config.vision_config, device),
-            words: table(
-                Kind::Embedding,
-                "token_embedding",
-                config.text_config.vocab_size,
-            ),
-            positions: table(
-                Kind::TextPosition,
-                "position_embedding",
-                config.text_config.max_position_embeddings,
+            embeddings: Embeddings::new(
+                (&name("token_embedding"), config.text_config.vocab_size),
+                (
+                    &name("position_embedding"),
+                    config.text_config.max_position_embeddings,
+                ),
+                width,
+                device,
             ),
             layers: (0..text.layers)
                 .map(|i| {
@@ -90,7 +94,7 @@ impl Clip {
                 false,
                 device,
             ),
-            logit_scale: Weight::zeros(
+            logit_scale: Param::zeros(
                 Kind::LogitScale,
                 vec![Part::new("logit_scale", &[])],
                 device,
@@ -104,20 +108,13 @@ impl Clip {
     ///
     /// # Errors
     /// [`folder::Error`] names the file and the tensor.
-    pub fn load(path: &Path, device: &Device) -> Result<Self, folder::Error> {
+    pub fn load(path: &Path, load: &Load) -> Result<Self, folder::Error> {
         let config: ClipConfig = folder::read_config(path)?;
-        let mut clip = Self::new(config, device);
-        folder::read_weights(path, &mut clip, folder::own_name)?;
+        let mut clip = Self::new(config, &load.device);
+        let source = Source::open(path)?;
+        let used = weights::read(&source, &mut clip, own_name, None, load.keep)?;
+        source.finish(&used)?;
         Ok(clip)
-    }
-
-    /// Writes a CLIPModel folder: configuration, weights, and what `assets` holds.
-    /// The same model gives the same bytes.
-    ///
-    /// # Errors
-    /// [`folder::Error::Write`].
-    pub fn save(&self, path: &Path, assets: &Assets) -> Result<(), folder::Error> {
-        folder::write(path, &self.config, self, folder::own_name, assets)
     }
 
     /// The configuration.
@@ -140,20 +137,9 @@ impl Clip {
         self.project_text(self.text_hidden(texts), texts)
     }
 
-    /// Picture embeddings of length 1.
-    pub fn image_features(&self, pixels: Tensor<4>) -> Tensor<2> {
-        ops::normalise(self.encode_image(pixels))
-    }
-
-    /// Text embeddings of length 1.
-    pub fn text_features(&self, texts: &TokenBatch) -> Tensor<2> {
-        ops::normalise(self.encode_text(texts))
-    }
-
-    /// The factor on cosines, `[1]`: the exponential of the parameter, at most
-    /// [`MAX_LOGIT_SCALE`].
+    /// The factor on cosines, `[1]`: the exponential of the parameter, at most 100.
     pub fn logit_scale(&self) -> Tensor<1> {
-        self.logit_scale.tensor().exp().clamp_max(MAX_LOGIT_SCALE)
+        self.logit_scale.tensor().exp().clamp_max(100.0)
     }
 
     /// Tokens of the last vision layer before the last norm, `[batch * tokens, width]`.
@@ -166,13 +152,8 @@ impl Clip {
     /// causal and it stands behind the end token.
     pub fn text_hidden(&self, texts: &TokenBatch) -> Tensor<2> {
         let (rows, len) = (texts.rows(), texts.padded_len());
-        assert!(
-            len <= self.config.text_config.max_position_embeddings,
-            "text of {len} tokens is too long"
-        );
         let at: Vec<u32> = (0..rows).flat_map(|_| 0..len as u32).collect();
-        let width = self.config.text_config.hidden_size;
-        let mut x = ops::embed(texts.ids(), &self.words, &self.positions, &at, width);
+        let mut x = self.embeddings.forward(texts.ids(), &at);
         let keys = Keys {
             rule: Rule::Causal { before: 0 },
             ..Keys::all(rows, len)
@@ -184,7 +165,7 @@ impl Clip {
     }
 
     fn project_image(&self, hidden: Tensor<2>, batch: usize) -> Tensor<2> {
-        let tokens = self.config.vision_config.tokens() as u32;
+        let tokens = (hidden.dims()[0] / batch) as u32;
         let class: Vec<u32> = (0..batch as u32).map(|i| i * tokens).collect();
         let pooled = self
             .vision
@@ -215,27 +196,65 @@ impl Clip {
 }
 
 impl Model for Clip {
-    fn weights(&self) -> Vec<&Weight> {
-        let mut weights = vec![&self.logit_scale, &self.words, &self.positions];
-        weights.extend(self.layers.iter().flat_map(PreNormLayer::weights));
-        weights.extend(self.final_norm.weights());
-        weights.extend(self.vision.weights());
-        weights.extend(self.visual_projection.weights());
-        weights.extend(self.text_projection.weights());
-        weights
-    }
-
-    fn weights_mut(&mut self) -> Vec<&mut Weight> {
-        let mut weights = vec![&mut self.logit_scale, &mut self.words, &mut self.positions];
-        weights.extend(self.layers.iter_mut().flat_map(PreNormLayer::weights_mut));
-        weights.extend(self.final_norm.weights_mut());
-        weights.extend(self.vision.weights_mut());
-        weights.extend(self.visual_projection.weights_mut());
-        weights.extend(self.text_projection.weights_mut());
-        weights
-    }
-
     fn device(&self) -> &Device {
         &self.device
+    }
+}
+
+impl Network for Clip {
+    fn role(&self) -> &'static str {
+        "clip"
+    }
+
+    fn image_size(&self) -> usize {
+        self.config.vision_config.image_size
+    }
+
+    fn max_text_tokens(&self) -> usize {
+        self.config.text_config.max_position_embeddings
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.config.text_config.vocab_size
+    }
+
+    fn pad(&self) -> u32 {
+        self.config.text_config.pad_token_id
+    }
+
+    /// Picture embeddings, not normalised, one token a picture.
+    fn encode(&self, pixels: Tensor<4>) -> ImageEmbeds {
+        let pictures = pixels.dims()[0];
+        ImageEmbeds::new(self.encode_image(pixels), pictures)
+    }
+
+    fn embed(&self) -> Option<&dyn Embed> {
+        Some(self)
+    }
+
+    fn matching(&self) -> Option<&dyn Match> {
+        None
+    }
+
+    fn generator(&self) -> Option<&dyn Generate> {
+        None
+    }
+
+    fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {
+        folder::write(path, &self.config, self, own_name, assets)
+    }
+}
+
+impl Embed for Clip {
+    fn image_features(&self, images: &ImageEmbeds) -> Tensor<2> {
+        ops::normalise(images.tokens())
+    }
+
+    fn text_features(&self, texts: &TokenBatch) -> Tensor<2> {
+        ops::normalise(self.encode_text(texts))
+    }
+
+    fn scale(&self) -> (&Param, Scale) {
+        (&self.logit_scale, Scale::Logarithm)
     }
 }

@@ -79,8 +79,8 @@ impl Default for InitRecipe {
 }
 
 impl InitRecipe {
-    /// `len` first values of the parameter stored as `name`.
-    pub(crate) fn values(&self, seed: u64, name: &str, kind: Kind, len: usize) -> Vec<f32> {
+    /// Adds `len` first values of the parameter stored as `name` to `to`.
+    pub(crate) fn draw(&self, seed: u64, name: &str, kind: Kind, len: usize, to: &mut Vec<f32>) {
         let std = match kind {
             Kind::Linear { fan_in } => self.linear_gain / (fan_in as f64).sqrt(),
             Kind::Convolution => self.convolution_std,
@@ -88,12 +88,12 @@ impl InitRecipe {
             Kind::TextPosition => self.text_position_std,
             Kind::ImagePosition => self.image_position_std,
             Kind::ClassToken => self.class_token_std,
-            Kind::Gain => return vec![1.0; len],
-            Kind::Bias => return vec![0.0; len],
-            Kind::LogitScale => return vec![(-self.temperature.ln()) as f32; len],
-            Kind::Temperature => return vec![self.temperature as f32; len],
+            Kind::Gain => return to.resize(to.len() + len, 1.0),
+            Kind::Bias => return to.resize(to.len() + len, 0.0),
+            Kind::LogitScale => return to.resize(to.len() + len, (-self.temperature.ln()) as f32),
+            Kind::Temperature => return to.resize(to.len() + len, self.temperature as f32),
         };
-        normals(seed, name, len).map(|z| (z * std) as f32).collect()
+        to.extend(normals(seed, name, len).map(|z| (z * std) as f32));
     }
 }
 
@@ -122,20 +122,32 @@ fn normals(seed: u64, name: &str, len: usize) -> impl Iterator<Item = f64> {
 mod tests {
     use super::*;
 
+    fn values(recipe: &InitRecipe, seed: u64, name: &str, kind: Kind, len: usize) -> Vec<f32> {
+        let mut values = Vec::new();
+        recipe.draw(seed, name, kind, len, &mut values);
+        values
+    }
+
     #[test]
     fn draws_depend_on_seed_and_name_alone() {
         let recipe = InitRecipe::default();
         let kind = Kind::Linear { fan_in: 64 };
-        let a = recipe.values(1, "a", kind, 1000);
-        assert_eq!(a, recipe.values(1, "a", kind, 1000));
-        assert_eq!(a[..10], recipe.values(1, "a", kind, 10)[..]);
-        assert_ne!(a, recipe.values(2, "a", kind, 1000));
-        assert_ne!(a, recipe.values(1, "b", kind, 1000));
+        let a = values(&recipe, 1, "a", kind, 1000);
+        assert_eq!(a, values(&recipe, 1, "a", kind, 1000));
+        assert_eq!(a[..10], values(&recipe, 1, "a", kind, 10)[..]);
+        assert_ne!(a, values(&recipe, 2, "a", kind, 1000));
+        assert_ne!(a, values(&recipe, 1, "b", kind, 1000));
     }
 
     #[test]
     fn draws_are_normal_with_the_stated_deviation() {
-        let values = InitRecipe::default().values(3, "w", Kind::Linear { fan_in: 49 }, 40_000);
+        let values = values(
+            &InitRecipe::default(),
+            3,
+            "w",
+            Kind::Linear { fan_in: 49 },
+            40_000,
+        );
         let mean = values.iter().map(|v| f64::from(*v)).sum::<f64>() / 4e4;
         let second = values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 4e4;
         let fourth = values.iter().map(|v| f64::from(*v).powi(4)).sum::<f64>() / 4e4;

@@ -5,28 +5,34 @@
 //! bytes ─ preprocess ─► pixels ─► Clip::encode_image ─┐
 //! text ── tokenizer ──► TokenBatch ─► Clip::encode_text ┴─► cosine
 //!
-//! pixels ─► Med::image_embeds ─► Med::memory (keys and values, once a picture)
-//!                │                    ├─► Med::itm_logits   image-grounded encoder
-//!                └─ image_features    └─► Med::lm_loss, generate   decoder
-//! TokenBatch ─► Med::text_features    text encoder
+//! pixels ─► Med::encode ─► Look::memory (keys and values, once a picture)
+//!                │                    ├─► Match::match_logits   image-grounded encoder
+//!                └─ image_features    └─► Generate::lm_loss, generate   decoder
+//! TokenBatch ─► Embed::text_features    text encoder
 //! ```
 //!
-//! A model is a list of flat [`Weight`]s in a fixed order ([`Model`]), so that a
-//! trainer sees one vector of parameters and one of gradients. Devices, seeds and
+//! [`Pretrained`] opens a model folder of any family as a [`Network`], whose
+//! capabilities ([`Embed`], [`Match`], [`Generate`]) are what training, evaluation
+//! and CapFilt know of it. As numbers it is a list of [`Param`]s in a fixed order
+//! ([`Model`]), so that a trainer sees one vector of gradients. Devices, seeds and
 //! draws are arguments everywhere. This room calls none of ours.
 #![forbid(unsafe_code)]
 
 pub mod blip;
+mod blocks;
 pub mod clip;
 pub mod config;
 pub mod device;
 pub mod folder;
 pub mod generate;
 pub mod init;
-pub mod inspect;
-mod layers;
+pub mod names;
+pub mod network;
 mod ops;
+pub mod params;
+pub mod positions;
 pub mod preprocess;
+pub mod pretrained;
 mod resample;
 pub mod tokenizer;
 mod tokens;
@@ -35,16 +41,18 @@ pub mod weights;
 #[cfg(test)]
 mod tests;
 
-pub use blip::{ImageEmbeds, LmLoss, Med, MedParts, Memory};
+pub use blip::{Med, MedParts};
 pub use clip::Clip;
 pub use device::{ComputePool, DeviceSpec};
 pub use init::InitRecipe;
+pub use network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, Network, Scale};
 #[doc(hidden)]
 pub use ops::timed;
+pub use params::{Model, Param};
 pub use preprocess::ImagePreprocess;
+pub use pretrained::{Load, Pretrained};
 pub use tokenizer::Tokenizer;
 pub use tokens::TokenBatch;
-pub use weights::{Model, Weight};
 
 /// What burn gives that callers of this crate need by name.
 pub use burn::tensor::{Device, Gradients, Tensor, TensorData};

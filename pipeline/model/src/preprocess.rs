@@ -1,15 +1,16 @@
 //! From encoded pictures to the pixels that a network takes.
 
+mod alpha;
+mod config;
+mod open_clip;
+
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
+use image::DynamicImage;
 use std::io::Cursor;
-use std::path::Path;
+use std::ops::Range;
 
-use crate::folder;
-pub use crate::resample::{resize, shortest_edge};
-
-/// File of the preparation in a model folder.
-pub const FILE: &str = "preprocessor_config.json";
+pub use crate::resample::{Filter, resize, resize_region, shortest_edge};
+pub use config::{FILE, Unsupported};
 
 /// Larger pictures are refused by their header.
 const MAX_SIDE: u32 = 1 << 14;
@@ -18,13 +19,13 @@ const MAX_DECODED_BYTES: u64 = 512 << 20;
 /// Why a picture cannot be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Its bytes are no picture, or are cut off, or claim too many pixels.
+    /// The bytes are not a picture, are incomplete, or declare too many pixels.
     #[error("the picture cannot be decoded")]
     Decode(#[from] image::ImageError),
-    /// Its container is unknown.
+    /// The container format is unknown.
     #[error("the picture cannot be read")]
     Read(#[from] std::io::Error),
-    /// The bytes are not those of a picture of these sides.
+    /// The number of bytes does not match the sides.
     #[error("{bytes} bytes are no picture of {width} x {height} pixels")]
     Bytes {
         /// Bytes given.
@@ -36,29 +37,60 @@ pub enum Error {
     },
 }
 
-/// How a picture is brought to the side that a network takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fit {
-    /// Both sides are resized to it (BLIP).
-    Square,
-    /// The shorter side is resized to it and the middle cut out; of an odd surplus the
-    /// smaller half goes first (Hugging Face's CLIP).
-    Crop,
-    /// The same, half of an odd surplus rounded to even (torchvision, open_clip).
-    CropHalfEven,
+/// How a picture is resized before its middle is cut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resize {
+    /// The picture keeps its sides.
+    Off,
+    /// The shorter side is resized to this; the ratio of the sides is kept.
+    Shortest(usize),
+    /// Width and height are resized to these.
+    To([usize; 2]),
+}
+
+/// Which part of an odd surplus the centre crop removes first, and where a missing row or column is
+/// added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rounding {
+    /// The smaller half of the surplus goes first; the larger half of the padding goes first (Hugging
+    /// Face's Pillow backend).
+    Floor,
+    /// Half of an odd surplus is rounded to even; the smaller half of the padding goes first
+    /// (torchvision, open_clip).
+    HalfEven,
+}
+
+/// What replaces the transparent parts of a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transparency {
+    /// The picture is drawn on white (Hugging Face since transformers 5).
+    White,
+    /// The alpha channel is dropped: the colours below it show (open_clip, the original CLIP and
+    /// BLIP).
+    Dropped,
 }
 
 /// Preparation of pictures for one network.
+///
+/// In this order: colours without transparency, [`Resize`], the middle `side` x `side` (padded with
+/// black where the picture is smaller), `(value * scale - mean) / std`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImagePreprocess {
-    /// Side in pixels.
+    /// Side of the result in pixels.
     pub side: usize,
-    /// How the side is reached.
-    pub fit: Fit,
-    /// Mean of each colour, of values in `0..=1`.
+    /// How the picture is resized.
+    pub resize: Resize,
+    /// The resampling filter.
+    pub filter: Filter,
+    /// How the middle is cut out where a side of the resized picture differs from `side`.
+    pub rounding: Rounding,
+    /// What replaces the transparent parts.
+    pub transparency: Transparency,
+    /// Factor of the byte values, usually 1/255.
+    pub scale: f64,
+    /// Mean of each colour, of scaled values.
     pub mean: [f32; 3],
-    /// Standard deviation of each colour.
+    /// Standard deviation of each colour, of scaled values.
     pub std: [f32; 3],
 }
 
@@ -71,127 +103,69 @@ pub struct Picture {
     pub rgb: Vec<u8>,
 }
 
-/// The same as files of Hugging Face hold it. Of the fields that nothing here reads, each release
-/// of its library leaves out others.
-#[derive(Serialize, Deserialize)]
-struct File {
-    #[serde(default)]
-    image_processor_type: String,
-    #[serde(default)]
-    do_convert_rgb: bool,
-    #[serde(default)]
-    do_resize: bool,
-    #[serde(default)]
-    do_center_crop: bool,
-    #[serde(default)]
-    do_rescale: bool,
-    #[serde(default)]
-    do_normalize: bool,
-    #[serde(default)]
-    rescale_factor: f64,
-    /// Bicubic.
-    #[serde(default)]
-    resample: u8,
-    image_mean: [f32; 3],
-    image_std: [f32; 3],
-    size: Size,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    crop_size: Option<Size>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Square { height: usize, width: usize },
-    Shortest { shortest_edge: usize },
+/// A decoded picture of any sides: `[height, width, 3]` bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Width in pixels.
+    pub width: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Red, green and blue of every pixel, row by row.
+    pub bytes: Vec<u8>,
 }
 
 impl ImagePreprocess {
-    /// Square pictures of this side, values brought to about -2..2: those of models of ours.
+    /// Square pictures of this side, values brought to about -2..2: the preparation of models whose
+    /// training begins here.
     pub fn new(side: usize) -> Self {
         Self {
             side,
-            fit: Fit::Square,
+            resize: Resize::To([side, side]),
+            filter: Filter::Bicubic,
+            rounding: Rounding::Floor,
+            transparency: Transparency::White,
+            scale: 1.0 / 255.0,
             mean: [0.5; 3],
             std: [0.27; 3],
         }
     }
 
-    /// Reads `preprocessor_config.json` of a model folder.
+    /// Decodes an encoded picture at its own sides. EXIF orientation is not applied, as in Pillow.
     ///
     /// # Errors
-    /// [`folder::Error`].
-    pub fn load(path: &Path) -> Result<Self, folder::Error> {
-        let mut file = path.join(FILE);
-        if !file.exists() {
-            file = path.join(crate::blip::CAPTIONER_FOLDER).join(FILE);
-        }
-        let file: File = folder::read_json(&file)?;
-        let (side, fit) = match file.size {
-            Size::Square { height, .. } => (height, Fit::Square),
-            Size::Shortest { shortest_edge } => (shortest_edge, Fit::Crop),
-        };
-        Ok(Self {
-            side,
-            fit,
-            mean: file.image_mean,
-            std: file.image_std,
-        })
-    }
-
-    /// Writes `preprocessor_config.json` into a model folder.
-    ///
-    /// # Errors
-    /// [`folder::Error::Write`].
-    pub fn save(&self, path: &Path) -> Result<(), folder::Error> {
-        let square = || Size::Square {
-            height: self.side,
-            width: self.side,
-        };
-        let crop = self.fit != Fit::Square;
-        let file = File {
-            image_processor_type: if crop {
-                "CLIPImageProcessor"
-            } else {
-                "BlipImageProcessor"
-            }
-            .to_owned(),
-            do_convert_rgb: true,
-            do_resize: true,
-            do_center_crop: crop,
-            do_rescale: true,
-            do_normalize: true,
-            rescale_factor: 1.0 / 255.0,
-            resample: 3,
-            image_mean: self.mean,
-            image_std: self.std,
-            size: if crop {
-                Size::Shortest {
-                    shortest_edge: self.side,
-                }
-            } else {
-                square()
-            },
-            crop_size: crop.then(square),
-        };
-        folder::write_json(&path.join(FILE), &file)
-    }
-
-    /// Decodes an encoded picture and brings it to the network's side; one that has
-    /// that side already is not resampled.
-    ///
-    /// # Errors
-    /// [`Error`]: a picture that is none, is cut off, or is too large.
-    pub fn decode(&self, bytes: &[u8]) -> Result<Picture, Error> {
+    /// [`Error`]: the bytes are not a picture, are incomplete, or declare too many pixels.
+    pub fn decode_whole(&self, bytes: &[u8]) -> Result<Rgb, Error> {
         let mut reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         let mut limits = image::Limits::default();
         limits.max_image_width = Some(MAX_SIDE);
         limits.max_image_height = Some(MAX_SIDE);
         limits.max_alloc = Some(MAX_DECODED_BYTES);
         reader.limits(limits);
-        let rgb = reader.decode()?.into_rgb8();
-        let (width, height) = (rgb.width() as usize, rgb.height() as usize);
-        self.fit(width, height, rgb.into_raw())
+        let image = reader.decode()?;
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        Ok(Rgb {
+            width,
+            height,
+            bytes: self.colours(image),
+        })
+    }
+
+    fn colours(&self, image: DynamicImage) -> Vec<u8> {
+        if self.transparency == Transparency::White && image.color().has_alpha() {
+            alpha::on_white(&image.into_rgba8())
+        } else {
+            image.into_rgb8().into_raw()
+        }
+    }
+
+    /// Decodes an encoded picture and brings it to the network's side. A picture that has that side
+    /// already is not resampled.
+    ///
+    /// # Errors
+    /// As [`ImagePreprocess::decode_whole`].
+    pub fn decode(&self, bytes: &[u8]) -> Result<Picture, Error> {
+        let whole = self.decode_whole(bytes)?;
+        self.fit(whole.width, whole.height, whole.bytes)
     }
 
     /// Brings `rgb` `[height, width, 3]` to the network's side.
@@ -199,7 +173,7 @@ impl ImagePreprocess {
     /// # Errors
     /// [`Error::Bytes`]: the bytes do not fit the sides.
     pub fn fit(&self, width: usize, height: usize, rgb: Vec<u8>) -> Result<Picture, Error> {
-        let side = self.side;
+        let from = [width, height];
         if rgb.len() != 3 * width * height || rgb.is_empty() {
             return Err(Error::Bytes {
                 bytes: rgb.len(),
@@ -207,26 +181,41 @@ impl ImagePreprocess {
                 height,
             });
         }
-        let rgb = match self.fit {
-            Fit::Square => resize(rgb, [width, height], [side, side]),
-            Fit::Crop | Fit::CropHalfEven => {
-                let to = shortest_edge([width, height], side);
-                let [left, top] = to.map(|edge| surplus(edge - side, self.fit));
-                crop(&resize(rgb, [width, height], to), to[0], [left, top], side)
-            }
+        let to = match self.resize {
+            Resize::Off => from,
+            Resize::Shortest(edge) => shortest_edge(from, edge),
+            Resize::To(sides) => sides,
         };
-        Ok(Picture { side, rgb })
+        let middles = to.map(|edge| Middle::new(edge, self.side, self.rounding));
+        let region = middles.clone().map(|middle| middle.kept);
+        let rgb = resize_region(rgb, from, to, region, self.filter);
+        Ok(Picture {
+            side: self.side,
+            rgb: pad(rgb, &middles, self.side),
+        })
+    }
+
+    /// The normalised value of each byte, for each colour.
+    pub fn tables(&self) -> [[f32; 256]; 3] {
+        std::array::from_fn(|colour| {
+            let (mean, std) = (self.mean[colour], self.std[colour]);
+            std::array::from_fn(|value| (self.scaled(value as u8) - mean) / std)
+        })
+    }
+
+    /// A byte times the scale, rounded once, as the reference does.
+    pub fn scaled(&self, value: u8) -> f32 {
+        (f64::from(value) * self.scale) as f32
     }
 
     /// Normalised pixels `[3, side, side]` of a picture.
     pub fn normalise(&self, picture: &Picture) -> Vec<f32> {
         let plane = picture.side * picture.side;
         let mut pixels = vec![0.0; 3 * plane];
+        let tables = self.tables();
         for (colour, values) in pixels.chunks_exact_mut(plane).enumerate() {
-            let (mean, std) = (self.mean[colour], self.std[colour]);
-            let table: Vec<f32> = (0..256).map(|v| (v as f32 / 255.0 - mean) / std).collect();
-            for (value, pixel) in values.iter_mut().zip(picture.rgb.chunks_exact(3)) {
-                *value = table[usize::from(pixel[colour])];
+            for (value, pixel) in values.iter_mut().zip(picture.rgb.as_chunks::<3>().0) {
+                *value = tables[colour][usize::from(pixel[colour])];
             }
         }
         pixels
@@ -252,103 +241,54 @@ impl ImagePreprocess {
     }
 }
 
-/// How much of a surplus goes before the middle.
-fn surplus(surplus: usize, fit: Fit) -> usize {
-    let half = surplus / 2;
-    let odd = !surplus.is_multiple_of(2);
-    if fit == Fit::CropHalfEven && odd {
-        half + half % 2
-    } else {
-        half
+/// The middle of one axis.
+#[derive(Clone)]
+struct Middle {
+    /// Pixels of the resized picture that are kept.
+    kept: Range<usize>,
+    /// Black pixels before them.
+    before: usize,
+}
+
+impl Middle {
+    /// `side` of `edge` pixels.
+    fn new(edge: usize, side: usize, rounding: Rounding) -> Self {
+        if edge < side {
+            let missing = side - edge;
+            let before = match rounding {
+                Rounding::Floor => missing.div_ceil(2),
+                Rounding::HalfEven => missing / 2,
+            };
+            return Self {
+                kept: 0..edge,
+                before,
+            };
+        }
+        let surplus = edge - side;
+        let half = surplus / 2;
+        let first = match rounding {
+            Rounding::HalfEven if surplus % 2 == 1 => half + half % 2,
+            _ => half,
+        };
+        Self {
+            kept: first..first + side,
+            before: 0,
+        }
     }
 }
 
-/// `side` x `side` of a picture of this width from `left` and `top` on.
-fn crop(rgb: &[u8], width: usize, [left, top]: [usize; 2], side: usize) -> Vec<u8> {
-    rgb.chunks_exact(3 * width)
-        .skip(top)
-        .take(side)
-        .flat_map(|row| &row[3 * left..3 * (left + side)])
-        .copied()
-        .collect()
+/// `rgb` in a black square where it is smaller than that.
+fn pad(rgb: Vec<u8>, [across, down]: &[Middle; 2], side: usize) -> Vec<u8> {
+    if rgb.len() == 3 * side * side {
+        return rgb;
+    }
+    let mut out = vec![0; 3 * side * side];
+    let rows = out.chunks_exact_mut(3 * side).skip(down.before);
+    for (row, from) in rows.zip(rgb.chunks_exact(3 * across.kept.len())) {
+        row[3 * across.before..][..from.len()].copy_from_slice(from);
+    }
+    out
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
-
-    fn png(width: u32, height: u32) -> (Vec<u8>, Vec<u8>) {
-        let rgb: Vec<u8> = (0..width * height * 3)
-            .map(|i| (i * 7 % 251) as u8)
-            .collect();
-        let mut bytes = Vec::new();
-        PngEncoder::new(&mut bytes)
-            .write_image(&rgb, width, height, ExtendedColorType::Rgb8)
-            .expect("encoded");
-        (bytes, rgb)
-    }
-
-    #[test]
-    fn a_picture_of_the_right_side_is_not_resampled() {
-        let (bytes, rgb) = png(64, 64);
-        let preprocess = ImagePreprocess::new(64);
-        assert_eq!(preprocess.decode(&bytes).expect("decoded").rgb, rgb);
-        let pixels = preprocess.pixels(&bytes).expect("pixels");
-        assert_eq!(pixels[1], (f32::from(rgb[3]) / 255.0 - 0.5) / 0.27);
-        assert_eq!(pixels[64 * 64], (f32::from(rgb[1]) / 255.0 - 0.5) / 0.27);
-    }
-
-    #[test]
-    fn other_sides_are_fitted() {
-        let (bytes, _) = png(31, 17);
-        for fit in [Fit::Square, Fit::Crop] {
-            let preprocess = ImagePreprocess {
-                fit,
-                ..ImagePreprocess::new(8)
-            };
-            assert_eq!(preprocess.pixels(&bytes).expect("pixels").len(), 3 * 64);
-        }
-    }
-
-    #[test]
-    fn what_is_no_picture_is_an_error() {
-        let (bytes, _) = png(64, 64);
-        let preprocess = ImagePreprocess::new(64);
-        for bad in [&bytes[..bytes.len() / 2], b"<html>", b""] {
-            assert!(preprocess.pixels(bad).is_err());
-        }
-    }
-
-    #[test]
-    fn the_file_round_trips() {
-        let folder = tempfile::tempdir().expect("a folder");
-        for fit in [Fit::Square, Fit::Crop] {
-            let preprocess = ImagePreprocess {
-                fit,
-                ..ImagePreprocess::new(48)
-            };
-            preprocess.save(folder.path()).expect("saved");
-            assert_eq!(
-                ImagePreprocess::load(folder.path()).expect("loaded"),
-                preprocess
-            );
-        }
-    }
-
-    #[test]
-    fn files_of_released_models_are_read() {
-        let folder = tempfile::tempdir().expect("a folder");
-        // As it lies beside BLIP, written by an early release of the library.
-        let text = r#"{"do_normalize": true, "do_pad": true, "do_rescale": true,
-            "do_resize": true, "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_processor_type": "BlipImageProcessor",
-            "image_std": [0.26862954, 0.26130258, 0.27577711], "processor_class": "BlipProcessor",
-            "resample": 3, "rescale_factor": 0.00392156862745098,
-            "size": {"height": 384, "width": 384}, "size_divisor": 32}"#;
-        std::fs::write(folder.path().join(FILE), text).expect("written");
-        let read = ImagePreprocess::load(folder.path()).expect("read");
-        assert_eq!((read.side, read.fit), (384, Fit::Square));
-        assert_eq!(read.mean[1], 0.457_827_5);
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use crate::{config, device, folder, inspect, preprocess, tokenizer};
+use crate::{config, device, folder, preprocess, pretrained, tokenizer, weights};
 
 /// The error of a second global pool; the library has no constructor for its errors.
 fn second_global_pool() -> rayon::ThreadPoolBuildError {
@@ -30,7 +30,7 @@ fn no_variant_prints_its_source() {
             path: "config.json".into(),
             source: config::Error::EosIsTwo,
         },
-        &folder::Error::Format {
+        &weights::Error::Format {
             path: "model.safetensors".into(),
             source: safetensors::SafeTensorError::InvalidHeaderLength,
         },
@@ -41,7 +41,7 @@ fn no_variant_prints_its_source() {
         &tokenizer::Error::Library("the unknown token is missing".into()),
         &preprocess::Error::Decode(image::ImageError::IoError(io())),
         &preprocess::Error::Read(io()),
-        &inspect::Error::Tokenizer {
+        &pretrained::Error::Tokenizer {
             folder: "model".into(),
             source: tokenizer::Error::Special("[DEC]"),
         },

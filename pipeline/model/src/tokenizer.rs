@@ -1,5 +1,7 @@
 //! WordPiece as BERT has it: lower case, punctuation apart, greedy longest match.
 
+mod clip;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +14,8 @@ use tokenizers::{
 };
 
 use crate::config::SpecialIds;
+
+pub use clip::ClipTokenizer;
 
 /// File of the vocabulary, one token a line.
 pub const VOCAB_FILE: &str = "vocab.txt";

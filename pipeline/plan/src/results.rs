@@ -10,10 +10,16 @@ pub struct RetrievalFigures {
     pub tr_at_1: f64,
     /// Text retrieval, R@5.
     pub tr_at_5: f64,
+    /// Text retrieval, R@10; absent in figures of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tr_at_10: Option<f64>,
     /// Image retrieval, R@1.
     pub ir_at_1: f64,
     /// Image retrieval, R@5.
     pub ir_at_5: f64,
+    /// Image retrieval, R@10; absent in figures of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ir_at_10: Option<f64>,
 }
 
 impl RetrievalFigures {

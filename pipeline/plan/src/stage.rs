@@ -17,6 +17,7 @@ use crate::id::{DatasetName, DeviceKind, Digest, ShardId, StageName};
 use crate::pipeline::Graph;
 use crate::task::Role;
 
+mod augmentation;
 mod balance;
 mod caption;
 mod crawl;
@@ -33,6 +34,7 @@ mod storing;
 mod tokenizer;
 mod train;
 
+pub use augmentation::{Augmentation, RandAugment};
 pub use balance::{Balance, BalanceMode, BalanceWork};
 pub use caption::{Caption, CaptionWork};
 pub use crawl::{Crawl, CrawlWork};
@@ -45,7 +47,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
-pub use train::{Architecture, Family, Objective, Train, TrainWork};
+pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]
@@ -224,6 +226,7 @@ macro_rules! kinds {
         /// What a stage does.
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
         #[serde(tag = "kind", rename_all = "snake_case")]
+        #[allow(clippy::large_enum_variant, reason = "a pipeline has few stages")]
         pub enum Kind {
             $($(#[$doc])* $kind($settings),)*
         }

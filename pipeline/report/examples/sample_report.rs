@@ -147,8 +147,10 @@ fn model((_, retrieval, zero_shot, cider): &Figures, share: f64) -> ModelFigures
         RetrievalFigures {
             tr_at_1,
             tr_at_5,
+            tr_at_10: None,
             ir_at_1,
             ir_at_5,
+            ir_at_10: None,
         }
     };
     let captions = |cider: f64| CaptioningFigures {

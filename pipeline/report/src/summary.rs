@@ -267,8 +267,10 @@ pub type Column = (&'static str, fn(&ModelFigures) -> Option<f64>);
 pub const COLUMNS: &[Column] = &[
     ("TR@1", |m| m.retrieval.map(|r: RetrievalFigures| r.tr_at_1)),
     ("TR@5", |m| m.retrieval.map(|r| r.tr_at_5)),
+    ("TR@10", |m| m.retrieval.and_then(|r| r.tr_at_10)),
     ("IR@1", |m| m.retrieval.map(|r| r.ir_at_1)),
     ("IR@5", |m| m.retrieval.map(|r| r.ir_at_5)),
+    ("IR@10", |m| m.retrieval.and_then(|r| r.ir_at_10)),
     ("R@1 mean", |m| m.retrieval.map(|r| r.mean_at_1())),
     ("TR@1 re-ranked", |m| {
         m.retrieval_reranked.map(|r| r.tr_at_1)

@@ -86,8 +86,10 @@ fn model(mean: f64) -> ModelFigures {
         retrieval: Some(RetrievalFigures {
             tr_at_1: mean + 3.0,
             tr_at_5: 77.7,
+            tr_at_10: None,
             ir_at_1: mean - 3.0,
             ir_at_5: 66.6,
+            ir_at_10: None,
         }),
         zero_shot: Some(ZeroShotFigures { accuracy: 33.3 }),
         ..ModelFigures::default()

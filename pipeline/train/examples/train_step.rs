@@ -13,8 +13,8 @@ use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, ImagePreprocess};
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::TrainingStep;
-use capstan_plan::stage::{self, Architecture, Family};
-use capstan_train::{Job, Network, PictureSource, Pictures, Sample, SourceError, Watch, train};
+use capstan_plan::stage::{self, Activation, Architecture, Family};
+use capstan_train::{Job, PictureSource, Pictures, Sample, SourceError, Watch, network, train};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -126,6 +126,12 @@ fn rank(
         text_layers: 2,
         projection: 64,
         max_text_tokens: 20,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -137,7 +143,7 @@ fn rank(
     };
     let device = DeviceSpec::Cpu.open()?.autodiff();
     let vocabulary = (VOCABULARY, &special);
-    let mut network = Network::drawn(&architecture, &config.objectives, vocabulary, 0, &device)?;
+    let mut network = network::drawn(&architecture, &config.objectives, vocabulary, 0, &device)?;
     let samples: Vec<Sample> = (0..SAMPLES as u32).map(sample).collect();
     let mut pictures = Pictures::new(Box::new(Noise), SAMPLES, 1 << 30);
     let mut steps = Vec::new();
@@ -145,6 +151,8 @@ fn rank(
         config,
         seed: 0,
         samples: &samples,
+        rows: samples.len() as u64,
+        prompt_tokens: 0,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: LIMIT,
@@ -155,7 +163,7 @@ fn rank(
         cancel: &AtomicBool::new(false),
         before_update: None,
     };
-    train(job, &mut network, ring, None, watch)?;
+    train(job, &mut *network, ring, None, watch)?;
     Ok(steps)
 }
 

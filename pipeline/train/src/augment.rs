@@ -1,15 +1,39 @@
-//! Augmentation of one picture: a shift with repeated edges and brightness jitter, both drawn by
-//! key, then normalisation into the planes that a model takes.
+//! Augmentation of one picture and its normalisation into the planes that a model takes. All draws
+//! are keyed by the seed, the data epoch and the text.
+//!
+//! ```text
+//! whole picture ─► random crop, resized ─► flip ─► RandAugment ─► shift ─► brightness, normalised
+//! prepared picture (without a crop) ────────┘
+//! ```
 
+mod crop;
+mod randaugment;
+mod warp;
+
+use std::borrow::Cow;
+
+use capstan_model::ImagePreprocess;
+use capstan_model::preprocess::{Rgb, resize};
 use capstan_plan::draw::Draws;
 use capstan_plan::id::TextId;
+use capstan_plan::stage::{self, Augmentation};
 
-/// How far pictures are moved and how much brighter or darker they get.
-#[derive(Debug, Clone, Copy)]
+use crop::CropArea;
+
+/// Draws of a data epoch that the keyed families below may use.
+const DRAWS_OF_EPOCH: u64 = 1 << 12;
+
+/// Varies and normalises pictures.
+#[derive(Debug, Clone)]
 pub struct Augment {
     draws: Draws,
     shift_px: u32,
     jitter: f32,
+    settings: Option<Augmentation>,
+    crops: Draws,
+    flips: Draws,
+    operations: Draws,
+    preprocess: ImagePreprocess,
 }
 
 /// What was drawn for one picture.
@@ -23,14 +47,25 @@ struct Drawn {
 }
 
 impl Augment {
-    /// - `shift_px`: shift in pixels at most, each way.
-    /// - `jitter`: brightness factor `1 +- jitter`, offset `+- jitter / 2`.
-    pub fn new(seed: u64, shift_px: u32, jitter: f32) -> Self {
+    /// - `config`: `augment`, `shift_px` and `brightness_jitter` are used.
+    /// - `preprocess`: how the model takes pictures.
+    pub fn new(seed: u64, config: &stage::Train, preprocess: &ImagePreprocess) -> Self {
         Self {
             draws: Draws::new(seed, "augment"),
-            shift_px,
-            jitter,
+            shift_px: config.shift_px,
+            jitter: config.brightness_jitter,
+            settings: config.augment.clone(),
+            crops: Draws::new(seed, "augment crop"),
+            flips: Draws::new(seed, "augment flip"),
+            operations: Draws::new(seed, "augment operations"),
+            preprocess: preprocess.clone(),
         }
+    }
+
+    /// Whether pictures are needed as they are, not brought to the model's side.
+    pub fn crops(&self) -> bool {
+        let settings = self.settings.as_ref();
+        settings.is_some_and(|settings| settings.crop_scale.is_some())
     }
 
     fn draw(&self, data_epoch: u64, text_id: &TextId) -> Drawn {
@@ -46,37 +81,59 @@ impl Augment {
         }
     }
 
+    /// The picture at the model's side, cropped, flipped and varied by RandAugment.
+    fn varied<'a>(&self, (data_epoch, text_id): (u64, &TextId), picture: &'a Rgb) -> Cow<'a, [u8]> {
+        let keyed = |draws: Draws| {
+            let item = text_id.0.0;
+            move |draw: u64| draws.unit(&item, data_epoch * DRAWS_OF_EPOCH + draw)
+        };
+        let side = self.preprocess.side;
+        let Some(settings) = &self.settings else {
+            return Cow::Borrowed(&picture.bytes);
+        };
+        let mut rgb = match settings.crop_scale {
+            Some(scale) => {
+                let from = [picture.width, picture.height];
+                let area = CropArea::draw(from, scale, settings.crop_ratio, keyed(self.crops));
+                resize(
+                    area.of(picture),
+                    area.sides,
+                    [side; 2],
+                    self.preprocess.filter,
+                )
+            }
+            None => picture.bytes.clone(),
+        };
+        if settings.flip && keyed(self.flips)(0) < 0.5 {
+            flip(&mut rgb, side);
+        }
+        if let Some(settings) = settings.randaugment {
+            rgb = randaugment::apply(rgb, side, settings, keyed(self.operations));
+        }
+        Cow::Owned(rgb)
+    }
+
     /// Writes the augmented, normalised picture.
     ///
-    /// - `picture`: `[side, side, 3]` bytes, red first.
-    /// - `planes`: `[3, side, side]`, `((x / 255) * factor + offset - mean) / std`.
-    /// - `mean`, `std`: of each channel, as the model's image processor has them.
+    /// - `picture`: as it is if [`Augment::crops`], else at the model's side.
+    /// - `planes`: `[3, side, side]`, `((x * scale) * factor + offset - mean) / std`.
     ///
     /// # Panics
-    /// If `picture` or `planes` has another length than `3 * side * side`.
-    pub fn apply(
-        &self,
-        (data_epoch, text_id): (u64, &TextId),
-        picture: &[u8],
-        side: usize,
-        (mean, std): ([f32; 3], [f32; 3]),
-        planes: &mut [f32],
-    ) {
-        assert_eq!(picture.len(), 3 * side * side, "a picture of side {side}");
-        assert_eq!(planes.len(), picture.len(), "planes of side {side}");
-        let drawn = self.draw(data_epoch, text_id);
-        // One table per channel instead of arithmetic per pixel: a byte has 256 values.
-        let tables: [[f32; 256]; 3] = std::array::from_fn(|c| {
-            std::array::from_fn(|value| {
-                ((value as f32 / 255.0) * drawn.factor + drawn.offset - mean[c]) / std[c]
-            })
-        });
+    /// If `planes` has another length than `3 * side * side`, or a picture that should be at the
+    /// model's side is not.
+    pub fn apply(&self, key: (u64, &TextId), picture: &Rgb, planes: &mut [f32]) {
+        let side = self.preprocess.side;
+        let rgb = self.varied(key, picture);
+        assert_eq!(rgb.len(), 3 * side * side, "a picture of side {side}");
+        assert_eq!(planes.len(), rgb.len(), "planes of side {side}");
+        let drawn = self.draw(key.0, key.1);
+        let tables = self.tables(&drawn);
         let inside =
             |place: usize, shift: i64| (place as i64 + shift).clamp(0, side as i64 - 1) as usize;
         let (red, rest) = planes.split_at_mut(side * side);
         let (green, blue) = rest.split_at_mut(side * side);
         for y in 0..side {
-            let row = &picture[3 * side * inside(y, drawn.rows)..][..3 * side];
+            let row = &rgb[3 * side * inside(y, drawn.rows)..][..3 * side];
             for x in 0..side {
                 let pixel = &row[3 * inside(x, drawn.columns)..][..3];
                 let target = y * side + x;
@@ -86,82 +143,29 @@ impl Augment {
             }
         }
     }
+
+    /// One table per colour instead of arithmetic per pixel: a byte has 256 values.
+    fn tables(&self, drawn: &Drawn) -> [[f32; 256]; 3] {
+        let ImagePreprocess {
+            scale, mean, std, ..
+        } = &self.preprocess;
+        // Brightness is meant for values of 0 to 1, whatever scale the model takes.
+        let offset = drawn.offset * (scale * 255.0) as f32;
+        std::array::from_fn(|c| {
+            std::array::from_fn(|value| {
+                let scaled = self.preprocess.scaled(value as u8);
+                (scaled * drawn.factor + offset - mean[c]) / std[c]
+            })
+        })
+    }
+}
+
+/// Mirrors `rgb` `[side, side, 3]` left to right.
+fn flip(rgb: &mut [u8], side: usize) {
+    for row in rgb.chunks_exact_mut(3 * side) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use capstan_plan::id::Digest;
-
-    const PLAIN: ([f32; 3], [f32; 3]) = ([0.0; 3], [1.0; 3]);
-
-    fn id(byte: u8) -> TextId {
-        TextId(Digest([byte; 32]))
-    }
-
-    fn picture(side: usize) -> Vec<u8> {
-        (0..3 * side * side).map(|i| (i * 7 % 251) as u8).collect()
-    }
-
-    fn planes(augment: &Augment, key: (u64, &TextId)) -> Vec<f32> {
-        let mut planes = vec![0.0; 3 * 64];
-        augment.apply(key, &picture(8), 8, PLAIN, &mut planes);
-        planes
-    }
-
-    #[test]
-    fn without_augmentation_bytes_become_normalised_planes() {
-        let mut got = vec![0.0; 3 * 64];
-        let norm = ([0.5, 0.4, 0.3], [0.27, 0.26, 0.25]);
-        Augment::new(1, 0, 0.0).apply((0, &id(1)), &picture(8), 8, norm, &mut got);
-        for channel in 0..3 {
-            for at in 0..64 {
-                let x = f32::from(picture(8)[3 * at + channel]) / 255.0;
-                let want = (x - norm.0[channel]) / norm.1[channel];
-                assert!((got[channel * 64 + at] - want).abs() < 1e-6);
-            }
-        }
-    }
-
-    #[test]
-    fn a_shift_moves_the_picture_and_repeats_its_edge() {
-        let augment = Augment::new(5, 4, 0.0);
-        let mut seen = std::collections::BTreeSet::new();
-        for byte in 0..200 {
-            let drawn = augment.draw(0, &id(byte));
-            seen.insert((drawn.rows, drawn.columns));
-            let got = planes(&augment, (0, &id(byte)));
-            for y in 0..8i64 {
-                for x in 0..8i64 {
-                    let (sy, sx) = (
-                        (y + drawn.rows).clamp(0, 7),
-                        (x + drawn.columns).clamp(0, 7),
-                    );
-                    let want = f32::from(picture(8)[(3 * (sy * 8 + sx)) as usize]) / 255.0;
-                    assert_eq!(got[(y * 8 + x) as usize], want);
-                }
-            }
-        }
-        assert!(seen.iter().all(|(r, c)| r.abs() <= 4 && c.abs() <= 4));
-        assert!(seen.len() > 60, "81 places, {} seen", seen.len());
-    }
-
-    #[test]
-    fn draws_depend_on_data_epoch_text_and_seed_alone() {
-        let augment = Augment::new(5, 4, 0.15);
-        let base = planes(&augment, (1, &id(3)));
-        assert_eq!(base, planes(&Augment::new(5, 4, 0.15), (1, &id(3))));
-        assert_ne!(base, planes(&augment, (2, &id(3))));
-        assert_ne!(base, planes(&augment, (1, &id(4))));
-        assert_ne!(base, planes(&Augment::new(6, 4, 0.15), (1, &id(3))));
-    }
-
-    #[test]
-    fn jitter_stays_within_its_bounds() {
-        let augment = Augment::new(9, 0, 0.15);
-        for byte in 0..=255 {
-            let drawn = augment.draw(0, &id(byte));
-            assert!((0.85..=1.15).contains(&drawn.factor) && drawn.offset.abs() <= 0.075);
-        }
-    }
-}
+pub(crate) mod tests;

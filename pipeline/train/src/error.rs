@@ -1,8 +1,7 @@
 //! What can stop a training.
 
-use std::path::PathBuf;
-
 use capstan_collective::RingError;
+use capstan_model::{folder, weights};
 use capstan_plan::FailureKind;
 
 use crate::StateError;
@@ -39,13 +38,7 @@ pub enum TrainError {
     },
     /// A model folder cannot be read or written.
     #[error(transparent)]
-    Model(#[from] capstan_model::folder::Error),
-    /// A folder to go on from holds no model of ours.
-    #[error("{}: names neither `clip` nor `blip` as its `model_type`", path.display())]
-    Init {
-        /// Its configuration.
-        path: PathBuf,
-    },
+    Model(#[from] folder::Error),
     /// A checkpoint cannot be read.
     #[error("cannot go on from the checkpoint")]
     State(#[from] StateError),
@@ -103,8 +96,10 @@ impl TrainError {
             Self::NotFinite { .. } | Self::Settings { .. } => FailureKind::BadInput,
             Self::Ring { source, .. } if !source.is_transient() => FailureKind::BadInput,
             Self::Ring { .. } | Self::Cancelled { .. } => FailureKind::Transient,
-            Self::Model(capstan_model::folder::Error::Write { .. }) => FailureKind::WorkerFault,
-            Self::Model(_) | Self::Init { .. } => FailureKind::BadInput,
+            Self::Model(
+                folder::Error::Write { .. } | folder::Error::Weights(weights::Error::Write { .. }),
+            ) => FailureKind::WorkerFault,
+            Self::Model(_) => FailureKind::BadInput,
             Self::State(StateError::File { .. }) => FailureKind::WorkerFault,
             Self::State(_) | Self::ForeignState { .. } => FailureKind::BadInput,
             Self::Save { kind, .. } | Self::Picture { kind, .. } => *kind,

@@ -7,7 +7,7 @@
 //! ranks meet in a [`capstan_collective::Collective`].
 //!
 //! ```text
-//! Sampler ─► global batch ─► this rank's slice ─► Pictures ─► Augment ─► Objectives::gradient
+//! Loader: global batch ─► this rank's slice ─► Pictures ─► Augment ─► Objectives::gradient
 //!                                                                              │ sum over ranks
 //!      metrics, checkpoints ◄── one step ◄── AdamW ◄── clip by global norm ◄───┘
 //! ```
@@ -19,7 +19,9 @@ mod augment;
 mod curve;
 mod error;
 mod link;
+mod loader;
 mod metrics;
+pub mod momentum;
 pub mod network;
 pub mod objective;
 mod optimizer;
@@ -35,9 +37,8 @@ pub use curve::Curve;
 pub use error::TrainError;
 pub use link::Link;
 pub use metrics::Metrics;
-pub use network::Network;
-pub use optimizer::{AdamW, AdamWConfig, clip_factor, global_norm};
-pub use pictures::{Encoded, PictureSource, Pictures, SourceError};
+pub use optimizer::{AdamW, AdamWConfig, Update, clip_factor, global_norm};
+pub use pictures::{Encoded, PictureFiles, PictureSource, Pictures, SourceError};
 pub use pool::RankPool;
 pub use samples::{PictureRow, Sample, tokenised};
 pub use schedule::Schedule;

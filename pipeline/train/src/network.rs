@@ -1,41 +1,14 @@
-//! The network that is trained, of either family.
+//! The network that is trained: drawn by its architecture, or read to go on from.
 
 use std::path::Path;
 
-use capstan_model::blip::CAPTIONER_FOLDER;
-use capstan_model::config::{BlipConfig, ClipConfig, Sizes, SpecialIds};
-use capstan_model::folder::{Assets, CONFIG_FILE};
-use capstan_model::{Clip, Device, InitRecipe, Med, MedParts, Model};
-use capstan_plan::stage::{Architecture, Family, Objective};
+use capstan_model::config::{self, BlipConfig, ClipConfig, Sizes, SpecialIds, VisionConfig};
+use capstan_model::{
+    Clip, Device, InitRecipe, Load, Med, MedParts, Model, Network, Scale, params, pretrained,
+};
+use capstan_plan::stage::{Activation, Architecture, Decay, Family, Objective};
 
 use crate::TrainError;
-
-/// Bounds of BLIP's temperature (the official code clamps it after each update).
-const TEMPERATURE: (f32, f32) = (0.001, 0.5);
-/// CLIP's logit scale is at most this (section 2.5 of the paper).
-const MAX_LOGIT_SCALE: f32 = 100.0;
-
-/// A CLIP or BLIP network on an autodiff device.
-#[derive(Debug, Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a process holds a network or two, never a list of them"
-)]
-pub enum Network {
-    /// Two encoders.
-    Clip(Clip),
-    /// A MED with the parts that its objectives need.
-    Blip(Med),
-}
-
-/// What the cosines of a contrast are multiplied with.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Scale {
-    /// The factor.
-    pub(crate) factor: f32,
-    /// Its derivative with respect to the parameter behind it.
-    pub(crate) slope: f64,
-}
 
 /// The parts of a MED that these objectives train.
 pub fn med_parts(objectives: &[Objective]) -> MedParts {
@@ -48,166 +21,81 @@ pub fn med_parts(objectives: &[Objective]) -> MedParts {
     }
 }
 
-impl Network {
-    /// A network with drawn weights, a pure function of `seed` and the sizes.
-    ///
-    /// - `device`: an autodiff one.
-    ///
-    /// # Errors
-    /// [`TrainError::Settings`]: sizes that do not fit together.
-    pub fn drawn(
-        architecture: &Architecture,
-        objectives: &[Objective],
-        (vocab_size, special): (usize, &SpecialIds),
-        seed: u64,
-        device: &Device,
-    ) -> Result<Self, TrainError> {
-        let sizes = Sizes {
-            image_size: architecture.image_size,
-            patch_size: architecture.patch_size,
-            width: architecture.width,
-            heads: architecture.heads,
-            vision_layers: architecture.vision_layers,
-            text_layers: architecture.text_layers,
-            projection: architecture.projection,
-            max_text_tokens: architecture.max_text_tokens,
-        };
-        let wrong = |error: capstan_model::config::Error| TrainError::Settings {
-            field: "architecture",
-            problem: error.to_string(),
-        };
-        let mut network = match architecture.family {
-            Family::Clip => {
-                let config = ClipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
-                Self::Clip(Clip::new(config, device))
-            }
-            Family::Blip => {
-                let config = BlipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
-                Self::Blip(Med::new(config, med_parts(objectives), device))
-            }
-        };
-        network.model_mut().initialise(seed, &InitRecipe::default());
-        Ok(network)
-    }
+/// A network with drawn weights, a pure function of `seed` and the sizes.
+///
+/// - `device`: an autodiff one.
+///
+/// # Errors
+/// [`TrainError::Settings`]: sizes that do not fit together.
+pub fn drawn(
+    architecture: &Architecture,
+    objectives: &[Objective],
+    (vocab_size, special): (usize, &SpecialIds),
+    seed: u64,
+    device: &Device,
+) -> Result<Box<dyn Network>, TrainError> {
+    let mut network = blank(architecture, objectives, (vocab_size, special), device)?;
+    network.initialise(seed, &InitRecipe::default());
+    Ok(network)
+}
 
-    /// Writes a model folder in Hugging Face layout.
-    ///
-    /// # Errors
-    /// [`TrainError::Model`] names the file.
-    pub fn save(&self, folder: &Path, assets: &Assets<'_>) -> Result<(), TrainError> {
-        match self {
-            Self::Clip(clip) => clip.save(folder, assets)?,
-            Self::Blip(med) => med.save(folder, assets)?,
+/// The network with all parameters zero.
+fn blank(
+    architecture: &Architecture,
+    objectives: &[Objective],
+    (vocab_size, special): (usize, &SpecialIds),
+    device: &Device,
+) -> Result<Box<dyn Network>, TrainError> {
+    let sizes = Sizes {
+        image_size: architecture.image_size,
+        patch_size: architecture.patch_size,
+        width: architecture.width,
+        heads: architecture.heads,
+        vision_layers: architecture.vision_layers,
+        text_layers: architecture.text_layers,
+        projection: architecture.projection,
+        max_text_tokens: architecture.max_text_tokens,
+    };
+    let wrong = |error: capstan_model::config::Error| TrainError::Settings {
+        field: "architecture",
+        problem: error.to_string(),
+    };
+    Ok(match architecture.family {
+        Family::Clip => {
+            let mut config = ClipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            shape_vision(&mut config.vision_config, architecture);
+            let text = &mut config.text_config;
+            text.hidden_size = architecture.text_width();
+            text.num_attention_heads = architecture.text_heads();
+            text.intermediate_size = architecture.mlp_widths()[1];
+            text.hidden_act = activation(architecture);
+            Box::new(Clip::new(config, device))
         }
-        Ok(())
-    }
-
-    /// The family.
-    pub fn family(&self) -> Family {
-        match self {
-            Self::Clip(_) => Family::Clip,
-            Self::Blip(_) => Family::Blip,
+        Family::Blip => {
+            let mut config = BlipConfig::new(&sizes, vocab_size, special).map_err(wrong)?;
+            shape_vision(&mut config.vision_config, architecture);
+            let text = &mut config.text_config;
+            text.hidden_size = architecture.text_width();
+            text.num_attention_heads = architecture.text_heads();
+            text.intermediate_size = architecture.mlp_widths()[1];
+            text.hidden_act = activation(architecture);
+            Box::new(Med::new(config, med_parts(objectives), device))
         }
-    }
+    })
+}
 
-    /// The network as a list of weights.
-    pub fn model(&self) -> &dyn Model {
-        match self {
-            Self::Clip(clip) => clip,
-            Self::Blip(med) => med,
-        }
+fn shape_vision(vision: &mut VisionConfig, architecture: &Architecture) {
+    vision.intermediate_size = architecture.mlp_widths()[0];
+    vision.hidden_act = activation(architecture);
+    if let Some(epsilon) = architecture.norm_epsilon {
+        vision.layer_norm_eps = epsilon;
     }
+}
 
-    /// The network as a list of weights.
-    pub fn model_mut(&mut self) -> &mut dyn Model {
-        match self {
-            Self::Clip(clip) => clip,
-            Self::Blip(med) => med,
-        }
-    }
-
-    /// Side of the pictures that it takes, in pixels.
-    pub fn image_size(&self) -> usize {
-        match self {
-            Self::Clip(clip) => clip.config().vision_config.image_size,
-            Self::Blip(med) => med.config().vision_config.image_size,
-        }
-    }
-
-    /// Tokens of a text at most.
-    pub fn max_text_tokens(&self) -> usize {
-        match self {
-            Self::Clip(clip) => clip.config().text_config.max_position_embeddings,
-            Self::Blip(med) => med.config().text_config.max_position_embeddings,
-        }
-    }
-
-    /// The padding token.
-    pub fn pad(&self) -> u32 {
-        match self {
-            Self::Clip(clip) => clip.config().text_config.pad_token_id,
-            Self::Blip(med) => med.config().text_config.pad_token_id,
-        }
-    }
-
-    /// Place of the parameter behind the scale in the flat vector; none in a captioner.
-    pub(crate) fn scale_at(&self) -> Option<usize> {
-        let name = match self {
-            Self::Clip(_) => "logit_scale",
-            Self::Blip(_) => "temperature",
-        };
-        let layout = self.model().layout();
-        layout
-            .iter()
-            .find(|slice| slice.name == name)
-            .map(|slice| slice.range.start)
-    }
-
-    /// The scale that follows from its parameter.
-    pub(crate) fn scale(&self, parameter: f32) -> Scale {
-        match self {
-            Self::Clip(_) => {
-                let factor = parameter.exp().min(MAX_LOGIT_SCALE);
-                Scale {
-                    factor,
-                    slope: f64::from(factor),
-                }
-            }
-            Self::Blip(_) => {
-                let temperature = parameter.clamp(TEMPERATURE.0, TEMPERATURE.1);
-                let factor = 1.0 / temperature;
-                Scale {
-                    factor,
-                    slope: -f64::from(factor).powi(2),
-                }
-            }
-        }
-    }
-
-    /// The parameter behind the scale, brought back into its bounds after an update.
-    pub(crate) fn bounded_scale(&self, parameter: f32) -> f32 {
-        match self {
-            Self::Clip(_) => parameter.min(MAX_LOGIT_SCALE.ln()),
-            Self::Blip(_) => parameter.clamp(TEMPERATURE.0, TEMPERATURE.1),
-        }
-    }
-
-    /// Digest of the names and shapes of all parameters.
-    pub fn layout_digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for slice in self.model().layout() {
-            hasher.update(format!("{} {:?}\n", slice.name, slice.shape).as_bytes());
-        }
-        hasher.finalize().to_hex().to_string()
-    }
-
-    /// Which of the flat parameters decay.
-    pub fn decays(&self) -> Vec<bool> {
-        let layout = self.model().layout();
-        layout
-            .iter()
-            .flat_map(|slice| slice.range.clone().map(|_| slice.decay))
-            .collect()
+fn activation(architecture: &Architecture) -> config::Activation {
+    match architecture.activation {
+        Activation::Gelu => config::Activation::Gelu,
+        Activation::QuickGelu => config::Activation::QuickGelu,
     }
 }
 
@@ -215,35 +103,108 @@ impl Network {
 /// train.
 ///
 /// # Errors
-/// [`TrainError::Model`] names the file and the tensor; [`TrainError::Init`]: the folder holds
-/// another kind of model.
+/// [`TrainError::Model`] names the file and the tensor.
 pub fn load(
     folder: &Path,
     objectives: &[Objective],
     device: &Device,
-) -> Result<Network, TrainError> {
-    Ok(match family_of(folder)? {
-        Family::Clip => Network::Clip(Clip::load(folder, device)?),
-        Family::Blip => Network::Blip(Med::load(folder, med_parts(objectives), device)?),
+) -> Result<Box<dyn Network>, TrainError> {
+    let load = Load::on(device).parts(med_parts(objectives));
+    Ok(pretrained::open(folder, &load)?)
+}
+
+/// Fails if the network lacks what an objective trains.
+pub(crate) fn check(network: &dyn Network, objectives: &[Objective]) -> Result<(), TrainError> {
+    for objective in objectives {
+        let has = match objective {
+            Objective::Itc => network.embed().is_some(),
+            Objective::Itm => network.embed().is_some() && network.matching().is_some(),
+            Objective::Lm => network.generator().is_some(),
+        };
+        if !has {
+            let (role, objective) = (network.role(), objective.as_str());
+            return Err(TrainError::Settings {
+                field: "objectives",
+                problem: format!("a {role} cannot be trained by `{objective}`: leave it out"),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The rule of the settings in the words of the model room.
+pub(crate) fn decay_of(decay: Decay) -> params::Decay {
+    match decay {
+        Decay::Matrices => params::Decay::Matrices,
+        Decay::Dimensions => params::Decay::Dimensions,
+        Decay::All => params::Decay::All,
+    }
+}
+
+/// The parameter behind the factor on cosines.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ScaleParameter {
+    /// How the factor follows from it.
+    pub(crate) rule: Scale,
+    /// Its value.
+    pub(crate) value: f32,
+    /// Its place in the flat vectors, if it is trained.
+    pub(crate) place: Option<usize>,
+}
+
+/// The parameter behind the factor on cosines; none in a captioner.
+pub(crate) fn scale(network: &dyn Network) -> Option<ScaleParameter> {
+    let (param, rule) = network.embed()?.scale();
+    let name = &param.parts()[0].name;
+    let layout = network.layout();
+    let slice = layout.iter().find(|slice| slice.name == *name);
+    Some(ScaleParameter {
+        rule,
+        value: param.floats()[0],
+        place: slice.map(|slice| slice.range.start),
     })
 }
 
-/// The family of the model in `folder`.
-fn family_of(folder: &Path) -> Result<Family, TrainError> {
-    if folder.join(CAPTIONER_FOLDER).exists() {
-        return Ok(Family::Blip);
+/// Digest of the names and shapes of all parameters that are trained.
+pub fn layout_digest(network: &(impl Model + ?Sized)) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for slice in network.layout() {
+        hasher.update(format!("{} {:?}\n", slice.name, slice.shape).as_bytes());
     }
-    let path = folder.join(CONFIG_FILE);
-    let read = |path: &Path| -> Option<serde_json::Value> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-    };
-    let config = read(&path);
-    match config
-        .as_ref()
-        .and_then(|config| config["model_type"].as_str())
-    {
-        Some("clip") => Ok(Family::Clip),
-        Some("blip") => Ok(Family::Blip),
-        _ => Err(TrainError::Init { path }),
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use capstan_model::DeviceSpec;
+
+    #[test]
+    fn towers_of_published_shapes_have_their_number_of_parameters() {
+        let special = SpecialIds {
+            pad: 0,
+            unk: 1,
+            cls: 3,
+            sep: 4,
+            dec: 5,
+            enc: 6,
+        };
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let parameters = |json: &str, objectives: &[Objective], tokens| {
+            let architecture: Architecture = serde_json::from_str(json).unwrap();
+            let network = blank(&architecture, objectives, (tokens, &special), &device).unwrap();
+            network.num_params()
+        };
+        // open_clip's ViT-B-32.
+        let clip = r#"{"family": "clip", "image_size": 224, "patch_size": 32, "width": 768, "heads": 12,
+            "vision_layers": 12, "text_layers": 12, "text_width": 512, "text_heads": 8,
+            "projection": 512, "max_text_tokens": 77}"#;
+        assert_eq!(parameters(clip, &[Objective::Itc], 49_408), 151_277_313);
+        // BlipForConditionalGeneration of this shape, whose output
+        // matrix is that of the word embeddings.
+        let blip = r#"{"family": "blip", "image_size": 384, "patch_size": 16, "width": 768, "heads": 12,
+            "vision_layers": 12, "text_layers": 12, "projection": 256, "max_text_tokens": 512,
+            "norm_epsilon": 1e-6}"#;
+        assert_eq!(parameters(blip, &[Objective::Lm], 30_524), 223_971_644);
     }
 }

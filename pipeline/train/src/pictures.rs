@@ -1,8 +1,10 @@
 //! The pictures of a training as a rank keeps them: decoded once, within a budget.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use capstan_model::ImagePreprocess;
+use capstan_model::preprocess::{self, Rgb};
 use capstan_plan::FailureKind;
 use rayon::prelude::*;
 
@@ -27,38 +29,86 @@ pub trait PictureSource: Send {
     /// # Errors
     /// [`SourceError`].
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError>;
-}
 
-/// Pictures that are fetched encoded, as files or rows hold them, and decoded here.
-pub struct Encoded<F> {
-    preprocess: ImagePreprocess,
-    fetch: F,
-}
+    /// Announces the pictures that are asked for next, in place of those announced before. A source
+    /// may read them together.
+    fn expect(&mut self, _pictures: &[usize]) {}
 
-impl<F> Encoded<F> {
-    /// - `fetch`: gives the encoded pictures of these indices, in the order asked for.
-    pub fn new(preprocess: ImagePreprocess, fetch: F) -> Self {
-        Self { preprocess, fetch }
+    /// The pictures of these indices, decoded at their own sides, in the order asked for. A source
+    /// of square pictures needs none of its own.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn whole(&mut self, pictures: &[usize]) -> Result<Vec<Rgb>, SourceError> {
+        Ok(self.decoded(pictures)?.into_iter().map(square).collect())
     }
 }
 
-impl<F, B> PictureSource for Encoded<F>
-where
-    F: FnMut(&[usize]) -> Result<Vec<B>, SourceError> + Send,
-    B: AsRef<[u8]> + Sync,
-{
+fn square(bytes: Vec<u8>) -> Rgb {
+    let side = (bytes.len() / 3).isqrt();
+    Rgb {
+        width: side,
+        height: side,
+        bytes,
+    }
+}
+
+/// Where encoded pictures come from, as files or rows hold them.
+pub trait PictureFiles: Send {
+    /// An encoded picture.
+    type Bytes: AsRef<[u8]> + Sync;
+
+    /// The encoded pictures of these indices, in the order asked for.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    fn fetch(&mut self, pictures: &[usize]) -> Result<Vec<Self::Bytes>, SourceError>;
+
+    /// As [`PictureSource::expect`].
+    fn expect(&mut self, _pictures: &[usize]) {}
+}
+
+/// Encoded pictures that are decoded here.
+pub struct Encoded<F> {
+    preprocess: ImagePreprocess,
+    files: F,
+}
+
+impl<F: PictureFiles> Encoded<F> {
+    /// - `preprocess`: how pictures are brought to the model's side.
+    pub fn new(preprocess: ImagePreprocess, files: F) -> Self {
+        Self { preprocess, files }
+    }
+
+    fn decode<T: Send>(
+        &mut self,
+        pictures: &[usize],
+        decode: impl Fn(&ImagePreprocess, &[u8]) -> Result<T, preprocess::Error> + Sync,
+    ) -> Result<Vec<T>, SourceError> {
+        let encoded = self.files.fetch(pictures)?;
+        let decoded = encoded.par_iter().map(|bytes| {
+            decode(&self.preprocess, bytes.as_ref()).map_err(|error| SourceError {
+                kind: FailureKind::PoisonShard,
+                source: Box::new(error),
+            })
+        });
+        decoded.collect()
+    }
+}
+
+impl<F: PictureFiles> PictureSource for Encoded<F> {
+    fn expect(&mut self, pictures: &[usize]) {
+        self.files.expect(pictures);
+    }
+
     fn decoded(&mut self, pictures: &[usize]) -> Result<Vec<Vec<u8>>, SourceError> {
-        let encoded = (self.fetch)(pictures)?;
-        let decode = |bytes: &B| {
-            self.preprocess
-                .decode(bytes.as_ref())
-                .map(|picture| picture.rgb)
-                .map_err(|error| SourceError {
-                    kind: FailureKind::PoisonShard,
-                    source: Box::new(error),
-                })
-        };
-        encoded.par_iter().map(decode).collect()
+        self.decode(pictures, |preprocess, bytes| {
+            Ok(preprocess.decode(bytes)?.rgb)
+        })
+    }
+
+    fn whole(&mut self, pictures: &[usize]) -> Result<Vec<Rgb>, SourceError> {
+        self.decode(pictures, ImagePreprocess::decode_whole)
     }
 }
 
@@ -68,8 +118,9 @@ where
 /// order of eviction would do better than none.
 pub struct Pictures {
     source: Box<dyn PictureSource>,
-    kept: Vec<Option<Box<[u8]>>>,
+    kept: Vec<Option<Arc<Rgb>>>,
     left_bytes: u64,
+    whole: bool,
 }
 
 impl Pictures {
@@ -80,7 +131,13 @@ impl Pictures {
             source,
             kept: vec![None; pictures],
             left_bytes: budget_bytes,
+            whole: false,
         }
+    }
+
+    /// Gives pictures at their own sides from here on. Called before the first picture is loaded.
+    pub(crate) fn keep_whole(&mut self) {
+        self.whole = true;
     }
 
     /// How many there are.
@@ -93,54 +150,66 @@ impl Pictures {
         self.kept.is_empty()
     }
 
-    /// Calls `each` with the place in `wanted` and the bytes of every picture, in some order.
+    /// Announces the pictures that are loaded next, in place of those announced before.
+    pub(crate) fn expect(&mut self, pictures: &[usize]) {
+        let missing = |picture: &&usize| self.kept[**picture].is_none();
+        let missing: Vec<usize> = pictures.iter().filter(missing).copied().collect();
+        self.source.expect(&missing);
+    }
+
+    /// The pictures of these indices, in the order of `wanted`.
     ///
     /// # Errors
     /// [`TrainError::Picture`].
-    pub fn visit(
-        &mut self,
-        wanted: &[usize],
-        mut each: impl FnMut(usize, &[u8]),
-    ) -> Result<(), TrainError> {
+    pub fn load(&mut self, wanted: &[usize]) -> Result<Vec<Arc<Rgb>>, TrainError> {
         let missing: BTreeSet<usize> = wanted
             .iter()
             .copied()
             .filter(|picture| self.kept[*picture].is_none())
             .collect();
         let missing: Vec<usize> = missing.into_iter().collect();
-        for (place, picture) in wanted.iter().enumerate() {
-            if let Some(bytes) = &self.kept[*picture] {
-                each(place, bytes);
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let decoded = self
-            .source
-            .decoded(&missing)
-            .map_err(|error| TrainError::Picture {
-                picture: missing[0],
-                kind: error.kind,
-                source: error.source,
-            })?;
-        for (picture, bytes) in missing.iter().zip(decoded) {
-            for (place, _) in wanted.iter().enumerate().filter(|(_, w)| *w == picture) {
-                each(place, &bytes);
-            }
-            if let Some(left) = self.left_bytes.checked_sub(bytes.len() as u64) {
+        let read = self.read(&missing)?;
+        let found = wanted.iter().map(|picture| match &self.kept[*picture] {
+            Some(kept) => kept.clone(),
+            None => read[picture].clone(),
+        });
+        let found = found.collect();
+        for (picture, bytes) in read {
+            if let Some(left) = self.left_bytes.checked_sub(bytes.bytes.len() as u64) {
                 self.left_bytes = left;
-                self.kept[*picture] = Some(bytes.into_boxed_slice());
+                self.kept[picture] = Some(bytes);
             }
         }
-        Ok(())
+        Ok(found)
+    }
+
+    fn read(&mut self, missing: &[usize]) -> Result<BTreeMap<usize, Arc<Rgb>>, TrainError> {
+        let Some(first) = missing.first() else {
+            return Ok(BTreeMap::new());
+        };
+        let read = if self.whole {
+            self.source.whole(missing)
+        } else {
+            let decoded = self.source.decoded(missing);
+            decoded.map(|pictures| pictures.into_iter().map(square).collect())
+        };
+        let read = read.map_err(|error| TrainError::Picture {
+            picture: *first,
+            kind: error.kind,
+            source: error.source,
+        })?;
+        Ok(missing
+            .iter()
+            .copied()
+            .zip(read.into_iter().map(Arc::new))
+            .collect())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     struct Counted(Arc<Mutex<Vec<usize>>>);
 
@@ -157,12 +226,11 @@ mod tests {
         let mut pictures = Pictures::new(Box::new(Counted(asked.clone())), 4, 24);
         let wanted = [2, 0, 2, 3];
         for _ in 0..3 {
-            let mut seen = vec![None; 4];
-            pictures
-                .visit(&wanted, |place, bytes| seen[place] = Some(bytes.to_vec()))
-                .unwrap();
-            let want: Vec<_> = wanted.iter().map(|p| Some(vec![*p as u8; 12])).collect();
-            assert_eq!(seen, want);
+            let seen = pictures.load(&wanted).unwrap();
+            for (picture, wanted) in seen.iter().zip(wanted) {
+                assert_eq!((picture.width, picture.height), (2, 2));
+                assert_eq!(picture.bytes, vec![wanted as u8; 12]);
+            }
         }
         // 0 and 2 fill the budget; 3 is decoded every time.
         assert_eq!(*asked.lock().unwrap(), [0, 2, 3, 3, 3]);

@@ -23,9 +23,21 @@ impl RankPool {
     /// # Errors
     /// [`TrainError::Threads`] where the system gives none.
     pub fn new(rank: usize, threads: usize) -> Result<Self, TrainError> {
+        Self::named(format!("rank-{rank}"), threads)
+    }
+
+    /// Starts `threads` threads that load the pictures of `rank`.
+    ///
+    /// # Errors
+    /// As [`RankPool::new`].
+    pub(crate) fn loading(rank: usize, threads: usize) -> Result<Self, TrainError> {
+        Self::named(format!("load-{rank}"), threads)
+    }
+
+    fn named(name: String, threads: usize) -> Result<Self, TrainError> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
-            .thread_name(move |thread| format!("rank-{rank}-{thread}"))
+            .thread_name(move |thread| format!("{name}-{thread}"))
             .build()
             .map_err(|source| TrainError::Threads { threads, source })?;
         Ok(Self { pool })

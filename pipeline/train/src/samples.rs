@@ -31,10 +31,12 @@ pub struct PictureRow {
 /// Tokenised samples in the order of `samples`, and the row of every picture that they name; texts
 /// of one picture share it.
 ///
+/// - `prompt`: what every text begins with.
 /// - `max_tokens`: of a text, special ones included; longer texts are cut.
 pub fn tokenised(
     samples: &[index::Sample],
     tokenizer: &Tokenizer,
+    prompt: &str,
     max_tokens: usize,
 ) -> (Vec<Sample>, Vec<PictureRow>) {
     let (mut rows, mut places) = (Vec::new(), HashMap::new());
@@ -51,7 +53,7 @@ pub fn tokenised(
             text_id: sample.text_id,
             shard: sample.shard,
             picture,
-            tokens: tokenizer.encode(&sample.text, max_tokens),
+            tokens: tokenizer.encode(&format!("{prompt}{}", sample.text), max_tokens),
         }
     });
     (tokenised.collect(), rows)

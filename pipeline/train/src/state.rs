@@ -36,12 +36,6 @@ pub struct State {
 /// Why checkpoint files cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// A file is missing.
-    #[error("checkpoint holds no `{name}`")]
-    Missing {
-        /// The file or tensor.
-        name: &'static str,
-    },
     /// The index is not what this program writes.
     #[error("checkpoint index `{INDEX}` is unreadable")]
     Index(#[source] serde_json::Error),
@@ -82,33 +76,16 @@ struct Index {
 }
 
 impl State {
-    /// The files of a checkpoint, by name.
+    /// Writes the files of a checkpoint into `folder`, which exists.
     ///
     /// # Errors
-    /// [`StateError`] where the tensors cannot be written as safetensors.
-    pub fn to_files(&self) -> Result<Vec<(String, Vec<u8>)>, StateError> {
-        let floats = |values: &[f32]| Flat {
-            dtype: Dtype::F32,
-            shape: [values.len()],
-            bytes: values
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        };
-        let curve = Flat {
-            dtype: Dtype::F64,
-            shape: [self.curve.len()],
-            bytes: self
-                .curve
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect(),
-        };
+    /// [`StateError`] where a file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<(), StateError> {
         let tensors = [
-            ("params", floats(&self.params)),
-            ("adamw.first", floats(&self.first)),
-            ("adamw.second", floats(&self.second)),
-            ("curve", curve),
+            ("params", Flat::new(&self.params, Dtype::F32)),
+            ("adamw.first", Flat::new(&self.first, Dtype::F32)),
+            ("adamw.second", Flat::new(&self.second, Dtype::F32)),
+            ("curve", Flat::new(&self.curve, Dtype::F64)),
         ];
         let index = Index {
             step: self.step,
@@ -122,26 +99,24 @@ impl State {
                 .collect(),
         };
         let index = serde_json::to_vec_pretty(&index).map_err(StateError::Index)?;
-        let tensors = safetensors::serialize(tensors, None).map_err(StateError::Tensors)?;
-        Ok(vec![
-            (TENSORS.to_owned(), tensors),
-            (INDEX.to_owned(), index),
-        ])
+        safetensors::serialize_to_file(tensors, None, &folder.join(TENSORS))
+            .map_err(StateError::Tensors)?;
+        let path = folder.join(INDEX);
+        std::fs::write(&path, index).map_err(|source| StateError::File { path, source })
     }
 
-    /// Reads the files of a checkpoint; every length is checked.
+    /// Reads the files of a checkpoint from `folder`; every length is checked.
     ///
     /// # Errors
-    /// [`StateError`]: a file is missing or not what [`State::to_files`] writes.
-    pub fn from_files(files: &[(String, Vec<u8>)]) -> Result<Self, StateError> {
-        let file = |name: &'static str| {
-            let found = files.iter().find(|(n, _)| n == name);
-            found
-                .map(|(_, bytes)| bytes.as_slice())
-                .ok_or(StateError::Missing { name })
+    /// [`StateError`]: a file is missing or not what [`State::write`] writes.
+    pub fn read(folder: &Path) -> Result<Self, StateError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|source| StateError::File { path, source })
         };
-        let index: Index = serde_json::from_slice(file(INDEX)?).map_err(StateError::Index)?;
-        let tensors = SafeTensors::deserialize(file(TENSORS)?).map_err(StateError::Tensors)?;
+        let index: Index = serde_json::from_slice(&read(INDEX)?).map_err(StateError::Index)?;
+        let bytes = read(TENSORS)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(StateError::Tensors)?;
         let bytes = |name: &'static str, expected: usize, dtype: Dtype| {
             let tensor = tensors.tensor(name).map_err(StateError::Tensors)?;
             if tensor.dtype() != dtype || tensor.shape() != [expected] {
@@ -154,63 +129,40 @@ impl State {
             Ok(tensor.data())
         };
         let floats = |name| {
-            let data = bytes(name, index.params, Dtype::F32)?;
-            let of = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("chunks of four"));
-            Ok(data.chunks_exact(4).map(of).collect::<Vec<f32>>())
+            let chunks = bytes(name, index.params, Dtype::F32)?.as_chunks().0;
+            Ok(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
-        let of = |b: &[u8]| f64::from_le_bytes(b.try_into().expect("chunks of eight"));
+        let curve = bytes("curve", index.curve, Dtype::F64)?.as_chunks().0;
         Ok(Self {
             step: index.step,
             updates: index.updates,
             params: floats("params")?,
             first: floats("adamw.first")?,
             second: floats("adamw.second")?,
-            curve: bytes("curve", index.curve, Dtype::F64)?
-                .chunks_exact(8)
-                .map(of)
-                .collect(),
+            curve: curve.iter().map(|b| f64::from_le_bytes(*b)).collect(),
             layout: index.layout,
         })
     }
 }
 
-impl State {
-    /// Writes the files of a checkpoint into `folder`, which exists.
-    ///
-    /// # Errors
-    /// [`StateError::File`] names the file.
-    pub fn write(&self, folder: &Path) -> Result<(), StateError> {
-        for (name, bytes) in self.to_files()? {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(|source| StateError::File { path, source })?;
-        }
-        Ok(())
-    }
-
-    /// Reads the files of a checkpoint from `folder`.
-    ///
-    /// # Errors
-    /// [`StateError`]: a file is missing or not what [`State::write`] writes.
-    pub fn read(folder: &Path) -> Result<Self, StateError> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            match std::fs::read(&path) {
-                Ok(bytes) => Ok((name.to_owned(), bytes)),
-                Err(source) => Err(StateError::File { path, source }),
-            }
-        };
-        Self::from_files(&[read(TENSORS)?, read(INDEX)?])
-    }
-}
-
-/// A flat tensor as bytes.
-struct Flat {
+/// A flat tensor that is written from where it lies.
+struct Flat<'a> {
     dtype: Dtype,
     shape: [usize; 1],
-    bytes: Vec<u8>,
+    bytes: &'a [u8],
 }
 
-impl View for Flat {
+impl<'a> Flat<'a> {
+    fn new<T: bytemuck::Pod>(values: &'a [T], dtype: Dtype) -> Self {
+        Self {
+            dtype,
+            shape: [values.len()],
+            bytes: bytemuck::cast_slice(values),
+        }
+    }
+}
+
+impl View for Flat<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -220,7 +172,7 @@ impl View for Flat {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        Cow::Borrowed(self.bytes)
     }
 
     fn data_len(&self) -> usize {
@@ -246,38 +198,40 @@ mod tests {
 
     #[test]
     fn files_hold_every_bit() {
-        let files = state().to_files().unwrap();
-        let read = State::from_files(&files).unwrap();
-        assert_eq!(read, state());
-        assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
             State::read(folder.path()),
             Err(StateError::File { .. })
         ));
         state().write(folder.path()).unwrap();
-        assert_eq!(State::read(folder.path()).unwrap(), state());
+        let read = State::read(folder.path()).unwrap();
+        assert_eq!(read, state());
+        assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
     }
 
     #[test]
     fn broken_files_are_refused() {
-        let files = state().to_files().unwrap();
-        assert!(matches!(
-            State::from_files(&files[..1]),
-            Err(StateError::Missing { .. })
-        ));
-        let mut cut = files.clone();
-        cut[0].1.truncate(100);
-        assert!(matches!(
-            State::from_files(&cut),
-            Err(StateError::Tensors(_))
-        ));
-        let mut short = files;
-        let index = String::from_utf8(short[1].1.clone()).unwrap();
-        short[1].1 = index.replace("\"params\": 4", "\"params\": 5").into_bytes();
-        assert!(matches!(
-            State::from_files(&short),
-            Err(StateError::Tensor { .. })
-        ));
+        let folder = tempfile::tempdir().unwrap();
+        let read = |spoil: &dyn Fn(&str) -> Option<Vec<u8>>| {
+            state().write(folder.path()).unwrap();
+            for name in [TENSORS, INDEX] {
+                if let Some(bytes) = spoil(name) {
+                    std::fs::write(folder.path().join(name), bytes).unwrap();
+                }
+            }
+            State::read(folder.path()).unwrap_err()
+        };
+        let bytes = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        let cut = read(&|name| (name == TENSORS).then(|| bytes(name)[..100].to_vec()));
+        assert!(matches!(cut, StateError::Tensors(_)), "{cut}");
+        let short = read(&|name| {
+            let text = (name == INDEX).then(|| String::from_utf8(bytes(name)).unwrap());
+            text.map(|text| text.replace("\"params\": 4", "\"params\": 5").into_bytes())
+        });
+        assert!(matches!(short, StateError::Tensor { .. }), "{short}");
+        state().write(folder.path()).unwrap();
+        std::fs::remove_file(folder.path().join(TENSORS)).unwrap();
+        let missing = State::read(folder.path()).unwrap_err();
+        assert!(matches!(missing, StateError::File { .. }), "{missing}");
     }
 }

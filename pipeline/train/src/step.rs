@@ -3,18 +3,19 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use capstan_dataset::sampler::{SampleKey, Sampler, rank_slice};
-use capstan_model::ImagePreprocess;
+use capstan_dataset::sampler::{SampleKey, Sampler};
+use capstan_model::{ImagePreprocess, Network};
 use capstan_plan::FailureKind;
 use capstan_plan::clock::Stopwatch;
 use capstan_plan::failure;
 use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
 
-use crate::objective::{Gradient, Objectives, Slice};
+use crate::loader::{Batches, Loader, Prepared};
+use crate::objective::{Gradient, Objectives};
 use crate::{
-    AdamW, AdamWConfig, Augment, Curve, Link, Network, Pictures, RankPool, Sample, Schedule, State,
-    TrainError, clip_factor, global_norm,
+    AdamW, AdamWConfig, Augment, Curve, Link, Pictures, RankPool, Sample, Schedule, State,
+    TrainError, clip_factor, global_norm, network,
 };
 
 /// What is trained on, and how.
@@ -25,9 +26,13 @@ pub struct Job<'a> {
     pub seed: u64,
     /// All samples, the same on every rank.
     pub samples: &'a [Sample],
+    /// Rows of the base files that they are of.
+    pub rows: u64,
+    /// Tokens at the start of every text that are read and not learned; 0 without a prompt.
+    pub prompt_tokens: usize,
     /// Their pictures.
     pub pictures: &'a mut Pictures,
-    /// How the model takes pictures: its mean and standard deviation are used here.
+    /// How the model takes pictures.
     pub preprocess: &'a ImagePreprocess,
     /// Limit of one operation of the ring, the wait for slower ranks included.
     pub ring_limit: Duration,
@@ -59,14 +64,15 @@ pub struct Watch<'a> {
 pub struct Trained {
     /// Figures for the commit.
     pub training: Training,
-    /// CPU time of this rank's compute threads in this attempt.
+    /// CPU time of this rank's threads in this attempt, those that load pictures included.
     pub cpu: Duration,
 }
 
 /// Trains `network` on this rank's part of every global batch.
 ///
 /// Every rank calls it with equal arguments but for `ring`; all end with equal bits. Computes on
-/// a pool of `config.threads_per_rank` threads of its own.
+/// a pool of `config.threads_per_rank` threads of its own, and loads the pictures of coming steps on
+/// as many others.
 ///
 /// A training that is cancelled, or whose ring breaks, has still applied whole steps alone: rank 0
 /// saves the state after the last of them before the error is given.
@@ -77,33 +83,79 @@ pub struct Trained {
 /// [`TrainError`]; [`TrainError::NotFinite`] names the step and the loss.
 pub fn train(
     job: Job<'_>,
-    network: &mut Network,
+    network: &mut dyn Network,
     ring: &mut dyn capstan_collective::Collective,
     resume: Option<State>,
     watch: Watch<'_>,
 ) -> Result<Trained, TrainError> {
     check(&job, network, ring.world_size())?;
-    let pool = RankPool::new(ring.rank(), job.config.threads_per_rank)?;
+    let config = job.config;
+    let pool = RankPool::new(ring.rank(), config.threads_per_rank)?;
+    let loading = RankPool::loading(ring.rank(), config.threads_per_rank)?;
+    let settings = Settings {
+        config,
+        seed: job.seed,
+        samples: job.samples.len(),
+        prompt_tokens: job.prompt_tokens,
+    };
     let link = Link::new(ring, job.ring_limit);
-    let training = pool.run(|| Loop::new(job, network, link, resume)?.run(watch))?;
+    let loader = loader(job, &link)?;
+    let first = resume.as_ref().map_or(0, |state| state.step);
+    let (queue, batches) = loader.queue(config.global_batch);
+    let training = std::thread::scope(|scope| {
+        scope.spawn(|| loading.run(|| loader.run(first..config.steps, &queue)));
+        pool.run(|| Loop::new(settings, batches, network, link, resume)?.run(watch))
+    })?;
     Ok(Trained {
         training,
-        cpu: pool.cpu_time(),
+        cpu: pool.cpu_time() + loading.cpu_time(),
+    })
+}
+
+/// What prepares the batches of this rank.
+fn loader<'a>(job: Job<'a>, link: &Link<'_>) -> Result<Loader<'a>, TrainError> {
+    let config = job.config;
+    let key = |sample: &Sample| SampleKey {
+        text_id: sample.text_id,
+        length: sample.tokens.len() as u32,
+        shard: sample.shard,
+    };
+    let keys = job.samples.iter().map(key).collect();
+    let (batch, bucket) = (config.global_batch, config.length_bucket);
+    let sampler = Sampler::new(keys, job.rows, batch, bucket, job.seed);
+    let sampler = sampler.map_err(|error| TrainError::Settings {
+        field: "data",
+        problem: error.to_string(),
+    })?;
+    Ok(Loader {
+        samples: job.samples,
+        pictures: job.pictures,
+        sampler,
+        augment: Augment::new(job.seed, config, job.preprocess),
+        rank: link.rank(),
+        world_size: link.world_size(),
+        side: job.preprocess.side,
     })
 }
 
 /// Refuses settings that contradict each other, the samples or the ring.
-fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), TrainError> {
+fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), TrainError> {
     let config = job.config;
     let wrong = |field, problem: String| Err(TrainError::Settings { field, problem });
     if config.objectives.is_empty() {
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
-    if network.family() == stage::Family::Clip && config.objectives != [stage::Objective::Itc] {
-        return wrong(
-            "objectives",
-            "CLIP is trained by itc alone: write [\"itc\"]".to_owned(),
+    network::check(network, &config.objectives)?;
+    if job
+        .samples
+        .iter()
+        .any(|sample| sample.tokens.len() <= job.prompt_tokens)
+    {
+        let problem = format!(
+            "a text of the prompt's {} tokens has nothing to learn: shorten it, or raise `text_tokens`",
+            job.prompt_tokens
         );
+        return wrong("prompt", problem);
     }
     if config.global_batch < world_size {
         let problem = format!(
@@ -125,6 +177,14 @@ fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), Trai
         );
         return wrong("data", problem);
     }
+    if job.preprocess.side != network.image_size() {
+        let problem = format!(
+            "the model takes pictures of {} pixels, its preprocessing gives {}",
+            network.image_size(),
+            job.preprocess.side
+        );
+        return wrong("init", problem);
+    }
     if job
         .samples
         .iter()
@@ -138,17 +198,32 @@ fn check(job: &Job<'_>, network: &Network, world_size: usize) -> Result<(), Trai
     Ok(())
 }
 
+fn schedule(config: &stage::Train) -> Schedule {
+    let (peak, steps, last) = (config.learning_rate, config.steps, config.final_rate);
+    match config.warmup_steps {
+        Some(warmup) => Schedule::with_warmup_steps(peak, steps, warmup, last),
+        None => Schedule::new(peak, steps, config.warmup, last),
+    }
+}
+
+/// What the loop needs of a job beside its batches.
+struct Settings<'a> {
+    config: &'a stage::Train,
+    seed: u64,
+    /// How many samples there are.
+    samples: usize,
+    prompt_tokens: usize,
+}
+
 /// Everything that lives from step to step.
 struct Loop<'a> {
-    job: Job<'a>,
-    network: &'a mut Network,
+    job: Settings<'a>,
+    network: &'a mut dyn Network,
     link: Link<'a>,
-    sampler: Sampler,
+    batches: Batches,
     objectives: Objectives,
-    augment: Augment,
     schedule: Schedule,
     optimizer: AdamW,
-    params: Vec<f32>,
     curve: Curve,
     step: u64,
     /// The step of the newest checkpoint.
@@ -158,44 +233,40 @@ struct Loop<'a> {
 
 impl<'a> Loop<'a> {
     fn new(
-        job: Job<'a>,
-        network: &'a mut Network,
+        job: Settings<'a>,
+        batches: Batches,
+        network: &'a mut dyn Network,
         link: Link<'a>,
         resume: Option<State>,
     ) -> Result<Self, TrainError> {
         let config = job.config;
-        let key = |sample: &Sample| SampleKey {
-            text_id: sample.text_id,
-            length: sample.tokens.len() as u32,
-            shard: sample.shard,
-        };
-        let keys = job.samples.iter().map(key).collect();
-        let sampler = Sampler::new(keys, config.global_batch, config.length_bucket, job.seed)
-            .map_err(|error| TrainError::Settings {
-                field: "data",
-                problem: error.to_string(),
-            })?;
-        let objectives = Objectives::new(&config.objectives, config.label_smoothing, job.seed);
+        let objectives = Objectives::new(
+            &config.objectives,
+            config.positives,
+            (config.label_smoothing, job.prompt_tokens),
+            job.seed,
+        )
+        .with_chunk(config.chunk);
         let adamw = AdamWConfig {
             betas: config.betas,
             epsilon: config.epsilon,
             weight_decay: config.weight_decay,
         };
+        let layout = network.layout();
+        let decay = network::decay_of(config.decay);
         let mut this = Self {
             curve: Curve::new(config.steps, &objectives.names()),
-            optimizer: AdamW::new(adamw, &network.decays()),
-            augment: Augment::new(job.seed, config.shift_px, config.brightness_jitter),
-            schedule: Schedule::new(
-                config.learning_rate,
-                config.steps,
-                config.warmup,
-                config.final_rate,
+            optimizer: AdamW::new(
+                adamw,
+                layout
+                    .iter()
+                    .map(|slice| (slice.range.len(), slice.decays(decay))),
             ),
-            params: network.model().to_flat(),
-            layout: network.layout_digest(),
+            schedule: schedule(config),
+            layout: network::layout_digest(network),
             step: 0,
             saved: 0,
-            sampler,
+            batches,
             objectives,
             job,
             network,
@@ -214,7 +285,7 @@ impl<'a> Loop<'a> {
                 detail,
             })
         };
-        if state.layout != self.layout || state.params.len() != self.params.len() {
+        if state.layout != self.layout || state.params.len() != self.optimizer.len() {
             return foreign("its parameters have other names or shapes");
         }
         if state.step > self.job.config.steps {
@@ -224,11 +295,10 @@ impl<'a> Loop<'a> {
             return foreign("it was trained on other objectives");
         }
         self.optimizer
-            .restore(&state.first, &state.second, state.updates);
+            .restore(state.first, state.second, state.updates);
         self.step = state.step;
         self.saved = state.step;
-        self.params = state.params;
-        self.network.model_mut().load_flat(&self.params);
+        self.network.load_flat(&state.params);
         Ok(())
     }
 
@@ -236,8 +306,8 @@ impl<'a> Loop<'a> {
         tracing::info!(
             rank = self.link.rank(),
             world_size = self.link.world_size(),
-            params = self.params.len(),
-            samples = self.job.samples.len(),
+            params = self.optimizer.len(),
+            samples = self.job.samples,
             step = self.step,
             steps = self.job.config.steps,
             "training begins"
@@ -249,7 +319,7 @@ impl<'a> Loop<'a> {
         Ok(Training {
             world_size: self.link.world_size(),
             bytes_reduced: self.link.bytes_reduced(),
-            samples: self.job.samples.len() as u64,
+            samples: self.job.samples as u64,
             curve: self.curve.points(),
         })
     }
@@ -308,17 +378,20 @@ impl<'a> Loop<'a> {
         let Some(checkpoints) = watch.checkpoints.as_deref_mut() else {
             return Ok(());
         };
-        let (first, second) = self.optimizer.moments();
+        let (first, second) = self.optimizer.take_moments();
         let state = State {
             step: self.step,
             updates: self.optimizer.updates(),
             layout: self.layout.clone(),
-            params: self.params.clone(),
-            first: first.to_vec(),
-            second: second.to_vec(),
+            params: self.network.to_flat(),
+            first,
+            second,
             curve: self.curve.sums().to_vec(),
         };
-        checkpoints.save(&state).map_err(|error| TrainError::Save {
+        let saved = checkpoints.save(&state);
+        self.optimizer
+            .restore(state.first, state.second, state.updates);
+        saved.map_err(|error| TrainError::Save {
             step: self.step,
             kind: error.kind,
             source: error.source,
@@ -331,17 +404,12 @@ impl<'a> Loop<'a> {
         before_update: Option<&(dyn Fn(u64) + Sync)>,
     ) -> Result<TrainingStep, TrainError> {
         let start = Stopwatch::start();
-        let batch = self.sampler.batch(self.step);
-        let range = rank_slice(
-            batch.samples.len(),
-            self.link.rank(),
-            self.link.world_size(),
-        );
-        let slice = self.slice(&batch.samples[range.clone()], range, batch.data_epoch)?;
+        let batch = self.batches.recv();
+        let Prepared { data_epoch, slice } = batch.expect("the loader gives every step")?;
         let step = self.step;
         let gradient = self
             .objectives
-            .gradient(self.network, &self.params, &slice, &mut self.link)
+            .gradient(self.network, &slice, &mut self.link)
             .map_err(|source| TrainError::Ring { step, source })?;
         let norm = self.finite_norm(&gradient)?;
         if let Some(told) = before_update {
@@ -349,15 +417,10 @@ impl<'a> Loop<'a> {
         }
         let learning_rate = self.schedule.learning_rate(step);
         let factor = clip_factor(norm, self.job.config.clip_norm);
-        self.optimizer
-            .update(&mut self.params, &gradient.flat, factor, learning_rate);
-        if let Some(at) = self.network.scale_at() {
-            self.params[at] = self.network.bounded_scale(self.params[at]);
-        }
-        self.network.model_mut().load_flat(&self.params);
+        self.update(&gradient, factor, learning_rate);
         Ok(TrainingStep {
             step,
-            data_epoch: batch.data_epoch,
+            data_epoch,
             learning_rate,
             loss: gradient.losses.values().sum(),
             parts: gradient
@@ -371,37 +434,18 @@ impl<'a> Loop<'a> {
         })
     }
 
-    /// This rank's pictures, augmented, and texts.
-    fn slice(
-        &mut self,
-        samples: &[usize],
-        range: std::ops::Range<usize>,
-        data_epoch: u64,
-    ) -> Result<Slice, TrainError> {
-        let all = self.job.samples;
-        let side = self.network.image_size();
-        let floats = 3 * side * side;
-        let mut pixels = vec![0.0; samples.len() * floats];
-        let wanted: Vec<usize> = samples.iter().map(|sample| all[*sample].picture).collect();
-        let (augment, normalisation) = (
-            &self.augment,
-            (self.job.preprocess.mean, self.job.preprocess.std),
-        );
-        self.job.pictures.visit(&wanted, |place, bytes| {
-            let key = (data_epoch, &all[samples[place]].text_id);
-            let planes = &mut pixels[place * floats..(place + 1) * floats];
-            augment.apply(key, bytes, side, normalisation, planes);
-        })?;
-        let tokens = samples
-            .iter()
-            .map(|sample| all[*sample].tokens.clone())
-            .collect();
-        Ok(Slice {
-            step: self.step,
-            range,
-            pixels,
-            tokens,
-        })
+    fn update(&mut self, gradient: &Gradient, factor: f32, learning_rate: f64) {
+        let scale = network::scale(self.network);
+        let mut update = self.optimizer.begin(factor, learning_rate);
+        self.network.update(&mut |range, params| {
+            update.apply(range.clone(), params, &gradient.flat[range.clone()]);
+            if let Some(scale) = scale
+                && let Some(place) = scale.place.filter(|place| range.contains(place))
+            {
+                let param = &mut params[place - range.start];
+                *param = scale.rule.bounded(*param);
+            }
+        });
     }
 
     /// The norm of a gradient that is a number, as are its losses.

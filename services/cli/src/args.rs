@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 pub use certs::Certs;
 pub use dataset::{Dataset, Import, Layout, StoreArgs};
 pub use demo::Demo;
-pub use models::{Caption, Match, Model};
+pub use models::{Caption, Match, Model, OfModel};
 pub use roles::{Coordinator, DemoWeb, Ready, Trainer, Up, Worker};
 pub use runs::{Cancel, Check, Prune, Remote, Report, Retry, Run, Runs, RunsCommand, State, Watch};
 
@@ -127,10 +127,12 @@ pub enum Command {
     )]
     State(State),
     /// Describe pictures with a captioner.
-    #[command(after_help = "Example:\n  capstan caption photo.jpg --model \
-        capstan-demo/models/captioner_bootstrapped")]
+    #[command(
+        after_help = "Examples:\n  capstan caption photo.jpg --model capstan-demo/models/captioner\n  \
+        capstan caption photos/ --model captioner/ --write-txt --batch 32"
+    )]
     Caption(Caption),
-    /// Score how well texts match a picture.
+    /// Score how well texts match pictures.
     #[command(
         after_help = "Example:\n  capstan match photo.jpg \"a red ball\" \"a blue ring\" \
         --model capstan-demo/models/matcher"

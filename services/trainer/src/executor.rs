@@ -263,6 +263,8 @@ impl Attempt {
             config: &self.training.config,
             seed,
             samples: &self.inputs.samples,
+            prompt_tokens: self.inputs.prompt_tokens,
+            rows: self.inputs.parts.iter().map(|part| part.base.rows).sum(),
             pictures: &mut pictures,
             preprocess: &preprocess,
             ring_limit: limit,
@@ -275,7 +277,7 @@ impl Attempt {
             cancel: &cancel,
             before_update: Some(&|_: u64| fault::point("trainer.mid_step")),
         };
-        let trained = train(job, &mut network, &mut ring, self.resume.take(), watch);
+        let trained = train(job, &mut *network, &mut ring, self.resume.take(), watch);
         drop(watching);
         let trained = trained?;
         if let Some(metrics) = &mut metrics {
@@ -308,10 +310,8 @@ impl Attempt {
     fn pictures(&self, preprocess: &capstan_model::ImagePreprocess, handle: &Handle) -> Pictures {
         let (parts, rows) = (self.inputs.parts.clone(), self.inputs.rows.clone());
         let count = rows.len();
-        let mut fetch = pictures::Fetch::new(self.store.clone(), handle.clone(), parts, rows);
-        let source = Encoded::new(preprocess.clone(), move |wanted: &[usize]| {
-            fetch.fetch(wanted)
-        });
+        let store = pictures::FromStore::new(self.store.clone(), handle.clone(), parts);
+        let source = Encoded::new(preprocess.clone(), pictures::Fetch::new(store, rows));
         Pictures::new(Box::new(source), count, self.options.picture_bytes)
     }
 

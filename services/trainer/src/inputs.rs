@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
-use capstan_model::{Device, ImagePreprocess};
+use capstan_model::{Device, ImagePreprocess, Network, pretrained};
 use capstan_plan::id::{Digest, ModelDigest};
 use capstan_plan::stage;
 use capstan_plan::task::Data;
-use capstan_train::{Network, PictureRow, Sample, network, tokenised};
+use capstan_train::{PictureRow, Sample, TrainError, network, tokenised};
 
 use crate::error::Error;
 
@@ -25,6 +25,7 @@ pub(crate) struct Inputs {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) init: Option<PathBuf>,
     pub(crate) samples: Vec<Sample>,
+    pub(crate) prompt_tokens: usize,
     pub(crate) parts: Vec<capstan_plan::commit::Part>,
     pub(crate) rows: Vec<PictureRow>,
 }
@@ -43,11 +44,19 @@ impl Training {
         if index.samples.is_empty() {
             return Err(Error::NoSamples);
         }
-        let (samples, rows) = tokenised(&index.samples, &tokenizer, max_tokens);
+        let asked = self.config.text_tokens.unwrap_or(max_tokens);
+        let (prompt, max_tokens) = (&self.config.prompt, asked.min(max_tokens));
+        let (samples, rows) = tokenised(&index.samples, &tokenizer, prompt, max_tokens);
+        let prompt_tokens = match prompt.as_str() {
+            "" => 0,
+            // All but the last special token.
+            prompt => tokenizer.encode(prompt, max_tokens).len() - 1,
+        };
         Ok(Inputs {
             tokenizer,
             init,
             samples,
+            prompt_tokens,
             parts: index.parts,
             rows,
         })
@@ -58,8 +67,7 @@ impl Training {
         match (&self.config.architecture, init) {
             (Some(architecture), _) => Ok(architecture.max_text_tokens),
             (None, Some(folder)) => {
-                let device = capstan_model::DeviceSpec::Cpu.open()?;
-                Ok(network::load(folder, &self.config.objectives, &device)?.max_text_tokens())
+                Ok(pretrained::max_text_tokens(folder).map_err(TrainError::from)?)
             }
             (None, None) => Err(Error::NoModel),
         }
@@ -71,12 +79,12 @@ impl Training {
         inputs: &Inputs,
         seed: u64,
         device: &Device,
-    ) -> Result<(Network, ImagePreprocess), Error> {
+    ) -> Result<(Box<dyn Network>, ImagePreprocess), Error> {
         match (&self.config.architecture, &inputs.init) {
             (Some(architecture), _) => {
                 let vocabulary = (inputs.tokenizer.len(), &inputs.tokenizer.special());
                 let objectives = &self.config.objectives;
-                let network = Network::drawn(architecture, objectives, vocabulary, seed, device)?;
+                let network = network::drawn(architecture, objectives, vocabulary, seed, device)?;
                 Ok((network, ImagePreprocess::new(architecture.image_size)))
             }
             (None, Some(folder)) => {

@@ -32,7 +32,7 @@ pub enum Error {
     Tokenizer(#[from] tokenizer::Error),
     /// A given model folder that is none.
     #[error(transparent)]
-    Given(#[from] capstan_model::inspect::Error),
+    Given(#[from] capstan_model::pretrained::Error),
     /// A given model folder that is not the one asked for.
     #[error(
         "model folder {folder} has digest {found}, the pipeline asks for {wanted}: it changed, or is another model",

@@ -6,8 +6,8 @@ use std::path::Path;
 use capstan_model::config::{BlipConfig, ClipConfig, Sizes};
 use capstan_model::folder::Assets;
 use capstan_model::{
-    Clip, ComputePool, Device, DeviceSpec, ImagePreprocess, InitRecipe, Med, MedParts, Model,
-    TokenBatch, Tokenizer,
+    Clip, ComputePool, Device, DeviceSpec, Embed, ImagePreprocess, InitRecipe, Med, MedParts,
+    Model, Network, TokenBatch, Tokenizer,
 };
 use capstan_plan::FailureKind;
 use capstan_plan::id::PairId;
@@ -151,6 +151,7 @@ fn config(blip: bool) -> stage::Evaluate {
         captioning: blip.then(|| stage::Captioning {
             from: "evaluation".into(),
             decoding: stage::Decoding {
+                prompt: String::new(),
                 choose: stage::Strategy::Beam { beams: 3 },
                 min_tokens: 2,
                 max_tokens: 30,
@@ -196,7 +197,7 @@ fn a_clip_scores_agree_with_its_features() {
     let (mut values, mut owner) = (Vec::new(), Vec::new());
     for (number, picture) in sets.retrieval.iter().enumerate() {
         let pixels = preprocess.pixels(&picture.image).unwrap();
-        let image = clip.image_features(preprocess.batch(pixels, &Device::flex()));
+        let image = clip.image_features(&clip.encode(preprocess.batch(pixels, &Device::flex())));
         owner.extend(picture.texts.iter().map(|_| number));
         for text in sets.retrieval.iter().flat_map(|pair| &pair.texts) {
             let batch = TokenBatch::new(&[tokenizer.encode(&text.text, 12)], 0);

@@ -4,14 +4,15 @@
 //! The temperature of the contrast has no tensor in the Hugging Face classes; it
 //! is kept in `config.json` of the retrieval folder as `itc_temperature`.
 
-use burn::tensor::Device;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::{Med, MedParts};
 use crate::config::BlipConfig;
-use crate::folder::{self, Assets, CONFIG_FILE, Error, Naming, Tensors};
-use crate::init::Kind;
-use crate::weights::{Model, ParamSlice};
+use crate::folder::{self, Assets, CONFIG_FILE, Error};
+use crate::params::Model;
+use crate::pretrained::Load;
+use crate::weights::{self, Naming, Source};
 
 /// Sub-folder of a pre-trained model that is a BlipForConditionalGeneration.
 pub const CAPTIONER_FOLDER: &str = "conditional_generation";
@@ -51,67 +52,40 @@ fn filter_name(name: &str) -> Option<String> {
 }
 
 impl Med {
-    /// Reads a model folder as what it is: a captioner, a filter, or both.
+    /// Reads a model folder as what it is: a captioner, a filter, or both; or the parts that
+    /// `load` names. A captioner or a filter may be read from its own folder or from a
+    /// pre-trained model; both, from a pre-trained model.
     ///
     /// # Errors
-    /// [`Error`] names the file and the tensor.
-    pub fn open(path: &Path, device: &Device) -> Result<Self, Error> {
-        let file = path.join(CONFIG_FILE);
-        if !file.exists() && path.join(CAPTIONER_FOLDER).exists() {
-            return Self::load(path, MedParts::Both, device);
-        }
-        let config: BlipConfig = folder::read_config(path)?;
-        let is = |class: &str| config.architectures.iter().any(|found| found == class);
-        let parts = match (is(CAPTIONER_CLASS), is(FILTER_CLASS)) {
-            (true, false) => MedParts::Captioner,
-            (false, true) => MedParts::Filter,
-            _ => {
-                return Err(Error::Class {
-                    path: file,
-                    found: config.architectures,
-                    expected: "BlipForConditionalGeneration or BlipForImageTextRetrieval",
-                });
-            }
-        };
-        Self::load(path, parts, device)
-    }
-
-    /// Reads `parts` of a model folder. A captioner or a filter may be read from
-    /// its own folder or from a pre-trained model; both, from a pre-trained model.
-    ///
-    /// # Errors
-    /// [`Error`] names the file and the tensor; [`Error::Shared`] where the two
+    /// [`Error`] names the file and the tensor; [`weights::Error::Shared`] where the two
     /// folders of a pre-trained model disagree.
-    pub fn load(path: &Path, parts: MedParts, device: &Device) -> Result<Self, Error> {
+    pub fn load(path: &Path, load: &Load) -> Result<Self, Error> {
+        let parts = match load.parts {
+            Some(parts) => parts,
+            None => parts_of(path)?,
+        };
         let own = |sub: &str| {
             let sub = path.join(sub);
             if sub.exists() { sub } else { path.to_owned() }
         };
         match parts {
             MedParts::Captioner => {
-                Self::load_one(&own(CAPTIONER_FOLDER), parts, captioner_name, device)
+                Self::load_one(&own(CAPTIONER_FOLDER), parts, captioner_name, load)
             }
-            MedParts::Filter => Self::load_one(&own(FILTER_FOLDER), parts, filter_name, device),
-            MedParts::Both => Self::load_both(path, device),
+            MedParts::Filter => Self::load_one(&own(FILTER_FOLDER), parts, filter_name, load),
+            MedParts::Both => Self::load_both(path, load),
         }
     }
 
-    fn load_one(
-        path: &Path,
-        parts: MedParts,
-        naming: Naming,
-        device: &Device,
-    ) -> Result<Self, Error> {
+    fn load_one(path: &Path, parts: MedParts, naming: Naming, load: &Load) -> Result<Self, Error> {
         let config: BlipConfig = folder::read_config(path)?;
-        let mut med = Self::new(config, parts, device);
-        let mut flat = vec![0.0; med.num_params()];
-        med.read_into(&mut flat, &mut Tensors::read(path)?, naming, None)?;
-        med.set_temperature(&mut flat);
-        med.load_flat(&flat);
+        let mut med = Self::new(config, parts, &load.device);
+        med.read_folder(path, naming, None, load)?;
+        med.read_temperature();
         Ok(med)
     }
 
-    fn load_both(path: &Path, device: &Device) -> Result<Self, Error> {
+    fn load_both(path: &Path, load: &Load) -> Result<Self, Error> {
         let (captioner, filter) = (path.join(CAPTIONER_FOLDER), path.join(FILTER_FOLDER));
         let config: BlipConfig = folder::read_config(&filter)?;
         let twin: BlipConfig = folder::read_config(&captioner)?;
@@ -126,72 +100,51 @@ impl Med {
                 path: captioner.join(CONFIG_FILE),
             });
         }
-        let mut med = Self::new(config, MedParts::Both, device);
-        let mut flat = vec![0.0; med.num_params()];
-        med.read_into(&mut flat, &mut Tensors::read(&filter)?, filter_name, None)?;
-        med.read_into(
-            &mut flat,
-            &mut Tensors::read(&captioner)?,
-            captioner_name,
-            Some(filter_name),
-        )?;
-        med.set_temperature(&mut flat);
-        med.load_flat(&flat);
+        let mut med = Self::new(config, MedParts::Both, &load.device);
+        med.read_folder(&filter, filter_name, None, load)?;
+        med.read_folder(&captioner, captioner_name, Some(filter_name), load)?;
+        med.read_temperature();
         Ok(med)
     }
 
-    /// Reads one folder into `flat`; parameters that `before` has read already must be equal.
-    fn read_into(
-        &self,
-        flat: &mut [f32],
-        tensors: &mut Tensors,
+    /// Reads one folder; parameters that `before` has read already must be equal.
+    fn read_folder(
+        &mut self,
+        path: &Path,
         naming: Naming,
         before: Option<Naming>,
+        load: &Load,
     ) -> Result<(), Error> {
-        for slice in self.layout() {
-            let Some(name) = naming(&slice.name) else {
-                continue;
-            };
-            let values = tensors.take(&name, &slice.shape)?;
-            let read = before.is_some_and(|before| before(&slice.name).is_some());
-            let place = &mut flat[slice.range];
-            if read && !folder::same_bits(place, &values) {
-                return Err(Error::Shared {
-                    path: tensors.path().to_owned(),
-                    tensor: name,
-                });
-            }
-            place.copy_from_slice(&values);
-        }
+        let source = Source::open(path)?;
+        let mut used = weights::read(&source, self, naming, before, load.keep)?;
+        used.extend(self.tied(&source)?);
+        source.finish(&used)?;
+        Ok(())
+    }
+
+    /// Copies of tied tensors that `source` has, which are equal to their originals.
+    fn tied(&self, source: &Source) -> Result<BTreeSet<String>, Error> {
+        let mut found = BTreeSet::new();
         for (tied, original) in TIED {
-            if let Some(slice) = self
-                .layout()
-                .into_iter()
-                .find(|slice| slice.name == *original)
+            let params = self.params();
+            let original = params
+                .iter()
+                .find(|param| param.parts()[0].name == *original);
+            if let Some(original) = original
+                && source.check_tied(tied, original)?
             {
-                tensors.take_tied(tied, &flat[slice.range])?;
+                found.insert((*tied).to_owned());
             }
         }
-        std::mem::replace(tensors, Tensors::empty()).finish()
+        Ok(found)
     }
 
-    fn set_temperature(&self, flat: &mut [f32]) {
-        if let Some(slice) = self.temperature_slice() {
-            flat[slice.range].fill(self.config.temperature());
+    /// Gives the temperature the value of the configuration.
+    fn read_temperature(&mut self) {
+        let temperature = self.config.temperature();
+        if let Some(heads) = &mut self.heads {
+            heads.temperature.edit(|values| values.fill(temperature));
         }
-    }
-
-    fn temperature_slice(&self) -> Option<ParamSlice> {
-        let has = self
-            .weights()
-            .iter()
-            .any(|weight| weight.kind() == Kind::Temperature);
-        has.then(|| {
-            self.layout()
-                .into_iter()
-                .find(|slice| slice.name == "temperature")
-        })
-        .flatten()
     }
 
     /// Writes the model as what it holds: one folder for a captioner or a filter, two
@@ -200,7 +153,7 @@ impl Med {
     ///
     /// # Errors
     /// [`Error::Write`].
-    pub fn save(&self, path: &Path, assets: &Assets) -> Result<(), Error> {
+    pub(super) fn save_parts(&self, path: &Path, assets: &Assets<'_>) -> Result<(), Error> {
         match self.parts {
             MedParts::Both => {
                 self.save_as(&path.join(CAPTIONER_FOLDER), MedParts::Captioner, assets)?;
@@ -219,15 +172,15 @@ impl Med {
     /// When the model does not hold `parts`.
     pub fn save_as(&self, path: &Path, parts: MedParts, assets: &Assets) -> Result<(), Error> {
         let mut config = self.config.clone();
-        if let Some(slice) = self.temperature_slice() {
-            let temperature = self.to_flat()[slice.range.start];
+        if let Some(heads) = &self.heads {
+            let temperature = heads.temperature.floats()[0];
             config.itc_temperature = Some(temperature);
             config.logit_scale_init_value = -f64::from(temperature).ln();
         }
         let (class, naming): (&str, Naming) = match parts {
             MedParts::Captioner => (CAPTIONER_CLASS, captioner_name),
             MedParts::Filter => (FILTER_CLASS, filter_name),
-            MedParts::Both => return self.save(path, assets),
+            MedParts::Both => return self.save_parts(path, assets),
         };
         assert!(
             self.parts == MedParts::Both || self.parts == parts,
@@ -235,5 +188,24 @@ impl Med {
         );
         config.architectures = vec![class.to_owned()];
         folder::write(path, &config, self, naming, assets)
+    }
+}
+
+/// The parts that a folder holds.
+fn parts_of(path: &Path) -> Result<MedParts, Error> {
+    let file = path.join(CONFIG_FILE);
+    if !file.exists() && path.join(CAPTIONER_FOLDER).exists() {
+        return Ok(MedParts::Both);
+    }
+    let config: BlipConfig = folder::read_config(path)?;
+    let is = |class: &str| config.architectures.iter().any(|found| found == class);
+    match (is(CAPTIONER_CLASS), is(FILTER_CLASS)) {
+        (true, false) => Ok(MedParts::Captioner),
+        (false, true) => Ok(MedParts::Filter),
+        _ => Err(Error::Class {
+            path: file,
+            found: config.architectures,
+            expected: "BlipForConditionalGeneration or BlipForImageTextRetrieval",
+        }),
     }
 }

@@ -2,7 +2,9 @@
 //! picture ends when its best open text, at its present length, cannot pass the
 //! worst of its finished ones.
 
-use super::{Generated, Job, log_softmax};
+use rayon::prelude::*;
+
+use super::{Generated, Job, Scores, log_softmax, processors};
 
 #[derive(Debug, Clone)]
 struct Text {
@@ -26,65 +28,95 @@ struct Candidate {
 }
 
 /// Decodes the best text of each row.
-pub(super) fn search(
-    job: &Job<'_>,
-    rows: Vec<Vec<u32>>,
-    width: usize,
-    penalty: f64,
-) -> Vec<Generated> {
-    let prompt = rows.first().map_or(0, Vec::len);
-    let mut done: Vec<Option<Generated>> = rows.iter().map(|_| None).collect();
-    let mut cache = job.med.cache();
+pub(super) fn search(job: &Job<'_>, width: usize, penalty: f64) -> Vec<Generated> {
+    let mut done: Vec<Option<Generated>> = job.rows.iter().map(|_| None).collect();
     // Before the first choice all beams of a picture are one.
+    let rows = job.rows.iter().cloned().enumerate();
     let mut live: Vec<Beams> = rows
-        .into_iter()
-        .enumerate()
         .map(|(picture, tokens)| Beams {
             picture,
             open: vec![Text { tokens, score: 0.0 }],
             finished: Vec::new(),
         })
         .collect();
-    for position in 0..prompt - 1 + job.decoding.max_tokens {
-        if live.is_empty() {
-            break;
-        }
-        let texts = || {
-            live.iter()
-                .flat_map(|beams| beams.open.iter().map(move |text| (beams.picture, text)))
-        };
-        let ids: Vec<u32> = texts().map(|(_, text)| text.tokens[position]).collect();
-        let pictures: Vec<usize> = texts().map(|(picture, _)| picture).collect();
-        let logits = job
-            .med
-            .decode_step(&ids, position, job.memory, &pictures, &mut cache);
-        let Some(new) = (position + 1).checked_sub(prompt) else {
-            continue;
-        };
-        let [_, vocabulary] = logits.dims();
-        let mut scores = logits
-            .into_data()
-            .try_into_vec::<f32>()
-            .expect("logits are f32");
+    if live.is_empty() {
+        return Vec::new();
+    }
+    let (mut scores, mut state) = job.prefill();
+    for new in 0..job.decoding.max_tokens {
+        let candidates = candidates(job, &live, &mut scores, new, width);
         let mut first = 0;
         let mut kept = Vec::new();
-        for mut beams in std::mem::take(&mut live) {
+        let beams = std::mem::take(&mut live).into_iter().zip(candidates);
+        for (mut beams, candidates) in beams {
             let count = beams.open.len();
-            let scores = &mut scores[first * vocabulary..(first + count) * vocabulary];
-            let parents = beams.advance(job, scores, vocabulary, new, width, penalty);
+            let parents = beams.advance(job, candidates, new, width, penalty);
             if parents.is_empty() {
                 let picture = beams.picture;
-                done[picture] = Some(beams.best(job.stop));
+                done[picture] = Some(beams.best(job));
             } else {
                 kept.extend(parents.into_iter().map(|parent| (first + parent) as u32));
                 live.push(beams);
             }
             first += count;
         }
-        cache.select(&kept);
+        if live.is_empty() {
+            break;
+        }
+        job.decoder.reorder(&mut state, &kept);
+        let texts = live.iter().flat_map(|beams| &beams.open);
+        let ids: Vec<u32> = texts
+            .map(|text| *text.tokens.last().expect("a text has a token"))
+            .collect();
+        scores = job.step(&ids, &mut state);
     }
     done.into_iter()
         .map(|text| text.expect("every picture ends within max_tokens"))
+        .collect()
+}
+
+/// The best `2 * width` continuations of each picture, best first.
+fn candidates(
+    job: &Job<'_>,
+    live: &[Beams],
+    scores: &mut Scores,
+    new: usize,
+    width: usize,
+) -> Vec<Vec<Candidate>> {
+    let texts: Vec<(usize, &Text)> = live
+        .iter()
+        .flat_map(|beams| beams.open.iter().enumerate())
+        .collect();
+    let scores = scores.values.par_chunks_exact_mut(scores.vocabulary);
+    let found: Vec<Vec<Candidate>> = texts
+        .into_par_iter()
+        .zip(scores)
+        .map(|((beam, text), scores)| {
+            log_softmax(scores);
+            job.adjust(scores, &text.tokens, new);
+            // No more than these of one text can be among the best of the picture.
+            let best = processors::best(scores, 2 * width).into_iter();
+            best.map(|(token, score)| Candidate {
+                score: text.score + f64::from(score),
+                beam,
+                token,
+            })
+            .collect()
+        })
+        .collect();
+    let mut found = found.into_iter();
+    live.iter()
+        .map(|beams| {
+            let of_picture = found.by_ref().take(beams.open.len());
+            let mut of_picture: Vec<Candidate> = of_picture.flatten().collect();
+            of_picture.sort_by(|a, b| {
+                b.score
+                    .total_cmp(&a.score)
+                    .then((a.beam, a.token).cmp(&(b.beam, b.token)))
+            });
+            of_picture.truncate(2 * width);
+            of_picture
+        })
         .collect()
 }
 
@@ -93,13 +125,11 @@ impl Beams {
     fn advance(
         &mut self,
         job: &Job<'_>,
-        scores: &mut [f32],
-        vocabulary: usize,
+        candidates: Vec<Candidate>,
         new: usize,
         width: usize,
         penalty: f64,
     ) -> Vec<usize> {
-        let candidates = self.candidates(job, scores, vocabulary, new, width);
         let last = new + 1 == job.decoding.max_tokens;
         let length = ((new + 1) as f64).powf(penalty);
         let mut open = Vec::new();
@@ -107,7 +137,7 @@ impl Beams {
         for (rank, candidate) in candidates.into_iter().enumerate() {
             let mut tokens = self.open[candidate.beam].tokens.clone();
             tokens.push(candidate.token);
-            if candidate.token == job.stop || last {
+            if job.stops(candidate.token) || last {
                 // Only what is among the best `width` counts as finished.
                 if rank < width {
                     self.finished.push(Text {
@@ -138,58 +168,16 @@ impl Beams {
         }
     }
 
-    /// The best `2 * width` continuations, best first.
-    fn candidates(
-        &self,
-        job: &Job<'_>,
-        scores: &mut [f32],
-        vocabulary: usize,
-        new: usize,
-        width: usize,
-    ) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        for (beam, (text, scores)) in self
-            .open
-            .iter()
-            .zip(scores.chunks_exact_mut(vocabulary))
-            .enumerate()
-        {
-            log_softmax(scores);
-            job.adjust(scores, &text.tokens, new);
-            candidates.extend(
-                scores
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, s)| s.is_finite())
-                    .map(|(id, score)| Candidate {
-                        score: text.score + f64::from(*score),
-                        beam,
-                        token: id as u32,
-                    }),
-            );
-        }
-        candidates.sort_by(|a, b| {
-            b.score
-                .total_cmp(&a.score)
-                .then((a.beam, a.token).cmp(&(b.beam, b.token)))
-        });
-        candidates.truncate(2 * width);
-        candidates
-    }
-
-    fn best(mut self, stop: u32) -> Generated {
+    fn best(mut self, job: &Job<'_>) -> Generated {
         let mut tokens = if self.finished.is_empty() {
             self.open.swap_remove(0).tokens
         } else {
             self.finished.swap_remove(0).tokens
         };
-        let stopped = tokens.last() == Some(&stop);
+        let stopped = tokens.last().is_some_and(|token| job.stops(*token));
         if stopped {
             tokens.pop();
         }
-        Generated {
-            ids: tokens.split_off(1),
-            stopped,
-        }
+        job.generated(tokens, stopped)
     }
 }

@@ -5,10 +5,13 @@
 //! its own draws, whatever else is in the batch.
 
 mod beam;
+mod decoder;
 pub mod processors;
 mod sample;
 
-use crate::blip::{Med, Memory};
+use crate::network::Memory;
+
+pub use decoder::{Decoder, State};
 
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,9 +65,9 @@ pub enum Error {
         /// Pictures given.
         pictures: usize,
     },
-    /// Prompts of a batch have different lengths.
-    #[error("prompts of one batch must have one length, found {0} and {1} tokens")]
-    PromptLengths(usize, usize),
+    /// There is nothing to begin a text with.
+    #[error("this model begins with the prompt, and the prompt of picture {0} is empty")]
+    NoPrompt(usize),
     /// The text would outgrow the positions.
     #[error("{needed} positions are needed for prompt and max_tokens, the model has {positions}")]
     TooLong {
@@ -89,70 +92,73 @@ pub struct Generated {
 
 /// Describes the pictures of `memory`, in order.
 ///
-/// - `prompts`: none, or one a picture, of one length, without [DEC] and [SEP].
+/// - `prompts`: none, or one a picture, without the decoder's own first and last tokens.
 /// - `draw(picture, position)`: uniform in `[0, 1)`, asked for by nucleus sampling
 ///   alone; `position` counts new tokens.
 ///
 /// # Errors
 /// [`Error`].
-///
-/// # Panics
-/// On a model without a decoder.
 pub fn generate(
-    med: &Med,
+    decoder: &dyn Decoder,
     memory: &Memory,
     prompts: &[Vec<u32>],
     decoding: &Decoding,
-    draw: &dyn Fn(usize, usize) -> f64,
+    draw: &(dyn Fn(usize, usize) -> f64 + Sync),
 ) -> Result<Vec<Generated>, Error> {
-    let text = &med.config().text_config;
-    let pictures = memory.pictures();
+    decoding.check()?;
+    let job = Job {
+        decoder,
+        memory,
+        decoding,
+        stops: decoder.stops(),
+        rows: rows(decoder, memory.pictures(), prompts)?,
+    };
+    let longest = job.rows.iter().map(Vec::len).max().unwrap_or(0);
+    // The last new token is never read.
+    let (needed, positions) = (longest + decoding.max_tokens - 1, decoder.positions());
+    if needed > positions {
+        return Err(Error::TooLong { needed, positions });
+    }
+    Ok(match decoding.strategy {
+        Strategy::Beam {
+            beams,
+            length_penalty,
+        } => beam::search(&job, beams, length_penalty),
+        Strategy::Greedy => sample::rows(&job, &|scores, _, _| sample::likeliest(scores)),
+        Strategy::Nucleus {
+            top_p,
+            temperature,
+            top_k,
+        } => sample::rows(&job, &|scores, picture, position| {
+            processors::warm(scores, temperature as f32);
+            processors::keep_likeliest(scores, top_k);
+            let candidates = processors::nucleus(scores, top_p);
+            processors::pick(&candidates, draw(picture, position))
+        }),
+    })
+}
+
+/// The tokens that each text begins with.
+fn rows(
+    decoder: &dyn Decoder,
+    pictures: usize,
+    prompts: &[Vec<u32>],
+) -> Result<Vec<Vec<u32>>, Error> {
     if !prompts.is_empty() && prompts.len() != pictures {
         return Err(Error::Prompts {
             prompts: prompts.len(),
             pictures,
         });
     }
-    let len = prompts.first().map_or(0, Vec::len);
-    if let Some(other) = prompts.iter().find(|prompt| prompt.len() != len) {
-        return Err(Error::PromptLengths(len, other.len()));
-    }
-    let (needed, positions) = (len + decoding.max_tokens, text.max_position_embeddings);
-    if needed > positions {
-        return Err(Error::TooLong { needed, positions });
-    }
-    decoding.check()?;
-    let rows: Vec<Vec<u32>> = (0..pictures)
-        .map(|row| {
-            let prompt = prompts.get(row).into_iter().flatten();
-            std::iter::once(text.bos_token_id)
-                .chain(prompt.copied())
-                .collect()
-        })
-        .collect();
-    let job = Job {
-        med,
-        memory,
-        decoding,
-        stop: text.sep_token_id,
+    let row = |picture| {
+        let prompt = prompts.get(picture).into_iter().flatten();
+        let row: Vec<u32> = decoder.start().into_iter().chain(prompt.copied()).collect();
+        if row.is_empty() {
+            return Err(Error::NoPrompt(picture));
+        }
+        Ok(row)
     };
-    Ok(match decoding.strategy {
-        Strategy::Beam {
-            beams,
-            length_penalty,
-        } => beam::search(&job, rows, beams, length_penalty),
-        Strategy::Greedy => sample::rows(&job, rows, &|scores, _, _| sample::likeliest(scores)),
-        Strategy::Nucleus {
-            top_p,
-            temperature,
-            top_k,
-        } => sample::rows(&job, rows, &|scores, picture, position| {
-            processors::warm(scores, temperature as f32);
-            processors::keep_likeliest(scores, top_k);
-            processors::keep_nucleus(scores, top_p);
-            processors::pick(scores, draw(picture, position))
-        }),
-    })
+    (0..pictures).map(row).collect()
 }
 
 impl Decoding {
@@ -178,13 +184,40 @@ impl Decoding {
 
 /// What both ways of decoding need.
 struct Job<'a> {
-    med: &'a Med,
+    decoder: &'a dyn Decoder,
     memory: &'a Memory,
     decoding: &'a Decoding,
-    stop: u32,
+    stops: Vec<u32>,
+    /// What each text begins with.
+    rows: Vec<Vec<u32>>,
 }
 
 impl Job<'_> {
+    /// Reads the beginnings: the logits of the next token, `[rows, vocabulary]`.
+    fn prefill(&self) -> (Scores, State) {
+        let room = self.decoding.max_tokens - 1;
+        let (logits, state) = self.decoder.prefill(self.memory, &self.rows, room);
+        (Scores::new(logits), state)
+    }
+
+    /// Reads one more token of each row.
+    fn step(&self, ids: &[u32], state: &mut State) -> Scores {
+        Scores::new(self.decoder.step(ids, state))
+    }
+
+    /// The text of row `row` without the decoder's own first token.
+    fn generated(&self, mut tokens: Vec<u32>, stopped: bool) -> Generated {
+        let first = usize::from(self.decoder.start().is_some());
+        Generated {
+            ids: tokens.split_off(first),
+            stopped,
+        }
+    }
+
+    fn stops(&self, token: u32) -> bool {
+        self.stops.contains(&token)
+    }
+
     /// Applies repetition penalty, repeated sequences, minimum length and banned ids to the scores of
     /// the token after `tokens`, of which `new` were decoded.
     fn adjust(&self, scores: &mut [f32], tokens: &[u32], new: usize) {
@@ -192,9 +225,27 @@ impl Job<'_> {
         processors::penalise(scores, tokens, decoding.repetition_penalty as f32);
         processors::forbid_ngrams(scores, tokens, decoding.no_repeat_ngram);
         if new < decoding.min_tokens {
-            processors::forbid(scores, &[self.stop]);
+            processors::forbid(scores, &self.stops);
         }
         processors::forbid(scores, &decoding.banned);
+    }
+}
+
+/// Scores of the next token of every row.
+struct Scores {
+    values: Vec<f32>,
+    vocabulary: usize,
+}
+
+impl Scores {
+    /// `logits`: `[rows, vocabulary]`.
+    fn new(logits: burn::tensor::Tensor<2>) -> Self {
+        let [_, vocabulary] = logits.dims();
+        let values = logits.into_data().try_into_vec();
+        Self {
+            values: values.expect("logits are f32"),
+            vocabulary,
+        }
     }
 }
 

@@ -66,42 +66,77 @@ pub fn keep_likeliest(scores: &mut [f32], count: usize) {
     }
 }
 
-/// Forbids all tokens but the smallest set of the likeliest ones whose probability reaches `top_p`
-/// (Holtzman et al. 2020). Of equally likely tokens the first ones are kept.
-pub fn keep_nucleus(scores: &mut [f32], top_p: f64) {
-    if top_p >= 1.0 {
-        return;
-    }
+/// A token that can be chosen, with its share of the probability (of no fixed sum).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The token.
+    pub id: u32,
+    /// Its share.
+    pub weight: f64,
+}
+
+/// The smallest set of the likeliest tokens whose probability reaches `top_p` (Holtzman et al.
+/// 2020), the likeliest first; of equally likely tokens the first ones.
+pub fn nucleus(scores: &[f32], top_p: f64) -> Vec<Candidate> {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weight = |score: f32| f64::from(score - max).exp();
-    let mut ids: Vec<usize> = (0..scores.len()).collect();
-    ids.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b)));
-    let total: f64 = ids.iter().map(|id| weight(scores[*id])).sum();
-    let mut held = 0.0;
-    for (place, id) in ids.into_iter().enumerate() {
-        if place > 0 && held >= top_p * total {
-            scores[id] = f32::NEG_INFINITY;
-        } else {
-            held += weight(scores[id]);
-        }
+    let weights = scores.iter().map(|score| f64::from(score - max).exp());
+    let candidates = (0..).zip(weights).filter(|(_, weight)| *weight > 0.0);
+    let mut kept: Vec<Candidate> = candidates
+        .map(|(id, weight)| Candidate { id, weight })
+        .collect();
+    kept.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id)));
+    if top_p < 1.0 {
+        let total: f64 = kept.iter().map(|candidate| candidate.weight).sum();
+        let mut held = 0.0;
+        let enough = kept.iter().position(|candidate| {
+            held += candidate.weight;
+            held >= top_p * total
+        });
+        kept.truncate(enough.map_or(kept.len(), |last| last + 1));
+    }
+    kept
+}
+
+/// Forbids all tokens but those of the [`nucleus`].
+pub fn keep_nucleus(scores: &mut [f32], top_p: f64) {
+    let kept: Vec<(usize, f32)> = nucleus(scores, top_p)
+        .iter()
+        .map(|candidate| (candidate.id as usize, scores[candidate.id as usize]))
+        .collect();
+    scores.fill(f32::NEG_INFINITY);
+    for (id, score) in kept {
+        scores[id] = score;
     }
 }
 
-/// The token at share `draw` of the probability of those that can be chosen, the likeliest first.
-pub fn pick(scores: &[f32], draw: f64) -> u32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let weights = scores.iter().map(|score| f64::from(score - max).exp());
-    let mut weights: Vec<(u32, f64)> = (0..).zip(weights).filter(|(_, w)| *w > 0.0).collect();
-    weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let total: f64 = weights.iter().map(|(_, weight)| weight).sum();
+/// The token at share `draw` of the probability of `candidates`.
+pub fn pick(candidates: &[Candidate], draw: f64) -> u32 {
+    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
     let mut rest = draw * total;
-    for (id, weight) in &weights {
-        if rest < *weight {
-            return *id;
+    for candidate in candidates {
+        if rest < candidate.weight {
+            return candidate.id;
         }
-        rest -= weight;
+        rest -= candidate.weight;
     }
-    weights.last().map_or(0, |(id, _)| *id)
+    candidates.last().map_or(0, |last| last.id)
+}
+
+/// The `count` best tokens by score, the best first; of equals the first ones. Forbidden tokens are
+/// left out.
+pub fn best(scores: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
+    for candidate in (0..).zip(scores.iter().copied()) {
+        let worse = best.len() == count && best.last().is_none_or(|last| candidate.1 <= last.1);
+        if worse || candidate.1 == f32::NEG_INFINITY {
+            continue;
+        }
+        let place = best.partition_point(|held| order(held, &candidate).is_lt());
+        best.insert(place, candidate);
+        best.truncate(count);
+    }
+    best
 }
 
 #[cfg(test)]
@@ -111,7 +146,7 @@ mod tests {
     const NEVER: f32 = f32::NEG_INFINITY;
 
     /// The tokens that the nucleus keeps.
-    fn nucleus(scores: &[f32], top_p: f64) -> Vec<usize> {
+    fn kept(scores: &[f32], top_p: f64) -> Vec<usize> {
         let mut scores = scores.to_vec();
         keep_nucleus(&mut scores, top_p);
         let kept = scores
@@ -124,21 +159,39 @@ mod tests {
     #[test]
     fn the_nucleus_is_the_smallest_set_that_reaches_its_share() {
         let scores = [0.1f32, 0.6, 0.25, 0.05].map(f32::ln);
-        assert_eq!(nucleus(&scores, 0.5), [1]);
-        assert_eq!(nucleus(&scores, 0.8), [1, 2]);
-        assert_eq!(nucleus(&scores, 0.9), [0, 1, 2]);
-        assert_eq!(nucleus(&scores, 1.0), [0, 1, 2, 3]);
-        assert_eq!(nucleus(&[0.0; 3], 0.3), [0], "one token at least");
-        assert_eq!(nucleus(&[0.0; 4], 0.5), [0, 1], "the first of equals");
+        assert_eq!(kept(&scores, 0.5), [1]);
+        assert_eq!(kept(&scores, 0.8), [1, 2]);
+        assert_eq!(kept(&scores, 0.9), [0, 1, 2]);
+        assert_eq!(kept(&scores, 1.0), [0, 1, 2, 3]);
+        assert_eq!(kept(&[0.0; 3], 0.3), [0], "one token at least");
+        assert_eq!(kept(&[0.0; 4], 0.5), [0, 1], "the first of equals");
     }
 
     #[test]
     fn draws_find_tokens_by_their_share() {
         let scores = [0.1f32, 0.6, 0.25, 0.05].map(f32::ln);
         for (draw, token) in [(0.0, 1), (0.59, 1), (0.61, 2), (0.86, 0), (0.999, 3)] {
-            assert_eq!(pick(&scores, draw), token, "{draw}");
+            assert_eq!(pick(&nucleus(&scores, 1.0), draw), token, "{draw}");
         }
-        assert_eq!(pick(&[NEVER, 0.0, NEVER], 0.999_999), 1);
+        assert_eq!(pick(&nucleus(&[NEVER, 0.0, NEVER], 1.0), 0.999_999), 1);
+        assert_eq!(pick(&nucleus(&scores, 0.8), 0.999), 2, "within the nucleus");
+    }
+
+    #[test]
+    fn the_best_are_those_of_a_sort() {
+        let scores: Vec<f32> = (0..200u32)
+            .map(|i| match i % 17 {
+                0 => NEVER,
+                _ => (i * 37 % 29) as f32,
+            })
+            .collect();
+        let mut sorted: Vec<(u32, f32)> = (0..).zip(scores.iter().copied()).collect();
+        sorted.retain(|(_, score)| *score > NEVER);
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1));
+        for count in [1, 6, 50, 300] {
+            let wanted = &sorted[..count.min(sorted.len())];
+            assert_eq!(best(&scores, count), wanted, "{count}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Decoding row by row: greedy and nucleus sampling.
 
-use super::{Generated, Job};
+use rayon::prelude::*;
+
+use super::{Generated, Job, Scores};
 
 /// A text under way.
 struct Row {
@@ -11,62 +13,62 @@ struct Row {
 /// Decodes one text a row; `choose(scores, picture, position)` picks each token.
 pub(super) fn rows(
     job: &Job<'_>,
-    rows: Vec<Vec<u32>>,
-    choose: &dyn Fn(&mut [f32], usize, usize) -> u32,
+    choose: &(dyn Fn(&mut [f32], usize, usize) -> u32 + Sync),
 ) -> Vec<Generated> {
-    let prompt = rows.first().map_or(0, Vec::len);
-    let mut done: Vec<Option<Generated>> = rows.iter().map(|_| None).collect();
+    let mut done: Vec<Option<Generated>> = job.rows.iter().map(|_| None).collect();
+    let rows = job.rows.iter().cloned().enumerate();
     let mut live: Vec<Row> = rows
-        .into_iter()
-        .enumerate()
         .map(|(picture, tokens)| Row { picture, tokens })
         .collect();
-    let mut cache = job.med.cache();
-    for position in 0..prompt - 1 + job.decoding.max_tokens {
-        if live.is_empty() {
-            break;
-        }
-        let ids: Vec<u32> = live.iter().map(|row| row.tokens[position]).collect();
-        let pictures: Vec<usize> = live.iter().map(|row| row.picture).collect();
-        let logits = job
-            .med
-            .decode_step(&ids, position, job.memory, &pictures, &mut cache);
-        let Some(new) = (position + 1).checked_sub(prompt) else {
-            continue;
-        };
-        let [_, vocabulary] = logits.dims();
-        let mut scores = logits
-            .into_data()
-            .try_into_vec::<f32>()
-            .expect("logits are f32");
-        let mut kept = Vec::with_capacity(live.len());
-        for (index, (mut row, scores)) in std::mem::take(&mut live)
-            .into_iter()
-            .zip(scores.chunks_exact_mut(vocabulary))
-            .enumerate()
-        {
-            job.adjust(scores, &row.tokens, new);
-            let token = choose(scores, row.picture, new);
-            let stopped = token == job.stop;
+    if live.is_empty() {
+        return Vec::new();
+    }
+    let (mut scores, mut state) = job.prefill();
+    for new in 0..job.decoding.max_tokens {
+        let chosen = next_tokens(job, &live, &mut scores, new, choose);
+        let last = new + 1 == job.decoding.max_tokens;
+        let (mut kept, mut ids) = (Vec::new(), Vec::new());
+        let rows = std::mem::take(&mut live).into_iter().zip(chosen);
+        for (index, (mut row, token)) in rows.enumerate() {
+            let stopped = job.stops(token);
             if !stopped {
                 row.tokens.push(token);
             }
-            if stopped || new + 1 == job.decoding.max_tokens {
-                done[row.picture] = Some(Generated {
-                    ids: row.tokens.split_off(1),
-                    stopped,
-                });
+            if stopped || last {
+                done[row.picture] = Some(job.generated(row.tokens, stopped));
             } else {
                 kept.push(index as u32);
+                ids.push(token);
                 live.push(row);
             }
         }
-        if kept.len() < ids.len() {
-            cache.select(&kept);
+        if live.is_empty() {
+            break;
         }
+        if kept.len() < state.pictures.len() {
+            job.decoder.reorder(&mut state, &kept);
+        }
+        scores = job.step(&ids, &mut state);
     }
     done.into_iter()
         .map(|text| text.expect("every row ends within max_tokens"))
+        .collect()
+}
+
+fn next_tokens(
+    job: &Job<'_>,
+    live: &[Row],
+    scores: &mut Scores,
+    new: usize,
+    choose: &(dyn Fn(&mut [f32], usize, usize) -> u32 + Sync),
+) -> Vec<u32> {
+    let scores = scores.values.par_chunks_exact_mut(scores.vocabulary);
+    live.par_iter()
+        .zip(scores)
+        .map(|(row, scores)| {
+            job.adjust(scores, &row.tokens, new);
+            choose(scores, row.picture, new)
+        })
         .collect()
 }
 

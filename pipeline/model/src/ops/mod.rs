@@ -12,7 +12,7 @@ pub mod timed;
 use burn::tensor::Tensor;
 
 use crate::config::Activation;
-use crate::weights::Weight;
+use crate::params::Param as Weight;
 
 pub(crate) use keys::{Keys, Rule};
 
@@ -100,18 +100,25 @@ pub(crate) fn patches(pixels: Tensor<4>, patch: usize) -> Tensor<2> {
         .reshape([batch * down * across, channels * patch * patch])
 }
 
-/// Puts the class token before the patches of each picture and adds the positions.
+/// Puts the class token before the patches of each picture and adds the positions,
+/// `[tokens * width]`.
 pub(crate) fn picture_tokens(
     patches: Tensor<2>,
     class: &Weight,
-    positions: &Weight,
+    positions: Tensor<1>,
     batch: usize,
 ) -> Tensor<2> {
     if fused::on_cpu(&patches) {
-        return fused::picture_tokens(patches, class.tensor(), positions.tensor(), batch);
+        return fused::picture_tokens(patches, class.tensor(), positions, batch);
     }
     let [_, width] = patches.dims();
-    plain::picture_tokens(patches, class.tensor(), positions.matrix(width), batch)
+    let tokens = positions.dims()[0] / width;
+    plain::picture_tokens(
+        patches,
+        class.tensor(),
+        positions.reshape([tokens, width]),
+        batch,
+    )
 }
 
 /// Word and position embeddings of `ids`, whose positions are `at`.

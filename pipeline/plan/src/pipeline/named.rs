@@ -9,11 +9,12 @@
 //!
 //! [[stage]]
 //! kind = "train"
-//! architecture = "tiny"     # the table
+//! architecture = "tiny"     # the table, or a preset such as "blip-base"
 //! training = "demo"         # its keys, where the stage does not set them itself
 //! ```
 //!
-//! They are put in before the settings are read. Recipes hold effective settings, so a name
+//! `architecture = { like = "blip-base", image_size = 384 }` is a named one but for the keys that it
+//! sets itself. They are put in before the settings are read. Recipes hold effective settings, so a name
 //! changes nothing.
 
 use std::ops::Range;
@@ -28,6 +29,7 @@ use crate::stage::{StageKind, Train};
 /// The named tables of a file.
 pub(super) struct Named<'t> {
     tables: Vec<(&'static str, DeTable<'t>)>,
+    presets: DeTable<'t>,
 }
 
 /// Keys of a stage that may hold a name, with the table at the top of the file that has it.
@@ -36,6 +38,12 @@ const REFERENCES: [(&str, &str); 3] = [
     ("decoding", "decodings"),
     ("templates", "templates"),
 ];
+
+/// Architectures of published models, which need no table in the file.
+const PRESETS: &str = include_str!("presets.toml");
+
+/// The key of an architecture that names another, whose keys it takes where it has none.
+const LIKE: &str = "like";
 
 /// The table with defaults of `train` stages.
 const TRAINING: &str = "training";
@@ -55,8 +63,10 @@ impl<'t> Named<'t> {
                 _ => None,
             }
         };
+        let presets = DeTable::parse(PRESETS).expect("presets are TOML");
         Self {
             tables: Self::KEYS.iter().copied().filter_map(take).collect(),
+            presets: presets.into_inner(),
         }
     }
 
@@ -100,6 +110,16 @@ impl<'t> Named<'t> {
                     Err(problem) => missing.push((problem.at(path.clone()), value.span())),
                 }
             }
+            if let (DeValue::Table(inner), "architecture") = (value.get_mut(), name)
+                && let Some(like) = inner.remove(LIKE)
+            {
+                match self.find("architectures", &like) {
+                    Ok(found) => found.into_iter().for_each(|found| merge(inner, found)),
+                    Err(problem) => {
+                        missing.push((problem.at(format!("{path}.{LIKE}")), like.span()));
+                    }
+                }
+            }
             if let DeValue::Table(inner) = value.get_mut() {
                 self.replace(inner, &format!("{path}."), missing);
             }
@@ -117,13 +137,21 @@ impl<'t> Named<'t> {
         };
         let table = self.tables.iter().find(|(key, _)| *key == under);
         let found = table.and_then(|(_, table)| table.get(text.as_ref()));
-        found.map(Some).ok_or_else(|| {
-            let known = table.into_iter().flat_map(|(_, table)| table.iter());
-            let known: Vec<&str> = known.map(|(name, _)| name.get_ref().as_ref()).collect();
-            let reason = match known.is_empty() {
+        let presets = (under == "architectures").then_some(&self.presets);
+        let preset = presets.and_then(|presets| presets.get(text.as_ref()));
+        found.or(preset).map(Some).ok_or_else(|| {
+            let names = |table: Option<&DeTable<'t>>| -> Vec<String> {
+                let names = table.into_iter().flat_map(|table| table.keys());
+                names.map(|name| name.get_ref().to_string()).collect()
+            };
+            let known = names(table.map(|(_, table)| table));
+            let mut reason = match known.is_empty() {
                 true => format!("the file has no [{under}]"),
                 false => format!("[{under}] has {}", known.join(", ")),
             };
+            if presets.is_some() {
+                reason += &format!("; presets are {}", names(presets).join(", "));
+            }
             Problem::new(reason).with_value(format!("{text:?}"))
         })
     }

@@ -295,6 +295,38 @@ fn named_tables_stand_for_what_they_hold() {
 }
 
 #[test]
+fn presets_need_no_table_and_can_be_changed() {
+    let read = |architecture: &str| {
+        let text = NAMED.replacen("architecture = \"tiny\"", architecture, 1);
+        let pipeline = Pipeline::from_toml(&text, "named.toml").unwrap();
+        let Kind::Train(train) = &pipeline.stage(&"clip".into()).unwrap().kind else {
+            panic!()
+        };
+        train.architecture.clone().unwrap()
+    };
+    for preset in ["vit-b-32", "vit-b-16", "vit-l-14"] {
+        let found = read(&format!("architecture = {preset:?}"));
+        assert!(found.text_width() < found.width && found.max_text_tokens == 77);
+    }
+    let larger = "architecture = { like = \"vit-b-16\", image_size = 384, projection = 64 }";
+    let larger = read(larger);
+    assert_eq!(
+        (larger.image_size, larger.projection, larger.patch_size),
+        (384, 64, 16)
+    );
+    let text = NAMED.replacen(
+        "architecture = \"tiny\"",
+        "architecture = { like = \"x\" }",
+        1,
+    );
+    let refused = refused(&text);
+    assert!(
+        refused[0].contains("`architecture.like = \"x\"`"),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn problems_of_named_tables_are_found_where_they_stand() {
     let text = NAMED.replacen("heads = 1", "heads = 3", 1);
     let line = line_of(&text, "width = 8");
@@ -309,7 +341,8 @@ fn problems_of_named_tables_are_found_where_they_stand() {
     assert_eq!(
         refused(&text),
         [format!(
-            "p.toml:{line}: stage `clip`: `architecture = \"huge\"`: [architectures] has tiny"
+            "p.toml:{line}: stage `clip`: `architecture = \"huge\"`: [architectures] has tiny; \
+             presets are blip-base, blip-large, vit-b-16, vit-b-32, vit-l-14"
         )]
     );
     let text = NAMED.replacen("global_batch = 4", "global_bath = 4", 1);

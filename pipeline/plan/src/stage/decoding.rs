@@ -37,10 +37,14 @@ pub enum Strategy {
 pub struct Decoding {
     /// How the next token is chosen.
     pub choose: Strategy,
-    /// Tokens before the stop token at least.
+    /// What every text begins with, such as `"a picture of "`; it is not part of the caption.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    /// New tokens before the stop token at least.
     #[serde(default = "min_tokens")]
     pub min_tokens: usize,
-    /// Tokens at most.
+    /// New tokens at most. Hugging Face's `max_length` and `min_length` count the first token and
+    /// those of the prompt as well.
     #[serde(default = "max_tokens")]
     pub max_tokens: usize,
     /// Penalty on tokens already there; 1 is none.
@@ -75,6 +79,7 @@ impl Decoding {
                 check.integer("choose.top_k", top_k, 0..=1_000_000);
             }
         }
+        check.any("prompt", "any text may begin a caption");
         check.integer("min_tokens", self.min_tokens, 0..=65_535);
         let least = self.min_tokens.saturating_add(1);
         check.integer("max_tokens", self.max_tokens, least..=65_536);

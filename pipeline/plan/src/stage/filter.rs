@@ -27,6 +27,10 @@ pub struct Filter {
     /// Pictures at a time.
     #[serde(default = "batch")]
     pub batch: usize,
+    /// Tokens of a text at most, special ones included; longer texts are cut. As many as the model
+    /// takes where it is left out; BLIP's retrieval reads 35.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_tokens: Option<usize>,
 }
 
 /// Map: judges the texts of one shard. Commits a `Verdicts` overlay.
@@ -58,6 +62,9 @@ impl Settings for Filter {
     fn check(&self, check: &mut Check) {
         check.number("threshold", f64::from(self.threshold), 0.0..=1.0);
         check.integer("batch", self.batch, 1..=65_536);
+        if let Some(tokens) = self.text_tokens {
+            check.integer("text_tokens", tokens, 3..=65_536);
+        }
     }
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {

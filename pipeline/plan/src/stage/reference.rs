@@ -23,6 +23,7 @@ const SOURCES: &[&str] = &[
     include_str!("caption.rs"),
     include_str!("filter.rs"),
     include_str!("evaluate.rs"),
+    include_str!("augmentation.rs"),
     include_str!("storing.rs"),
     include_str!("source.rs"),
     include_str!("decoding.rs"),
@@ -44,10 +45,12 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// Tables within stages: the title, the struct, and the stage and key of an example.
-const TABLES: [(&str, &str, &str, &str); 7] = [
+const TABLES: [(&str, &str, &str, &str); 9] = [
     ("storing", "Storing", "web", "storing"),
     ("data", "Source", "words", "data[]"),
     ("architecture", "Architecture", "blip", "architecture"),
+    ("augment", "Augmentation", "blip", "augment"),
+    ("randaugment", "RandAugment", "blip", "augment.randaugment"),
     ("decoding", "Decoding", "captions", "decoding"),
     ("retrieval", "Retrieval", "figures", "retrieval"),
     ("captioning", "Captioning", "figures", "captioning"),
@@ -321,6 +324,9 @@ effective settings, so naming changes no result.
 
 - `architecture = "NAME"` stands for `[architectures.NAME]`, `decoding = "NAME"` for
   `[decodings.NAME]`, `templates = "NAME"` for the list `NAME` under `[templates]`.
+- Architectures of published models need no table: `vit-b-32`, `vit-b-16`, `vit-l-14` (CLIP),
+  `blip-base`, `blip-large`. `architecture = { like = "blip-base", image_size = 384 }` is a named one
+  with other values for the keys that it sets.
 - `training = "NAME"` in a `train` stage adds the keys of `[training.NAME]` that the stage does not
   set itself.
 
@@ -347,7 +353,8 @@ fn reference() -> String {
     }
     for (title, struct_name, stage, key) in TABLES {
         writeln!(text, "## Table `{title}`\n").unwrap();
-        table_of(&mut text, struct_name, &example(stage), &[key]);
+        let path: Vec<&str> = key.split('.').collect();
+        table_of(&mut text, struct_name, &example(stage), &path);
     }
     text.trim_end().to_owned() + "\n"
 }
@@ -408,9 +415,8 @@ fn candidates(type_name: &str) -> Vec<toml::Value> {
         ],
         "bool" => &[],
         list if list.starts_with("Vec") => &["[]"],
-        "Architecture" | "Decoding" | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" => {
-            &["{ no_such_key = 1 }"]
-        }
+        "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Storing" | "Retrieval"
+        | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
         _ => &["\"no such variant\""],
     };
     let parse = |text: &&str| {

@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
+use super::augmentation::Augmentation;
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
@@ -46,6 +47,60 @@ pub struct Architecture {
     pub projection: usize,
     /// Tokens of a text at most, special ones included.
     pub max_text_tokens: usize,
+    /// Width of the text tower; that of the ViT where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_width: Option<usize>,
+    /// Attention heads of the text tower; those of the ViT where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_heads: Option<usize>,
+    /// Width of the feed-forward layers of the ViT, as a multiple of its width.
+    #[serde(default = "mlp_ratio", skip_serializing_if = "is_mlp_ratio")]
+    pub mlp_ratio: f64,
+    /// The same for the text tower; that of the ViT where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_mlp_ratio: Option<f64>,
+    /// Activation of the feed-forward layers: `gelu`, or `quick_gelu` as OpenAI's CLIP.
+    #[serde(default, skip_serializing_if = "Activation::is_gelu")]
+    pub activation: Activation,
+    /// Added to the variance by the layer norms of the ViT; 1e-5 where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub norm_epsilon: Option<f64>,
+}
+
+/// Activation of the feed-forward layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// `x * Phi(x)`, exact.
+    #[default]
+    Gelu,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+impl Activation {
+    fn is_gelu(&self) -> bool {
+        *self == Self::Gelu
+    }
+}
+
+/// Which parameters decay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decay {
+    /// Matrices of linear layers and convolutions.
+    #[default]
+    Matrices,
+    /// What has two dimensions or more, as open_clip.
+    Dimensions,
+    /// Everything, as BLIP's original training.
+    All,
+}
+
+impl Decay {
+    fn is_matrices(&self) -> bool {
+        *self == Self::Matrices
+    }
 }
 
 /// A part of an objective.
@@ -71,6 +126,20 @@ impl Objective {
     }
 }
 
+/// Which samples of a batch belong together: neither pushed apart by `itc` nor drawn as negatives by
+/// `itm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Positives {
+    /// A sample and itself, as CLIP has it.
+    Pair,
+    /// Samples of one picture, as BLIP's retrieval has it.
+    Picture,
+    /// Samples of one picture or with the same tokens.
+    #[default]
+    PictureOrText,
+}
+
 /// `kind = "train"`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -87,21 +156,36 @@ pub struct Train {
     pub tokenizer: StageName,
     /// What is minimised: `["itc"]` for CLIP; any of `itc, itm, lm` for BLIP.
     pub objectives: Vec<Objective>,
+    /// Samples that belong together in a batch: `pair` (a sample and itself, as CLIP), `picture`
+    /// (those of one picture, as BLIP's retrieval), `picture_or_text` (or with the same tokens).
+    #[serde(default)]
+    pub positives: Positives,
     /// Optimiser steps.
     pub steps: u64,
     /// Samples of a step, over all ranks.
     pub global_batch: usize,
+    /// Samples that a rank computes at a time, all of its own where it is left out. A smaller number
+    /// needs less memory and a second forward pass; the gradient is that of the whole batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<usize>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Share of the steps that warm up.
     #[serde(default = "warmup")]
     pub warmup: f64,
+    /// Steps that warm up, in place of a share; 0 for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
     /// Learning rate at the end, as a share of the peak.
     #[serde(default = "final_rate")]
     pub final_rate: f64,
-    /// Weight decay (none on gains, biases, embeddings, temperatures).
+    /// Weight decay.
     #[serde(default = "weight_decay")]
     pub weight_decay: f64,
+    /// What decays: `matrices` (no gains, biases, embeddings, temperatures), `dimensions` (what has
+    /// two or more, as open_clip), `all` (as BLIP's original training).
+    #[serde(default, skip_serializing_if = "Decay::is_matrices")]
+    pub decay: Decay,
     /// AdamW's betas.
     #[serde(default = "betas")]
     pub betas: [f64; 2],
@@ -114,6 +198,17 @@ pub struct Train {
     /// Label smoothing of LM.
     #[serde(default)]
     pub label_smoothing: f64,
+    /// What every text of LM begins with, read but not learned, such as `"a picture of "` in BLIP's
+    /// fine-tuning.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
+    /// Tokens of a text at most, special ones included; longer texts are cut. As many as the model
+    /// takes where it is left out; BLIP pre-trains on 30.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_tokens: Option<usize>,
+    /// How pictures are varied before `shift_px` and `brightness_jitter`; left out, they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub augment: Option<Augmentation>,
     /// Shift of the picture in pixels at most, edges repeated.
     #[serde(default)]
     pub shift_px: u32,
@@ -163,6 +258,52 @@ impl Architecture {
         check.integer("text_layers", self.text_layers, 1..=1_000);
         check.integer("projection", self.projection, 1..=65_536);
         check.integer("max_text_tokens", self.max_text_tokens, 3..=65_536);
+        let (width, heads) = (self.text_width(), self.text_heads());
+        if let Some(width) = self.text_width {
+            check.integer("text_width", width, 1..=65_536);
+        }
+        if let Some(heads) = self.text_heads {
+            check.integer("text_heads", heads, 1..=1_024);
+        }
+        let divides = heads > 0 && width.is_multiple_of(heads);
+        let key = match self.text_width {
+            Some(_) => "text_width",
+            None => "text_heads",
+        };
+        if self.text_width.is_some() || self.text_heads.is_some() {
+            let shown = format!("width {width}, {heads} heads");
+            check.rule(key, shown, divides, "a width that the heads divide");
+        }
+        let ratio = (Bound::Excluded(0.0), Bound::Included(64.0));
+        check.number("mlp_ratio", self.mlp_ratio, ratio);
+        if let Some(value) = self.text_mlp_ratio {
+            check.number("text_mlp_ratio", value, ratio);
+        }
+        check.any("activation", "both are meant");
+        if let Some(value) = self.norm_epsilon {
+            check.number(
+                "norm_epsilon",
+                value,
+                (Bound::Excluded(0.0), Bound::Included(1.0)),
+            );
+        }
+    }
+
+    /// Width of the text tower.
+    pub fn text_width(&self) -> usize {
+        self.text_width.unwrap_or(self.width)
+    }
+
+    /// Attention heads of the text tower.
+    pub fn text_heads(&self) -> usize {
+        self.text_heads.unwrap_or(self.heads)
+    }
+
+    /// Width of the feed-forward layers of the ViT and of the text tower.
+    pub fn mlp_widths(&self) -> [usize; 2] {
+        let text = self.text_mlp_ratio.unwrap_or(self.mlp_ratio);
+        [(self.width, self.mlp_ratio), (self.text_width(), text)]
+            .map(|(width, ratio)| (width as f64 * ratio).round() as usize)
     }
 }
 
@@ -187,7 +328,7 @@ impl Train {
 
 impl StageKind for Train {
     const NAME: &'static str = "train";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 }
 
 impl Settings for Train {
@@ -213,18 +354,26 @@ impl Settings for Train {
         }
         source::check(&self.data, check);
         self.check_objectives(check);
+        check.any("positives", "every rule is meant");
         check.integer("steps", self.steps, 1..=1_000_000_000);
         check.integer("world_size", self.world_size, 1..=65_536);
         check.integer("global_batch", self.global_batch, 1..=16_777_216);
         let divides = self.world_size > 0 && self.global_batch.is_multiple_of(self.world_size);
         let text = format!("a multiple of `world_size` {}", self.world_size);
         check.rule("global_batch", self.global_batch, divides, &text);
+        if let Some(chunk) = self.chunk {
+            check.integer("chunk", chunk, 1..=16_777_216);
+        }
         check.number(
             "learning_rate",
             self.learning_rate,
             (Bound::Excluded(0.0), Bound::Included(10.0)),
         );
         check.number("warmup", self.warmup, 0.0..=1.0);
+        if let Some(steps) = self.warmup_steps {
+            check.integer("warmup_steps", steps, 0..=1_000_000_000);
+        }
+        check.any("decay", "every rule is meant");
         check.number("final_rate", self.final_rate, 0.0..=1.0);
         check.number("weight_decay", self.weight_decay, 0.0..=10.0);
         let betas = self.betas.iter().all(|beta| (0.0..1.0).contains(beta));
@@ -245,6 +394,15 @@ impl Settings for Train {
             (Bound::Excluded(0.0), Bound::Included(1e9)),
         );
         check.number("label_smoothing", self.label_smoothing, 0.0..1.0);
+        let holds = self.prompt.is_empty() || self.objectives == [Objective::Lm];
+        let text = "empty unless `objectives` is [\"lm\"]: the other objectives read whole texts";
+        check.rule("prompt", format!("{:?}", self.prompt), holds, text);
+        if let Some(tokens) = self.text_tokens {
+            check.integer("text_tokens", tokens, 3..=65_536);
+        }
+        if let Some(augment) = &self.augment {
+            check.table("augment", |check| augment.check(check));
+        }
         check.integer("shift_px", self.shift_px, 0..=1_024);
         check.number(
             "brightness_jitter",
@@ -331,6 +489,14 @@ impl Train {
 }
 
 impl TaskWork for TrainWork {}
+
+fn mlp_ratio() -> f64 {
+    4.0
+}
+
+fn is_mlp_ratio(ratio: &f64) -> bool {
+    *ratio == mlp_ratio()
+}
 
 fn warmup() -> f64 {
     0.1

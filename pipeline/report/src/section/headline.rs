@@ -190,8 +190,10 @@ mod tests {
             retrieval: Some(RetrievalFigures {
                 tr_at_1: mean + 1.0,
                 tr_at_5: 0.0,
+                tr_at_10: None,
                 ir_at_1: mean - 1.0,
                 ir_at_5: 0.0,
+                ir_at_10: None,
             }),
             ..ModelFigures::default()
         };

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use super::positives::Positives;
+
 /// Independent partial sums of a dot product: enough to fill vector registers.
 const LANES: usize = 16;
 
@@ -54,13 +56,12 @@ pub struct Contrast {
 /// The part of the symmetric loss that belongs to the samples `rows`.
 ///
 /// - `logits`: [`Gathered::logits`].
-/// - `classes`: a number for each sample; the target of a sample is spread evenly over the samples
-///   of its number. All different, it is CLIP's loss; equal for equal texts, no sample is pushed
-///   away from a text that is its own.
+/// - `positives`: the target of a sample is spread evenly over its positives. Where each sample
+///   has itself alone, it is CLIP's loss.
 pub fn contrast(
     gathered: &Gathered<'_>,
     logits: &[f32],
-    classes: &[usize],
+    positives: &Positives,
     rows: Range<usize>,
 ) -> Contrast {
     let (batch, width) = (gathered.batch(), gathered.width);
@@ -71,8 +72,7 @@ pub fn contrast(
         for (start, stride) in [(row * batch, 1), (row, batch)] {
             let line = |other: usize| start + other * stride;
             loss += line_loss(
-                batch,
-                classes,
+                positives,
                 row,
                 |other| logits[line(other)],
                 |other, slope| {
@@ -116,16 +116,14 @@ pub fn contrast(
 
 /// Cross-entropy of one line of logits against its soft target; `slope` takes its derivative.
 fn line_loss(
-    batch: usize,
-    classes: &[usize],
+    positives: &Positives,
     row: usize,
     logit: impl Fn(usize) -> f32,
     mut slope: impl FnMut(usize, f32),
 ) -> f64 {
-    let twins = classes
-        .iter()
-        .filter(|class| **class == classes[row])
-        .count() as f64;
+    let batch = positives.samples();
+    let are = |other: usize| positives.are(row, other);
+    let count = (0..batch).filter(|other| are(*other)).count() as f64;
     let top = (0..batch).map(&logit).fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = (0..batch)
         .map(|other| f64::from(logit(other) - top).exp())
@@ -133,27 +131,13 @@ fn line_loss(
     let mut loss = 0.0;
     for other in 0..batch {
         let log_probability = f64::from(logit(other) - top) - total.ln();
-        let target = if classes[other] == classes[row] {
-            1.0 / twins
-        } else {
-            0.0
-        };
+        let target = if are(other) { 1.0 / count } else { 0.0 };
         if target > 0.0 {
             loss -= target * log_probability;
         }
         slope(other, (log_probability.exp() - target) as f32);
     }
     loss
-}
-
-/// A number for each text such that equal texts have equal numbers.
-pub fn classes_of<T: Eq + std::hash::Hash>(texts: &[T]) -> Vec<usize> {
-    let mut seen = std::collections::HashMap::new();
-    texts
-        .iter()
-        .enumerate()
-        .map(|(index, text)| *seen.entry(text).or_insert(index))
-        .collect()
 }
 
 fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -177,6 +161,13 @@ fn add_scaled(target: &mut [f32], factor: f32, source: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use capstan_plan::stage;
+
+    fn positives(texts: &[u32]) -> Positives {
+        let rows: Vec<Vec<u32>> = texts.iter().map(|text| vec![*text]).collect();
+        let pictures: Vec<u32> = (0..texts.len() as u32).collect();
+        Positives::new(stage::Positives::PictureOrText, &pictures, &rows)
+    }
 
     const WIDTH: usize = 19;
 
@@ -192,21 +183,26 @@ mod tests {
             .collect()
     }
 
-    fn whole(images: &[f32], texts: &[f32], scale: f32, classes: &[usize]) -> Contrast {
+    fn whole(images: &[f32], texts: &[f32], scale: f32, positives: &Positives) -> Contrast {
         let gathered = Gathered {
             images,
             texts,
             width: WIDTH,
             scale,
         };
-        contrast(&gathered, &gathered.logits(), classes, 0..classes.len())
+        contrast(
+            &gathered,
+            &gathered.logits(),
+            positives,
+            0..positives.samples(),
+        )
     }
 
     #[test]
     fn gradients_agree_with_differences() {
         let (images, texts) = (features(6, 0.1), features(6, 0.9));
-        let (scale, classes) = (9.0, [0, 1, 0, 3, 4, 4]);
-        let exact = whole(&images, &texts, scale, &classes);
+        let (scale, positives) = (9.0, positives(&[0, 1, 0, 3, 4, 4]));
+        let exact = whole(&images, &texts, scale, &positives);
         let h = 1e-2f32;
         let slope = |up: f64, down: f64| (up - down) / f64::from(2.0 * h);
         for at in (0..images.len()).step_by(7) {
@@ -217,7 +213,7 @@ mod tests {
                 } else {
                     texts[at] += h
                 }
-                whole(&images, &texts, scale, &classes).loss
+                whole(&images, &texts, scale, &positives).loss
             };
             let (di, dt) = (
                 slope(bent(h, true), bent(-h, true)),
@@ -234,14 +230,14 @@ mod tests {
                 exact.texts[at]
             );
         }
-        let loss = |scale| whole(&images, &texts, scale, &classes).loss;
+        let loss = |scale| whole(&images, &texts, scale, &positives).loss;
         assert!((slope(loss(scale + h), loss(scale - h)) - exact.scale).abs() < 1e-4);
     }
 
     #[test]
     fn parts_sum_to_the_whole() {
         let (images, texts) = (features(12, 0.3), features(12, 0.7));
-        let classes = [0, 1, 2, 3, 4, 5, 1, 7, 8, 9, 10, 11];
+        let positives = positives(&[0, 1, 2, 3, 4, 5, 1, 7, 8, 9, 10, 11]);
         let gathered = Gathered {
             images: &images,
             texts: &texts,
@@ -249,11 +245,11 @@ mod tests {
             scale: 14.0,
         };
         let logits = gathered.logits();
-        let all = contrast(&gathered, &logits, &classes, 0..12);
+        let all = contrast(&gathered, &logits, &positives, 0..12);
         for world_size in [2, 3, 4] {
             let share = 12 / world_size;
             let parts: Vec<Contrast> = (0..world_size)
-                .map(|r| contrast(&gathered, &logits, &classes, r * share..(r + 1) * share))
+                .map(|r| contrast(&gathered, &logits, &positives, r * share..(r + 1) * share))
                 .collect();
             let loss: f64 = parts.iter().map(|p| p.loss).sum();
             assert!((loss - all.loss).abs() < 1e-9);
@@ -270,13 +266,8 @@ mod tests {
     fn equal_features_cost_the_log_of_the_batch() {
         let one = features(1, 0.0);
         let same: Vec<f32> = one.iter().copied().cycle().take(8 * WIDTH).collect();
-        let classes: Vec<usize> = (0..8).collect();
-        let got = whole(&same, &same, 5.0, &classes).loss;
+        let positives = positives(&(0..8).collect::<Vec<u32>>());
+        let got = whole(&same, &same, 5.0, &positives).loss;
         assert!((got - 8f64.ln()).abs() < 1e-6, "{got}");
-    }
-
-    #[test]
-    fn classes_join_equal_texts() {
-        assert_eq!(classes_of(&["a", "b", "a", "c", "b"]), [0, 1, 0, 3, 1]);
     }
 }

@@ -13,6 +13,8 @@ pub(crate) struct Share {
     pub(crate) texts: Vec<f32>,
     /// Token ids of each sample, unpadded.
     pub(crate) tokens: Vec<Vec<u32>>,
+    /// Picture of each sample.
+    pub(crate) pictures: Vec<u32>,
 }
 
 impl Share {
@@ -27,11 +29,12 @@ impl Share {
             global.images.extend(share.images);
             global.texts.extend(share.texts);
             global.tokens.extend(share.tokens);
+            global.pictures.extend(share.pictures);
         }
         Ok(global)
     }
 
-    /// Counts, features, then the tokens row by row; all numbers little-endian u32 or f32.
+    /// Counts, features, then picture and tokens row by row; all numbers little-endian u32 or f32.
     fn encode(&self) -> Vec<u8> {
         let mut words = vec![self.images.len() as u32, self.tokens.len() as u32];
         words.extend(
@@ -40,8 +43,8 @@ impl Share {
                 .chain(&self.texts)
                 .map(|value| value.to_bits()),
         );
-        for row in &self.tokens {
-            words.push(row.len() as u32);
+        for (picture, row) in self.pictures.iter().zip(&self.tokens) {
+            words.extend([*picture, row.len() as u32]);
             words.extend(row);
         }
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -60,8 +63,9 @@ impl Share {
         let floats = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect();
         let images = floats(take(values)?);
         let texts = floats(take(values)?);
-        let mut tokens = Vec::new();
+        let (mut tokens, mut pictures) = (Vec::new(), Vec::new());
         for _ in 0..samples {
+            pictures.push(take(1)?[0]);
             let len = take(1)?[0] as usize;
             tokens.push(take(len)?.to_vec());
         }
@@ -69,6 +73,7 @@ impl Share {
             images,
             texts,
             tokens,
+            pictures,
         })
     }
 }
@@ -83,6 +88,7 @@ mod tests {
             images: vec![1.0, -0.0, 3.5, f32::MIN_POSITIVE],
             texts: vec![0.1; 4],
             tokens: vec![vec![1, 2, 3], vec![], vec![7]],
+            pictures: vec![4, 4, 9],
         };
         let bytes = share.encode();
         assert_eq!(Share::decode(&bytes), Some(share));

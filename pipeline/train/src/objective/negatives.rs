@@ -6,15 +6,18 @@
 
 use capstan_plan::draw::Draws;
 
-/// Added to every allowed weight, so that a peaked softmax still leaves a choice.
-const FLOOR: f64 = 1e-6;
+use super::positives::Positives;
+
+/// Added to every allowed weight, so that a peaked softmax still leaves a choice (the official
+/// code of BLIP's pre-training and retrieval).
+const FLOOR: f64 = 1e-4;
 
 /// What is drawn for each sample of the global batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Negatives {
-    /// For each image the index of a text of another class; `None` where all texts are equal.
+    /// For each image the index of a text that is no positive; `None` where all are.
     pub texts: Vec<Option<usize>>,
-    /// For each text the index of an image of another class.
+    /// For each text the index of an image that is no positive.
     pub images: Vec<Option<usize>>,
 }
 
@@ -22,13 +25,13 @@ impl Negatives {
     /// Draws by (seed, step, sample); `draws` holds the seed.
     ///
     /// - `logits`: `[batch, batch]`, images by texts.
-    /// - `classes`: equal for equal texts, which are no negatives of each other.
-    pub fn draw(draws: &Draws, step: u64, logits: &[f32], classes: &[usize]) -> Self {
-        let batch = classes.len();
+    /// - `positives`: which samples are no negatives of each other.
+    pub fn draw(draws: &Draws, step: u64, logits: &[f32], positives: &Positives) -> Self {
+        let batch = positives.samples();
         let key = step.to_le_bytes();
         let one = |sample: usize, side: u64, start: usize, stride: usize| {
             let unit = draws.unit(&key, 2 * sample as u64 + side);
-            pick(unit, sample, classes, |other| {
+            pick(unit, sample, positives, |other| {
                 logits[start + other * stride]
             })
         };
@@ -47,20 +50,20 @@ impl Negatives {
     }
 }
 
-/// The sample of another class at `unit` of the cumulative softmax.
+/// The sample at `unit` of the cumulative softmax of those that are no positives.
 fn pick(
     unit: f64,
     sample: usize,
-    classes: &[usize],
+    positives: &Positives,
     logit: impl Fn(usize) -> f32,
 ) -> Option<usize> {
-    let batch = classes.len();
+    let batch = positives.samples();
     let top = (0..batch).map(&logit).fold(f32::NEG_INFINITY, f32::max);
     let exps: Vec<f64> = (0..batch)
         .map(|other| f64::from(logit(other) - top).exp())
         .collect();
     let total: f64 = exps.iter().sum();
-    let allowed = |other: &usize| classes[*other] != classes[sample];
+    let allowed = |other: &usize| !positives.are(*other, sample);
     let weight = |other: usize| exps[other] / total + FLOOR;
     let sum: f64 = (0..batch).filter(allowed).map(weight).sum();
     let mut left = unit * sum;
@@ -78,19 +81,26 @@ fn pick(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use capstan_plan::stage;
+
+    fn positives(texts: &[u32]) -> Positives {
+        let rows: Vec<Vec<u32>> = texts.iter().map(|text| vec![*text]).collect();
+        let pictures: Vec<u32> = (0..texts.len() as u32).collect();
+        Positives::new(stage::Positives::PictureOrText, &pictures, &rows)
+    }
 
     fn draws() -> Draws {
         Draws::new(4, "itm")
     }
 
     #[test]
-    fn negatives_are_of_another_class() {
+    fn negatives_are_no_positives() {
         let logits: Vec<f32> = (0..64).map(|i| (i as f32 * 0.9).sin() * 3.0).collect();
-        let classes = [0, 1, 0, 3, 3, 5, 6, 0];
+        let texts = [0, 1, 0, 3, 3, 5, 6, 0];
         for step in 0..200 {
-            let drawn = Negatives::draw(&draws(), step, &logits, &classes);
+            let drawn = Negatives::draw(&draws(), step, &logits, &positives(&texts));
             for (sample, other) in drawn.texts.iter().chain(&drawn.images).enumerate() {
-                assert_ne!(classes[sample % 8], classes[other.unwrap()]);
+                assert_ne!(texts[sample % 8], texts[other.unwrap()]);
             }
             assert_eq!(drawn.pairs(), 24);
         }
@@ -101,14 +111,17 @@ mod tests {
         // Image 0 has logits 0, 0, ln 3: of its two negatives the second has weight 3/4.
         let logits = [0.0, 0.0, 3f32.ln(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let hits = (0..4000)
-            .filter(|s| Negatives::draw(&draws(), *s, &logits, &[0, 1, 2]).texts[0] == Some(2))
+            .filter(|s| {
+                let drawn = Negatives::draw(&draws(), *s, &logits, &positives(&[0, 1, 2]));
+                drawn.texts[0] == Some(2)
+            })
             .count();
         assert!((2900..3100).contains(&hits), "{hits} of 4000");
     }
 
     #[test]
     fn a_batch_of_one_text_has_no_negatives() {
-        let drawn = Negatives::draw(&draws(), 0, &[1.0; 9], &[0, 0, 0]);
+        let drawn = Negatives::draw(&draws(), 0, &[1.0; 9], &positives(&[0, 0, 0]));
         assert_eq!(drawn.texts, [None; 3]);
         assert_eq!(drawn.pairs(), 3);
     }
@@ -117,10 +130,10 @@ mod tests {
     fn small_errors_of_the_logits_change_no_draw() {
         let logits: Vec<f32> = (0..144).map(|i| (i as f32 * 0.7).sin() * 4.0).collect();
         let bent: Vec<f32> = logits.iter().map(|l| l * (1.0 + 1e-6)).collect();
-        let classes: Vec<usize> = (0..12).collect();
+        let positives = positives(&(0..12).collect::<Vec<u32>>());
         for step in 0..50 {
-            let a = Negatives::draw(&draws(), step, &logits, &classes);
-            assert_eq!(a, Negatives::draw(&draws(), step, &bent, &classes));
+            let a = Negatives::draw(&draws(), step, &logits, &positives);
+            assert_eq!(a, Negatives::draw(&draws(), step, &bent, &positives));
         }
     }
 }

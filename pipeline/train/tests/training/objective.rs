@@ -5,15 +5,16 @@ use std::time::Duration;
 use burn::tensor::{Tensor, TensorData, activation::log_softmax};
 use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
-use capstan_model::{DeviceSpec, TokenBatch};
-use capstan_plan::stage::{Architecture, Family, Objective};
+use capstan_model::{DeviceSpec, Network, TokenBatch};
+use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives};
+use capstan_train::Link;
+use capstan_train::network::drawn;
 use capstan_train::objective::{Objectives, Slice};
-use capstan_train::{Link, Network};
 
 const BATCH: usize = 6;
 const SIDE: usize = 16;
 
-fn network(family: Family, objectives: &[Objective]) -> Network {
+fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
     let architecture = Architecture {
         family,
         image_size: SIDE,
@@ -24,6 +25,12 @@ fn network(family: Family, objectives: &[Objective]) -> Network {
         text_layers: 1,
         projection: 8,
         max_text_tokens: 8,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -34,7 +41,7 @@ fn network(family: Family, objectives: &[Objective]) -> Network {
         enc: 6,
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
-    Network::drawn(&architecture, objectives, (20, &special), 2, &device).unwrap()
+    drawn(&architecture, objectives, (20, &special), 2, &device).unwrap()
 }
 
 fn slice() -> Slice {
@@ -49,12 +56,13 @@ fn slice() -> Slice {
             .iter()
             .map(|words| [&[3], *words, &[4]].concat())
             .collect(),
+        pictures: vec![0, 1, 2, 3, 4, 2],
     }
 }
 
-fn pixels(network: &Network, slice: &Slice) -> Tensor<4> {
+fn pixels(network: &dyn Network, slice: &Slice) -> Tensor<4> {
     let data = TensorData::new(slice.pixels.clone(), [BATCH, 3, SIDE, SIDE]);
-    Tensor::from_data(data, network.model().device())
+    Tensor::from_data(data, network.device())
 }
 
 /// Mean over both directions of the cross entropy of `logits` against `targets`.
@@ -66,14 +74,18 @@ fn symmetric(logits: Tensor<2>, targets: Vec<f32>) -> Tensor<1> {
     (rows + columns) / -2.0 / BATCH as f64
 }
 
-fn check(network: &Network, reference: Tensor<1>, objectives: &[Objective]) {
+fn check(
+    network: &dyn Network,
+    reference: Tensor<1>,
+    objectives: &[Objective],
+    positives: Positives,
+) {
     let want_loss = reference.to_data().try_to_vec::<f32>().unwrap()[0];
-    let want = network.model().gradients(&mut reference.backward());
-    let params = network.model().to_flat();
+    let want = network.gradients(&mut reference.backward());
     let mut ring = SoloRing;
     let mut link = Link::new(&mut ring, Duration::from_secs(10));
-    let got = Objectives::new(objectives, 0.1, 1)
-        .gradient(network, &params, &slice(), &mut link)
+    let got = Objectives::new(objectives, positives, (0.1, 0), 1)
+        .gradient(network, &slice(), &mut link)
         .unwrap();
     let loss: f64 = got.losses.values().sum();
     assert!(
@@ -81,7 +93,7 @@ fn check(network: &Network, reference: Tensor<1>, objectives: &[Objective]) {
         "{loss} instead of {want_loss}"
     );
     let scale = want.iter().map(|x| x.abs()).fold(0f32, f32::max);
-    for slice in network.model().layout() {
+    for slice in network.layout() {
         for at in slice.range {
             let apart = (want[at] - got.flat[at]).abs();
             assert!(
@@ -95,53 +107,100 @@ fn check(network: &Network, reference: Tensor<1>, objectives: &[Objective]) {
     }
 }
 
-#[test]
-fn clip_follows_the_formula() {
-    let network = network(Family::Clip, &[Objective::Itc]);
-    let Network::Clip(clip) = &network else {
-        panic!("a CLIP was asked for")
+/// Cosines of pictures and texts, and the parameter behind their factor.
+fn cosines(network: &dyn Network, slice: &Slice) -> (Tensor<2>, Tensor<1>) {
+    let space = network.embed().unwrap();
+    let images = space.image_features(&network.encode(pixels(network, slice)));
+    let texts = space.text_features(&TokenBatch::new(&slice.tokens, 0));
+    (images.matmul(texts.transpose()), space.scale().0.tensor())
+}
+
+/// Targets where these samples are positives of each other.
+fn targets(positives: &[usize]) -> Vec<f32> {
+    let one = |i: usize, j: usize| match i == j {
+        _ if positives.contains(&i) && positives.contains(&j) => 1.0 / positives.len() as f32,
+        true => 1.0,
+        false => 0.0,
     };
-    let slice = slice();
-    let images = clip.image_features(pixels(&network, &slice));
-    let texts = clip.text_features(&TokenBatch::new(&slice.tokens, 0));
-    let logits = images.matmul(texts.transpose()) * clip.logit_scale().unsqueeze();
-    let own = |i: usize| (0..BATCH).map(move |j| f32::from(u8::from(i == j)));
-    let reference = symmetric(logits, (0..BATCH).flat_map(own).collect());
-    check(&network, reference, &[Objective::Itc]);
+    (0..BATCH)
+        .flat_map(|i| (0..BATCH).map(move |j| one(i, j)))
+        .collect()
 }
 
 #[test]
-fn blip_contrasts_with_soft_targets_for_equal_texts() {
-    let network = network(Family::Blip, &[Objective::Itc]);
-    let Network::Blip(med) = &network else {
-        panic!("a BLIP was asked for")
+fn clip_follows_the_formula() {
+    let network = network(Family::Clip, &[Objective::Itc]);
+    let (cosines, logarithm) = cosines(&*network, &slice());
+    let logits = cosines * logarithm.exp().unsqueeze();
+    let reference = symmetric(logits, targets(&[]));
+    check(&*network, reference, &[Objective::Itc], Positives::Pair);
+}
+
+#[test]
+fn positives_share_the_target() {
+    // Samples 1 and 3 have one text, 2 and 5 one picture.
+    let by_text_and_picture = {
+        let (mut both, pictures) = (targets(&[1, 3]), targets(&[2, 5]));
+        for row in [2, 5] {
+            let row = row * BATCH..(row + 1) * BATCH;
+            both[row.clone()].copy_from_slice(&pictures[row]);
+        }
+        both
     };
-    let slice = slice();
-    let images = med.image_features(&med.image_embeds(pixels(&network, &slice)));
-    let texts = med.text_features(&TokenBatch::new(&slice.tokens, 0));
-    let logits = images.matmul(texts.transpose()) / med.temperature().unsqueeze();
-    // Samples 1 and 3 have one text.
-    let target = |i: usize, j: usize| match (i, j) {
-        (1 | 3, 1 | 3) => 0.5,
-        _ if i == j => 1.0,
-        _ => 0.0,
-    };
-    let targets = (0..BATCH)
-        .flat_map(|i| (0..BATCH).map(move |j| target(i, j)))
-        .collect();
-    check(&network, symmetric(logits, targets), &[Objective::Itc]);
+    for (rule, targets) in [
+        (Positives::Pair, targets(&[])),
+        (Positives::Picture, targets(&[2, 5])),
+        (Positives::PictureOrText, by_text_and_picture),
+    ] {
+        let network = network(Family::Blip, &[Objective::Itc]);
+        let (cosines, temperature) = cosines(&*network, &slice());
+        let reference = symmetric(cosines / temperature.unsqueeze(), targets);
+        check(&*network, reference, &[Objective::Itc], rule);
+    }
 }
 
 #[test]
 fn blip_models_language_over_all_tokens() {
     let network = network(Family::Blip, &[Objective::Lm]);
-    let Network::Blip(med) = &network else {
-        panic!("a BLIP was asked for")
-    };
     let slice = slice();
-    let memory = med.memory(&med.image_embeds(pixels(&network, &slice)));
+    let writer = network.generator().unwrap();
+    let memory = writer.memory(&network.encode(pixels(&*network, &slice)));
     let texts = TokenBatch::new(&slice.tokens, 0);
-    let loss = med.lm_loss(&memory, &texts, &[0, 1, 2, 3, 4, 5], 0.1);
+    let loss = writer.lm_loss(&memory, &texts, &[0, 1, 2, 3, 4, 5], 0.1);
     assert_eq!(loss.tokens, 10 + BATCH);
-    check(&network, loss.sum / loss.tokens as f64, &[Objective::Lm]);
+    let mean = loss.sum / loss.tokens as f64;
+    check(&*network, mean, &[Objective::Lm], Positives::default());
+}
+
+#[test]
+fn chunks_give_the_gradient_of_the_whole_batch() {
+    let all = [Objective::Itc, Objective::Itm, Objective::Lm];
+    for (family, objectives) in [(Family::Blip, &all[..]), (Family::Clip, &all[..1])] {
+        let network = network(family, objectives);
+        let gradient = |chunk| {
+            let mut ring = SoloRing;
+            let mut link = Link::new(&mut ring, Duration::from_secs(10));
+            Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
+                .with_chunk(chunk)
+                .gradient(&*network, &slice(), &mut link)
+                .unwrap()
+        };
+        let whole = gradient(None);
+        let largest = whole.flat.iter().fold(0f32, |most, x| most.max(x.abs()));
+        for chunk in [1, 2, 4, 6, 100] {
+            let found = gradient(Some(chunk));
+            for (name, loss) in &whole.losses {
+                assert!(
+                    (found.losses[name] - loss).abs() < 1e-5,
+                    "{name} by {chunk}"
+                );
+            }
+            for (a, b) in found.flat.iter().zip(&whole.flat) {
+                assert!((a - b).abs() < 2e-5 * largest, "{a} for {b} by {chunk}");
+            }
+            if chunk >= BATCH {
+                assert_eq!(found, whole);
+            }
+        }
+    }
 }

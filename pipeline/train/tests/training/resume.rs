@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 
 use capstan_collective::{Collective, RingError, SoloRing};
 use capstan_model::config::SpecialIds;
-use capstan_model::{DeviceSpec, ImagePreprocess};
+use capstan_model::{DeviceSpec, ImagePreprocess, Network};
 use capstan_plan::FailureKind;
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::{CurvePoint, TrainingStep};
-use capstan_plan::stage::{self, Architecture, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
+use capstan_train::network::drawn;
 use capstan_train::{
-    Checkpoints, Job, Network, PictureSource, Pictures, Sample, SourceError, State, TrainError,
-    Trained, Watch, train,
+    Checkpoints, Job, PictureSource, Pictures, Sample, SourceError, State, TrainError, Trained,
+    Watch, train,
 };
 
 const SIDE: usize = 16;
@@ -41,7 +42,7 @@ fn toml_settings(line: &str) -> stage::Train {
     serde_json::from_str(&json).unwrap()
 }
 
-fn network() -> Network {
+fn network() -> Box<dyn Network> {
     let architecture = Architecture {
         family: Family::Blip,
         image_size: SIDE,
@@ -52,6 +53,12 @@ fn network() -> Network {
         text_layers: 1,
         projection: 8,
         max_text_tokens: 8,
+        text_width: None,
+        text_heads: None,
+        mlp_ratio: 4.0,
+        text_mlp_ratio: None,
+        activation: Activation::Gelu,
+        norm_epsilon: None,
     };
     let special = SpecialIds {
         pad: 0,
@@ -63,7 +70,7 @@ fn network() -> Network {
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
     let objectives = [Objective::Itc, Objective::Itm, Objective::Lm];
-    Network::drawn(&architecture, &objectives, (30, &special), 2, &device).unwrap()
+    drawn(&architecture, &objectives, (30, &special), 2, &device).unwrap()
 }
 
 fn samples() -> Vec<Sample> {
@@ -86,8 +93,9 @@ struct Kept(Vec<State>);
 impl Checkpoints for Kept {
     fn save(&mut self, state: &State) -> Result<(), SourceError> {
         // Through the files, as a store would keep it.
-        self.0
-            .push(State::from_files(&state.to_files().unwrap()).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        state.write(folder.path()).unwrap();
+        self.0.push(State::read(folder.path()).unwrap());
         Ok(())
     }
 }
@@ -171,6 +179,8 @@ fn run_on(
         config,
         seed: 1,
         samples: &samples,
+        rows: samples.len() as u64,
+        prompt_tokens: 0,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
         ring_limit: Duration::from_secs(10),
@@ -184,10 +194,10 @@ fn run_on(
         cancel: &cancel,
         before_update: None,
     };
-    let result = train(job, &mut network, ring, resume, watch);
+    let result = train(job, &mut *network, ring, resume, watch);
     Outcome {
         result,
-        params: network.model().to_flat(),
+        params: network.to_flat(),
         steps,
         kept,
     }

@@ -1,18 +1,20 @@
 //! Every command but the demo, a module each.
 
+mod caption;
 mod certs;
 mod check;
 mod config;
 mod dataset;
 mod demoweb;
 mod describe;
+mod matching;
 mod models;
+mod pictures;
 mod process;
 mod report;
 mod role;
 mod run;
 mod runs;
-mod scores;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -44,8 +46,8 @@ pub fn run(args: Args) -> Result<(), ExpectedError> {
         Command::Trainer(args) => role::trainer(args, settings),
         Command::Demoweb(args) => demoweb::run(args, settings),
         Command::State(args) => state::run(args, settings),
-        Command::Caption(args) => scores::caption(args),
-        Command::Match(args) => scores::matching(args),
+        Command::Caption(args) => caption::caption(args),
+        Command::Match(args) => matching::matching(args),
         Command::Dataset(args) => dataset::run(args, settings),
         Command::Model(args) => models::run(args, settings),
         Command::Certs(args) => certs::run(args),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use capstan_dataset::models;
 use capstan_lease::Done;
-use capstan_model::inspect::inspect;
+use capstan_model::{DeviceSpec, Load, Pretrained};
 use capstan_plan::commit::Outputs;
 use capstan_plan::stage::GivenModel;
 
@@ -29,7 +29,11 @@ pub(crate) async fn run(context: &Context, config: &GivenModel) -> Result<Done, 
         }
     };
     let inspected = folder.clone();
-    let computed = compute(context, move |_| Ok(inspect(&inspected)?)).await?;
+    let computed = compute(context, move |_| {
+        let load = Load::on(&DeviceSpec::Cpu.open()?);
+        Ok(Pretrained::open(&inspected, &load)?.network.num_params())
+    });
+    let computed = computed.await?;
     let model = match (&config.source, config.digest) {
         (None, Some(digest)) => digest,
         (_, wanted) => {
@@ -48,7 +52,7 @@ pub(crate) async fn run(context: &Context, config: &GivenModel) -> Result<Done, 
         model: Some(model),
         ..Outputs::default()
     };
-    let parameters = computed.value.parameters as u64;
+    let parameters = computed.value as u64;
     outputs.counts.insert("parameters".to_owned(), parameters);
     Ok(Done {
         outputs,
