@@ -152,7 +152,7 @@ impl WithSimd for Backward<'_, '_> {
             return;
         }
         let has_scores = matches!(kept, Kept::Softmax(_));
-        let packed = Packed::new::<S>(&source, has_scores, scratch);
+        let packed = Packed::new(simd, &source, has_scores, scratch);
         let mut of_keys = take(&mut scratch.of_keys);
         let mut of_values = take(&mut scratch.of_values);
         let mut key_sums = Sums::zeros::<S>(&mut of_keys, seen.len(), size);
@@ -214,7 +214,12 @@ struct Packed {
 
 impl Packed {
     #[inline(always)]
-    fn new<S: Simd>(source: &Source<'_, '_>, has_scores: bool, scratch: &mut Scratch) -> Self {
+    fn new<S: Simd>(
+        simd: S,
+        source: &Source<'_, '_>,
+        has_scores: bool,
+        scratch: &mut Scratch,
+    ) -> Self {
         let Source { inputs, head, .. } = source;
         let mut packed = Self {
             keys: take(&mut scratch.keys),
@@ -225,14 +230,16 @@ impl Packed {
         let keys = inputs.keys_of(head, head.seen.start);
         let values = inputs.values_of(head, head.seen.start);
         if has_scores {
-            packed.keys.pack::<S>(keys.rows(), 0..count, 0..size, false);
+            packed
+                .keys
+                .pack(simd, keys.rows(), 0..count, 0..size, false);
         }
         packed
             .values
-            .pack::<S>(values.rows(), 0..count, 0..size, false);
+            .pack(simd, values.rows(), 0..count, 0..size, false);
         packed
             .key_columns
-            .pack::<S>(keys.columns(), 0..size, 0..count, false);
+            .pack(simd, keys.columns(), 0..size, 0..count, false);
         packed
     }
 
@@ -312,14 +319,14 @@ impl Source<'_, '_> {
         let (count, keys) = (queries.len(), 0..self.head.seen.len());
         let (tile, narrow) = (&mut scratch.tile, &mut scratch.narrow);
         let gradients = columns(self.gradients(queries, &mut scratch.gradients));
-        tile.pack::<S>(gradients, 0..size, 0..count, false);
+        tile.pack(simd, gradients, 0..size, 0..count, false);
         let weights = columns(lines(&scratch.scores, stride));
         let of_keys = keys.clone();
         add_product(simd, weights, of_keys, 0..count, tile, value_sums, narrow);
         let from = (self.inputs.q, query);
         let inputs = self.inputs;
         let vectors = inputs.vectors(from, self.head.head, queries, &mut scratch.queries);
-        tile.pack::<S>(columns(vectors), 0..size, 0..count, false);
+        tile.pack(simd, columns(vectors), 0..size, 0..count, false);
         let slopes = columns(lines(&scratch.slopes, stride));
         add_product(simd, slopes, keys, 0..count, tile, key_sums, narrow);
     }

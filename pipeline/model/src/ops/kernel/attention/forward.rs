@@ -75,9 +75,9 @@ impl Forward<'_, '_> {
         let scratch = &mut *self.scratch;
         let (mut keys, mut values) = (take(&mut scratch.keys), take(&mut scratch.values));
         let operand = inputs.keys_of(&head, seen.start).rows();
-        keys.pack::<S>(operand, 0..seen.len(), 0..size, false);
+        keys.pack(simd, operand, 0..seen.len(), 0..size, false);
         let operand = inputs.values_of(&head, seen.start).columns();
-        values.pack::<S>(operand, 0..size, 0..seen.len(), false);
+        values.pack(simd, operand, 0..size, 0..seen.len(), false);
         let few = self.out.len() * seen.len() <= FEW_PROBABILITIES;
         let mut kept = if few {
             Kept::Probabilities(Vec::new())

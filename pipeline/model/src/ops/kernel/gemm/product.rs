@@ -1,6 +1,6 @@
 //! Products in tasks of a block of narrow vectors and a run of wide ones.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::Cell;
 use std::ops::Range;
@@ -104,7 +104,7 @@ impl WithSimd for Whole<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { product, out } = self;
         let Product {
             rows, columns, k, ..
@@ -120,11 +120,11 @@ impl WithSimd for Whole<'_> {
             let run = first..columns.min(first + width);
             for depth in (0..k.max(1)).step_by(PACKED) {
                 let steps = depth..k.min(depth + PACKED);
-                panels.pack::<S>(product.wide, run.clone(), steps.clone(), parallel);
+                panels.pack(simd, product.wide, run.clone(), steps.clone(), parallel);
                 let panels = &panels;
                 let task = |(index, target): (usize, Target<'_>)| {
                     let at = index * block;
-                    Arch::new().dispatch(Task {
+                    simd.vectorize(Task {
                         product,
                         panels,
                         rows: at..rows.min(at + block),

@@ -1,5 +1,8 @@
 use half::{bf16, f16};
 
+use pulp::{Scalar, Simd};
+
+use super::product::Whole;
 use super::{Matrix, STREAMED_ROWS, Start, Values, gemm};
 
 fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -187,5 +190,24 @@ fn a_narrow_matrix_gives_what_its_widened_values_give() {
             product(Values::Bf16(&bfloats)),
             product(Values::F32(&widened))
         );
+    }
+}
+
+#[test]
+fn a_processor_without_vectors_gives_the_same_product() {
+    for [m, n, k] in SIZES.into_iter().filter(|[m, n, k]| m * n * k < 1 << 19) {
+        let (a, b, bias) = (values(m * k, 1), values(n * k, 2), values(n, 3));
+        let (left, right) = (Matrix::new(&a[..], k), Matrix::transposed(&b[..], k));
+        let mut out = vec![f32::NAN; m * n];
+        let start = Start::Bias(&bias);
+        Scalar::new().vectorize(Whole::new([m, n, k], left, right, start, &mut out));
+        let mut expected = vec![f32::NAN; m * n];
+        gemm([m, n, k], left, right, start, &mut expected);
+        for (found, expected) in out.iter().zip(&expected) {
+            assert!(
+                (found - expected).abs() < 2e-3,
+                "{m} {n} {k}: {found} for {expected}"
+            );
+        }
     }
 }

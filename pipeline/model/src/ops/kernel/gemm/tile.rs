@@ -1,6 +1,6 @@
 //! The arithmetic of a product on packed panels.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -68,6 +68,7 @@ impl Panels {
     #[inline(always)]
     pub fn pack<S: Simd>(
         &mut self,
+        simd: S,
         wide: Operand<'_>,
         columns: Range<usize>,
         steps: Range<usize>,
@@ -83,7 +84,7 @@ impl Panels {
             if parallel {
                 let groups = self.values.par_chunks_mut(depth * group);
                 groups.enumerate().for_each(|(index, to)| {
-                    Arch::new().dispatch(Pack {
+                    simd.vectorize(Pack {
                         wide,
                         vectors: first(index)..columns.end.min(first(index) + group),
                         steps: steps.clone(),
