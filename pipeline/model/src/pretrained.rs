@@ -51,8 +51,10 @@ impl Load {
 struct Kind {
     class: &'static str,
     model_type: &'static str,
-    open: fn(&Path, &Load) -> Result<Box<dyn Network>, folder::Error>,
+    open: Open,
 }
+
+type Open = fn(&Path, &Load) -> Result<Box<dyn Network>, folder::Error>;
 
 const KINDS: &[Kind] = &[
     Kind {

@@ -12,7 +12,7 @@ pub mod timed;
 use burn::tensor::Tensor;
 
 use crate::config::Activation;
-use crate::params::Param as Weight;
+use crate::params::Param;
 
 pub(crate) use keys::{Keys, Rule};
 
@@ -25,16 +25,16 @@ pub(crate) struct Targets<'a> {
 }
 
 /// `x W^T + b`: `[rows, inputs]` to `[rows, outputs]`.
-pub(crate) fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Weight>) -> Tensor<2> {
+pub(crate) fn linear(x: Tensor<2>, weight: &Param, bias: Option<&Param>) -> Tensor<2> {
     if fused::on_cpu(&x) {
-        return fused::linear(x, weight.tensor(), bias.map(Weight::tensor));
+        return fused::linear(x, weight.tensor(), bias.map(Param::tensor));
     }
     let [_, inputs] = x.dims();
-    plain::linear(x, weight.matrix(inputs), bias.map(Weight::tensor))
+    plain::linear(x, weight.matrix(inputs), bias.map(Param::tensor))
 }
 
 /// Layer norm of every row.
-pub(crate) fn layer_norm(x: Tensor<2>, gain: &Weight, bias: &Weight, epsilon: f64) -> Tensor<2> {
+pub(crate) fn layer_norm(x: Tensor<2>, gain: &Param, bias: &Param, epsilon: f64) -> Tensor<2> {
     if fused::on_cpu(&x) {
         return fused::layer_norm(x, gain.tensor(), bias.tensor(), epsilon);
     }
@@ -45,8 +45,8 @@ pub(crate) fn layer_norm(x: Tensor<2>, gain: &Weight, bias: &Weight, epsilon: f6
 pub(crate) fn add_layer_norm(
     x: Tensor<2>,
     y: Tensor<2>,
-    gain: &Weight,
-    bias: &Weight,
+    gain: &Param,
+    bias: &Param,
     epsilon: f64,
 ) -> Tensor<2> {
     if fused::on_cpu(&x) {
@@ -104,7 +104,7 @@ pub(crate) fn patches(pixels: Tensor<4>, patch: usize) -> Tensor<2> {
 /// `[tokens * width]`.
 pub(crate) fn picture_tokens(
     patches: Tensor<2>,
-    class: &Weight,
+    class: &Param,
     positions: Tensor<1>,
     batch: usize,
 ) -> Tensor<2> {
@@ -124,8 +124,8 @@ pub(crate) fn picture_tokens(
 /// Word and position embeddings of `ids`, whose positions are `at`.
 pub(crate) fn embed(
     ids: &[u32],
-    words: &Weight,
-    positions: &Weight,
+    words: &Param,
+    positions: &Param,
     at: &[u32],
     width: usize,
 ) -> Tensor<2> {
