@@ -139,7 +139,7 @@ impl Clip {
 
     /// The factor on cosines, `[1]`: the exponential of the parameter, at most 100.
     pub fn logit_scale(&self) -> Tensor<1> {
-        self.logit_scale.tensor().exp().clamp_max(100.0)
+        self.logit_scale.wide().exp().clamp_max(100.0)
     }
 
     /// Tokens of the last vision layer before the last norm, `[batch * tokens, width]`.

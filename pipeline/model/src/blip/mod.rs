@@ -205,7 +205,7 @@ impl Med {
     /// # Panics
     /// On a captioner.
     pub fn temperature(&self) -> Tensor<1> {
-        self.encoder_heads().temperature.tensor()
+        self.encoder_heads().temperature.wide()
     }
 
     /// [`Match::match_logits`] with the first token as it is.

@@ -193,8 +193,9 @@ impl Vit {
         if grid == [side, side] {
             return self.positions.tensor();
         }
-        let table = self.positions.matrix(self.config.hidden_size);
         let [cells, from] = [grid[0] * grid[1], side * side];
+        let table = self.positions.wide();
+        let table = table.reshape([1 + from, self.config.hidden_size]);
         let matrix = positions::matrix([side, side], grid, Resample::Plain);
         let matrix =
             Tensor::<2>::from_data(TensorData::new(matrix, [cells, from]), &table.device());

@@ -178,6 +178,14 @@ impl Param {
         self.tensor.clone()
     }
 
+    /// The values as f32, for operations that take no narrow type.
+    pub(crate) fn wide(&self) -> Tensor<1> {
+        match self.dtype() {
+            Dtype::F32 => self.tensor(),
+            Dtype::Bf16 | Dtype::F16 => self.tensor().cast(DType::F32),
+        }
+    }
+
     /// The values as a matrix of `columns`, `[len / columns, columns]`.
     pub(crate) fn matrix(&self, columns: usize) -> Tensor<2> {
         self.tensor().reshape([self.len() / columns, columns])
