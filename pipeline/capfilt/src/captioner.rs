@@ -55,8 +55,9 @@ impl<'pool> Captioner<'pool> {
         rows: &[ViewRow],
         progress: &dyn Fn(u64) -> bool,
     ) -> Result<Vec<Captions>, Error> {
-        let decoding = self.decoding(&config.decoding);
-        let prompt = self.model.model.prompt(&config.decoding.prompt);
+        let model = &self.model.model;
+        let prompt = model.prompt(&config.decoding.prompt);
+        let decoding = model.limited(decoding_of(&config.decoding), &prompt);
         let draws = Draws::new(seed, "caption");
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
         let texts = self
@@ -115,32 +116,32 @@ impl<'pool> Captioner<'pool> {
         }
         Ok(texts)
     }
+}
 
-    /// The settings in the form of the model room, within the limits of the model.
-    fn decoding(&self, decoding: &stage::Decoding) -> generate::Decoding {
-        self.model.model.limited(generate::Decoding {
-            strategy: match decoding.choose {
-                stage::Strategy::Greedy => generate::Strategy::Greedy,
-                stage::Strategy::Beam { beams } => generate::Strategy::Beam {
-                    beams,
-                    length_penalty: 1.0,
-                },
-                stage::Strategy::Nucleus {
-                    top_p,
-                    temperature,
-                    top_k,
-                } => generate::Strategy::Nucleus {
-                    top_p,
-                    temperature,
-                    top_k,
-                },
+/// The settings in the form of the model room.
+fn decoding_of(decoding: &stage::Decoding) -> generate::Decoding {
+    generate::Decoding {
+        strategy: match decoding.choose {
+            stage::Strategy::Greedy => generate::Strategy::Greedy,
+            stage::Strategy::Beam { beams } => generate::Strategy::Beam {
+                beams,
+                length_penalty: 1.0,
             },
-            min_tokens: decoding.min_tokens,
-            max_tokens: decoding.max_tokens,
-            repetition_penalty: decoding.repetition_penalty,
-            no_repeat_ngram: decoding.no_repeat_ngram,
-            banned: Vec::new(),
-        })
+            stage::Strategy::Nucleus {
+                top_p,
+                temperature,
+                top_k,
+            } => generate::Strategy::Nucleus {
+                top_p,
+                temperature,
+                top_k,
+            },
+        },
+        min_tokens: decoding.min_tokens,
+        max_tokens: decoding.max_tokens,
+        repetition_penalty: decoding.repetition_penalty,
+        no_repeat_ngram: decoding.no_repeat_ngram,
+        banned: Vec::new(),
     }
 }
 

@@ -203,7 +203,7 @@ impl<'a> LoadedNetwork<'a> {
         let writer = self.model.network.generator();
         let writer = writer.ok_or_else(|| self.lacks("captioning", "decoder"))?;
         let prompt = self.model.prompt(&decoding.prompt);
-        let decoding = self.model.limited(decoding_of(decoding));
+        let decoding = self.model.limited(decoding_of(decoding), &prompt);
         let batches: Vec<(usize, &ImageEmbeds)> = pictures.embeds.iter().enumerate().collect();
         let captions = self.map_batches(&batches, progress, |&(batch, embeds)| {
             let first = batch * PICTURES_PER_BATCH;

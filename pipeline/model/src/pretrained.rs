@@ -109,7 +109,10 @@ pub fn open(path: &Path, load: &Load) -> Result<Box<dyn Network>, folder::Error>
         Some(kind) => (kind.open)(path, load),
         None => Err(folder::Error::Class {
             path: file,
-            found,
+            found: match found.is_empty() {
+                true => vec![class.model_type],
+                false => found,
+            },
             expected: CLASSES,
         }),
     }
@@ -257,12 +260,13 @@ impl Pretrained {
         TokenBatch::new(rows, self.tokenizer.special().pad)
     }
 
-    /// `decoding` within the limits of this model: no more tokens than it has positions, and
-    /// no special tokens.
-    pub fn limited(&self, decoding: Decoding) -> Decoding {
+    /// `decoding` within the limits of this model: no more tokens behind the prompt than it has
+    /// positions, and no special tokens.
+    pub fn limited(&self, decoding: Decoding, prompt: &[u32]) -> Decoding {
         let special = self.tokenizer.special();
+        let room = self.network.max_text_tokens().saturating_sub(prompt.len());
         Decoding {
-            max_tokens: decoding.max_tokens.min(self.network.max_text_tokens()),
+            max_tokens: decoding.max_tokens.min(room),
             banned: vec![
                 special.pad,
                 special.unk,

@@ -17,8 +17,8 @@ use crate::error::{Exit, ExpectedError, OrExit};
 pub fn caption(args: &Caption) -> Result<(), ExpectedError> {
     let pictures = expand(&args.images)?;
     let loaded = Loaded::open(&args.of_model, Some(MedParts::Captioner))?;
-    let decoding = decoding(args, &loaded)?;
     let prompt = loaded.model.prompt(&args.prompt);
+    let decoding = decoding(args, &loaded, &prompt)?;
     loaded.each_batch(&pictures, args.of_model.batch, |paths, pixels| {
         let texts = texts(&loaded, pixels, &prompt, &decoding)?;
         for (path, text) in paths.iter().zip(texts) {
@@ -52,7 +52,7 @@ fn texts(
         .collect())
 }
 
-fn decoding(args: &Caption, loaded: &Loaded) -> Result<Decoding, ExpectedError> {
+fn decoding(args: &Caption, loaded: &Loaded, prompt: &[u32]) -> Result<Decoding, ExpectedError> {
     let strategy = match args.beams {
         0 => {
             return Err(ExpectedError::new(
@@ -66,14 +66,15 @@ fn decoding(args: &Caption, loaded: &Loaded) -> Result<Decoding, ExpectedError> 
             length_penalty: 1.0,
         },
     };
-    Ok(loaded.model.limited(Decoding {
+    let decoding = Decoding {
         strategy,
         min_tokens: args.min_tokens,
         max_tokens: args.max_tokens,
         repetition_penalty: args.repetition_penalty,
         no_repeat_ngram: 0,
         banned: Vec::new(),
-    }))
+    };
+    Ok(loaded.model.limited(decoding, prompt))
 }
 
 fn show(args: &Caption, path: &Path, text: &str) -> Result<(), ExpectedError> {

@@ -47,7 +47,8 @@ impl Loaded {
     /// out.
     ///
     /// # Errors
-    /// Those of `work`; foreign input where a picture was left out.
+    /// Those of `work`; foreign input where a picture was left out, or its own error if it is the
+    /// only one.
     pub fn each_batch(
         &self,
         pictures: &[PathBuf],
@@ -75,9 +76,10 @@ impl Loaded {
                             good.push(&**path);
                             pixels.extend(planes);
                         }
+                        Err(error) if pictures.len() == 1 => return Err(error),
                         Err(error) => {
                             left_out += 1;
-                            bar.suspend(|| eprintln!("error: {error}"));
+                            bar.suspend(|| eprintln!("capstan: {error}"));
                         }
                     }
                 }
