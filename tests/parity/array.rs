@@ -1,6 +1,7 @@
 //! Named arrays of a case.
 
 use burn::tensor::{DType, TensorData};
+use capstan_model::names;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -102,7 +103,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, Array>, String> {
 }
 
 /// Reads the arrays of floats of a safetensors file, with their shapes.
-pub fn read_floats(path: &Path) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, String> {
+pub fn read_floats(path: &Path) -> Result<BTreeMap<String, names::Tensor>, String> {
     each(path, &is_float, &|data, shape| {
         (shape, data.iter::<f32>().collect())
     })

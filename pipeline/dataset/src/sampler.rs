@@ -62,6 +62,9 @@ pub struct Sampler {
     kept: Mutex<Kept>,
 }
 
+/// The batches of a window in their order, as indices into the samples.
+type Batches = Arc<Vec<Vec<usize>>>;
+
 /// What consecutive steps need again.
 #[derive(Debug, Default)]
 struct Kept {
@@ -70,7 +73,7 @@ struct Kept {
     /// The epoch requested last.
     epoch: Option<Arc<Epoch>>,
     /// Batches of the windows requested last, the newest last.
-    windows: Vec<((u64, usize), Arc<Vec<Vec<usize>>>)>,
+    windows: Vec<((u64, usize), Batches)>,
 }
 
 /// A data epoch: windows that have samples.
@@ -212,7 +215,7 @@ impl Sampler {
     }
 
     /// The batches of a window in their order.
-    fn window(&self, epoch: &Epoch, index: usize, kept: &mut Kept) -> Arc<Vec<Vec<usize>>> {
+    fn window(&self, epoch: &Epoch, index: usize, kept: &mut Kept) -> Batches {
         let key = (epoch.number, index);
         if let Some((_, batches)) = kept.windows.iter().find(|(held, _)| *held == key) {
             return batches.clone();

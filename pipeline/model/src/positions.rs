@@ -152,6 +152,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::excessive_precision, reason = "as the reference prints them")]
     const CASES: &[(Resample, usize, &[f32])] = &[
         (
             Resample::Plain,

@@ -1,5 +1,6 @@
 //! Arrays that both halves read.
 
+use capstan_model::names;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -29,7 +30,7 @@ impl Inputs {
     }
 
     /// Every tensor, all of floats.
-    pub fn all_floats(&self) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>> {
+    pub fn all_floats(&self) -> Result<BTreeMap<String, names::Tensor>> {
         let file = SafeTensors::deserialize(&self.bytes)?;
         let names = file.names().into_iter();
         names
