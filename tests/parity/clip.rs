@@ -76,12 +76,11 @@ fn interpolated(case: &Case, clip: &Clip, grid: [usize; 2]) -> Result<Outputs, S
     let vision = &clip.config().vision_config;
     let width = vision.hidden_size;
     let side = vision.image_size / vision.patch_size;
-    let layout = clip.layout();
-    let table = layout
-        .iter()
-        .find(|slice| slice.name == "vision_model.embeddings.position_embedding.weight")
-        .ok_or("the network has no positions")?;
-    let table = &clip.to_flat()[table.range.clone()];
+    let name = "vision_model.embeddings.position_embedding.weight";
+    let params = clip.params();
+    let positions = params.iter().find(|param| param.parts()[0].name == name);
+    // A stored type may be narrow.
+    let table = positions.ok_or("the network has no positions")?.floats();
     let asked = case.expected.keys().filter_map(|output| {
         let of = output.strip_prefix("interpolated_")?;
         let numbers = of.split('_').next()?.split_once('x');
@@ -89,7 +88,7 @@ fn interpolated(case: &Case, clip: &Clip, grid: [usize; 2]) -> Result<Outputs, S
             Some((down, across)) => [down.parse().ok()?, across.parse().ok()?],
             None => grid,
         };
-        let table = positions::resize(table, width, 1, [side, side], to, Resample::Plain);
+        let table = positions::resize(&table, width, 1, [side, side], to, Resample::Plain);
         let shape = [table.len() / width, width];
         Some((output.clone(), Array::float(&shape, table)))
     });
