@@ -14,11 +14,13 @@ const UNNAMED: &[(&str, &str, &str)] = &[
     ("capstan-proto", "tonic_prost", GENERATED),
     ("capstan-tests", "capstan_coordinator", UNIFICATION),
     ("capstan-tests", "capstan_demoweb", UNIFICATION),
+    ("capstan-tests", "capstan_evaluate", PARITY),
     ("capstan-tests", "capstan_trainer", UNIFICATION),
     ("capstan-tests", "capstan_worker", UNIFICATION),
     ("capstan-tests", "comfy_table", UNIFICATION),
 ];
 const GENERATED: &str = "the build script generates the code that names it";
+const PARITY: &str = "the parity cases, which are a part of the program `models`, name it";
 const UNIFICATION: &str =
     "the features of the benchmarks' crates must equal those of the program's";
 
