@@ -390,6 +390,19 @@ impl Core {
         notes.any(|note| matches!(note, Note::Retried { stage: of, .. } if of == stage))
     }
 
+    /// The shards of a stage whose commits the driver has not read from its inbox.
+    pub(super) fn noted_commits(&self, run: &RunId, stage: &StageName) -> BTreeSet<&ShardId> {
+        let notes = self.runs.get(run).map(|active| &active.inbox);
+        let notes = notes.into_iter().flatten();
+        let committed = notes.filter_map(|note| match note {
+            Note::Committed {
+                stage: of, shard, ..
+            } if of == stage => Some(shard),
+            _ => None,
+        });
+        committed.collect()
+    }
+
     /// Whether a run has watchers. Without watchers, no events are created for it.
     fn is_watched(&self, run: &RunId) -> bool {
         let active = self.runs.get(run);

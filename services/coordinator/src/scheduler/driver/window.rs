@@ -162,7 +162,7 @@ impl Driver {
         let wanted = (from..to).filter(|ordinal| !is_settled(ordinal));
         let wanted = wanted.filter_map(|ordinal| progress.window.as_ref()?.task(ordinal));
         let wanted: Vec<Task> = wanted.collect();
-        let (known, wanted) = self.split_known(wanted)?;
+        let (known, wanted) = self.split_known(stage, wanted)?;
         let rest = self.adopt_all(stage, wanted).await?;
         let device = self.stages[&stage.name].device.as_ref();
         let new = rest.iter().map(|task| new_task(stage, device, task));
@@ -184,12 +184,19 @@ impl Driver {
     }
 
     /// Splits tasks into those that the machine restored after a restart, and new ones. Drops those
-    /// that were given up.
-    fn split_known(&self, tasks: Vec<Task>) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
+    /// that were given up, and those that were committed after the driver read its inbox: the machine
+    /// has forgotten them, and the database may not have had them yet.
+    fn split_known(
+        &self,
+        stage: &Stage,
+        tasks: Vec<Task>,
+    ) -> Result<(Vec<ShardId>, Vec<Task>), Error> {
         let core = self.inner.core()?;
+        let committed = core.noted_commits(&self.run, &stage.name);
         let is_known = |task: &Task| core.machine.task(&key(task)).is_some();
-        let is_given_up = |task: &Task| core.machine.is_given_up(&key(task));
-        let tasks = tasks.into_iter().filter(|task| !is_given_up(task));
+        let is_open =
+            |task: &Task| !core.machine.is_given_up(&key(task)) && !committed.contains(&task.shard);
+        let tasks = tasks.into_iter().filter(is_open);
         let (known, new): (Vec<Task>, Vec<Task>) = tasks.partition(is_known);
         Ok((known.into_iter().map(|task| task.shard).collect(), new))
     }
