@@ -108,7 +108,7 @@ async fn caption_and_filter(store: &Store, part: &mut Part, model: &Path) {
         "decoding": {"choose": {"strategy": "greedy"}, "min_tokens": 3, "max_tokens": 8},
     }))
     .unwrap();
-    let captions = captioner.caption_shard(&config, 1, &rows, &|_| true);
+    let captions = captioner.caption_shard(&pool, &config, 1, &rows, &|_| true);
     let captions = files::write_overlay(store, &part.base, captions.unwrap()).await;
     part.overlays.push(captions.unwrap());
 
@@ -120,7 +120,9 @@ async fn caption_and_filter(store: &Store, part: &mut Part, model: &Path) {
         "threshold": 0.0,
     }))
     .unwrap();
-    let verdicts = filter.judge_shard(&config, &rows, &|_| true).unwrap();
+    let verdicts = filter
+        .judge_shard(&pool, &config, &rows, &|_| true)
+        .unwrap();
     assert!(verdicts.iter().all(|row| row.verdicts.len() == 1));
     let verdicts = files::write_overlay(store, &part.base, verdicts).await;
     part.overlays.push(verdicts.unwrap());

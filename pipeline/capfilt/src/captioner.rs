@@ -14,16 +14,17 @@ use crate::error::Error;
 use crate::model::Loaded;
 
 /// Writes texts for pictures: a MED fine-tuned by language modelling.
-pub struct Captioner<'pool> {
-    model: Loaded<'pool>,
+#[derive(Debug)]
+pub struct Captioner {
+    model: Loaded,
 }
 
-impl<'pool> Captioner<'pool> {
+impl Captioner {
     /// Loads a captioner from the folder of a BlipForConditionalGeneration or of a pre-trained
     /// MED, with vocabulary and picture preparation beside the weights.
     ///
     /// - `digest`: recorded in every row as the captioner.
-    /// - `pool`: all numeric work runs on its threads.
+    /// - `pool`: the threads that read the weights.
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Device`].
@@ -31,7 +32,7 @@ impl<'pool> Captioner<'pool> {
         folder: &Path,
         digest: ModelDigest,
         device: DeviceSpec,
-        pool: &'pool ComputePool,
+        pool: &ComputePool,
     ) -> Result<Self, Error> {
         let model = Loaded::load(folder, MedParts::Captioner, digest, device, pool)?;
         Ok(Self { model })
@@ -43,6 +44,7 @@ impl<'pool> Captioner<'pool> {
     /// Draws are keyed by (seed, pair id, ordinal of the caption, position). A text that repeats
     /// another caption of the same picture is left out, and so is an empty one.
     ///
+    /// - `pool`: all numeric work runs on its threads.
     /// - `rows`: the rows of one shard, with their pictures.
     /// - `progress`: called with the number of pictures done; `false` stops the work.
     ///
@@ -50,6 +52,7 @@ impl<'pool> Captioner<'pool> {
     /// [`Error::Picture`] names the pair; [`Error::Decoding`]; [`Error::Cancelled`].
     pub fn caption_shard(
         &self,
+        pool: &ComputePool,
         config: &stage::Caption,
         seed: u64,
         rows: &[ViewRow],
@@ -62,7 +65,7 @@ impl<'pool> Captioner<'pool> {
         let kept: Vec<&ViewRow> = rows.iter().filter(|row| row.keep).collect();
         let texts = self
             .model
-            .each_batch(&kept, config.batch, progress, |batch| {
+            .each_batch(pool, &kept, config.batch, progress, |batch| {
                 self.caption(batch, config.captions_per_image, &prompt, &decoding, &draws)
             })?;
         let mut texts = texts.into_iter();

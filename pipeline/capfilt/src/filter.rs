@@ -16,8 +16,9 @@ use crate::model::Loaded;
 const TEXTS_AT_A_TIME: usize = 128;
 
 /// Judges whether texts match their pictures: a MED fine-tuned by contrast and matching.
-pub struct Filter<'pool> {
-    model: Loaded<'pool>,
+#[derive(Debug)]
+pub struct Filter {
+    model: Loaded,
 }
 
 /// A text of a batch, as token ids, with the picture that it belongs to.
@@ -33,12 +34,12 @@ struct Score {
     itm: f32,
 }
 
-impl<'pool> Filter<'pool> {
+impl Filter {
     /// Loads a filter from the folder of a BlipForImageTextRetrieval or of a pre-trained MED, with
     /// vocabulary and picture preparation beside the weights.
     ///
     /// - `digest`: recorded in every row as the filter.
-    /// - `pool`: all numeric work runs on its threads.
+    /// - `pool`: the threads that read the weights.
     ///
     /// # Errors
     /// [`Error::Model`], [`Error::Device`].
@@ -46,7 +47,7 @@ impl<'pool> Filter<'pool> {
         folder: &Path,
         digest: ModelDigest,
         device: DeviceSpec,
-        pool: &'pool ComputePool,
+        pool: &ComputePool,
     ) -> Result<Self, Error> {
         let model = Loaded::load(folder, MedParts::Filter, digest, device, pool)?;
         Ok(Self { model })
@@ -58,6 +59,7 @@ impl<'pool> Filter<'pool> {
     /// A picture is encoded once, and equal texts of one picture are scored once. A text is kept
     /// if its probability of a match is at least the threshold.
     ///
+    /// - `pool`: all numeric work runs on its threads.
     /// - `rows`: the rows of one shard, with their pictures.
     /// - `progress`: called with the number of pictures done; `false` stops the work.
     ///
@@ -65,6 +67,7 @@ impl<'pool> Filter<'pool> {
     /// [`Error::Picture`] and [`Error::Score`] name the pair; [`Error::Cancelled`].
     pub fn judge_shard(
         &self,
+        pool: &ComputePool,
         config: &stage::Filter,
         rows: &[ViewRow],
         progress: &dyn Fn(u64) -> bool,
@@ -75,7 +78,7 @@ impl<'pool> Filter<'pool> {
             .collect();
         let verdicts = self
             .model
-            .each_batch(&judged, config.batch, progress, |batch| {
+            .each_batch(pool, &judged, config.batch, progress, |batch| {
                 self.judge(batch, config)
             })?;
         let mut verdicts: HashMap<u32, Vec<Verdict>> =

@@ -10,19 +10,19 @@ use rayon::prelude::*;
 use crate::error::Error;
 
 /// A network, its tokenizer and its picture preparation.
-pub(crate) struct Loaded<'pool> {
+#[derive(Debug)]
+pub(crate) struct Loaded {
     pub digest: ModelDigest,
     pub model: Pretrained,
-    pool: &'pool ComputePool,
 }
 
-impl<'pool> Loaded<'pool> {
+impl Loaded {
     pub fn load(
         folder: &Path,
         parts: MedParts,
         digest: ModelDigest,
         device: DeviceSpec,
-        pool: &'pool ComputePool,
+        pool: &ComputePool,
     ) -> Result<Self, Error> {
         let load = Load::on(&device.open()?).parts(parts);
         let model = pool.install(|| Pretrained::open(folder, &load));
@@ -34,11 +34,7 @@ impl<'pool> Loaded<'pool> {
             },
             source: Box::new(source),
         })?;
-        Ok(Self {
-            digest,
-            model,
-            pool,
-        })
+        Ok(Self { digest, model })
     }
 
     /// Encodes the pictures of these rows.
@@ -52,12 +48,14 @@ impl<'pool> Loaded<'pool> {
         Ok(self.model.network.encode(pixels))
     }
 
-    /// Runs `work` over `rows` in batches of `batch`, in row order, and returns one result per row.
+    /// Runs `work` over `rows` in batches of `batch` on the threads of `pool`, in row order, and returns
+    /// one result per row.
     ///
     /// `progress` is called from the calling thread with the number of rows done, and returns
     /// whether to continue.
     pub fn each_batch<T: Send>(
         &self,
+        pool: &ComputePool,
         rows: &[&ViewRow],
         batch: usize,
         progress: &dyn Fn(u64) -> bool,
@@ -65,8 +63,8 @@ impl<'pool> Loaded<'pool> {
     ) -> Result<Vec<T>, Error> {
         let batches: Vec<&[&ViewRow]> = rows.chunks(batch.max(1)).collect();
         let mut results = Vec::with_capacity(rows.len());
-        for wave in batches.chunks(self.model.batches_at_a_time(self.pool.threads())) {
-            let done: Vec<Vec<T>> = self.pool.install(|| {
+        for wave in batches.chunks(self.model.batches_at_a_time(pool.threads())) {
+            let done: Vec<Vec<T>> = pool.install(|| {
                 wave.par_iter()
                     .map(|rows| work(rows))
                     .collect::<Result<_, _>>()

@@ -164,14 +164,14 @@ fn caption(folder: &Path, threads: usize, config: &stage::Caption, seed: u64) ->
     let pool = ComputePool::new(threads).unwrap();
     let captioner = Captioner::load(folder, digest(), DeviceSpec::Cpu, &pool).unwrap();
     captioner
-        .caption_shard(config, seed, &rows(), &go_on)
+        .caption_shard(&pool, config, seed, &rows(), &go_on)
         .unwrap()
 }
 
 fn judge(folder: &Path, threads: usize, config: &stage::Filter) -> Vec<Verdicts> {
     let pool = ComputePool::new(threads).unwrap();
     let filter = Filter::load(folder, digest(), DeviceSpec::Cpu, &pool).unwrap();
-    filter.judge_shard(config, &rows(), &go_on).unwrap()
+    filter.judge_shard(&pool, config, &rows(), &go_on).unwrap()
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn draws_are_keyed_by_pair_and_ordinal() {
     let pool = ComputePool::new(1).unwrap();
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
     let alone = captioner
-        .caption_shard(&caption_config(64, 3), 1, &rows()[5..6], &go_on)
+        .caption_shard(&pool, &caption_config(64, 3), 1, &rows()[5..6], &go_on)
         .unwrap();
     assert_eq!(alone[0], three[5]);
 }
@@ -300,7 +300,8 @@ fn a_picture_without_a_text_is_captioned_like_any_other() {
     save_model(folder.path());
     let pool = ComputePool::new(1).unwrap();
     let captioner = Captioner::load(folder.path(), digest(), DeviceSpec::Cpu, &pool).unwrap();
-    let captions = captioner.caption_shard(&caption_config(4, 1), 1, &textless_rows(), &go_on);
+    let captions =
+        captioner.caption_shard(&pool, &caption_config(4, 1), 1, &textless_rows(), &go_on);
     let captions = captions.unwrap();
     assert_eq!(
         captions,
@@ -317,7 +318,7 @@ fn a_filter_judges_the_texts_that_there_are() {
     let config = filter_config(4, 0.5);
     // No text at all: a row without verdicts for every row.
     let verdicts = filter
-        .judge_shard(&config, &textless_rows(), &go_on)
+        .judge_shard(&pool, &config, &textless_rows(), &go_on)
         .unwrap();
     assert_eq!(verdicts.len(), 11);
     for (row, verdicts) in rows().iter().zip(&verdicts) {
@@ -327,7 +328,7 @@ fn a_filter_judges_the_texts_that_there_are() {
     // A synthetic text alone, for the fifth picture.
     let mut rows = textless_rows();
     rows[4].synthetic = row(4, true).synthetic;
-    let verdicts = filter.judge_shard(&config, &rows, &go_on).unwrap();
+    let verdicts = filter.judge_shard(&pool, &config, &rows, &go_on).unwrap();
     let judged: Vec<usize> = verdicts.iter().map(|row| row.verdicts.len()).collect();
     assert_eq!(judged, [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(
@@ -409,10 +410,10 @@ fn a_broken_picture_is_named() {
     rows[5].pair.image.truncate(40);
     let failed = [
         captioner
-            .caption_shard(&caption_config(4, 1), 1, &rows, &go_on)
+            .caption_shard(&pool, &caption_config(4, 1), 1, &rows, &go_on)
             .err(),
         filter
-            .judge_shard(&filter_config(4, 0.5), &rows, &go_on)
+            .judge_shard(&pool, &filter_config(4, 0.5), &rows, &go_on)
             .err(),
     ];
     for error in failed {
@@ -430,7 +431,7 @@ fn a_broken_picture_is_named() {
     rows[5] = row(5, false);
     rows[5].pair.image.clear();
     captioner
-        .caption_shard(&caption_config(4, 1), 1, &rows, &go_on)
+        .caption_shard(&pool, &caption_config(4, 1), 1, &rows, &go_on)
         .unwrap();
 }
 
@@ -488,7 +489,7 @@ fn bad_decoding_is_an_error_before_any_row_is_returned() {
         top_k: 0,
     };
     let error = captioner
-        .caption_shard(&config, 1, &rows(), &go_on)
+        .caption_shard(&pool, &config, 1, &rows(), &go_on)
         .unwrap_err();
     assert!(matches!(error, Error::Decoding(_)) && error.kind() == FailureKind::BadInput);
 }
@@ -506,9 +507,9 @@ fn progress_counts_pictures_and_can_stop() {
         true
     };
     captioner
-        .caption_shard(&caption_config(2, 1), 1, &rows(), &tell)
+        .caption_shard(&pool, &caption_config(2, 1), 1, &rows(), &tell)
         .unwrap();
     assert_eq!(told.get(), 9, "the pictures that curation keeps");
-    let error = captioner.caption_shard(&caption_config(2, 1), 1, &rows(), &|done| done < 4);
+    let error = captioner.caption_shard(&pool, &caption_config(2, 1), 1, &rows(), &|done| done < 4);
     assert!(matches!(error.unwrap_err(), Error::Cancelled));
 }

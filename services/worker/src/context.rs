@@ -9,6 +9,8 @@ use capstan_lease::Turns;
 use capstan_model::device::DeviceSpec;
 use capstan_runtime::fault;
 
+use crate::kept::KeptModels;
+
 /// The settings of a worker.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -38,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) device: DeviceSpec,
     pub(crate) threads: usize,
     pub(crate) turns: Turns,
+    pub(crate) models: KeptModels,
     pub(crate) control: capstan_lease::Control,
     pub(crate) seed: u64,
     /// Names folders of this attempt.

@@ -7,17 +7,23 @@ use capstan_plan::clock::Stopwatch;
 
 use crate::context::{Context, Options};
 use crate::error::Error;
+use crate::kept::KeptModels;
 use crate::stage;
 
 /// Executes tasks of every role but training.
 pub(crate) struct Worker {
     options: Options,
     store: Store,
+    models: KeptModels,
 }
 
 impl Worker {
-    pub(crate) fn new(options: Options, store: Store) -> Self {
-        Self { options, store }
+    pub(crate) fn new(options: Options, store: Store, models: KeptModels) -> Self {
+        Self {
+            options,
+            store,
+            models,
+        }
     }
 
     fn context(&self, control: Control, assignment: &Assignment) -> Context {
@@ -30,6 +36,7 @@ impl Worker {
             device: options.device,
             threads: options.threads,
             turns: options.turns.clone(),
+            models: self.models.clone(),
             control,
             seed: assignment.task.seed,
             attempt: assignment.lease.attempt.clone(),

@@ -15,6 +15,7 @@ mod context;
 mod error;
 mod executor;
 mod fetched;
+mod kept;
 mod measured;
 mod overlays;
 mod stage;
@@ -37,6 +38,10 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), capstan_lease::Error> {
     let lease = options.lease.clone();
-    let worker = Arc::new(executor::Worker::new(options, store.clone()));
-    capstan_lease::serve(lease, store, worker, shutdown).await
+    let models = kept::KeptModels::default();
+    let worker = executor::Worker::new(options, store.clone(), models.clone());
+    tokio::select! {
+        served = capstan_lease::serve(lease, store, Arc::new(worker), shutdown) => served,
+        never = models.remove_unused() => match never {},
+    }
 }

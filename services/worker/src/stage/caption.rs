@@ -28,10 +28,10 @@ pub(crate) async fn run(
         .progress
         .begin("pictures", rows.len() as u64);
     let (report, seed) = (context.report_progress(), context.seed);
-    let (device, digest) = (context.device, model);
+    let (device, kept) = (context.device, context.models.captioner.clone());
     let computed = compute(context, move |pool| {
-        let captioner = Captioner::load(&folder, digest, device, pool)?;
-        Ok(captioner.caption_shard(&config, seed, &rows, &report)?)
+        let captioner = kept.get(model, || Captioner::load(&folder, model, device, pool))?;
+        Ok(captioner.caption_shard(pool, &config, seed, &rows, &report)?)
     })
     .await?;
     let mut outputs = Outputs::default();

@@ -27,10 +27,11 @@ pub(crate) async fn run(
         .control
         .progress
         .begin("pictures", rows.len() as u64);
-    let (report, device, digest) = (context.report_progress(), context.device, model);
+    let (report, device) = (context.report_progress(), context.device);
+    let kept = context.models.filter.clone();
     let computed = compute(context, move |pool| {
-        let filter = Filter::load(&folder, digest, device, pool)?;
-        Ok(filter.judge_shard(&config, &rows, &report)?)
+        let filter = kept.get(model, || Filter::load(&folder, model, device, pool))?;
+        Ok(filter.judge_shard(pool, &config, &rows, &report)?)
     })
     .await?;
     let mut outputs = Outputs::default();
