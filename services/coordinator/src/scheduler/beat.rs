@@ -15,7 +15,6 @@ use capstan_plan::failure;
 use capstan_proto::v1;
 use capstan_runtime::fault;
 use futures::StreamExt;
-use tokio::time::Instant;
 
 use super::Inner;
 use super::core::{Batch, Gate, Waiting};
@@ -26,10 +25,6 @@ use crate::{metrics, trace};
 
 /// Longest pause between two beats.
 const TICK: Duration = Duration::from_millis(200);
-
-/// Shortest time from one beat to the next. Requests of this time share a transaction, which costs
-/// little more for fifty tasks than for one. A request after a quiet moment does not wait.
-const GATHERING: Duration = Duration::from_millis(10);
 
 /// Longest pause between two attempts to write a batch.
 const WRITE_PAUSE: Duration = Duration::from_secs(5);
@@ -52,18 +47,13 @@ struct Found {
 impl Inner {
     /// Runs beats until the coordinator shuts down. The last beat writes the remaining changes.
     pub(super) async fn beats(self: Arc<Self>) {
-        let mut next = Instant::now();
         loop {
-            let asked = async {
-                tokio::join!(self.pump.notified(), tokio::time::sleep_until(next));
-            };
             let is_last = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => true,
-                () = asked => false,
+                () = self.pump.notified() => false,
                 () = tokio::time::sleep(TICK) => false,
             };
-            next = Instant::now() + GATHERING;
             if is_last {
                 self.close();
             }
