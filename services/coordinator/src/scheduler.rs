@@ -26,6 +26,7 @@ mod runs;
 mod sessions;
 mod show;
 mod supervise;
+mod texts;
 mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -6,7 +6,7 @@
 //! A batch that the database rejects is kept and retried until it succeeds. Meanwhile leases are
 //! renewed, reports of workers are collected, and no new work is accepted or leased.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ const IN_FLIGHT: usize = 16;
 struct Found {
     batch: Batch,
     grants: Vec<Grant>,
+    /// The JSON of the task of each grant, where it is in memory.
+    texts: Vec<Option<Arc<str>>>,
     /// The workers that get a grant, by the index of their offer.
     served: BTreeMap<usize, Waiting>,
     expired: Vec<Key>,
@@ -93,6 +95,7 @@ impl Inner {
         let Found {
             batch,
             grants,
+            texts,
             served,
             expired,
         } = self.find();
@@ -103,7 +106,7 @@ impl Inner {
             }
             return Err(error);
         }
-        self.deliver(&grants, served).await;
+        self.deliver(&grants, texts, served).await;
         let mut core = self.lock();
         core.finish_writing();
         core.send(batch.events);
@@ -205,6 +208,8 @@ impl Inner {
                     .hold(&core.machine, waiting.session, &claim, now);
             }
         }
+        let text = |grant: &Grant| core.texts.get(&grant.key);
+        let texts = grants.iter().map(text).collect();
         core.apply_changes(self.clock.unix_ms());
         for notice in core.machine.take_notices() {
             metrics::count_notice(&notice);
@@ -216,34 +221,33 @@ impl Inner {
         Found {
             batch,
             grants,
+            texts,
             served,
             expired,
         }
     }
 
-    async fn deliver(&self, grants: &[Grant], served: BTreeMap<usize, Waiting>) {
+    async fn deliver(
+        &self,
+        grants: &[Grant],
+        texts: Vec<Option<Arc<str>>>,
+        served: BTreeMap<usize, Waiting>,
+    ) {
         if grants.is_empty() {
             return;
         }
         fault::point("coordinator.after_lease");
-        let keys: Vec<&Key> = grants.iter().map(|grant| &*grant.key).collect();
+        let stored = self.stored_texts(grants, &texts).await;
         let mut by_offer: BTreeMap<usize, Vec<v1::Assignment>> = BTreeMap::new();
         let mut undelivered: Vec<&Grant> = Vec::new();
-        match self.database.task_jsons(&keys).await {
-            Ok(jsons) => {
-                for grant in grants {
-                    match jsons.get(&*grant.key) {
-                        Some(json) => by_offer
-                            .entry(grant.offer)
-                            .or_default()
-                            .push(self.assignment(grant, &served, json.clone())),
-                        None => undelivered.push(grant),
-                    }
-                }
-            }
-            Err(error) => {
-                tracing::error!(error = failure::chain(&error), "tasks cannot be read");
-                undelivered.extend(grants);
+        for (grant, text) in grants.iter().zip(texts) {
+            let json = text.map(|text| text.to_string());
+            match json.or_else(|| stored.get(&*grant.key).cloned()) {
+                Some(json) => by_offer
+                    .entry(grant.offer)
+                    .or_default()
+                    .push(self.assignment(grant, &served, json)),
+                None => undelivered.push(grant),
             }
         }
         for (offer, waiting) in served {
@@ -262,6 +266,24 @@ impl Inner {
         drop(core);
         // The next beat writes the change. Until then the attempts appear as leased, which is harmless.
         self.pump.notify_one();
+    }
+
+    /// The JSON of the tasks whose text is not in memory. Tasks that cannot be read are omitted.
+    async fn stored_texts(
+        &self,
+        grants: &[Grant],
+        texts: &[Option<Arc<str>>],
+    ) -> HashMap<Key, String> {
+        let missing = grants.iter().zip(texts).filter(|(_, text)| text.is_none());
+        let missing: Vec<&Key> = missing.map(|(grant, _)| &*grant.key).collect();
+        if missing.is_empty() {
+            return HashMap::new();
+        }
+        let read = self.database.task_jsons(&missing).await;
+        read.unwrap_or_else(|error| {
+            tracing::error!(error = failure::chain(&error), "tasks cannot be read");
+            HashMap::new()
+        })
     }
 
     fn assignment(

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sessions::{Session, Sessions};
 use super::show::{end_stage, note, show, show_given_up, task_changed};
+use super::texts::TaskTexts;
 use crate::error::Error;
 use crate::machine::{Key, Machine, Now, Offer};
 use crate::state::{NewTask, Op, ViewChange};
@@ -33,6 +34,8 @@ pub(crate) struct Core {
     pub(crate) runs: BTreeMap<RunId, Active>,
     /// Workers that wait for tasks, the oldest request first.
     pub(crate) waiting: Vec<Waiting>,
+    /// The JSON of open tasks.
+    pub(super) texts: TaskTexts,
     /// The session that each worker name is bound to.
     pub(crate) sessions: Sessions,
     /// Whether tasks are leased and requests answered.
@@ -169,6 +172,7 @@ impl Core {
             machine,
             runs: BTreeMap::new(),
             waiting: Vec::new(),
+            texts: TaskTexts::default(),
             sessions: Sessions::default(),
             gate: Gate::Open,
             broken: None,
@@ -207,6 +211,9 @@ impl Core {
         for change in self.machine.take_changes() {
             crate::metrics::count(&change);
             let key = &change.key;
+            if change.task.state.is_final() {
+                self.texts.remove(key);
+            }
             if let Some(active) = self.runs.get_mut(&key.run) {
                 let is_shown = show(&mut active.view, &change);
                 if is_shown {
@@ -377,6 +384,7 @@ impl Core {
         let tasks: Vec<NewTask> = tasks.into_iter().filter(is_new).collect();
         for task in &tasks {
             self.machine.add(task.key.clone(), task.spec.clone());
+            self.texts.keep(&task.key, &task.task_json);
         }
         if !tasks.is_empty() {
             self.batch.ops.push(Op::Tasks(tasks));
@@ -510,6 +518,7 @@ impl Core {
         let view = &mut active.view;
         show_given_up(&self.machine, view);
         self.machine.forget(run);
+        self.texts.remove_run(run);
         view.state = state;
         view.reason = reason.chars().take(REASON).collect();
         view.ended_unix_ms = now_unix_ms;

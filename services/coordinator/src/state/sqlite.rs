@@ -234,6 +234,10 @@ fn migrator() -> Migrator {
             "given up",
             include_str!("../../migrations/0006_given_up.sql"),
         ),
+        (
+            "one tree",
+            include_str!("../../migrations/0007_one_tree.sql"),
+        ),
     ];
     let migrations = files.into_iter().zip(1..).map(|((name, sql), version)| {
         let kind = MigrationType::Simple;

@@ -135,6 +135,55 @@ async fn shards_that_an_older_program_gave_up_stay_given_up() {
 }
 
 #[tokio::test]
+async fn rows_of_an_older_program_keep_their_columns() {
+    let pool = sqlx::sqlite::SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect("sqlite::memory:")
+        .await
+        .unwrap();
+    for (migration, sql) in migrator().iter().map(|m| (m.version, m.sql.clone())) {
+        if migration == 7 {
+            // The order of the columns that the older program had.
+            for row in [
+                "tasks VALUES ('r', 's', '0', 3, 'import', 1, 'b', 0, '{}', 'cpu-avx2')",
+                "task_states VALUES ('r', 's', '0', 'READY', 2, '[]', 'w', 'm')",
+                "attempts VALUES ('r', 's', '0', 1, 4, 0, 2, 'w', 0, 5, 0, '', 'm')",
+                "commits VALUES ('r', 's', '1', '{}')",
+            ] {
+                let insert = sqlx::AssertSqlSafe(format!("INSERT INTO {row}"));
+                sqlx::raw_sql(insert).execute(&pool).await.unwrap();
+            }
+        }
+        sqlx::raw_sql(sql).execute(&pool).await.unwrap();
+    }
+    let task: (i64, String, String, String, i64, String, i64, String) = sqlx::query_as(
+        "SELECT t.position, t.role, t.base, t.device, s.attempts, s.last_worker, a.counter, a.worker \
+         FROM tasks t JOIN task_states s USING (run, stage, shard) \
+         JOIN attempts a USING (run, stage, shard)",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    let text = str::to_owned;
+    let expected = (
+        3,
+        text("import"),
+        text("b"),
+        text("cpu-avx2"),
+        2,
+        text("w"),
+        4,
+        text("w"),
+    );
+    assert_eq!(task, expected);
+    let (shard,): (String,) = sqlx::query_as("SELECT shard FROM commits WHERE summary = '{}'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(shard, "1");
+}
+
+#[tokio::test]
 async fn readers_do_not_wait_for_the_writer() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("capstan.db").display());
