@@ -17,6 +17,7 @@ use crate::id::{DatasetName, DeviceKind, Digest, ShardId, StageName};
 use crate::pipeline::Graph;
 use crate::task::Role;
 
+mod architecture;
 mod augmentation;
 mod balance;
 mod caption;
@@ -34,6 +35,7 @@ mod storing;
 mod tokenizer;
 mod train;
 
+pub use architecture::{Activation, Architecture, Family};
 pub use augmentation::{Augmentation, RandAugment};
 pub use balance::{Balance, BalanceMode, BalanceWork};
 pub use caption::{Caption, CaptionWork};
@@ -47,7 +49,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
-pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
+pub use train::{Decay, Objective, Positives, Train, TrainWork};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]

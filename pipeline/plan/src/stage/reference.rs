@@ -20,6 +20,7 @@ const SOURCES: &[&str] = &[
     include_str!("balance.rs"),
     include_str!("tokenizer.rs"),
     include_str!("train.rs"),
+    include_str!("architecture.rs"),
     include_str!("caption.rs"),
     include_str!("filter.rs"),
     include_str!("evaluate.rs"),
