@@ -340,6 +340,14 @@ impl Network for Med {
         self.parts.decodes().then_some(self)
     }
 
+    fn blank_encoders(&self) -> Option<Box<dyn Network>> {
+        self.parts.encodes().then(|| {
+            let device = self.device.clone().inner();
+            let filter = Med::new(self.config.clone(), MedParts::Filter, &device);
+            Box::new(filter) as Box<dyn Network>
+        })
+    }
+
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {
         self.save_parts(path, assets)
     }
@@ -358,6 +366,10 @@ impl Embed for Med {
         let hidden = self.hidden(texts, Use::Encoder, None);
         let projection = &self.encoder_heads().text_proj;
         ops::normalise(projection.forward(first_tokens(hidden, texts)))
+    }
+
+    fn width(&self) -> usize {
+        self.config.image_text_hidden_size
     }
 
     fn scale(&self) -> (&Param, Scale) {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use burn::tensor::{Tensor, TensorData, activation::log_softmax};
+use burn::tensor::activation::{log_softmax, softmax};
+use burn::tensor::{Tensor, TensorData};
 use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
 use capstan_model::{DeviceSpec, Network, TokenBatch};
 use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives};
 use capstan_train::Link;
+use capstan_train::momentum::{Classes, Momentum, Newest, Queue, Teacher};
 use capstan_train::network::drawn;
 use capstan_train::objective::{Objectives, Slice};
 
@@ -15,6 +17,10 @@ const BATCH: usize = 6;
 const SIDE: usize = 16;
 
 fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
+    drawn_with(2, family, objectives)
+}
+
+fn drawn_with(seed: u64, family: Family, objectives: &[Objective]) -> Box<dyn Network> {
     let architecture = Architecture {
         family,
         image_size: SIDE,
@@ -41,7 +47,7 @@ fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
         enc: 6,
     };
     let device = DeviceSpec::Cpu.open().unwrap().autodiff();
-    drawn(&architecture, objectives, (20, &special), 2, &device).unwrap()
+    drawn(&architecture, objectives, (20, &special), seed, &device).unwrap()
 }
 
 fn slice() -> Slice {
@@ -80,13 +86,16 @@ fn check(
     objectives: &[Objective],
     positives: Positives,
 ) {
+    let objectives = Objectives::new(objectives, positives, (0.1, 0), 1);
+    check_objectives(network, reference, &objectives);
+}
+
+fn check_objectives(network: &dyn Network, reference: Tensor<1>, objectives: &Objectives) {
     let want_loss = reference.to_data().try_to_vec::<f32>().unwrap()[0];
     let want = network.gradients(&mut reference.backward());
     let mut ring = SoloRing;
     let mut link = Link::new(&mut ring, Duration::from_secs(10));
-    let got = Objectives::new(objectives, positives, (0.1, 0), 1)
-        .gradient(network, &slice(), &mut link)
-        .unwrap();
+    let got = objectives.gradient(network, &slice(), &mut link).unwrap();
     let loss: f64 = got.losses.values().sum();
     assert!(
         (loss - f64::from(want_loss)).abs() < 1e-5,
@@ -159,6 +168,89 @@ fn positives_share_the_target() {
     }
 }
 
+/// A teacher whose copies are of another network. Of its queue of three, the oldest entry belongs to no
+/// sample, the next is of the picture of samples 2 and 5, and the last has the text of samples 1 and 3.
+fn teacher(objectives: &[Objective]) -> Teacher {
+    let copies = Momentum::new(&*drawn_with(9, Family::Blip, objectives), 0.9).unwrap();
+    let classes = [Classes::new(2, &[17]), Classes::new(8, &slice().tokens[1])];
+    let unit = |at: usize| (0..8).map(move |i| if i == at { 1.0 } else { 0.0 });
+    let mut queue = Queue::drawn(3, 8, 4);
+    queue.push(&Newest {
+        images: vec![0.5; 8],
+        texts: vec![0.5; 8],
+        classes: vec![Classes::new(99, &[16])],
+    });
+    queue.push(&Newest {
+        images: unit(0).chain(unit(1)).collect(),
+        texts: unit(2).chain(unit(3)).collect(),
+        classes: classes.to_vec(),
+    });
+    Teacher::new(copies, queue, 0.4, 4)
+}
+
+/// The contrast with a teacher at step 3 of a ramp of 4 to a share of 0.4, in plain operations.
+fn taught(network: &dyn Network, teacher: &Teacher, hard: Vec<f32>) -> Tensor<1> {
+    let (slice, space) = (slice(), network.embed().unwrap());
+    let texts = TokenBatch::new(&slice.tokens, 0);
+    let own = [
+        space.image_features(&network.encode(pixels(network, &slice))),
+        space.text_features(&texts),
+    ];
+    let copies = teacher.copies().features(pixels(network, &slice), &texts);
+    let copies = [copies.images, copies.texts];
+    let entries = BATCH + teacher.queue().capacity();
+    let hard = Tensor::<2>::from_data(TensorData::new(hard, [BATCH, entries]), &copies[0].device());
+    let temperature = space.scale().0.tensor();
+    let side = |side: usize| {
+        let queued = teacher.queue().features()[1 - side].to_vec();
+        let queued = TensorData::new(queued, [entries - BATCH, 8]);
+        let queued = Tensor::<2>::from_data(queued, &copies[0].device());
+        let others = Tensor::cat(vec![copies[1 - side].clone(), queued], 0).transpose();
+        let similar = copies[side].clone().matmul(others.clone());
+        let soft = softmax(similar / temperature.clone().inner().unsqueeze(), 1);
+        let targets = soft * 0.3 + hard.clone() * 0.7;
+        let logits = own[side].clone().matmul(others) / temperature.clone().unsqueeze();
+        (log_softmax(logits, 1) * targets).sum()
+    };
+    (side(0) + side(1)) / -2.0 / BATCH as f64
+}
+
+/// Labels over the batch and the queue of [`teacher`].
+fn labels(positives: Positives) -> Vec<f32> {
+    const PICTURE: &[usize] = &[2, 5, BATCH + 1];
+    const TEXT: &[usize] = &[1, 3, BATCH + 2];
+    let groups: &[&[usize]] = match positives {
+        Positives::Pair => &[],
+        Positives::Picture => &[PICTURE],
+        Positives::PictureOrText => &[PICTURE, TEXT],
+    };
+    let entries = BATCH + 3;
+    let mut rows = vec![0f32; BATCH * entries];
+    for (sample, row) in rows.chunks_exact_mut(entries).enumerate() {
+        let group = groups.iter().find(|group| group.contains(&sample));
+        let positives = group.map_or(vec![sample], |group| group.to_vec());
+        for entry in &positives {
+            row[*entry] = 1.0 / positives.len() as f32;
+        }
+    }
+    rows
+}
+
+#[test]
+fn a_teacher_gives_entries_and_soft_labels() {
+    for rule in [
+        Positives::Pair,
+        Positives::Picture,
+        Positives::PictureOrText,
+    ] {
+        let parts = [Objective::Itc];
+        let (network, teacher) = (network(Family::Blip, &parts), teacher(&parts));
+        let reference = taught(&*network, &teacher, labels(rule));
+        let objectives = Objectives::new(&parts, rule, (0.1, 0), 1).with_teacher(Some(teacher));
+        check_objectives(&*network, reference, &objectives);
+    }
+}
+
 #[test]
 fn blip_models_language_over_all_tokens() {
     let network = network(Family::Blip, &[Objective::Lm]);
@@ -175,13 +267,18 @@ fn blip_models_language_over_all_tokens() {
 #[test]
 fn chunks_give_the_gradient_of_the_whole_batch() {
     let all = [Objective::Itc, Objective::Itm, Objective::Lm];
-    for (family, objectives) in [(Family::Blip, &all[..]), (Family::Clip, &all[..1])] {
+    for (family, objectives, taught) in [
+        (Family::Blip, &all[..], false),
+        (Family::Blip, &all[..], true),
+        (Family::Clip, &all[..1], false),
+    ] {
         let network = network(family, objectives);
         let gradient = |chunk| {
             let mut ring = SoloRing;
             let mut link = Link::new(&mut ring, Duration::from_secs(10));
             Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
                 .with_chunk(chunk)
+                .with_teacher(taught.then(|| teacher(objectives)))
                 .gradient(&*network, &slice(), &mut link)
                 .unwrap()
         };
