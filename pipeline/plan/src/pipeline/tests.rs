@@ -229,6 +229,35 @@ fn a_batch_that_cannot_be_shared_out_is_refused() {
 }
 
 #[test]
+fn momentum_needs_the_contrast_of_a_blip() {
+    let rule = "must be left out unless `objectives` has itc and the model is a BLIP";
+    let with = |stage: &str, changes: &[(&str, &str)]| {
+        let name = format!("name = \"{stage}\"\n");
+        let mut text = DEMO.replacen(&name, &format!("{name}momentum = {{ queue = 64 }}\n"), 1);
+        assert_ne!(text, DEMO, "{stage}");
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replacen(from, to, 1);
+        }
+        text
+    };
+    for stage in ["blip_web", "matcher"] {
+        Pipeline::from_toml(&with(stage, &[]), "p.toml").unwrap();
+    }
+    let of_clip = ("init = \"blip_web\"", "init = \"clip_web\"");
+    let contrast = ("[\"lm\"]\nsteps = 800", "[\"itc\"]\nsteps = 800");
+    for (stage, changes) in [
+        ("captioner", &[][..]),
+        ("clip_web", &[]),
+        ("captioner", &[of_clip, contrast]),
+    ] {
+        let problems = refused(&with(stage, changes));
+        let own = format!("stage `{stage}`: `momentum = {{ ... }}`: {rule}");
+        assert!(problems[0].ends_with(&own), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_text_that_is_no_toml_is_refused_with_its_line() {
     let problems = refused("name = \"x\"\nseed = = 1\n");
     assert!(problems[0].starts_with("p.toml:2: "), "{problems:?}");

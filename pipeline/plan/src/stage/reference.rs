@@ -28,6 +28,7 @@ const SOURCES: &[&str] = &[
     include_str!("storing.rs"),
     include_str!("source.rs"),
     include_str!("decoding.rs"),
+    include_str!("distillation.rs"),
     include_str!("../row.rs"),
 ];
 
@@ -46,10 +47,11 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// Tables within stages: the title, the struct, and the stage and key of an example.
-const TABLES: [(&str, &str, &str, &str); 9] = [
+const TABLES: [(&str, &str, &str, &str); 10] = [
     ("storing", "Storing", "web", "storing"),
     ("data", "Source", "words", "data[]"),
     ("architecture", "Architecture", "blip", "architecture"),
+    ("momentum", "Distillation", "blip", "momentum"),
     ("augment", "Augmentation", "blip", "augment"),
     ("randaugment", "RandAugment", "blip", "augment.randaugment"),
     ("decoding", "Decoding", "captions", "decoding"),
@@ -416,8 +418,8 @@ fn candidates(type_name: &str) -> Vec<toml::Value> {
         ],
         "bool" => &[],
         list if list.starts_with("Vec") => &["[]"],
-        "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Storing" | "Retrieval"
-        | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
+        "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Distillation"
+        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
         _ => &["\"no such variant\""],
     };
     let parse = |text: &&str| {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Family};
 use super::augmentation::Augmentation;
+use super::distillation::Distillation;
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
@@ -92,6 +93,11 @@ pub struct Train {
     /// (those of one picture, as BLIP's retrieval), `picture_or_text` (or with the same tokens).
     #[serde(default)]
     pub positives: Positives,
+    /// Momentum encoders, queues and soft labels of `itc`, as BLIP's pre-training has them; left out,
+    /// there are none. The trained model holds none of them: a stage that goes on from it begins with
+    /// copies of its encoders and drawn queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<Distillation>,
     /// Optimiser steps.
     pub steps: u64,
     /// Samples of a step, over all ranks.
@@ -184,12 +190,23 @@ impl Train {
         let distinct: BTreeSet<&&str> = names.iter().collect();
         let holds = distinct.len() == names.len();
         check.rule("objectives", &shown, holds, "each named once");
-        let architecture = self.architecture.as_ref();
-        let is_clip = architecture.is_some_and(|sizes| sizes.family == Family::Clip);
-        let holds = !is_clip || objectives == &[Objective::Itc];
+        let holds = !self.draws_clip() || objectives == &[Objective::Itc];
         check.rule("objectives", &shown, holds, "[\"itc\"] for CLIP");
     }
+
+    fn check_momentum(&self, momentum: &Distillation, check: &mut Check) {
+        let holds = self.objectives.contains(&Objective::Itc) && !self.draws_clip();
+        check.rule("momentum", "{ ... }", holds, MOMENTUM_RULE);
+        check.table("momentum", |check| momentum.check(check));
+    }
+
+    fn draws_clip(&self) -> bool {
+        let architecture = self.architecture.as_ref();
+        architecture.is_some_and(|sizes| sizes.family == Family::Clip)
+    }
 }
+
+const MOMENTUM_RULE: &str = "left out unless `objectives` has itc and the model is a BLIP";
 
 impl StageKind for Train {
     const NAME: &'static str = "train";
@@ -220,6 +237,9 @@ impl Settings for Train {
         source::check(&self.data, check);
         self.check_objectives(check);
         check.any("positives", "every rule is meant");
+        if let Some(momentum) = &self.momentum {
+            self.check_momentum(momentum, check);
+        }
         check.integer("steps", self.steps, 1..=1_000_000_000);
         check.integer("world_size", self.world_size, 1..=65_536);
         check.integer("global_batch", self.global_batch, 1..=16_777_216);
@@ -302,6 +322,10 @@ impl Settings for Train {
                 .all(|objective| known.contains(objective));
             let text = "a model that was trained with these objectives, so that it has their heads";
             check.rule("init", shown, holds, text);
+        }
+        if self.momentum.is_some() {
+            let holds = graph.family(init) != Some(Family::Clip);
+            check.rule("momentum", "{ ... }", holds, MOMENTUM_RULE);
         }
     }
 

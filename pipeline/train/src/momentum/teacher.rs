@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use capstan_model::{Network, TokenBatch};
+use capstan_plan::stage;
 
 use super::{Features, Momentum, Newest, Queue, contrast, hard_targets};
+use crate::TrainError;
 
 /// Momentum copies of the encoders, the queue of their features, and the share of their labels.
 #[derive(Debug)]
@@ -64,6 +66,35 @@ impl Teacher {
             alpha,
             ramp_steps,
         }
+    }
+
+    /// The teacher at the start of a training, if its settings ask for one: copies of the encoders as
+    /// they are, and a queue of drawn features.
+    ///
+    /// - `samples`: of the data.
+    ///
+    /// # Errors
+    /// [`TrainError::Settings`] if the network's family has no momentum encoders.
+    pub fn at_start(
+        online: &dyn Network,
+        config: &stage::Train,
+        samples: usize,
+        seed: u64,
+    ) -> Result<Option<Self>, TrainError> {
+        let Some(settings) = &config.momentum else {
+            return Ok(None);
+        };
+        let copies = Momentum::new(online, settings.rate);
+        let (Some(copies), Some(space)) = (copies, online.embed()) else {
+            let role = online.role();
+            return Err(TrainError::Settings {
+                field: "momentum",
+                problem: format!("a {role} has no momentum encoders: leave it out"),
+            });
+        };
+        let queue = Queue::drawn(settings.queue, space.width(), seed);
+        let ramp_steps = settings.ramp_steps(samples, config.global_batch);
+        Ok(Some(Self::new(copies, queue, settings.alpha, ramp_steps)))
     }
 
     /// The momentum copies.

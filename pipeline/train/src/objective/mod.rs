@@ -14,6 +14,9 @@
 //! The gathered features are leaves: their gradient is computed in closed form and returned to
 //! the rank that owns them, where the backward pass through its encoders goes on from it. So a rank's
 //! samples can be computed in chunks: features of all, then forward and backward chunk by chunk.
+//!
+//! With a [`Teacher`] the own features are contrasted with gathered momentum features and those of the
+//! queue. These have no gradient, so the gradient of the own ones is complete on their rank.
 
 pub mod contrast;
 mod exchange;
