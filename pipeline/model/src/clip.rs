@@ -240,6 +240,10 @@ impl Network for Clip {
         None
     }
 
+    fn has_dropout(&self) -> bool {
+        false
+    }
+
     fn blank_encoders(&self) -> Option<Box<dyn Network>> {
         None
     }

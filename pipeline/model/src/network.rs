@@ -137,6 +137,9 @@ pub trait Network: Model + Debug + Send + Sync {
     /// Its decoder, if it has one.
     fn generator(&self) -> Option<&dyn Generate>;
 
+    /// Whether its text transformer applies the dropout of a [`TokenBatch`].
+    fn has_dropout(&self) -> bool;
+
     /// A network of the encoders of its common space and their heads alone, which its momentum copies
     /// live in: all values zero, the same stored names, on the device without gradients. `None` if
     /// its family is not trained with momentum encoders.

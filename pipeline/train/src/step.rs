@@ -146,7 +146,7 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
     if config.objectives.is_empty() {
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
-    network::check(network, &config.objectives)?;
+    network::check(network, config)?;
     if job
         .samples
         .iter()
@@ -248,6 +248,7 @@ impl<'a> Loop<'a> {
             job.seed,
         )
         .with_chunk(config.chunk)
+        .with_dropout(config.dropout)
         .with_teacher(Teacher::at_start(network, config, job.samples, job.seed)?);
         let adamw = AdamWConfig {
             betas: config.betas,

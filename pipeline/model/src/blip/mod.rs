@@ -13,8 +13,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames};
+use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames, dropped};
 use crate::config::BlipConfig;
+use crate::dropout::Site;
 use crate::folder::{self, Assets};
 use crate::generate::Decoder;
 use crate::network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, Network, Scale};
@@ -253,7 +254,8 @@ impl Med {
     ) -> Tensor<2> {
         let (rows, len) = (texts.rows(), texts.padded_len());
         let at: Vec<u32> = (0..rows).flat_map(|_| 0..len as u32).collect();
-        let mut x = self.embed_tokens(texts.ids(), &at);
+        let x = self.embed_tokens(texts.ids(), &at);
+        let mut x = dropped(x, texts.dropout(0), Site::Embeddings);
         let own = Keys {
             lengths: texts.mask_lengths().map(<[u32]>::to_vec),
             rule: match uses {
@@ -268,7 +270,7 @@ impl Med {
         });
         for (i, layer) in self.layers.iter().enumerate() {
             let look = seen.as_ref().map(|(memory, keys)| (memory.layer(i), keys));
-            x = layer.forward(x, uses, &own, look);
+            x = layer.forward(x, uses, &own, look, texts.dropout(i));
         }
         x
     }
@@ -338,6 +340,10 @@ impl Network for Med {
 
     fn generator(&self) -> Option<&dyn Generate> {
         self.parts.decodes().then_some(self)
+    }
+
+    fn has_dropout(&self) -> bool {
+        true
     }
 
     fn blank_encoders(&self) -> Option<Box<dyn Network>> {

@@ -229,11 +229,10 @@ fn a_batch_that_cannot_be_shared_out_is_refused() {
 }
 
 #[test]
-fn momentum_needs_the_contrast_of_a_blip() {
-    let rule = "must be left out unless `objectives` has itc and the model is a BLIP";
-    let with = |stage: &str, changes: &[(&str, &str)]| {
+fn momentum_needs_the_contrast_of_a_blip_and_dropout_a_blip() {
+    let with = |line: &str, stage: &str, changes: &[(&str, &str)]| {
         let name = format!("name = \"{stage}\"\n");
-        let mut text = DEMO.replacen(&name, &format!("{name}momentum = {{ queue = 64 }}\n"), 1);
+        let mut text = DEMO.replacen(&name, &format!("{name}{line}\n"), 1);
         assert_ne!(text, DEMO, "{stage}");
         for (from, to) in changes {
             assert!(text.contains(from), "{from}");
@@ -241,18 +240,32 @@ fn momentum_needs_the_contrast_of_a_blip() {
         }
         text
     };
-    for stage in ["blip_web", "matcher"] {
-        Pipeline::from_toml(&with(stage, &[]), "p.toml").unwrap();
+    let (momentum, dropout) = ("momentum = { queue = 64 }", "dropout = 0.1");
+    for (line, stage) in [
+        (momentum, "blip_web"),
+        (momentum, "matcher"),
+        (dropout, "blip_web"),
+        (dropout, "captioner"),
+    ] {
+        Pipeline::from_toml(&with(line, stage, &[]), "p.toml").unwrap();
     }
     let of_clip = ("init = \"blip_web\"", "init = \"clip_web\"");
     let contrast = ("[\"lm\"]\nsteps = 800", "[\"itc\"]\nsteps = 800");
-    for (stage, changes) in [
-        ("captioner", &[][..]),
-        ("clip_web", &[]),
-        ("captioner", &[of_clip, contrast]),
+    for (line, stage, changes) in [
+        (momentum, "captioner", &[][..]),
+        (momentum, "clip_web", &[]),
+        (momentum, "captioner", &[of_clip, contrast]),
+        (dropout, "clip_web", &[]),
+        (dropout, "captioner", &[of_clip, contrast]),
     ] {
-        let problems = refused(&with(stage, changes));
-        let own = format!("stage `{stage}`: `momentum = {{ ... }}`: {rule}");
+        let problems = refused(&with(line, stage, changes));
+        let own = match line == momentum {
+            true => {
+                "`momentum = { ... }`: must be left out unless `objectives` has itc and the model is a BLIP"
+            }
+            false => "`dropout = 0.1`: must be 0 for CLIP, whose recipe has no dropout",
+        };
+        let own = format!("stage `{stage}`: {own}");
         assert!(problems[0].ends_with(&own), "{problems:?}");
     }
 }

@@ -62,8 +62,9 @@ const TABLES: [(&str, &str, &str, &str); 10] = [
 
 /// Defaults of keys that are left out of the stored settings while they have them, so that recipes
 /// made before the keys existed stay valid.
-const UNSTORED_DEFAULTS: [(&str, &str); 3] = [
+const UNSTORED_DEFAULTS: [(&str, &str); 4] = [
     ("no_repeat_ngram", "`0`"),
+    ("dropout", "`0`"),
     ("texts", "`\"optional\"`"),
     ("bytes_per_file", "`268435456`"),
 ];

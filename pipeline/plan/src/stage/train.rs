@@ -133,6 +133,11 @@ pub struct Train {
     /// Largest global norm of the gradient.
     #[serde(default = "clip_norm")]
     pub clip_norm: f64,
+    /// Share of the text transformer's activations and attention weights that a step drops, as BERT
+    /// does; BLIP trains with 0.1. Which ones is drawn by seed, step and sample. Attention with dropout
+    /// is slower and needs more memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// Label smoothing of LM.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -206,6 +211,7 @@ impl Train {
     }
 }
 
+const DROPOUT_RULE: &str = "0 for CLIP, whose recipe has no dropout";
 const MOMENTUM_RULE: &str = "left out unless `objectives` has itc and the model is a BLIP";
 
 impl StageKind for Train {
@@ -278,6 +284,9 @@ impl Settings for Train {
             self.clip_norm,
             (Bound::Excluded(0.0), Bound::Included(1e9)),
         );
+        check.number("dropout", self.dropout, 0.0..1.0);
+        let holds = self.dropout == 0.0 || !self.draws_clip();
+        check.rule("dropout", self.dropout, holds, DROPOUT_RULE);
         check.number("label_smoothing", self.label_smoothing, 0.0..1.0);
         let holds = self.prompt.is_empty() || self.objectives == [Objective::Lm];
         let text = "empty unless `objectives` is [\"lm\"]: the other objectives read whole texts";
@@ -323,9 +332,12 @@ impl Settings for Train {
             let text = "a model that was trained with these objectives, so that it has their heads";
             check.rule("init", shown, holds, text);
         }
+        let is_clip = graph.family(init) == Some(Family::Clip);
         if self.momentum.is_some() {
-            let holds = graph.family(init) != Some(Family::Clip);
-            check.rule("momentum", "{ ... }", holds, MOMENTUM_RULE);
+            check.rule("momentum", "{ ... }", !is_clip, MOMENTUM_RULE);
+        }
+        if self.dropout != 0.0 {
+            check.rule("dropout", self.dropout, !is_clip, DROPOUT_RULE);
         }
     }
 
@@ -401,6 +413,10 @@ fn epsilon() -> f64 {
 
 fn clip_norm() -> f64 {
     1.0
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 fn length_bucket() -> usize {

@@ -19,6 +19,7 @@
 //! queue. These have no gradient, so the gradient of the own ones is complete on their rank.
 
 pub mod contrast;
+mod dropout;
 mod exchange;
 mod global;
 pub mod negatives;
@@ -38,6 +39,7 @@ use rayon::prelude::*;
 use crate::link::Link;
 use crate::momentum::{Newest, Teacher};
 use crate::network;
+use dropout::{Dropout, Pass};
 use exchange::Share;
 use global::Global;
 use pairs::Pairs;
@@ -60,6 +62,7 @@ pub struct Objectives {
     prompt_tokens: usize,
     chunk: Option<usize>,
     negatives: Draws,
+    dropout: Dropout,
     teacher: Option<Teacher>,
 }
 
@@ -97,7 +100,7 @@ impl Objectives {
     /// - `positives`: which samples of a batch belong together.
     /// - `label_smoothing`, `prompt_tokens`: of LM; the first tokens of every text that are read and
     ///   not learned, the special one included.
-    /// - `seed`: of the hard negatives.
+    /// - `seed`: of the hard negatives, and of dropout.
     pub fn new(
         parts: &[Objective],
         positives: stage::Positives,
@@ -111,6 +114,7 @@ impl Objectives {
             prompt_tokens,
             chunk: None,
             negatives: Draws::new(seed, "hard negatives"),
+            dropout: Dropout::new(0.0, seed),
             teacher: None,
         }
     }
@@ -120,6 +124,12 @@ impl Objectives {
     /// et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
     pub fn with_chunk(self, chunk: Option<usize>) -> Self {
         Self { chunk, ..self }
+    }
+
+    /// Drops this share of the values of the text transformer.
+    pub fn with_dropout(self, rate: f64) -> Self {
+        let dropout = self.dropout.with_rate(rate);
+        Self { dropout, ..self }
     }
 
     /// Contrasts with momentum features, by labels that are partly the teacher's.
@@ -186,7 +196,8 @@ impl Objectives {
             own.texts.extend(texts);
             if let Some(teacher) = &self.teacher {
                 let pixels = pixels(network, slice, chunk.clone());
-                let features = teacher.features(pixels, &encoded.texts);
+                let texts = self.dropped(&encoded.texts, Pass::Momentum, slice, chunk.clone());
+                let features = teacher.features(pixels, &texts);
                 for (all, own) in own.copies.iter_mut().zip(features) {
                     all.extend(own);
                 }
@@ -244,12 +255,26 @@ impl Objectives {
 
     fn encode(&self, network: &dyn Network, slice: &Slice, chunk: Range<usize>) -> Encoded {
         let texts = TokenBatch::new(&slice.tokens[chunk.clone()], network.pad());
-        let images = network.encode(pixels(network, slice, chunk));
+        let images = network.encode(pixels(network, slice, chunk.clone()));
         let own = self.contrasts().then(|| {
             let space = network.embed().expect("a head for the contrast");
+            let texts = self.dropped(&texts, Pass::Text, slice, chunk);
             [space.image_features(&images), space.text_features(&texts)]
         });
         Encoded { images, texts, own }
+    }
+
+    /// The texts of a chunk of this rank's samples with the dropout of a pass.
+    fn dropped(
+        &self,
+        texts: &TokenBatch,
+        pass: Pass,
+        slice: &Slice,
+        chunk: Range<usize>,
+    ) -> TokenBatch {
+        let samples = chunk.map(|sample| [slice.range.start + sample]);
+        self.dropout
+            .apply(texts.clone(), (slice.step, pass), samples)
     }
 
     /// The position of the first token that LM predicts: never the first token, nor one of a prompt.
@@ -293,7 +318,11 @@ impl Objectives {
             let start = slice.range.start;
             let images = start + chunk.start..start + chunk.end;
             let pairs = Pairs::new(negatives, images);
-            let mean = pairs.loss(head, memory, &global.samples, network.pad());
+            let texts = pairs.texts(&global.samples, network.pad());
+            let texts = self
+                .dropout
+                .apply(texts, (slice.step, Pass::Match), pairs.keys());
+            let mean = pairs.loss(head, memory, &texts);
             *losses.entry("itm").or_default() += scalar(&mean);
             terms.push(mean);
         }
@@ -302,7 +331,8 @@ impl Objectives {
             let first = self.first_predicted();
             let counts = |_: usize, position: usize| position >= first;
             let smoothing = self.label_smoothing;
-            let loss = writer.lm_loss_of(memory, &encoded.texts, &pictures, smoothing, &counts);
+            let texts = self.dropped(&encoded.texts, Pass::Decode, slice, chunk);
+            let loss = writer.lm_loss_of(memory, &texts, &pictures, smoothing, &counts);
             let mean = loss.sum / global.predicted as f64;
             *losses.entry("lm").or_default() += scalar(&mean);
             terms.push(mean);

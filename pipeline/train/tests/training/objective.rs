@@ -11,7 +11,7 @@ use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives
 use capstan_train::Link;
 use capstan_train::momentum::{Classes, Momentum, Newest, Queue, Teacher};
 use capstan_train::network::drawn;
-use capstan_train::objective::{Objectives, Slice};
+use capstan_train::objective::{Gradient, Objectives, Slice};
 
 const BATCH: usize = 6;
 const SIDE: usize = 16;
@@ -267,10 +267,11 @@ fn blip_models_language_over_all_tokens() {
 #[test]
 fn chunks_give_the_gradient_of_the_whole_batch() {
     let all = [Objective::Itc, Objective::Itm, Objective::Lm];
-    for (family, objectives, taught) in [
-        (Family::Blip, &all[..], false),
-        (Family::Blip, &all[..], true),
-        (Family::Clip, &all[..1], false),
+    for (family, objectives, taught, dropout) in [
+        (Family::Blip, &all[..], false, 0.0),
+        (Family::Blip, &all[..], true, 0.0),
+        (Family::Blip, &all[..], true, 0.3),
+        (Family::Clip, &all[..1], false, 0.0),
     ] {
         let network = network(family, objectives);
         let gradient = |chunk| {
@@ -278,6 +279,7 @@ fn chunks_give_the_gradient_of_the_whole_batch() {
             let mut link = Link::new(&mut ring, Duration::from_secs(10));
             Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
                 .with_chunk(chunk)
+                .with_dropout(dropout)
                 .with_teacher(taught.then(|| teacher(objectives)))
                 .gradient(&*network, &slice(), &mut link)
                 .unwrap()
@@ -300,4 +302,28 @@ fn chunks_give_the_gradient_of_the_whole_batch() {
             }
         }
     }
+}
+
+#[test]
+fn every_part_of_a_step_is_computed_with_dropout() {
+    let all = [Objective::Itc, Objective::Itm, Objective::Lm];
+    let network = network(Family::Blip, &all);
+    let gradient = |rate, step| {
+        let mut ring = SoloRing;
+        let mut link = Link::new(&mut ring, Duration::from_secs(10));
+        let slice = Slice { step, ..slice() };
+        Objectives::new(&all, Positives::default(), (0.1, 0), 1)
+            .with_dropout(rate)
+            .with_teacher(Some(teacher(&all)))
+            .gradient(&*network, &slice, &mut link)
+            .unwrap()
+    };
+    let (without, with, later) = (gradient(0.0, 3), gradient(0.3, 3), gradient(0.3, 4));
+    for (name, loss) in &with.losses {
+        assert_ne!(*loss, without.losses[name], "{name}");
+        assert_ne!(*loss, later.losses[name], "{name}");
+    }
+    let features = |gradient: &Gradient| gradient.newest.clone().unwrap();
+    assert_eq!(features(&with).images, features(&without).images);
+    assert_ne!(features(&with).texts, features(&without).texts);
 }

@@ -1,6 +1,6 @@
 //! A training that is stopped at whatever step, or whose ring breaks within one, and goes on from
-//! its checkpoint is the undisturbed one, bit by bit, with momentum encoders as without; one that
-//! cannot go on says why.
+//! its checkpoint is the undisturbed one, bit by bit, with momentum encoders and dropout as without;
+//! one that cannot go on says why.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -55,6 +55,13 @@ fn with_momentum() -> stage::Train {
     stage::Train {
         momentum: Some(momentum),
         ..settings(1e-2)
+    }
+}
+
+fn with_dropout() -> stage::Train {
+    stage::Train {
+        dropout: 0.2,
+        ..with_momentum()
     }
 }
 
@@ -227,6 +234,11 @@ fn a_resumed_training_is_the_undisturbed_one() {
 #[test]
 fn a_resumed_training_with_momentum_is_the_undisturbed_one() {
     resumes_as_undisturbed(&with_momentum());
+}
+
+#[test]
+fn a_resumed_training_with_dropout_is_the_undisturbed_one() {
+    resumes_as_undisturbed(&with_dropout());
 }
 
 fn resumes_as_undisturbed(config: &stage::Train) {
