@@ -223,6 +223,27 @@ fn soft_labels_mix_in_the_similarities_of_the_copies() {
 }
 
 #[test]
+fn a_teacher_follows_with_its_copies_and_its_queue() {
+    let (online, other) = (med(MedParts::Filter, 1), med(MedParts::Filter, 2));
+    let mut followed = Momentum::new(&online, 0.75).unwrap();
+    let mut teacher = Teacher::new(
+        Momentum::new(&online, 0.75).unwrap(),
+        Queue::drawn(3, 2, 7),
+        0.4,
+        0,
+    );
+    teacher.follow(&other, &newest(1.0, 2.0, &[10, 11]));
+    followed.update(&other);
+    assert_ne!(followed.params(), online.to_flat());
+    assert_eq!(teacher.copies().params(), followed.params());
+    assert_eq!(pictures(teacher.queue()), [Some(10), Some(11), None]);
+    let buffers = teacher.take_buffers();
+    assert_eq!(teacher.queue().capacity(), 0);
+    teacher.put_back(buffers.clone());
+    assert_eq!(teacher.take_buffers(), buffers);
+}
+
+#[test]
 fn the_share_of_soft_labels_rises_over_the_ramp() {
     let online = med(MedParts::Filter, 3);
     let share = |ramp_steps, step| {

@@ -6,15 +6,20 @@ use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{Tensor, TensorData};
 use capstan_collective::SoloRing;
 use capstan_model::config::SpecialIds;
+use capstan_model::network::cross_entropy_sum;
 use capstan_model::{DeviceSpec, Network, TokenBatch};
+use capstan_plan::draw::Draws;
 use capstan_plan::stage::{Activation, Architecture, Family, Objective, Positives};
 use capstan_train::Link;
 use capstan_train::momentum::{Classes, Momentum, Newest, Queue, Teacher};
 use capstan_train::network::drawn;
-use capstan_train::objective::{Gradient, Objectives, Slice};
+use capstan_train::objective::negatives::Negatives;
+use capstan_train::objective::{Gradient, Objectives, Slice, positives as batch};
 
 const BATCH: usize = 6;
 const SIDE: usize = 16;
+/// Seed of hard negatives.
+const SEED: u64 = 1;
 
 fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
     drawn_with(2, family, objectives)
@@ -86,7 +91,7 @@ fn check(
     objectives: &[Objective],
     positives: Positives,
 ) {
-    let objectives = Objectives::new(objectives, positives, (0.1, 0), 1);
+    let objectives = Objectives::new(objectives, positives, (0.1, 0), SEED);
     check_objectives(network, reference, &objectives);
 }
 
@@ -246,9 +251,65 @@ fn a_teacher_gives_entries_and_soft_labels() {
         let parts = [Objective::Itc];
         let (network, teacher) = (network(Family::Blip, &parts), teacher(&parts));
         let reference = taught(&*network, &teacher, labels(rule));
-        let objectives = Objectives::new(&parts, rule, (0.1, 0), 1).with_teacher(Some(teacher));
+        let objectives = Objectives::new(&parts, rule, (0.1, 0), SEED).with_teacher(Some(teacher));
         check_objectives(&*network, reference, &objectives);
     }
+}
+
+#[test]
+fn negatives_are_drawn_by_the_similarities_with_momentum_features() {
+    let parts = [Objective::Itc, Objective::Itm];
+    let (network, teacher) = (network(Family::Blip, &parts), teacher(&parts));
+    let (slice, space) = (slice(), network.embed().unwrap());
+    let texts = TokenBatch::new(&slice.tokens, 0);
+    let images = network.encode(pixels(&*network, &slice));
+    let own = [space.image_features(&images), space.text_features(&texts)];
+    let copies = teacher.copies().features(pixels(&*network, &slice), &texts);
+    let temperature = space.scale().0.floats()[0];
+    let logits = |rows: &Tensor<2>, columns: &Tensor<2>| -> Vec<f32> {
+        let cosines = rows
+            .clone()
+            .inner()
+            .matmul(columns.clone().inner().transpose());
+        (cosines / temperature).into_data().try_to_vec().unwrap()
+    };
+    let positives = Positives::PictureOrText;
+    let drawn = |texts: &Tensor<2>, images: &Tensor<2>| {
+        let (of_images, of_texts) = (logits(&own[0], texts), logits(&own[1], images));
+        let logits: [&dyn Fn(usize, usize) -> f32; 2] = [
+            &|image, text| of_images[image * BATCH + text],
+            &|text, image| of_texts[text * BATCH + image],
+        ];
+        let positives = batch::Positives::new(positives, &slice.pictures, &slice.tokens);
+        Negatives::draw(
+            &Draws::new(SEED, "hard negatives"),
+            slice.step,
+            logits,
+            &positives,
+        )
+    };
+    let negatives = drawn(&copies.texts, &copies.images);
+    assert_ne!(
+        negatives,
+        drawn(&own[1], &own[0]),
+        "copies make no difference"
+    );
+    let mut pairs: Vec<(usize, usize, u32)> =
+        (0..BATCH).map(|sample| (sample, sample, 1)).collect();
+    for sample in 0..BATCH {
+        let (text, image) = (negatives.texts[sample], negatives.images[sample]);
+        pairs.extend([(text.unwrap(), sample, 0), (sample, image.unwrap(), 0)]);
+    }
+    let rows: Vec<&[u32]> = pairs.iter().map(|pair| &*slice.tokens[pair.0]).collect();
+    let pictures: Vec<usize> = pairs.iter().map(|pair| pair.1).collect();
+    let classes: Vec<u32> = pairs.iter().map(|pair| pair.2).collect();
+    let head = network.matching().unwrap();
+    let logits = head.match_logits(&head.memory(&images), &TokenBatch::new(&rows, 0), &pictures);
+    let itm = cross_entropy_sum(logits, &classes, 0.0) / pairs.len() as f64;
+    let reference = taught(&*network, &teacher, labels(positives)) + itm;
+    let objectives = Objectives::new(&parts, positives, (0.1, 0), SEED);
+    let objectives = objectives.with_teacher(Some(teacher));
+    check_objectives(&*network, reference, &objectives);
 }
 
 #[test]
@@ -277,7 +338,7 @@ fn chunks_give_the_gradient_of_the_whole_batch() {
         let gradient = |chunk| {
             let mut ring = SoloRing;
             let mut link = Link::new(&mut ring, Duration::from_secs(10));
-            Objectives::new(objectives, Positives::default(), (0.1, 0), 1)
+            Objectives::new(objectives, Positives::default(), (0.1, 0), SEED)
                 .with_chunk(chunk)
                 .with_dropout(dropout)
                 .with_teacher(taught.then(|| teacher(objectives)))
@@ -312,7 +373,7 @@ fn every_part_of_a_step_is_computed_with_dropout() {
         let mut ring = SoloRing;
         let mut link = Link::new(&mut ring, Duration::from_secs(10));
         let slice = Slice { step, ..slice() };
-        Objectives::new(&all, Positives::default(), (0.1, 0), 1)
+        Objectives::new(&all, Positives::default(), (0.1, 0), SEED)
             .with_dropout(rate)
             .with_teacher(Some(teacher(&all)))
             .gradient(&*network, &slice, &mut link)
