@@ -11,8 +11,8 @@ use crate::check::Check;
 pub struct Distillation {
     /// Share of its old value that each weight of the momentum encoders keeps in a step.
     pub rate: f64,
-    /// Features of past samples that `itc` contrasts with beside those of the batch; the oldest are
-    /// replaced first. 0 for none.
+    /// Features of past samples that `itc` contrasts with beside those of the batch, the newest ones of
+    /// all ranks. 0 for none.
     pub queue: usize,
     /// Share of the labels of `itc` that comes from the similarities of the momentum encoders.
     pub alpha: f64,

@@ -134,8 +134,8 @@ pub struct Train {
     #[serde(default = "clip_norm")]
     pub clip_norm: f64,
     /// Share of the text transformer's activations and attention weights that a step drops, as BERT
-    /// does; BLIP trains with 0.1. Which ones is drawn by seed, step and sample. Attention with dropout
-    /// is slower and needs more memory.
+    /// does; BLIP trains with 0.1. Which ones is drawn by seed, step and sample. With dropout the
+    /// attention weights of all layers are in memory until the gradient is computed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropout: f64,
     /// Label smoothing of LM.
