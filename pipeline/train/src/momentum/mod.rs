@@ -21,7 +21,7 @@ mod teacher;
 
 pub use contrast::{SoftContrast, contrast, hard_targets, soft_cross_entropy_sum};
 pub use queue::{Classes, Newest, Queue};
-pub(crate) use teacher::Contrasted;
+pub(crate) use teacher::ContrastInputs;
 pub use teacher::{Buffers, Teacher};
 
 use std::collections::HashMap;

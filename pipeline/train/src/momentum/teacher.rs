@@ -28,7 +28,7 @@ pub struct Buffers {
 }
 
 /// The samples of a rank that are contrasted with momentum features.
-pub(crate) struct Contrasted<'a> {
+pub(crate) struct ContrastInputs<'a> {
     pub(crate) step: u64,
     /// Which samples of the global batch are this rank's.
     pub(crate) own: Range<usize>,
@@ -47,7 +47,7 @@ pub(crate) struct Contrasted<'a> {
 
 /// One rank's part of the contrast with momentum features, and its gradient.
 #[derive(Debug)]
-pub(crate) struct Taught {
+pub(crate) struct ContrastGradient {
     /// The part; the sum over ranks is the mean over the global batch.
     pub(crate) loss: f64,
     /// Gradient with respect to this rank's features of pictures and of texts, `[samples, width]`.
@@ -125,8 +125,12 @@ impl Teacher {
     /// queue.
     ///
     /// - `device`: an autodiff one.
-    pub(crate) fn contrast(&self, samples: &Contrasted<'_>, device: &Device) -> Taught {
-        let Contrasted { own, newest, .. } = samples;
+    pub(crate) fn contrast(
+        &self,
+        samples: &ContrastInputs<'_>,
+        device: &Device,
+    ) -> ContrastGradient {
+        let ContrastInputs { own, newest, .. } = samples;
         let (width, batch) = (self.queue.width(), newest.classes.len());
         let part = own.start * width..own.end * width;
         let leaf = |side: &[f32]| matrix(&side[part.clone()], width, device).require_grad();
@@ -156,7 +160,7 @@ impl Teacher {
         let of_loss = "the loss depends on it";
         let slope = temperature.grad_remove(&mut gradients).expect(of_loss);
         let mut own = |side: Tensor<2>| floats(&side.grad_remove(&mut gradients).expect(of_loss));
-        Taught {
+        ContrastGradient {
             own: [own(online.images), own(online.texts)],
             loss: f64::from(floats(&found.loss)[0]),
             factor: -f64::from(floats(&slope)[0]) / f64::from(samples.factor).powi(2),

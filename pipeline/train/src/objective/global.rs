@@ -1,4 +1,4 @@
-//! What a rank learns of the global batch before it goes backward.
+//! What a rank needs of the global batch before its backward pass.
 
 use capstan_collective::RingError;
 use capstan_model::Network;
@@ -10,7 +10,7 @@ use super::negatives::Negatives;
 use super::positives::Positives;
 use super::{Losses, Objectives, Slice};
 use crate::link::Link;
-use crate::momentum::{Classes, Contrasted, Newest, Teacher};
+use crate::momentum::{Classes, ContrastInputs, Newest, Teacher};
 use crate::network::ScaleParameter;
 
 /// What every chunk of a rank's samples needs of the global batch.
@@ -132,7 +132,7 @@ impl Objectives {
                     queued[entry].is_some_and(|entry| positives.join(sample, &entry))
                 }
             };
-            let contrasted = Contrasted {
+            let inputs = ContrastInputs {
                 step: slice.step,
                 own: own.clone(),
                 images: &samples.images,
@@ -141,10 +141,10 @@ impl Objectives {
                 positive: &positive,
                 factor: scale.rule.factor(scale.value),
             };
-            let taught = teacher.contrast(&contrasted, network.device());
-            losses.insert("itc", taught.loss);
-            global.scale = taught.factor * scale.rule.slope(scale.value);
-            global.asked = Some(taught.own);
+            let gradient = teacher.contrast(&inputs, network.device());
+            losses.insert("itc", gradient.loss);
+            global.scale = gradient.factor * scale.rule.slope(scale.value);
+            global.asked = Some(gradient.own);
         }
         if self.has(Objective::Itm) {
             let logits = |rows, columns| {

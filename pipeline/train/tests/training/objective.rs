@@ -194,7 +194,7 @@ fn teacher(objectives: &[Objective]) -> Teacher {
 }
 
 /// The contrast with a teacher at step 3 of a ramp of 4 to a share of 0.4, in plain operations.
-fn taught(network: &dyn Network, teacher: &Teacher, hard: Vec<f32>) -> Tensor<1> {
+fn distilled(network: &dyn Network, teacher: &Teacher, hard: Vec<f32>) -> Tensor<1> {
     let (slice, space) = (slice(), network.embed().unwrap());
     let texts = TokenBatch::new(&slice.tokens, 0);
     let own = [
@@ -250,7 +250,7 @@ fn a_teacher_gives_entries_and_soft_labels() {
     ] {
         let parts = [Objective::Itc];
         let (network, teacher) = (network(Family::Blip, &parts), teacher(&parts));
-        let reference = taught(&*network, &teacher, labels(rule));
+        let reference = distilled(&*network, &teacher, labels(rule));
         let objectives = Objectives::new(&parts, rule, (0.1, 0), SEED).with_teacher(Some(teacher));
         check_objectives(&*network, reference, &objectives);
     }
@@ -306,7 +306,7 @@ fn negatives_are_drawn_by_the_similarities_with_momentum_features() {
     let head = network.matching().unwrap();
     let logits = head.match_logits(&head.memory(&images), &TokenBatch::new(&rows, 0), &pictures);
     let itm = cross_entropy_sum(logits, &classes, 0.0) / pairs.len() as f64;
-    let reference = taught(&*network, &teacher, labels(positives)) + itm;
+    let reference = distilled(&*network, &teacher, labels(positives)) + itm;
     let objectives = Objectives::new(&parts, positives, (0.1, 0), SEED);
     let objectives = objectives.with_teacher(Some(teacher));
     check_objectives(&*network, reference, &objectives);
@@ -328,7 +328,7 @@ fn blip_models_language_over_all_tokens() {
 #[test]
 fn chunks_give_the_gradient_of_the_whole_batch() {
     let all = [Objective::Itc, Objective::Itm, Objective::Lm];
-    for (family, objectives, taught, dropout) in [
+    for (family, objectives, distilled, dropout) in [
         (Family::Blip, &all[..], false, 0.0),
         (Family::Blip, &all[..], true, 0.0),
         (Family::Blip, &all[..], true, 0.3),
@@ -341,7 +341,7 @@ fn chunks_give_the_gradient_of_the_whole_batch() {
             Objectives::new(objectives, Positives::default(), (0.1, 0), SEED)
                 .with_chunk(chunk)
                 .with_dropout(dropout)
-                .with_teacher(taught.then(|| teacher(objectives)))
+                .with_teacher(distilled.then(|| teacher(objectives)))
                 .gradient(&*network, &slice(), &mut link)
                 .unwrap()
         };

@@ -416,17 +416,17 @@ fn foreign_states_are_refused() {
         },
     ];
     let momentum = with_momentum();
-    let taught = run(&momentum, None, Some(6)).kept.0.remove(0);
-    let mut smaller = taught.clone();
+    let with_buffers = run(&momentum, None, Some(6)).kept.0.remove(0);
+    let mut smaller = with_buffers.clone();
     if let Some(buffers) = &mut smaller.buffers {
         buffers.queue = Queue::drawn(14, buffers.queue.width(), 1);
     }
     let foreign = foreign.map(|state| (&config, state));
-    for (config, state) in
-        foreign
-            .into_iter()
-            .chain([(&config, taught), (&momentum, state), (&momentum, smaller)])
-    {
+    for (config, state) in foreign.into_iter().chain([
+        (&config, with_buffers),
+        (&momentum, state),
+        (&momentum, smaller),
+    ]) {
         let result = run(config, Some(state), None).result;
         assert!(
             matches!(result, Err(TrainError::ForeignState { .. })),
