@@ -16,7 +16,8 @@ use capstan_model::config::SpecialIds;
 use capstan_model::params::ParamSlice;
 use capstan_model::{DeviceSpec, ImagePreprocess, Network};
 use capstan_plan::id::{Digest, TextId};
-use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Distillation, Family, Objective};
+use capstan_train::momentum::Teacher;
 use capstan_train::network::drawn;
 use capstan_train::objective::{Gradient, Objectives, Slice};
 use capstan_train::{
@@ -142,22 +143,45 @@ fn on_ranks<T: Send>(world_size: usize, work: impl Fn(&mut dyn Collective) -> T 
     })
 }
 
-fn settings(family: Family) -> stage::Train {
-    let objectives = match family {
-        Family::Clip => r#"["itc"]"#,
-        Family::Blip => r#"["itc", "itm", "lm"]"#,
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Clip,
+    Blip,
+    /// BLIP as its recipe has it: with momentum encoders, a queue (one that no whole number of batches
+    /// fills) and dropout.
+    Recipe,
+}
+
+fn settings(kind: Kind) -> stage::Train {
+    let objectives = match kind {
+        Kind::Clip => r#"["itc"]"#,
+        Kind::Blip | Kind::Recipe => r#"["itc", "itm", "lm"]"#,
     };
     let text = format!(
         r#"{{"data": [], "tokenizer": "t", "objectives": {objectives}, "steps": 50,
         "global_batch": {GLOBAL_BATCH}, "learning_rate": 1e-3, "label_smoothing": 0.1,
         "shift_px": 2, "brightness_jitter": 0.15, "checkpoint_steps": 0}}"#
     );
-    serde_json::from_str(&text).unwrap()
+    let momentum = (kind == Kind::Recipe).then_some(Distillation {
+        rate: 0.9,
+        queue: 30,
+        alpha: 0.4,
+        ramp_steps: Some(20),
+    });
+    stage::Train {
+        momentum,
+        dropout: if kind == Kind::Recipe { 0.1 } else { 0.0 },
+        ..serde_json::from_str(&text).unwrap()
+    }
 }
 
-fn network(family: Family, objectives: &[Objective]) -> Box<dyn Network> {
+fn network(kind: Kind, objectives: &[Objective]) -> Box<dyn Network> {
     let architecture = Architecture {
-        family,
+        family: match kind {
+            Kind::Clip => Family::Clip,
+            Kind::Blip | Kind::Recipe => Family::Blip,
+        },
         image_size: SIDE,
         patch_size: 16,
         width: 32,
@@ -222,11 +246,11 @@ impl PictureSource for Noise {
 }
 
 /// The gradient of step 0 for a world size, and the range of each tensor in it.
-fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient, Vec<ParamSlice>) {
-    let settings = settings(family);
+fn first_gradient(kind: Kind, world_size: usize, fault: Fault) -> (Gradient, Vec<ParamSlice>) {
+    let settings = settings(kind);
     let samples = samples(GLOBAL_BATCH);
     let mut gradients = on_ranks(world_size, |ring| {
-        let network = network(family, &settings.objectives);
+        let network = network(kind, &settings.objectives);
         let (rank, world_size) = (ring.rank(), ring.world_size());
         let mut ring = Faulty {
             ring: Borrowed(ring),
@@ -255,12 +279,16 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
             (settings.label_smoothing, 0),
             3,
         );
+        let teacher = Teacher::at_start(&*network, &settings, samples.len(), 3).unwrap();
+        let objectives = objectives
+            .with_dropout(settings.dropout)
+            .with_teacher(teacher);
         RankPool::new(rank, 1).unwrap().run(|| {
             let mut link = Link::new(&mut ring, LIMIT);
             objectives.gradient(&*network, &slice, &mut link).unwrap()
         })
     });
-    let layout = network(family, &settings.objectives).layout();
+    let layout = network(kind, &settings.objectives).layout();
     let first = gradients.remove(0);
     for other in gradients {
         let bits = |g: &Gradient| g.flat.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
@@ -268,6 +296,8 @@ fn first_gradient(family: Family, world_size: usize, fault: Fault) -> (Gradient,
             bits(&first) == bits(&other),
             "ranks computed different gradients"
         );
+        let equal = first.newest == other.newest;
+        assert!(equal, "ranks have different features for their queues");
     }
     (first, layout)
 }
@@ -337,10 +367,10 @@ fn disagreements(layout: &[ParamSlice], want: &Gradient, got: &Gradient) -> Vec<
     out
 }
 
-fn check_gradients(family: Family) {
-    let (alone, layout) = first_gradient(family, 1, Fault::None);
+fn check_gradients(kind: Kind) {
+    let (alone, layout) = first_gradient(kind, 1, Fault::None);
     for world_size in [2, 3] {
-        let (got, _) = first_gradient(family, world_size, Fault::None);
+        let (got, _) = first_gradient(kind, world_size, Fault::None);
         let wrong = disagreements(&layout, &alone, &got);
         assert!(wrong.is_empty(), "world size {world_size}: {wrong:#?}");
         for (name, loss) in &alone.losses {
@@ -353,32 +383,37 @@ fn check_gradients(family: Family) {
     }
 }
 
-fn check_fault(family: Family, fault: Fault) {
-    let (alone, layout) = first_gradient(family, 1, fault);
+fn check_fault(kind: Kind, fault: Fault) {
+    let (alone, layout) = first_gradient(kind, 1, fault);
     for world_size in [2, 3] {
-        let (got, _) = first_gradient(family, world_size, fault);
+        let (got, _) = first_gradient(kind, world_size, fault);
         let wrong = disagreements(&layout, &alone, &got);
         let encoders = wrong.iter().filter(|line| line.contains("layer")).count();
         assert!(
             encoders > 0,
-            "{family:?}, world size {world_size}: {fault:?} was not detected"
+            "{kind:?}, world size {world_size}: {fault:?} was not detected"
         );
     }
 }
 
 #[test]
 fn first_gradients_of_clip_agree() {
-    check_gradients(Family::Clip);
+    check_gradients(Kind::Clip);
 }
 
 #[test]
 fn first_gradients_of_blip_agree() {
-    check_gradients(Family::Blip);
+    check_gradients(Kind::Blip);
+}
+
+#[test]
+fn first_gradients_of_blip_by_its_recipe_agree() {
+    check_gradients(Kind::Recipe);
 }
 
 #[test]
 fn every_parameter_of_blip_has_a_gradient() {
-    let (gradient, layout) = first_gradient(Family::Blip, 2, Fault::None);
+    let (gradient, layout) = first_gradient(Kind::Blip, 2, Fault::None);
     assert_eq!(
         gradient.losses.keys().copied().collect::<Vec<_>>(),
         ["itc", "itm", "lm"]
@@ -393,28 +428,28 @@ fn every_parameter_of_blip_has_a_gradient() {
 
 #[test]
 fn detached_features_are_detected() {
-    check_fault(Family::Clip, Fault::DetachFeatures);
-    check_fault(Family::Blip, Fault::DetachFeatures);
+    check_fault(Kind::Clip, Fault::DetachFeatures);
+    check_fault(Kind::Blip, Fault::DetachFeatures);
 }
 
 #[test]
 fn averaged_features_are_detected() {
-    check_fault(Family::Clip, Fault::AverageFeatures);
-    check_fault(Family::Blip, Fault::AverageFeatures);
+    check_fault(Kind::Clip, Fault::AverageFeatures);
+    check_fault(Kind::Blip, Fault::AverageFeatures);
 }
 
 #[test]
 fn averaged_gradients_are_detected() {
-    check_fault(Family::Clip, Fault::AverageGradient);
-    check_fault(Family::Blip, Fault::AverageGradient);
+    check_fault(Kind::Clip, Fault::AverageGradient);
+    check_fault(Kind::Blip, Fault::AverageGradient);
 }
 
 /// The loss of each of the first 50 steps.
-fn losses(family: Family, world_size: usize) -> Vec<f64> {
-    let settings = settings(family);
+fn losses(kind: Kind, world_size: usize) -> Vec<f64> {
+    let settings = settings(kind);
     let samples = samples(100);
     let mut all = on_ranks(world_size, |ring| {
-        let mut network = network(family, &settings.objectives);
+        let mut network = network(kind, &settings.objectives);
         let mut pictures = Pictures::new(Box::new(Noise), samples.len(), 1 << 20);
         let job = Job {
             config: &settings,
@@ -445,11 +480,11 @@ fn losses(family: Family, world_size: usize) -> Vec<f64> {
     first
 }
 
-fn check_losses(family: Family) {
-    let alone = losses(family, 1);
+fn check_losses(kind: Kind) {
+    let alone = losses(kind, 1);
     assert!(alone[49] < alone[0], "the loss did not fall: {alone:?}");
     for world_size in [2, 3] {
-        for (step, (want, got)) in alone.iter().zip(losses(family, world_size)).enumerate() {
+        for (step, (want, got)) in alone.iter().zip(losses(kind, world_size)).enumerate() {
             let apart = (want - got).abs() / want;
             assert!(
                 apart <= 1e-3,
@@ -461,10 +496,15 @@ fn check_losses(family: Family) {
 
 #[test]
 fn fifty_losses_of_clip_agree() {
-    check_losses(Family::Clip);
+    check_losses(Kind::Clip);
 }
 
 #[test]
 fn fifty_losses_of_blip_agree() {
-    check_losses(Family::Blip);
+    check_losses(Kind::Blip);
+}
+
+#[test]
+fn fifty_losses_of_blip_by_its_recipe_agree() {
+    check_losses(Kind::Recipe);
 }

@@ -1,5 +1,10 @@
 //! One training step of BLIP's first release: pre-training and retrieval, with momentum encoders and
 //! queues. The batch has two samples, so that the negatives are given.
+//!
+//! Losses, gradients and the queue are those of [`Objectives`], which the stage `train` runs. The
+//! matrices in between, which it keeps to itself, come from the parts that it is made of.
+
+use std::time::Duration;
 
 use super::array::Array;
 use super::blip::batch;
@@ -8,73 +13,119 @@ use super::clip::pictures;
 use super::released::{Released, transposed};
 use super::{Outputs, Setup};
 use burn::tensor::Tensor;
+use capstan_collective::SoloRing;
 use capstan_model::names::{self, blip};
-use capstan_model::network::cross_entropy_sum;
-use capstan_model::{
-    Embed, Generate, Look, Match, Med, MedParts, Memory, Model, Network, TokenBatch,
-};
-use capstan_train::momentum::{Features, Queue, SoftContrast, contrast, hard_targets};
+use capstan_model::params::ParamSlice;
+use capstan_model::{Embed, Look, Match, Med, MedParts, Memory, Model, Network, TokenBatch};
+use capstan_plan::stage::{Objective, Positives};
+use capstan_train::Link;
+use capstan_train::momentum::{Features, Queue, SoftContrast, Teacher, contrast, hard_targets};
+use capstan_train::objective::{Gradient, Objectives, Slice};
 
 /// Label smoothing of language modelling in the release.
 const SMOOTHING: f64 = 0.1;
 
-/// What both kinds of training compute.
+/// A step of either kind of training.
 struct Step {
+    med: Med,
     texts: TokenBatch,
     own: Features,
     memory: Memory,
     contrast: SoftContrast,
     itm_logits: Tensor<2>,
-    itm: Tensor<1>,
+    gradient: Gradient,
+    /// The copies as the step has them.
+    copies: (Vec<ParamSlice>, Vec<f32>),
+    /// The objectives after the step.
+    objectives: Objectives,
 }
 
 /// - `ids`: the picture of each sample.
-fn step(case: &Case, setup: &Setup, start: &mut Released, ids: &[u64]) -> Result<Step, String> {
+fn step(
+    case: &Case,
+    setup: &Setup,
+    (parts, objectives): (MedParts, &[Objective]),
+    rule: Positives,
+    ids: &[u32],
+) -> Result<Step, String> {
     let Released {
         med,
-        momentum,
+        mut momentum,
         queue,
-    } = start;
-    let pixels = pictures(case.input("image")?, &setup.training_device());
+    } = Released::read(&case.path, setup, parts)?;
+    let image = case.input("image")?;
+    let pixels = pictures(image, &setup.training_device());
     let texts = batch(case.input("input_ids")?, case.input("attention_mask")?)?;
-    let samples = texts.rows();
     let alpha = f64::from(case.input("alpha")?.floats()[0]);
-    let images = med.encode(pixels.clone());
+    // The release moves the copies at the start of a step, a training of ours at the end.
+    momentum.update(&med);
+    let copies = momentum.features(pixels.clone(), &texts);
+    let copied = (momentum.layout(), momentum.params());
+    let images = med.encode(pixels);
     let own = Features {
         images: med.image_features(&images),
         texts: med.text_features(&texts),
     };
-    momentum.update(med);
-    let copies = momentum.features(pixels, &texts);
-    let entries = queue.entries(&copies);
-    let positive = |sample: usize, entry: usize| match entry.checked_sub(samples) {
-        None => ids[entry] == ids[sample],
-        Some(queued) => queue.pictures()[queued] == Some(ids[sample]),
-    };
-    let hard = hard_targets(samples, samples + queue.capacity(), &positive, &copies);
-    let temperature = med.temperature();
-    let contrast = contrast(&own, &copies, &entries, temperature, &hard, alpha, samples);
-    queue.push(&floats(&copies.images), &floats(&copies.texts), ids);
+    let contrast = matrices(&med, &own, &copies, &queue, (ids, alpha));
     let memory = med.memory(&images);
-    let (itm_logits, itm) = matching(med, &memory, &texts);
+    let rows: Vec<Vec<u32>> = (0..texts.rows())
+        .map(|row| texts.row(row)[..texts.lengths()[row] as usize].to_vec())
+        .collect();
+    let slice = Slice {
+        step: 0,
+        range: 0..rows.len(),
+        pixels: image.floats(),
+        tokens: rows.clone(),
+        pictures: ids.to_vec(),
+    };
+    let mut objectives = Objectives::new(objectives, rule, (SMOOTHING, 0), 0)
+        .with_teacher(Some(Teacher::new(momentum, queue, alpha, 0)));
+    let mut ring = SoloRing;
+    let mut link = Link::new(&mut ring, Duration::from_secs(1));
+    let gradient = objectives
+        .gradient(&med, &slice, &mut link)
+        .map_err(|error| error.to_string())?;
+    objectives.follow(&med, gradient.newest.as_ref());
     Ok(Step {
+        itm_logits: itm_logits(&med, &memory, &rows),
         texts,
         own,
         memory,
         contrast,
-        itm_logits,
-        itm,
+        gradient,
+        copies: copied,
+        objectives,
+        med,
     })
 }
 
+/// Logits and labels of the contrast.
+fn matrices(
+    med: &Med,
+    own: &Features,
+    copies: &Features,
+    queue: &Queue,
+    (ids, alpha): (&[u32], f64),
+) -> SoftContrast {
+    let samples = ids.len();
+    let positive = |sample: usize, entry: usize| match entry.checked_sub(samples) {
+        None => ids[entry] == ids[sample],
+        Some(queued) => {
+            let classes = queue.classes()[queued];
+            classes.is_some_and(|classes| classes.picture == u64::from(ids[sample]))
+        }
+    };
+    let hard = hard_targets(samples, samples + queue.capacity(), &positive, copies);
+    let entries = queue.entries(copies);
+    let temperature = med.temperature();
+    contrast(own, copies, &entries, temperature, &hard, alpha, samples)
+}
+
 /// Each pair, each text with the other picture, each picture with the other text.
-fn matching(med: &Med, memory: &Memory, texts: &TokenBatch) -> (Tensor<2>, Tensor<1>) {
-    let row = |row: usize| texts.row(row)[..texts.lengths()[row] as usize].to_vec();
-    let rows: Vec<Vec<u32>> = [0, 1, 0, 1, 1, 0].into_iter().map(row).collect();
+fn itm_logits(med: &Med, memory: &Memory, rows: &[Vec<u32>]) -> Tensor<2> {
+    let texts: Vec<&[u32]> = [0, 1, 0, 1, 1, 0].map(|row: usize| &*rows[row]).to_vec();
     let pad = med.config().text_config.pad_token_id;
-    let logits = med.match_logits(memory, &TokenBatch::new(&rows, pad), &[0, 1, 1, 0, 0, 1]);
-    let loss = cross_entropy_sum(logits.clone(), &[1, 1, 0, 0, 0, 0], 0.0) / 6.0;
-    (logits, loss)
+    med.match_logits(memory, &TokenBatch::new(&texts, pad), &[0, 1, 1, 0, 0, 1])
 }
 
 fn floats<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
@@ -86,61 +137,58 @@ fn matrix(name: &str, tensor: &Tensor<2>) -> (String, Array) {
     (name.into(), Array::float(&tensor.dims(), floats(tensor)))
 }
 
-fn scalar(name: &str, tensor: &Tensor<1>) -> (String, Array) {
-    (name.into(), Array::float(&[], floats(tensor)))
-}
+impl Step {
+    fn queue(&self) -> &Queue {
+        let teacher = self.objectives.teacher();
+        teacher.expect("a step has a teacher").queue()
+    }
 
-/// The outputs that both kinds share.
-fn shared(step: &Step, queue: &Queue) -> Outputs {
-    let [i2t, t2i] = &step.contrast.targets;
-    let next = Array::int(&[1], vec![queue.next() as i64]);
-    vec![
-        scalar("loss_itc", &step.contrast.loss),
-        scalar("loss_itm", &step.itm),
-        matrix("sim_i2t_targets", i2t),
-        matrix("sim_t2i_targets", t2i),
-        matrix("itm_logits", &step.itm_logits),
-        ("queue_ptr_after".into(), next),
-    ]
+    /// The outputs that both kinds share.
+    fn shared(&self) -> Outputs {
+        let [i2t, t2i] = &self.contrast.targets;
+        let losses = &self.gradient.losses;
+        let each = losses
+            .iter()
+            .map(|(name, loss)| (format!("loss_{name}"), *loss));
+        let sum = ("loss".to_owned(), losses.values().sum());
+        let scalar = |(name, loss): (String, f64)| (name, Array::float(&[], vec![loss as f32]));
+        let mut outputs: Outputs = each.chain([sum]).map(scalar).collect();
+        let next = Array::int(&[1], vec![self.queue().next() as i64]);
+        outputs.extend([
+            matrix("sim_i2t_targets", i2t),
+            matrix("sim_t2i_targets", t2i),
+            matrix("itm_logits", &self.itm_logits),
+            ("queue_ptr_after".into(), next),
+        ]);
+        outputs
+    }
 }
 
 pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
-    let mut start = Released::read(&case.path, setup, MedParts::Both)?;
+    let parts = [Objective::Itc, Objective::Itm, Objective::Lm];
     // No two samples of pre-training share a picture.
-    let step = step(case, setup, &mut start, &[u64::MAX - 1, u64::MAX])?;
-    let own: Vec<usize> = (0..step.texts.rows()).collect();
-    let lm = start
-        .med
-        .lm_loss(&step.memory, &step.texts, &own, SMOOTHING);
-    let lm = lm.sum / lm.tokens as f64;
-    let loss = step.contrast.loss.clone() + step.itm.clone() + lm.clone();
-    let mut outputs = shared(&step, &start.queue);
+    let ids = [u32::MAX - 1, u32::MAX];
+    let step = step(case, setup, (MedParts::Both, &parts), Positives::Pair, &ids)?;
+    let mut outputs = step.shared();
     let [i2t, t2i] = &step.contrast.logits;
-    outputs.extend([
-        scalar("loss_lm", &lm),
-        scalar("loss", &loss),
-        matrix("sim_i2t", i2t),
-        matrix("sim_t2i", t2i),
-    ]);
-    let vocabulary = start.med.config().text_config.vocab_size;
+    outputs.extend([matrix("sim_i2t", i2t), matrix("sim_t2i", t2i)]);
+    let own: Vec<usize> = (0..step.texts.rows()).collect();
+    let vocabulary = step.med.config().text_config.vocab_size;
     let shape = [step.texts.rows(), step.texts.padded_len(), vocabulary];
-    let logits = start.med.lm_logits(&step.memory, &step.texts, &own);
+    let logits = step.med.lm_logits(&step.memory, &step.texts, &own);
     outputs.push(("decoder_logits".into(), Array::tensor(&shape, logits)));
-    let gradients = start.med.gradients(&mut loss.backward());
-    outputs.extend(named(case, "grad.", &start.med, &gradients, &|name| {
+    let layout = step.med.layout();
+    let gradients = (&layout[..], &step.gradient.flat[..]);
+    outputs.extend(named(case, "grad.", gradients, &|name| {
         blip::place(name, MedParts::Both, blip::Encoders::Online)
     }));
-    let copies = start.momentum.encoders();
-    outputs.extend(named(
-        case,
-        "after.",
-        copies,
-        &start.momentum.params(),
-        &|name| blip::place(name, MedParts::Both, blip::Encoders::Momentum),
-    ));
+    let copies = (&step.copies.0[..], &step.copies.1[..]);
+    outputs.extend(named(case, "after.", copies, &|name| {
+        blip::place(name, MedParts::Both, blip::Encoders::Momentum)
+    }));
     let names = ["image_queue_after", "text_queue_after"];
-    for (name, features) in names.into_iter().zip(start.queue.features()) {
-        let capacity = start.queue.capacity();
+    for (name, features) in names.into_iter().zip(step.queue().features()) {
+        let capacity = step.queue().capacity();
         let shape = [features.len() / capacity, capacity];
         let columns = transposed(features, capacity);
         outputs.push((name.into(), Array::float(&shape, columns)));
@@ -148,20 +196,17 @@ pub fn pretrain(case: &Case, setup: &Setup) -> Result<Outputs, String> {
     Ok(outputs)
 }
 
-/// The expected outputs behind `prefix`, from a flat vector. A shared parameter may be asked for
-/// under the encoder's name.
+/// The expected outputs behind `prefix`, from a flat vector with its layout. A shared parameter may be
+/// asked for under the encoder's name.
 fn named(
     case: &Case,
     prefix: &str,
-    model: &Med,
-    flat: &[f32],
+    (layout, flat): (&[ParamSlice], &[f32]),
     place: &dyn Fn(&str) -> Option<names::Stored>,
 ) -> Outputs {
-    let layout = model.layout();
     let asked = case.expected.iter().filter_map(|(output, expected)| {
         let name = output.strip_prefix(prefix)?;
-        let stored = |slice: &&_| -> bool {
-            let slice: &capstan_model::params::ParamSlice = slice;
+        let stored = |slice: &&ParamSlice| -> bool {
             place(&slice.name).is_some_and(|stored| stored.name == name)
         };
         let found = layout.iter().find(stored);
@@ -173,26 +218,25 @@ fn named(
 }
 
 pub fn retrieval(case: &Case, setup: &Setup) -> Result<Outputs, String> {
-    let mut start = Released::read(&case.path, setup, MedParts::Filter)?;
+    let parts = [Objective::Itc, Objective::Itm];
     let ids = case.input("image_id")?.ints().iter();
-    let ids: Vec<u64> = ids.map(|id| *id as u64).collect();
-    let step = step(case, setup, &mut start, &ids)?;
-    let mut outputs = shared(&step, &start.queue);
-    let loss = step.contrast.loss.clone() + step.itm.clone();
-    // Of the batch alone and without copies: what the hard negatives are drawn from.
+    let ids: Vec<u32> = ids.map(|id| *id as u32).collect();
+    let parts = (MedParts::Filter, &parts[..]);
+    let step = step(case, setup, parts, Positives::Picture, &ids)?;
+    let mut outputs = step.shared();
+    // Of the batch alone and without copies: what the release draws hard negatives from.
     let cosines = step
         .own
         .images
         .clone()
         .matmul(step.own.texts.clone().transpose());
-    let pictures = start.queue.pictures().iter();
-    let pictures = pictures.map(|id| id.map_or(-100, |id| id as i64)).collect();
+    let classes = step.queue().classes().iter();
+    let pictures = classes.map(|entry| entry.map_or(-100, |entry| entry.picture as i64));
     outputs.extend([
-        scalar("loss", &loss),
-        matrix("sim_i2t", &(cosines / start.med.temperature().unsqueeze())),
+        matrix("sim_i2t", &(cosines / step.med.temperature().unsqueeze())),
         (
             "idx_queue_after".into(),
-            Array::int(&[1, start.queue.capacity()], pictures),
+            Array::int(&[1, step.queue().capacity()], pictures.collect()),
         ),
     ]);
     Ok(outputs)

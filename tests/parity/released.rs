@@ -9,7 +9,7 @@ use super::case::{self, WEIGHTS};
 use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
 use capstan_model::names::{self, Tensor, blip};
 use capstan_model::{Med, MedParts, Model};
-use capstan_train::momentum::{Momentum, Queue};
+use capstan_train::momentum::{Classes, Momentum, Queue};
 use serde::Deserialize;
 
 /// `config.json`.
@@ -128,9 +128,9 @@ impl Released {
         let place = |name: &str| blip::place(name, parts, blip::Encoders::Online);
         let flat = names::flat(&med.layout(), &weights, &place, &is_buffer).map_err(text)?;
         med.load_flat(&bounded(&med, flat));
-        let mut momentum = Momentum::new(&med, config.momentum);
+        let mut momentum = Momentum::new(&med, config.momentum).ok_or("no encoders")?;
         let mut params = momentum.params();
-        for slice in momentum.encoders().layout() {
+        for slice in momentum.layout() {
             // The copies have neither a match head nor a temperature.
             if slice.name.starts_with("itm_head") || slice.name == "temperature" {
                 continue;
@@ -140,7 +140,7 @@ impl Released {
             let values = names::flat(one, &weights, &copy, &|_| true).map_err(text)?;
             params[slice.range].copy_from_slice(&values);
         }
-        momentum.restore(&params);
+        assert!(momentum.restore(&params), "as many values as there were");
         Ok(Self {
             queue: queue(&weights, &array::read_ints(&path)?, config.embed_dim)?,
             med,
@@ -173,16 +173,17 @@ fn queue(
     };
     let next = ints.get("queue_ptr").ok_or_else(|| missing("queue_ptr"))?[0] as usize;
     let images = rows("image_queue")?;
-    let pictures = match ints.get("idx_queue") {
-        Some(ids) => ids.iter().map(|id| u64::try_from(*id).ok()).collect(),
+    let classes = match ints.get("idx_queue") {
+        // The release has no classes of texts.
+        Some(ids) => ids
+            .iter()
+            .map(|id| u64::try_from(*id).ok())
+            .map(|id| id.map(|picture| Classes { picture, text: 0 }))
+            .collect(),
         None => vec![None; images.len() / width],
     };
-    Ok(Queue::from_parts(
-        images,
-        rows("text_queue")?,
-        pictures,
-        next,
-    ))
+    let queue = Queue::from_parts(images, rows("text_queue")?, width, classes, next);
+    queue.ok_or_else(|| "the queues differ in size".to_owned())
 }
 
 /// A matrix of `rows` rows with rows and columns exchanged.

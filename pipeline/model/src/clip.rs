@@ -240,6 +240,14 @@ impl Network for Clip {
         None
     }
 
+    fn has_dropout(&self) -> bool {
+        false
+    }
+
+    fn blank_encoders(&self) -> Option<Box<dyn Network>> {
+        None
+    }
+
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {
         folder::write(path, &self.config, self, own_name, assets)
     }
@@ -252,6 +260,10 @@ impl Embed for Clip {
 
     fn text_features(&self, texts: &TokenBatch) -> Tensor<2> {
         ops::normalise(self.encode_text(texts))
+    }
+
+    fn width(&self) -> usize {
+        self.config.projection_dim
     }
 
     fn scale(&self) -> (&Param, Scale) {

@@ -23,6 +23,7 @@ mod blocks;
 pub mod clip;
 pub mod config;
 pub mod device;
+mod dropout;
 pub mod folder;
 pub mod generate;
 pub mod init;

@@ -137,6 +137,14 @@ pub trait Network: Model + Debug + Send + Sync {
     /// Its decoder, if it has one.
     fn generator(&self) -> Option<&dyn Generate>;
 
+    /// Whether its text transformer applies the dropout of a [`TokenBatch`].
+    fn has_dropout(&self) -> bool;
+
+    /// A network of the encoders of its common space and their heads alone, which its momentum copies
+    /// live in: all values zero, the same stored names, on the device without gradients. `None` if
+    /// its family is not trained with momentum encoders.
+    fn blank_encoders(&self) -> Option<Box<dyn Network>>;
+
     /// Writes a model folder in Hugging Face layout. The same model gives the same bytes.
     ///
     /// # Errors
@@ -151,6 +159,9 @@ pub trait Embed: Sync {
 
     /// Text features of length 1, `[rows, width]`.
     fn text_features(&self, texts: &TokenBatch) -> Tensor<2>;
+
+    /// Width of the space.
+    fn width(&self) -> usize;
 
     /// How alike pictures (rows) and texts (columns) are by their features, `[pictures, texts]`:
     /// the cosine.

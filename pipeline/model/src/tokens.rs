@@ -1,11 +1,14 @@
 //! A batch of token rows, padded to one length.
 
+use crate::dropout::{Dropout, LayerDropout};
+
 /// Token ids `[rows, len]`, padded on the right, with the length of every row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenBatch {
     ids: Vec<u32>,
     lengths: Vec<u32>,
     len: usize,
+    dropout: Option<Dropout>,
 }
 
 impl TokenBatch {
@@ -25,7 +28,12 @@ impl TokenBatch {
             ids.extend_from_slice(row.as_ref());
             ids.resize(ids.len().next_multiple_of(len), pad);
         }
-        Self { ids, lengths, len }
+        Self {
+            ids,
+            lengths,
+            len,
+            dropout: None,
+        }
     }
 
     /// A padded table `[lengths.len(), len]` as it is.
@@ -38,7 +46,28 @@ impl TokenBatch {
             lengths.iter().all(|l| *l > 0 && *l as usize <= len),
             "lengths of rows"
         );
-        Self { ids, lengths, len }
+        Self {
+            ids,
+            lengths,
+            len,
+            dropout: None,
+        }
+    }
+
+    /// The same rows, for a pass of training that drops a share of the values of the text transformer.
+    ///
+    /// - `rate`: the share, at least 0 and below 1.
+    /// - `keys`: one a row; equal keys drop equal values of rows of equal length.
+    ///
+    /// # Panics
+    /// If the rate is out of bounds, or there is not a key for every row.
+    pub fn with_dropout(&self, rate: f64, keys: Vec<u64>) -> Self {
+        let dropout = Dropout::new(rate, keys);
+        assert_eq!(dropout.rows(), self.rows(), "a key for every row");
+        Self {
+            dropout: Some(dropout),
+            ..self.clone()
+        }
     }
 
     /// All ids, row by row.
@@ -73,6 +102,12 @@ impl TokenBatch {
             row[0] = id;
         }
         batch
+    }
+
+    /// The dropout of a layer, if the pass has dropout.
+    pub(crate) fn dropout(&self, layer: usize) -> Option<LayerDropout<'_>> {
+        let dropout = self.dropout.as_ref()?;
+        Some(LayerDropout::new(self, dropout, layer))
     }
 
     /// The key lengths as a mask needs them: `None` where no row is padded.

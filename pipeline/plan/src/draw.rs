@@ -31,6 +31,19 @@ impl Draws {
         (self.u64(item, position) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
+    /// A stream of draws of this item, each uniform in `[0, 1)` with 53 bits: for items that need many.
+    pub fn units(&self, item: &[u8]) -> impl Iterator<Item = f64> + use<> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(&u64::MAX.to_le_bytes());
+        hasher.update(item);
+        let mut stream = hasher.finalize_xof();
+        std::iter::repeat_with(move || {
+            let mut bytes = [0u8; 8];
+            stream.fill(&mut bytes);
+            (u64::from_le_bytes(bytes) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        })
+    }
+
     /// `0..len` in an order drawn for `item` (Fisher-Yates).
     pub fn permutation(&self, item: &[u8], len: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..len).collect();
@@ -63,8 +76,15 @@ mod tests {
     #[test]
     fn units_are_uniform_enough() {
         let draws = Draws::new(7, "mean");
-        let mean = (0..10_000).map(|i| draws.unit(b"", i)).sum::<f64>() / 10_000.0;
-        assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
+        let by_position = (0..10_000).map(|i| draws.unit(b"", i)).sum::<f64>() / 10_000.0;
+        let by_stream = draws.units(b"").take(10_000).sum::<f64>() / 10_000.0;
+        for mean in [by_position, by_stream] {
+            assert!((mean - 0.5).abs() < 0.02, "mean {mean}");
+        }
+        let first = |draws: &Draws, item: &[u8]| draws.units(item).next();
+        assert_eq!(first(&draws, b"a"), first(&draws, b"a"));
+        assert_ne!(first(&draws, b"a"), first(&draws, b"b"));
+        assert_ne!(first(&draws, b"a"), first(&Draws::new(8, "mean"), b"a"));
     }
 
     #[test]

@@ -17,12 +17,14 @@ use crate::id::{DatasetName, DeviceKind, Digest, ShardId, StageName};
 use crate::pipeline::Graph;
 use crate::task::Role;
 
+mod architecture;
 mod augmentation;
 mod balance;
 mod caption;
 mod crawl;
 mod curate;
 mod decoding;
+mod distillation;
 mod evaluate;
 mod filter;
 mod import;
@@ -34,12 +36,14 @@ mod storing;
 mod tokenizer;
 mod train;
 
+pub use architecture::{Activation, Architecture, Family};
 pub use augmentation::{Augmentation, RandAugment};
 pub use balance::{Balance, BalanceMode, BalanceWork};
 pub use caption::{Caption, CaptionWork};
 pub use crawl::{Crawl, CrawlWork};
 pub use curate::{Curate, CurateWork};
 pub use decoding::{Decoding, Strategy};
+pub use distillation::Distillation;
 pub use evaluate::{Captioning, Evaluate, EvaluateWork, Retrieval, ZeroShot};
 pub use filter::{Filter, FilterWork};
 pub use import::{Import, ImportFormat, ImportWork, Texts};
@@ -47,7 +51,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
-pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
+pub use train::{Decay, Objective, Positives, Train, TrainWork};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]

@@ -33,21 +33,22 @@ fn main() -> Result<(), Error> {
         .map(|argument| argument.parse::<usize>());
     let mut number = |default| numbers.next().unwrap_or(Ok(default));
     let (steps, world_size) = (number(100)?, number(2)?);
+    let all = r#"["itc", "itm", "lm"]"#;
+    let momentum = r#", "momentum": {"queue": 3200}"#;
+    let recipe = format!(r#"{momentum}, "dropout": 0.1"#);
     let arms = [
-        ("CLIP", Family::Clip, r#"["itc"]"#),
-        (
-            "BLIP itc + itm + lm",
-            Family::Blip,
-            r#"["itc", "itm", "lm"]"#,
-        ),
-        ("BLIP lm", Family::Blip, r#"["lm"]"#),
-        ("BLIP itc + itm", Family::Blip, r#"["itc", "itm"]"#),
+        ("CLIP", Family::Clip, r#"["itc"]"#, ""),
+        ("BLIP itc + itm + lm", Family::Blip, all, ""),
+        ("the same, momentum", Family::Blip, all, momentum),
+        ("momentum, dropout", Family::Blip, all, &recipe),
+        ("BLIP lm", Family::Blip, r#"["lm"]"#, ""),
+        ("BLIP itc + itm", Family::Blip, r#"["itc", "itm"]"#, ""),
     ];
-    for (name, family, objectives) in arms {
+    for (name, family, objectives, more) in arms {
         let config = serde_json::from_str(&format!(
             r#"{{"data": [], "tokenizer": "t", "objectives": {objectives}, "steps": {steps},
             "global_batch": {GLOBAL_BATCH}, "learning_rate": 3e-3, "label_smoothing": 0.1,
-            "shift_px": 4, "brightness_jitter": 0.15, "checkpoint_steps": 0}}"#
+            "shift_px": 4, "brightness_jitter": 0.15, "checkpoint_steps": 0{more}}}"#
         ))?;
         report(name, &time(&config, family, world_size)?);
     }

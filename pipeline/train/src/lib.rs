@@ -11,9 +11,10 @@
 //!                                                                              │ sum over ranks
 //!      metrics, checkpoints ◄── one step ◄── AdamW ◄── clip by global norm ◄───┘
 //! ```
-//! Every rank holds all parameters and applies the same update from the same bits, so nothing but
-//! gradients and features ever travels. All draws are keyed by seed, step and sample: the outcome
-//! is a function of the settings, the samples, the world size and the threads of a rank.
+//! Every rank holds all parameters, momentum copies and the queue, and applies the same update from
+//! the same bits, so nothing but gradients and features ever travels. All draws are keyed by seed,
+//! step and sample: the outcome is a function of the settings, the samples, the world size and the
+//! threads of a rank.
 
 mod augment;
 mod curve;

@@ -6,7 +6,7 @@ use capstan_model::config::{self, BlipConfig, ClipConfig, Sizes, SpecialIds, Vis
 use capstan_model::{
     Clip, Device, InitRecipe, Load, Med, MedParts, Model, Network, Scale, params, pretrained,
 };
-use capstan_plan::stage::{Activation, Architecture, Decay, Family, Objective};
+use capstan_plan::stage::{self, Activation, Architecture, Decay, Family, Objective};
 
 use crate::TrainError;
 
@@ -113,9 +113,15 @@ pub fn load(
     Ok(pretrained::open(folder, &load)?)
 }
 
-/// Fails if the network lacks what an objective trains.
-pub(crate) fn check(network: &dyn Network, objectives: &[Objective]) -> Result<(), TrainError> {
-    for objective in objectives {
+/// Fails if the network lacks what an objective trains, or has no dropout where the settings ask for it.
+pub(crate) fn check(network: &dyn Network, config: &stage::Train) -> Result<(), TrainError> {
+    if config.dropout > 0.0 && !network.has_dropout() {
+        return Err(TrainError::Settings {
+            field: "dropout",
+            problem: format!("a {} has no dropout: leave it out", network.role()),
+        });
+    }
+    for objective in &config.objectives {
         let has = match objective {
             Objective::Itc => network.embed().is_some(),
             Objective::Itm => network.embed().is_some() && network.matching().is_some(),
@@ -178,6 +184,32 @@ pub fn layout_digest(network: &(impl Model + ?Sized)) -> String {
 mod tests {
     use super::*;
     use capstan_model::DeviceSpec;
+
+    #[test]
+    fn dropout_of_a_clip_is_refused() {
+        let special = SpecialIds {
+            pad: 0,
+            unk: 1,
+            cls: 3,
+            sep: 4,
+            dec: 5,
+            enc: 6,
+        };
+        let device = DeviceSpec::Cpu.open().unwrap();
+        for (family, refused) in [("clip", true), ("blip", false)] {
+            let text = format!(
+                r#"{{"family": "{family}", "image_size": 8, "patch_size": 8, "width": 8, "heads": 2,
+                "vision_layers": 1, "text_layers": 1, "projection": 8, "max_text_tokens": 8}}"#
+            );
+            let architecture = serde_json::from_str(&text).unwrap();
+            let parts = [Objective::Itc];
+            let network = blank(&architecture, &parts, (10, &special), &device).unwrap();
+            let text = r#"{"data": [], "tokenizer": "t", "objectives": ["itc"], "steps": 1,
+                "global_batch": 1, "learning_rate": 1e-3, "dropout": 0.1}"#;
+            let found = check(&*network, &serde_json::from_str(text).unwrap());
+            assert_eq!(found.is_err(), refused, "{found:?}");
+        }
+    }
 
     #[test]
     fn towers_of_published_shapes_have_their_number_of_parameters() {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::momentum::{Buffers, Classes, Queue};
+
 /// The tensors' file.
 const TENSORS: &str = "state.safetensors";
 /// The index: which tensors lie in which file, and the counters.
@@ -31,6 +33,8 @@ pub struct State {
     pub second: Vec<f32>,
     /// Sums of the training curve.
     pub curve: Vec<f64>,
+    /// Momentum copies and queue; `None` where the training has none.
+    pub buffers: Option<Buffers>,
 }
 
 /// Why checkpoint files cannot be read.
@@ -61,6 +65,9 @@ pub enum StateError {
         /// Their type.
         dtype: Dtype,
     },
+    /// The parts of the queue do not fit together.
+    #[error("checkpoint tensors `queue.*` do not make a queue")]
+    Queue,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -71,9 +78,24 @@ struct Index {
     layout: String,
     params: usize,
     curve: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    buffers: Option<BuffersIndex>,
     /// Tensor name to file, as in sharded Hugging Face checkpoints.
     weight_map: BTreeMap<String, String>,
 }
+
+/// Sizes of the momentum copies and of the queue.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BuffersIndex {
+    copies: usize,
+    capacity: usize,
+    width: usize,
+    next: usize,
+}
+
+/// In the place of a class where an entry of the queue belongs to no sample.
+const NO_CLASS: u64 = u64::MAX;
 
 impl State {
     /// Writes the files of a checkpoint into `folder`, which exists.
@@ -81,18 +103,35 @@ impl State {
     /// # Errors
     /// [`StateError`] where a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), StateError> {
-        let tensors = [
+        let mut tensors = vec![
             ("params", Flat::new(&self.params, Dtype::F32)),
             ("adamw.first", Flat::new(&self.first, Dtype::F32)),
             ("adamw.second", Flat::new(&self.second, Dtype::F32)),
             ("curve", Flat::new(&self.curve, Dtype::F64)),
         ];
+        let classes = self.buffers.as_ref().map(classes);
+        if let Some((buffers, [pictures, words])) = self.buffers.as_ref().zip(classes.as_ref()) {
+            let [images, texts] = buffers.queue.features();
+            tensors.extend([
+                ("momentum", Flat::new(&buffers.copies, Dtype::F32)),
+                ("queue.images", Flat::new(images, Dtype::F32)),
+                ("queue.texts", Flat::new(texts, Dtype::F32)),
+                ("queue.picture_classes", Flat::new(pictures, Dtype::U64)),
+                ("queue.text_classes", Flat::new(words, Dtype::U64)),
+            ]);
+        }
         let index = Index {
             step: self.step,
             updates: self.updates,
             layout: self.layout.clone(),
             params: self.params.len(),
             curve: self.curve.len(),
+            buffers: self.buffers.as_ref().map(|buffers| BuffersIndex {
+                copies: buffers.copies.len(),
+                capacity: buffers.queue.capacity(),
+                width: buffers.queue.width(),
+                next: buffers.queue.next(),
+            }),
             weight_map: tensors
                 .iter()
                 .map(|(n, _)| ((*n).to_owned(), TENSORS.to_owned()))
@@ -128,21 +167,57 @@ impl State {
             }
             Ok(tensor.data())
         };
-        let floats = |name| {
-            let chunks = bytes(name, index.params, Dtype::F32)?.as_chunks().0;
+        let floats = |name, expected| {
+            let chunks = bytes(name, expected, Dtype::F32)?.as_chunks().0;
             Ok(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let classes = |name, expected| {
+            let chunks = bytes(name, expected, Dtype::U64)?.as_chunks().0;
+            Ok::<Vec<u64>, StateError>(chunks.iter().map(|b| u64::from_le_bytes(*b)).collect())
+        };
+        let buffers = |sizes: BuffersIndex| {
+            let features = sizes.capacity.saturating_mul(sizes.width);
+            let pictures = classes("queue.picture_classes", sizes.capacity)?;
+            let words = classes("queue.text_classes", sizes.capacity)?;
+            let pairs = pictures.into_iter().zip(words);
+            let classes = pairs.map(|(picture, text)| {
+                (picture != NO_CLASS || text != NO_CLASS).then_some(Classes { picture, text })
+            });
+            let queue = Queue::from_parts(
+                floats("queue.images", features)?,
+                floats("queue.texts", features)?,
+                sizes.width,
+                classes.collect(),
+                sizes.next,
+            );
+            Ok::<Buffers, StateError>(Buffers {
+                copies: floats("momentum", sizes.copies)?,
+                queue: queue.ok_or(StateError::Queue)?,
+            })
         };
         let curve = bytes("curve", index.curve, Dtype::F64)?.as_chunks().0;
         Ok(Self {
             step: index.step,
             updates: index.updates,
-            params: floats("params")?,
-            first: floats("adamw.first")?,
-            second: floats("adamw.second")?,
+            params: floats("params", index.params)?,
+            first: floats("adamw.first", index.params)?,
+            second: floats("adamw.second", index.params)?,
             curve: curve.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            buffers: index.buffers.map(buffers).transpose()?,
             layout: index.layout,
         })
     }
+}
+
+/// The picture and the text class of each entry of the queue.
+fn classes(buffers: &Buffers) -> [Vec<u64>; 2] {
+    let side = |class: fn(&Classes) -> u64| {
+        let entries = buffers.queue.classes().iter();
+        entries
+            .map(|entry| entry.as_ref().map_or(NO_CLASS, class))
+            .collect()
+    };
+    [side(|entry| entry.picture), side(|entry| entry.text)]
 }
 
 /// A flat tensor that is written from where it lies.
@@ -193,6 +268,23 @@ mod tests {
             first: vec![0.1; 4],
             second: vec![0.2; 4],
             curve: vec![40.0, 0.1 + 0.2, 1e-300],
+            buffers: None,
+        }
+    }
+
+    fn with_buffers() -> State {
+        let classes = Classes {
+            picture: 7,
+            text: u64::MAX,
+        };
+        let (images, texts) = (vec![0.5, -0.0, 1e-30, 4.0], vec![0.1; 4]);
+        let queue = Queue::from_parts(images, texts, 2, vec![Some(classes), None], 1);
+        State {
+            buffers: Some(Buffers {
+                copies: vec![1.5, -2.5, 0.0],
+                queue: queue.unwrap(),
+            }),
+            ..state()
         }
     }
 
@@ -207,6 +299,33 @@ mod tests {
         let read = State::read(folder.path()).unwrap();
         assert_eq!(read, state());
         assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
+    }
+
+    #[test]
+    fn momentum_copies_and_queue_are_part_of_the_files() {
+        let folder = tempfile::tempdir().unwrap();
+        with_buffers().write(folder.path()).unwrap();
+        assert_eq!(State::read(folder.path()).unwrap(), with_buffers());
+        let path = folder.path().join(INDEX);
+        let index = std::fs::read_to_string(&path).unwrap();
+        let wrong = index.replace("\"next\": 1", "\"next\": 2");
+        assert_ne!(wrong, index);
+        std::fs::write(&path, wrong).unwrap();
+        let error = State::read(folder.path()).unwrap_err();
+        assert!(matches!(error, StateError::Queue), "{error}");
+    }
+
+    #[test]
+    fn files_without_momentum_are_those_of_earlier_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        state().write(folder.path()).unwrap();
+        let index = std::fs::read_to_string(folder.path().join(INDEX)).unwrap();
+        let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+        let keys: Vec<&String> = index.as_object().unwrap().keys().collect();
+        let known = ["step", "updates", "layout", "params", "curve", "weight_map"];
+        assert_eq!(keys, known);
+        let tensors: Vec<&String> = index["weight_map"].as_object().unwrap().keys().collect();
+        assert_eq!(tensors, ["adamw.first", "adamw.second", "curve", "params"]);
     }
 
     #[test]

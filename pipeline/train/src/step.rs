@@ -12,6 +12,7 @@ use capstan_plan::results::{Training, TrainingStep};
 use capstan_plan::stage;
 
 use crate::loader::{Batches, Loader, Prepared};
+use crate::momentum::Teacher;
 use crate::objective::{Gradient, Objectives};
 use crate::{
     AdamW, AdamWConfig, Augment, Curve, Link, Pictures, RankPool, Sample, Schedule, State,
@@ -145,7 +146,7 @@ fn check(job: &Job<'_>, network: &dyn Network, world_size: usize) -> Result<(), 
     if config.objectives.is_empty() {
         return wrong("objectives", "name at least one of itc, itm, lm".to_owned());
     }
-    network::check(network, &config.objectives)?;
+    network::check(network, config)?;
     if job
         .samples
         .iter()
@@ -246,7 +247,9 @@ impl<'a> Loop<'a> {
             (config.label_smoothing, job.prompt_tokens),
             job.seed,
         )
-        .with_chunk(config.chunk);
+        .with_chunk(config.chunk)
+        .with_dropout(config.dropout)
+        .with_teacher(Teacher::at_start(network, config, job.samples, job.seed)?);
         let adamw = AdamWConfig {
             betas: config.betas,
             epsilon: config.epsilon,
@@ -293,6 +296,14 @@ impl<'a> Loop<'a> {
         }
         if !self.curve.restore(state.curve) {
             return foreign("it was trained on other objectives");
+        }
+        let restored = match (self.objectives.teacher_mut(), state.buffers) {
+            (Some(teacher), Some(buffers)) => teacher.restore(buffers),
+            (None, None) => true,
+            _ => false,
+        };
+        if !restored {
+            return foreign("it was trained with other `momentum`");
         }
         self.optimizer
             .restore(state.first, state.second, state.updates);
@@ -387,10 +398,14 @@ impl<'a> Loop<'a> {
             first,
             second,
             curve: self.curve.sums().to_vec(),
+            buffers: self.objectives.teacher_mut().map(Teacher::take_buffers),
         };
         let saved = checkpoints.save(&state);
         self.optimizer
             .restore(state.first, state.second, state.updates);
+        if let Some((teacher, buffers)) = self.objectives.teacher_mut().zip(state.buffers) {
+            teacher.put_back(buffers);
+        }
         saved.map_err(|error| TrainError::Save {
             step: self.step,
             kind: error.kind,
@@ -418,6 +433,8 @@ impl<'a> Loop<'a> {
         let learning_rate = self.schedule.learning_rate(step);
         let factor = clip_factor(norm, self.job.config.clip_norm);
         self.update(&gradient, factor, learning_rate);
+        self.objectives
+            .follow(self.network, gradient.newest.as_ref());
         Ok(TrainingStep {
             step,
             data_epoch,

@@ -3,27 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
-use burn::tensor::Tensor;
+use anyhow::Result;
 use capstan_collective::SoloRing;
 use capstan_model::names::open_clip;
-use capstan_model::network::cross_entropy_sum;
 use capstan_model::params::Decay;
-use capstan_model::{
-    Clip, Device, Embed, Generate, Look, Match, Med, MedParts, Model, Network, TokenBatch, names,
-};
-use capstan_plan::draw::Draws;
+use capstan_model::{Clip, Device, MedParts, Model, names};
 use capstan_plan::stage::{self, Objective};
-use capstan_train::momentum::{Features, contrast, hard_targets};
-use capstan_train::objective::negatives::Negatives;
-use capstan_train::objective::positives::Positives;
+use capstan_train::momentum::Teacher;
 use capstan_train::objective::{Objectives, Slice};
 use capstan_train::{AdamW, AdamWConfig, Link};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use crate::Run;
-use crate::inputs::{Inputs, host};
+use crate::inputs::Inputs;
 use crate::pace::{finish, reset_peak_rss};
 use crate::parity::Setup;
 use crate::parity::released::Released;
@@ -125,13 +118,7 @@ fn clip(model: &Path, inputs: &Inputs, device: &Device) -> Result<Step> {
     let tokens = inputs.ids("input_ids")?;
     let objectives = Objectives::new(&[Objective::Itc], stage::Positives::Pair, (0.0, 0), 0);
     Ok(Box::new(move || {
-        let slice = Slice {
-            step: trainer.losses.len() as u64,
-            range: 0..tokens.len(),
-            pixels: pixels.clone(),
-            tokens: tokens.clone(),
-            pictures: (0..tokens.len() as u32).collect(),
-        };
+        let slice = slice(&trainer, &pixels, &tokens);
         let mut ring = SoloRing;
         let mut link = Link::new(&mut ring, Duration::from_secs(60));
         let gradient = objectives.gradient(&clip, &slice, &mut link)?;
@@ -147,75 +134,35 @@ fn blip(model: &Path, inputs: &Inputs, run: &Run) -> Result<Step> {
     let Released {
         mut med,
         mut momentum,
-        mut queue,
+        queue,
     } = released;
     let mut trainer = Trainer::new(&med);
-    let pixels = inputs.pixels(&setup.training_device())?;
-    let rows = inputs.ids("input_ids")?;
-    let texts = TokenBatch::new(&rows, 0);
-    let batch = texts.rows();
-    let draws = Draws::new(0, "hard negatives");
-    let pictures: Vec<u64> = (0..batch as u64).collect();
-    let each: Vec<usize> = (0..batch).collect();
-    let positives = Positives::new(stage::Positives::Pair, &[], &rows);
+    let (_, pixels) = inputs.floats("pixels")?;
+    let tokens = inputs.ids("input_ids")?;
+    momentum.update(&med);
+    let teacher = Teacher::new(momentum, queue, SOFT_SHARE, 0);
+    let parts = [Objective::Itc, Objective::Itm, Objective::Lm];
+    let mut objectives = Objectives::new(&parts, stage::Positives::Pair, (SMOOTHING, 0), 0)
+        .with_teacher(Some(teacher));
     Ok(Box::new(move || {
-        let images = med.encode(pixels.clone());
-        let own = Features {
-            images: med.image_features(&images),
-            texts: med.text_features(&texts),
-        };
-        momentum.update(&med);
-        let copies = momentum.features(pixels.clone(), &texts);
-        let entries = queue.entries(&copies);
-        let columns = batch + queue.capacity();
-        let hard = hard_targets(batch, columns, &|row, column| row == column, &copies);
-        let temperature = med.temperature();
-        let itc = contrast(
-            &own,
-            &copies,
-            &entries,
-            temperature,
-            &hard,
-            SOFT_SHARE,
-            batch,
-        );
-        queue.push(
-            &host(copies.images.clone())?,
-            &host(copies.texts.clone())?,
-            &pictures,
-        );
-        let logits = itc.logits[0].clone().inner().narrow(1, 0, batch);
-        let step = trainer.losses.len() as u64;
-        let drawn = Negatives::draw(&draws, step, &host(logits)?, &positives);
-        let memory = med.memory(&images);
-        let itm = matching(&med, &memory, &rows, &drawn)?;
-        let lm = med.lm_loss(&memory, &texts, &each, SMOOTHING);
-        let total = itc.loss + itm + lm.sum / lm.tokens as f64;
-        let loss = f64::from(host(total.clone().inner())?[0]);
-        ensure!(loss.is_finite(), "the loss is {loss}");
-        let gradient = med.gradients(&mut total.backward());
-        trainer.apply(&mut med, &gradient, loss);
+        let slice = slice(&trainer, &pixels, &tokens);
+        let mut ring = SoloRing;
+        let mut link = Link::new(&mut ring, Duration::from_secs(60));
+        let gradient = objectives.gradient(&med, &slice, &mut link)?;
+        let loss = gradient.losses.values().sum();
+        trainer.apply(&mut med, &gradient.flat, loss);
+        objectives.follow(&med, gradient.newest.as_ref());
         Ok(loss)
     }))
 }
 
-/// The mean over the pairs, over each picture with a drawn text, and over each text with a drawn picture.
-fn matching(
-    med: &Med,
-    memory: &capstan_model::Memory,
-    rows: &[Vec<u32>],
-    drawn: &Negatives,
-) -> Result<Tensor<1>> {
-    let mut pairs: Vec<(usize, usize, u32)> = (0..rows.len()).map(|own| (own, own, 1)).collect();
-    for (own, (text, image)) in drawn.texts.iter().zip(&drawn.images).enumerate() {
-        let (Some(text), Some(image)) = (text, image) else {
-            bail!("a batch of one sample has no negatives");
-        };
-        pairs.extend([(*text, own, 0), (own, *image, 0)]);
+/// The batch as that of the next step.
+fn slice(trainer: &Trainer, pixels: &[f32], tokens: &[Vec<u32>]) -> Slice {
+    Slice {
+        step: trainer.losses.len() as u64,
+        range: 0..tokens.len(),
+        pixels: pixels.to_vec(),
+        tokens: tokens.to_vec(),
+        pictures: (0..tokens.len() as u32).collect(),
     }
-    let texts: Vec<&[u32]> = pairs.iter().map(|(text, ..)| &*rows[*text]).collect();
-    let which: Vec<usize> = pairs.iter().map(|(_, image, _)| *image).collect();
-    let classes: Vec<u32> = pairs.iter().map(|(.., class)| *class).collect();
-    let logits = med.match_logits(memory, &TokenBatch::new(&texts, 0), &which);
-    Ok(cross_entropy_sum(logits, &classes, 0.0) / classes.len() as f64)
 }

@@ -13,8 +13,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames};
+use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames, dropped};
 use crate::config::BlipConfig;
+use crate::dropout::Site;
 use crate::folder::{self, Assets};
 use crate::generate::Decoder;
 use crate::network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, Network, Scale};
@@ -253,7 +254,8 @@ impl Med {
     ) -> Tensor<2> {
         let (rows, len) = (texts.rows(), texts.padded_len());
         let at: Vec<u32> = (0..rows).flat_map(|_| 0..len as u32).collect();
-        let mut x = self.embed_tokens(texts.ids(), &at);
+        let x = self.embed_tokens(texts.ids(), &at);
+        let mut x = dropped(x, texts.dropout(0), Site::Embeddings);
         let own = Keys {
             lengths: texts.mask_lengths().map(<[u32]>::to_vec),
             rule: match uses {
@@ -268,7 +270,7 @@ impl Med {
         });
         for (i, layer) in self.layers.iter().enumerate() {
             let look = seen.as_ref().map(|(memory, keys)| (memory.layer(i), keys));
-            x = layer.forward(x, uses, &own, look);
+            x = layer.forward(x, uses, &own, look, texts.dropout(i));
         }
         x
     }
@@ -340,6 +342,18 @@ impl Network for Med {
         self.parts.decodes().then_some(self)
     }
 
+    fn has_dropout(&self) -> bool {
+        true
+    }
+
+    fn blank_encoders(&self) -> Option<Box<dyn Network>> {
+        self.parts.encodes().then(|| {
+            let device = self.device.clone().inner();
+            let filter = Med::new(self.config.clone(), MedParts::Filter, &device);
+            Box::new(filter) as Box<dyn Network>
+        })
+    }
+
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {
         self.save_parts(path, assets)
     }
@@ -358,6 +372,10 @@ impl Embed for Med {
         let hidden = self.hidden(texts, Use::Encoder, None);
         let projection = &self.encoder_heads().text_proj;
         ops::normalise(projection.forward(first_tokens(hidden, texts)))
+    }
+
+    fn width(&self) -> usize {
+        self.config.image_text_hidden_size
     }
 
     fn scale(&self) -> (&Param, Scale) {

@@ -13,6 +13,8 @@ use crate::pretrained::Load;
 use crate::tokens::TokenBatch;
 use crate::weights::{Error, INDEX_FILE, Keep, WEIGHTS_FILE};
 
+mod dropout;
+
 const SPECIAL: SpecialIds = SpecialIds {
     pad: 0,
     unk: 1,

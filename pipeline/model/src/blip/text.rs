@@ -4,8 +4,9 @@
 use burn::tensor::{Device, Tensor};
 
 use super::MedParts;
-use crate::blocks::{CrossAttention, LayerCache, LayerNorm, Mlp, SelfAttention};
+use crate::blocks::{CrossAttention, LayerCache, LayerNorm, Mlp, SelfAttention, dropped};
 use crate::config::Tower;
+use crate::dropout::{LayerDropout, Site};
 use crate::ops::Keys;
 use crate::params::params;
 
@@ -84,8 +85,10 @@ impl TextLayer {
         uses: Use,
         own: &Keys,
         look: Option<Look<'_>>,
+        dropout: Option<LayerDropout<'_>>,
     ) -> Tensor<2> {
-        self.rest(self.attention(uses).forward(x, own), look)
+        let x = self.attention(uses).forward(x, own, dropout);
+        self.rest(x, look, dropout)
     }
 
     /// New tokens through the decoder, whose earlier tokens lie in `cache`.
@@ -97,14 +100,19 @@ impl TextLayer {
         look: Look<'_>,
     ) -> Tensor<2> {
         let attention = self.attention(Use::Decoder);
-        self.rest(attention.forward_cached(x, cache, own), Some(look))
+        self.rest(attention.forward_cached(x, cache, own), Some(look), None)
     }
 
-    fn rest(&self, mut x: Tensor<2>, look: Option<Look<'_>>) -> Tensor<2> {
+    fn rest(
+        &self,
+        mut x: Tensor<2>,
+        look: Option<Look<'_>>,
+        dropout: Option<LayerDropout<'_>>,
+    ) -> Tensor<2> {
         if let Some((kv, keys)) = look {
-            x = self.cross.forward(x, kv.clone(), keys);
+            x = self.cross.forward(x, kv.clone(), keys, dropout);
         }
-        let hidden = self.mlp.forward(x.clone());
+        let hidden = dropped(self.mlp.forward(x.clone()), dropout, Site::MlpOutput);
         self.norm.of_sum(x, hidden)
     }
 
@@ -116,5 +124,46 @@ impl TextLayer {
                 .expect("a captioner has no text encoder"),
             Use::Decoder => self.decoder.as_ref().expect("a filter has no decoder"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Activation;
+    use crate::device::DeviceSpec;
+    use crate::params::Params;
+    use crate::tokens::TokenBatch;
+
+    #[test]
+    fn a_layer_drops_of_the_output_of_its_mlp() {
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let tower = Tower {
+            width: 8,
+            heads: 2,
+            layers: 1,
+            hidden: 16,
+            epsilon: 1e-12,
+            activation: Activation::Gelu,
+        };
+        let mut layer = TextLayer::new(0, &tower, 8, MedParts::Filter, &device);
+        let mut params = Vec::new();
+        layer.collect_mut(&mut params);
+        for param in params {
+            param.edit(|values| {
+                let waves = values.iter_mut().enumerate();
+                waves.for_each(|(at, value)| *value = (at as f32 * 0.7).sin());
+            });
+        }
+        let texts = TokenBatch::new(&[[1u32; 3]], 0).with_dropout(0.4, vec![9]);
+        let dropout = texts.dropout(0).unwrap();
+        let x = Tensor::<2>::ones([3, 8], &device);
+        let hidden = dropout.values(layer.mlp.forward(x.clone()), Site::MlpOutput);
+        let want = layer.norm.of_sum(x.clone(), hidden);
+        let far: f32 = (layer.rest(x, None, Some(dropout)) - want)
+            .abs()
+            .max()
+            .into_scalar();
+        assert!(far < 1e-6, "{far}");
     }
 }

@@ -10,7 +10,7 @@ use crate::config::{Activation, Tower};
 use crate::ops;
 use crate::params::{Kind, Param, Part, params};
 
-pub(crate) use bert::{CrossAttention, SelfAttention};
+pub(crate) use bert::{CrossAttention, SelfAttention, dropped};
 pub(crate) use cache::{Cache, LayerCache};
 pub(crate) use vit::{PreNormLayer, PreNormNames, Vit, VitNames};
 

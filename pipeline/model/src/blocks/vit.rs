@@ -70,7 +70,9 @@ impl PreNormLayer {
 
     pub fn forward(&self, x: Tensor<2>, keys: &Keys) -> Tensor<2> {
         let qkv = self.qkv.forward(self.norm1.forward(x.clone()));
-        let attended = self.out.forward(ops::self_attention(qkv, self.heads, keys));
+        let attended = self
+            .out
+            .forward(ops::self_attention(qkv, self.heads, keys, None));
         let x = x + attended;
         let hidden = self.mlp.forward(self.norm2.forward(x.clone()));
         x + hidden

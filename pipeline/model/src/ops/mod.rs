@@ -65,28 +65,39 @@ pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
 }
 
 /// Attention of each row over itself: `qkv` is `[rows * len, 3 * width]`.
-pub(crate) fn self_attention(qkv: Tensor<2>, heads: usize, keys: &Keys) -> Tensor<2> {
-    if fused::on_cpu(&qkv) {
+///
+/// - `factors`: of the attention weights, `[rows, heads, q_len, k_len]`, in training with dropout.
+pub(crate) fn self_attention(
+    qkv: Tensor<2>,
+    heads: usize,
+    keys: &Keys,
+    factors: Option<Tensor<4>>,
+) -> Tensor<2> {
+    // The fused form keeps no weights that factors could be applied to.
+    if fused::on_cpu(&qkv) && factors.is_none() {
         return fused::attention(qkv, None, heads, keys);
     }
     let width = qkv.dims()[1] / 3;
     let third = |i: usize| qkv.clone().narrow(1, i * width, width);
-    plain::attention(third(0), third(1), third(2), heads, keys)
+    plain::attention([third(0), third(1), third(2)], heads, keys, factors)
 }
 
 /// Attention of `query` `[rows * q_len, width]` over `kv` `[blocks * k_len, 2 * width]`.
+///
+/// - `factors`: as of [`self_attention`].
 pub(crate) fn cross_attention(
     query: Tensor<2>,
     kv: Tensor<2>,
     heads: usize,
     keys: &Keys,
+    factors: Option<Tensor<4>>,
 ) -> Tensor<2> {
-    if fused::on_cpu(&query) {
+    if fused::on_cpu(&query) && factors.is_none() {
         return fused::attention(query, Some(kv), heads, keys);
     }
     let width = query.dims()[1];
     let (key, value) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
-    plain::attention(query, key, value, heads, keys)
+    plain::attention([query, key, value], heads, keys, factors)
 }
 
 /// Patches of pictures `[batch, channels, side, side]` as rows

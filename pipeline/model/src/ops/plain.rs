@@ -37,13 +37,13 @@ pub(crate) fn activation(x: Tensor<2>, kind: Activation) -> Tensor<2> {
     }
 }
 
-/// `query`: `[rows * q_len, width]`; `key`, `value`: `[blocks * k_len, width]`.
+/// - `query`: `[rows * q_len, width]`; `key`, `value`: `[blocks * k_len, width]`.
+/// - `factors`: of the attention weights, `[rows, heads, q_len, k_len]`.
 pub(crate) fn attention(
-    query: Tensor<2>,
-    key: Tensor<2>,
-    value: Tensor<2>,
+    [query, key, value]: [Tensor<2>; 3],
     heads: usize,
     keys: &Keys,
+    factors: Option<Tensor<4>>,
 ) -> Tensor<2> {
     let device = query.device();
     let [_, width] = query.dims();
@@ -72,6 +72,9 @@ pub(crate) fn attention(
     if let Some(hidden) = hidden {
         // The softmax of a query that sees no key is uniform.
         weights = weights.mask_fill(hidden, 0.0);
+    }
+    if let Some(factors) = factors {
+        weights = weights * factors;
     }
     weights
         .matmul(value)

@@ -85,9 +85,16 @@ pub trait Model: Params {
 
     /// Every stored tensor that is trained with its place in the flat vector.
     fn layout(&self) -> Vec<ParamSlice> {
+        self.layout_of(Role::Trained)
+    }
+
+    /// Every stored tensor of this role with its place among them, in the order of
+    /// [`Model::params`].
+    fn layout_of(&self, role: Role) -> Vec<ParamSlice> {
         let mut start = 0;
         let mut slices = Vec::new();
-        for param in self.trained() {
+        let params = self.params().into_iter();
+        for param in params.filter(|param| param.role() == role) {
             for part in param.parts() {
                 let range = start..start + part.len();
                 start = range.end;

@@ -229,6 +229,48 @@ fn a_batch_that_cannot_be_shared_out_is_refused() {
 }
 
 #[test]
+fn momentum_needs_the_contrast_of_a_blip_and_dropout_a_blip() {
+    let with = |line: &str, stage: &str, changes: &[(&str, &str)]| {
+        let name = format!("name = \"{stage}\"\n");
+        let mut text = DEMO.replacen(&name, &format!("{name}{line}\n"), 1);
+        assert_ne!(text, DEMO, "{stage}");
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replacen(from, to, 1);
+        }
+        text
+    };
+    let (momentum, dropout) = ("momentum = { queue = 64 }", "dropout = 0.1");
+    for (line, stage) in [
+        (momentum, "blip_web"),
+        (momentum, "matcher"),
+        (dropout, "blip_web"),
+        (dropout, "captioner"),
+    ] {
+        Pipeline::from_toml(&with(line, stage, &[]), "p.toml").unwrap();
+    }
+    let of_clip = ("init = \"blip_web\"", "init = \"clip_web\"");
+    let contrast = ("[\"lm\"]\nsteps = 800", "[\"itc\"]\nsteps = 800");
+    for (line, stage, changes) in [
+        (momentum, "captioner", &[][..]),
+        (momentum, "clip_web", &[]),
+        (momentum, "captioner", &[of_clip, contrast]),
+        (dropout, "clip_web", &[]),
+        (dropout, "captioner", &[of_clip, contrast]),
+    ] {
+        let problems = refused(&with(line, stage, changes));
+        let own = match line == momentum {
+            true => {
+                "`momentum = { ... }`: must be left out unless `objectives` has itc and the model is a BLIP"
+            }
+            false => "`dropout = 0.1`: must be 0 for CLIP, whose recipe has no dropout",
+        };
+        let own = format!("stage `{stage}`: {own}");
+        assert!(problems[0].ends_with(&own), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_text_that_is_no_toml_is_refused_with_its_line() {
     let problems = refused("name = \"x\"\nseed = = 1\n");
     assert!(problems[0].starts_with("p.toml:2: "), "{problems:?}");

@@ -20,6 +20,7 @@ const SOURCES: &[&str] = &[
     include_str!("balance.rs"),
     include_str!("tokenizer.rs"),
     include_str!("train.rs"),
+    include_str!("architecture.rs"),
     include_str!("caption.rs"),
     include_str!("filter.rs"),
     include_str!("evaluate.rs"),
@@ -27,6 +28,7 @@ const SOURCES: &[&str] = &[
     include_str!("storing.rs"),
     include_str!("source.rs"),
     include_str!("decoding.rs"),
+    include_str!("distillation.rs"),
     include_str!("../row.rs"),
 ];
 
@@ -45,10 +47,11 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// Tables within stages: the title, the struct, and the stage and key of an example.
-const TABLES: [(&str, &str, &str, &str); 9] = [
+const TABLES: [(&str, &str, &str, &str); 10] = [
     ("storing", "Storing", "web", "storing"),
     ("data", "Source", "words", "data[]"),
     ("architecture", "Architecture", "blip", "architecture"),
+    ("momentum", "Distillation", "blip", "momentum"),
     ("augment", "Augmentation", "blip", "augment"),
     ("randaugment", "RandAugment", "blip", "augment.randaugment"),
     ("decoding", "Decoding", "captions", "decoding"),
@@ -59,8 +62,9 @@ const TABLES: [(&str, &str, &str, &str); 9] = [
 
 /// Defaults of keys that are left out of the stored settings while they have them, so that recipes
 /// made before the keys existed stay valid.
-const UNSTORED_DEFAULTS: [(&str, &str); 3] = [
+const UNSTORED_DEFAULTS: [(&str, &str); 4] = [
     ("no_repeat_ngram", "`0`"),
+    ("dropout", "`0`"),
     ("texts", "`\"optional\"`"),
     ("bytes_per_file", "`268435456`"),
 ];
@@ -415,8 +419,8 @@ fn candidates(type_name: &str) -> Vec<toml::Value> {
         ],
         "bool" => &[],
         list if list.starts_with("Vec") => &["[]"],
-        "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Storing" | "Retrieval"
-        | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
+        "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Distillation"
+        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
         _ => &["\"no such variant\""],
     };
     let parse = |text: &&str| {

@@ -5,7 +5,9 @@ use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
+use super::architecture::{Architecture, Family};
 use super::augmentation::Augmentation;
+use super::distillation::Distillation;
 use super::source::{self, Source};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
@@ -14,75 +16,6 @@ use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
 use crate::recipe;
 use crate::task::{Data, Role};
-
-/// Which family a model belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Family {
-    /// Two encoders, contrastive.
-    Clip,
-    /// Multimodal mixture of encoder and decoder.
-    Blip,
-}
-
-/// The sizes of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Architecture {
-    /// CLIP or BLIP.
-    pub family: Family,
-    /// Side of the picture that the model sees, in pixels.
-    pub image_size: usize,
-    /// Side of a patch in pixels.
-    pub patch_size: usize,
-    /// Width of both towers.
-    pub width: usize,
-    /// Attention heads of both towers.
-    pub heads: usize,
-    /// Layers of the ViT.
-    pub vision_layers: usize,
-    /// Layers of the text transformer.
-    pub text_layers: usize,
-    /// Width of the shared embedding space.
-    pub projection: usize,
-    /// Tokens of a text at most, special ones included.
-    pub max_text_tokens: usize,
-    /// Width of the text tower; that of the ViT where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_width: Option<usize>,
-    /// Attention heads of the text tower; those of the ViT where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_heads: Option<usize>,
-    /// Width of the feed-forward layers of the ViT, as a multiple of its width.
-    #[serde(default = "mlp_ratio", skip_serializing_if = "is_mlp_ratio")]
-    pub mlp_ratio: f64,
-    /// The same for the text tower; that of the ViT where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_mlp_ratio: Option<f64>,
-    /// Activation of the feed-forward layers: `gelu`, or `quick_gelu` as OpenAI's CLIP.
-    #[serde(default, skip_serializing_if = "Activation::is_gelu")]
-    pub activation: Activation,
-    /// Added to the variance by the layer norms of the ViT; 1e-5 where it is left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub norm_epsilon: Option<f64>,
-}
-
-/// Activation of the feed-forward layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    /// `x * Phi(x)`, exact.
-    #[default]
-    Gelu,
-    /// `x * sigmoid(1.702 x)`.
-    QuickGelu,
-}
-
-impl Activation {
-    fn is_gelu(&self) -> bool {
-        *self == Self::Gelu
-    }
-}
 
 /// Which parameters decay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -160,6 +93,11 @@ pub struct Train {
     /// (those of one picture, as BLIP's retrieval), `picture_or_text` (or with the same tokens).
     #[serde(default)]
     pub positives: Positives,
+    /// Momentum encoders, queues and soft labels of `itc`, as BLIP's pre-training has them; left out,
+    /// there are none. The trained model holds none of them: a stage that goes on from it begins with
+    /// copies of its encoders and drawn queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<Distillation>,
     /// Optimiser steps.
     pub steps: u64,
     /// Samples of a step, over all ranks.
@@ -195,6 +133,11 @@ pub struct Train {
     /// Largest global norm of the gradient.
     #[serde(default = "clip_norm")]
     pub clip_norm: f64,
+    /// Share of the text transformer's activations and attention weights that a step drops, as BERT
+    /// does; BLIP trains with 0.1. Which ones is drawn by seed, step and sample. With dropout the
+    /// attention weights of all layers are in memory until the gradient is computed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropout: f64,
     /// Label smoothing of LM.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -240,73 +183,6 @@ pub struct TrainWork {
     pub init: Option<ModelDigest>,
 }
 
-impl Architecture {
-    /// States the rules of the sizes and how they fit together.
-    fn check(&self, check: &mut Check) {
-        check.any("family", "both families are meant");
-        check.integer("image_size", self.image_size, 1..=4_096);
-        check.integer("patch_size", self.patch_size, 1..=4_096);
-        let divides = self.patch_size > 0 && self.image_size.is_multiple_of(self.patch_size);
-        let text = format!("a multiple of `patch_size` {}", self.patch_size);
-        check.rule("image_size", self.image_size, divides, &text);
-        check.integer("width", self.width, 1..=65_536);
-        check.integer("heads", self.heads, 1..=1_024);
-        let divides = self.heads > 0 && self.width.is_multiple_of(self.heads);
-        let text = format!("a multiple of `heads` {}", self.heads);
-        check.rule("width", self.width, divides, &text);
-        check.integer("vision_layers", self.vision_layers, 1..=1_000);
-        check.integer("text_layers", self.text_layers, 1..=1_000);
-        check.integer("projection", self.projection, 1..=65_536);
-        check.integer("max_text_tokens", self.max_text_tokens, 3..=65_536);
-        let (width, heads) = (self.text_width(), self.text_heads());
-        if let Some(width) = self.text_width {
-            check.integer("text_width", width, 1..=65_536);
-        }
-        if let Some(heads) = self.text_heads {
-            check.integer("text_heads", heads, 1..=1_024);
-        }
-        let divides = heads > 0 && width.is_multiple_of(heads);
-        let key = match self.text_width {
-            Some(_) => "text_width",
-            None => "text_heads",
-        };
-        if self.text_width.is_some() || self.text_heads.is_some() {
-            let shown = format!("width {width}, {heads} heads");
-            check.rule(key, shown, divides, "a width that the heads divide");
-        }
-        let ratio = (Bound::Excluded(0.0), Bound::Included(64.0));
-        check.number("mlp_ratio", self.mlp_ratio, ratio);
-        if let Some(value) = self.text_mlp_ratio {
-            check.number("text_mlp_ratio", value, ratio);
-        }
-        check.any("activation", "both are meant");
-        if let Some(value) = self.norm_epsilon {
-            check.number(
-                "norm_epsilon",
-                value,
-                (Bound::Excluded(0.0), Bound::Included(1.0)),
-            );
-        }
-    }
-
-    /// Width of the text tower.
-    pub fn text_width(&self) -> usize {
-        self.text_width.unwrap_or(self.width)
-    }
-
-    /// Attention heads of the text tower.
-    pub fn text_heads(&self) -> usize {
-        self.text_heads.unwrap_or(self.heads)
-    }
-
-    /// Width of the feed-forward layers of the ViT and of the text tower.
-    pub fn mlp_widths(&self) -> [usize; 2] {
-        let text = self.text_mlp_ratio.unwrap_or(self.mlp_ratio);
-        [(self.width, self.mlp_ratio), (self.text_width(), text)]
-            .map(|(width, ratio)| (width as f64 * ratio).round() as usize)
-    }
-}
-
 impl Train {
     fn check_objectives(&self, check: &mut Check) {
         let objectives = &self.objectives;
@@ -319,12 +195,24 @@ impl Train {
         let distinct: BTreeSet<&&str> = names.iter().collect();
         let holds = distinct.len() == names.len();
         check.rule("objectives", &shown, holds, "each named once");
-        let architecture = self.architecture.as_ref();
-        let is_clip = architecture.is_some_and(|sizes| sizes.family == Family::Clip);
-        let holds = !is_clip || objectives == &[Objective::Itc];
+        let holds = !self.draws_clip() || objectives == &[Objective::Itc];
         check.rule("objectives", &shown, holds, "[\"itc\"] for CLIP");
     }
+
+    fn check_momentum(&self, momentum: &Distillation, check: &mut Check) {
+        let holds = self.objectives.contains(&Objective::Itc) && !self.draws_clip();
+        check.rule("momentum", "{ ... }", holds, MOMENTUM_RULE);
+        check.table("momentum", |check| momentum.check(check));
+    }
+
+    fn draws_clip(&self) -> bool {
+        let architecture = self.architecture.as_ref();
+        architecture.is_some_and(|sizes| sizes.family == Family::Clip)
+    }
 }
+
+const DROPOUT_RULE: &str = "0 for CLIP, whose recipe has no dropout";
+const MOMENTUM_RULE: &str = "left out unless `objectives` has itc and the model is a BLIP";
 
 impl StageKind for Train {
     const NAME: &'static str = "train";
@@ -355,6 +243,9 @@ impl Settings for Train {
         source::check(&self.data, check);
         self.check_objectives(check);
         check.any("positives", "every rule is meant");
+        if let Some(momentum) = &self.momentum {
+            self.check_momentum(momentum, check);
+        }
         check.integer("steps", self.steps, 1..=1_000_000_000);
         check.integer("world_size", self.world_size, 1..=65_536);
         check.integer("global_batch", self.global_batch, 1..=16_777_216);
@@ -393,6 +284,9 @@ impl Settings for Train {
             self.clip_norm,
             (Bound::Excluded(0.0), Bound::Included(1e9)),
         );
+        check.number("dropout", self.dropout, 0.0..1.0);
+        let holds = self.dropout == 0.0 || !self.draws_clip();
+        check.rule("dropout", self.dropout, holds, DROPOUT_RULE);
         check.number("label_smoothing", self.label_smoothing, 0.0..1.0);
         let holds = self.prompt.is_empty() || self.objectives == [Objective::Lm];
         let text = "empty unless `objectives` is [\"lm\"]: the other objectives read whole texts";
@@ -437,6 +331,13 @@ impl Settings for Train {
                 .all(|objective| known.contains(objective));
             let text = "a model that was trained with these objectives, so that it has their heads";
             check.rule("init", shown, holds, text);
+        }
+        let is_clip = graph.family(init) == Some(Family::Clip);
+        if self.momentum.is_some() {
+            check.rule("momentum", "{ ... }", !is_clip, MOMENTUM_RULE);
+        }
+        if self.dropout != 0.0 {
+            check.rule("dropout", self.dropout, !is_clip, DROPOUT_RULE);
         }
     }
 
@@ -490,14 +391,6 @@ impl Train {
 
 impl TaskWork for TrainWork {}
 
-fn mlp_ratio() -> f64 {
-    4.0
-}
-
-fn is_mlp_ratio(ratio: &f64) -> bool {
-    *ratio == mlp_ratio()
-}
-
 fn warmup() -> f64 {
     0.1
 }
@@ -520,6 +413,10 @@ fn epsilon() -> f64 {
 
 fn clip_norm() -> f64 {
     1.0
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 fn length_bucket() -> usize {

@@ -2,24 +2,33 @@
 //! `models/blip_pretrain.py` of the BLIP release).
 //!
 //! ```text
-//! params ──► Momentum::update ──► Momentum::features ──┬─► entries: batch, then queue
-//!                                                      │            │
-//! online features ─────────────────────────────────────┼─► contrast ┘ with soft labels
-//!                                                      └─► Queue::push, after the contrast
+//! Momentum::features ──┬─► entries: global batch, then queue
+//!                      │            │
+//! online features ─────┼─► contrast ┘ with soft labels ─► update of the online parameters
+//!                      │                                              │
+//!                      └─► Queue::push            Momentum::update ◄──┘
 //! ```
-//! The copies and the queues have no gradient. They are buffers: a checkpoint saves them with the
+//! The release moves the copies at the start of a step, before it takes their features. Here that is
+//! the end of the step before, which gives the same copies: at the start of a training they are equal to
+//! what they follow. So a step that fails changes nothing.
+//!
+//! The copies and the queue have no gradient. They are buffers: a checkpoint saves them with the
 //! parameters.
 
 mod contrast;
 mod queue;
+mod teacher;
 
 pub use contrast::{SoftContrast, contrast, hard_targets, soft_cross_entropy_sum};
-pub use queue::Queue;
+pub use queue::{Classes, Newest, Queue};
+pub(crate) use teacher::ContrastInputs;
+pub use teacher::{Buffers, Teacher};
 
 use std::collections::HashMap;
 
 use burn::tensor::Tensor;
-use capstan_model::{Embed, Med, MedParts, Model, Network, Param, TokenBatch};
+use capstan_model::params::{ParamSlice, Role};
+use capstan_model::{Network, Param, TokenBatch};
 use rayon::prelude::*;
 
 /// Unit features of pictures and of their texts, each `[samples, width]`.
@@ -31,10 +40,10 @@ pub struct Features {
     pub texts: Tensor<2>,
 }
 
-/// Copies of a MED's encoders that follow it slowly.
-#[derive(Debug, Clone)]
+/// Copies of a network's encoders that follow it slowly.
+#[derive(Debug)]
 pub struct Momentum {
-    encoders: Med,
+    encoders: Box<dyn Network>,
     rate: f64,
 }
 
@@ -42,26 +51,21 @@ pub struct Momentum {
 const UNCOPIED: [&str; 2] = ["itm_head.", "temperature"];
 
 impl Momentum {
-    /// Copies of the encoders of `online` as they are.
+    /// Copies of the encoders of `online` as they are; `None` if its family has no momentum encoders.
     ///
     /// - `rate`: share of the old value that an update keeps; 0.995 in BLIP's recipe.
-    ///
-    /// # Panics
-    /// When `online` is a captioner, which has no text encoder.
-    pub fn new(online: &Med, rate: f64) -> Self {
-        assert!(online.parts().encodes(), "a captioner has no encoders");
-        let device = online.device().clone().inner();
-        let encoders = Med::new(online.config().clone(), MedParts::Filter, &device);
+    pub fn new(online: &dyn Network, rate: f64) -> Option<Self> {
+        let mut encoders = online.blank_encoders()?;
+        encoders.assign(Role::Buffer, &|_| true);
         let mut momentum = Self { encoders, rate };
         momentum.follow(online, &|_| true, &|copy, online| {
             copy.copy_from_slice(online);
         });
-        momentum
+        Some(momentum)
     }
 
-    /// Moves every copy towards the online parameters: `copy * rate + online * (1 - rate)`. BLIP does
-    /// so before it takes the momentum features of a step.
-    pub fn update(&mut self, online: &Med) {
+    /// Moves every copy towards the online parameters: `copy * rate + online * (1 - rate)`.
+    pub fn update(&mut self, online: &dyn Network) {
         let (keep, take) = (self.rate as f32, (1.0 - self.rate) as f32);
         let copied = |name: &str| !UNCOPIED.iter().any(|part| name.starts_with(part));
         self.follow(online, &copied, &|copies, online| {
@@ -75,7 +79,7 @@ impl Momentum {
     /// Changes each copy whose name is `wanted` with its online parameter: `change(copy, online)`.
     fn follow(
         &mut self,
-        online: &Med,
+        online: &dyn Network,
         wanted: &dyn Fn(&str) -> bool,
         change: &dyn Fn(&mut [f32], &[f32]),
     ) {
@@ -94,37 +98,53 @@ impl Momentum {
     }
 
     /// Features of a batch by the copies, without gradients.
+    ///
+    /// - `pixels`: `[samples, 3, side, side]`, on any device of the network.
     pub fn features(&self, pixels: Tensor<4>, texts: &TokenBatch) -> Features {
+        let space = self.encoders.embed().expect("encoders have a common space");
         let images = self.encoders.encode(pixels.inner());
         Features {
-            images: self.encoders.image_features(&images),
-            texts: self.encoders.text_features(texts),
+            images: space.image_features(&images),
+            texts: space.text_features(texts),
         }
     }
 
-    /// The copies as a filter; its match head and temperature are not updated.
-    pub fn encoders(&self) -> &Med {
-        &self.encoders
+    /// Every stored tensor of the copies with its place in [`Momentum::params`].
+    pub fn layout(&self) -> Vec<ParamSlice> {
+        self.encoders.layout_of(Role::Buffer)
     }
 
-    /// A copy of all values of the copies, in the order of [`Momentum::encoders`]'s layout.
+    /// Number of values of the copies.
+    fn len(&self) -> usize {
+        let params = self.encoders.params();
+        params.iter().map(|param| param.len()).sum()
+    }
+
+    /// A copy of all values of the copies. Those of the match head and the temperature are of the
+    /// start of the training.
     pub fn params(&self) -> Vec<f32> {
-        self.encoders.to_flat()
+        let mut flat = Vec::with_capacity(self.len());
+        for param in self.encoders.params() {
+            flat.extend(param.floats());
+        }
+        flat
     }
 
-    /// Goes on from a checkpoint.
-    ///
-    /// # Panics
-    /// When `params` has another length than [`Momentum::params`].
-    pub fn restore(&mut self, params: &[f32]) {
-        self.encoders.load_flat(params);
+    /// Goes on from a checkpoint; `false`, and nothing changes, where `params` has another length
+    /// than [`Momentum::params`].
+    #[must_use]
+    pub fn restore(&mut self, params: &[f32]) -> bool {
+        if params.len() != self.len() {
+            return false;
+        }
+        let mut left = params;
+        for param in self.encoders.params_mut() {
+            let (own, rest) = left.split_at(param.len());
+            left = rest;
+            param.edit(|values| values.copy_from_slice(own));
+        }
+        true
     }
-}
-
-/// The share of soft labels at a step: it rises to `peak` over two epochs.
-pub fn soft_label_share(peak: f64, step: u64, steps_per_epoch: u64) -> f64 {
-    let ramp = step as f64 / (2 * steps_per_epoch.max(1)) as f64;
-    peak * ramp.min(1.0)
 }
 
 #[cfg(test)]

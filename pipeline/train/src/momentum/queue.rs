@@ -4,70 +4,109 @@ use std::f64::consts::TAU;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use capstan_plan::draw::Draws;
+use capstan_plan::id::Digest;
+use rayon::prelude::*;
 
 use super::Features;
 
-/// Features of past samples, with the picture of each. The oldest are replaced first.
-#[derive(Debug, Clone, PartialEq)]
+/// What a sample has in common with positives of it in other batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Classes {
+    /// Its picture.
+    pub picture: u64,
+    /// A digest of its tokens.
+    pub text: u64,
+}
+
+impl Classes {
+    /// - `picture`: a number that is the same in every batch.
+    pub fn new(picture: u32, tokens: &[u32]) -> Self {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let digest = Digest::of(&bytes).0;
+        let text = digest.first_chunk().expect("a digest has 32 bytes");
+        Self {
+            picture: u64::from(picture),
+            text: u64::from_le_bytes(*text),
+        }
+    }
+}
+
+/// Features of past samples, with the classes of each. The oldest are replaced first.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Queue {
     width: usize,
     images: Vec<f32>,
     texts: Vec<f32>,
-    pictures: Vec<Option<u64>>,
+    classes: Vec<Option<Classes>>,
     next: usize,
 }
 
+/// Momentum features of a global batch, in the order of its samples: what a queue takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Newest {
+    /// Image features, `[samples, width]`.
+    pub images: Vec<f32>,
+    /// Text features, `[samples, width]`.
+    pub texts: Vec<f32>,
+    /// Classes of each sample.
+    pub classes: Vec<Classes>,
+}
+
 impl Queue {
-    /// A queue of drawn unit features that belong to no picture, as BLIP's begins.
+    /// A queue of drawn unit features that belong to no sample, as BLIP's begins.
     pub fn drawn(capacity: usize, width: usize, seed: u64) -> Self {
         let draws = Draws::new(seed, "momentum queue");
-        let units = |side: &[u8]| -> Vec<f32> {
-            (0..capacity as u64)
-                .flat_map(|entry| unit(&draws, side, entry, width))
-                .collect()
+        let units = |side: &[u8]| {
+            let mut values = vec![0f32; capacity * width];
+            let entries = values.par_chunks_exact_mut(width.max(1)).enumerate();
+            entries.for_each(|(entry, values)| {
+                let item = [side, &(entry as u64).to_le_bytes()].concat();
+                fill_unit(draws.units(&item), values);
+            });
+            values
         };
         Self {
             width,
             images: units(b"images"),
             texts: units(b"texts"),
-            pictures: vec![None; capacity],
+            classes: vec![None; capacity],
             next: 0,
         }
     }
 
-    /// A queue as a checkpoint holds it.
+    /// A queue as a checkpoint holds it; `None` where the parts do not fit together.
     ///
     /// - `images`, `texts`: `[capacity, width]`.
-    /// - `pictures`: `[capacity]`, `None` where an entry belongs to no picture.
+    /// - `classes`: `[capacity]`, `None` where an entry belongs to no sample.
     /// - `next`: the entry that is replaced next.
-    ///
-    /// # Panics
-    /// When the lengths do not fit together.
     pub fn from_parts(
         images: Vec<f32>,
         texts: Vec<f32>,
-        pictures: Vec<Option<u64>>,
+        width: usize,
+        classes: Vec<Option<Classes>>,
         next: usize,
-    ) -> Self {
-        let capacity = pictures.len();
-        assert!(capacity > 0 && next < capacity, "an entry of the queue");
-        let width = images.len() / capacity;
-        assert!(
-            images.len() == capacity * width && texts.len() == images.len(),
-            "features of every entry"
-        );
-        Self {
+    ) -> Option<Self> {
+        let capacity = classes.len();
+        let fits = images.len() == capacity * width
+            && texts.len() == images.len()
+            && (next < capacity || next == 0);
+        fits.then_some(Self {
             width,
             images,
             texts,
-            pictures,
+            classes,
             next,
-        }
+        })
     }
 
     /// Number of entries.
     pub fn capacity(&self) -> usize {
-        self.pictures.len()
+        self.classes.len()
+    }
+
+    /// Size of a feature.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Image and text features, each `[capacity, width]`.
@@ -75,9 +114,9 @@ impl Queue {
         [&self.images, &self.texts]
     }
 
-    /// The picture of each entry.
-    pub fn pictures(&self) -> &[Option<u64>] {
-        &self.pictures
+    /// The classes of each entry.
+    pub fn classes(&self) -> &[Option<Classes>] {
+        &self.classes
     }
 
     /// The entry that is replaced next.
@@ -85,25 +124,27 @@ impl Queue {
         self.next
     }
 
-    /// Replaces the oldest entries by the features of a batch.
-    ///
-    /// - `images`, `texts`: `[samples, width]`.
-    /// - `pictures`: `[samples]`.
+    /// Replaces the oldest entries by the features of a batch. Of a batch that is larger than the
+    /// queue, the last samples stay.
     ///
     /// # Panics
     /// When the lengths do not fit together.
-    pub fn push(&mut self, images: &[f32], texts: &[f32], pictures: &[u64]) {
+    pub fn push(&mut self, newest: &Newest) {
         let width = self.width;
         assert!(
-            images.len() == pictures.len() * width && texts.len() == images.len(),
+            newest.images.len() == newest.classes.len() * width
+                && newest.texts.len() == newest.images.len(),
             "features of every sample"
         );
-        for (sample, picture) in pictures.iter().enumerate() {
+        if self.capacity() == 0 {
+            return;
+        }
+        for (sample, classes) in newest.classes.iter().enumerate() {
             let from = sample * width..(sample + 1) * width;
             let to = self.next * width..(self.next + 1) * width;
-            self.images[to.clone()].copy_from_slice(&images[from.clone()]);
-            self.texts[to].copy_from_slice(&texts[from]);
-            self.pictures[self.next] = Some(*picture);
+            self.images[to.clone()].copy_from_slice(&newest.images[from.clone()]);
+            self.texts[to].copy_from_slice(&newest.texts[from]);
+            self.classes[self.next] = Some(*classes);
             self.next = (self.next + 1) % self.capacity();
         }
     }
@@ -112,6 +153,9 @@ impl Queue {
     ///
     /// - `batch`: momentum features of the whole global batch.
     pub fn entries(&self, batch: &Features) -> Features {
+        if self.capacity() == 0 {
+            return batch.clone();
+        }
         let device = batch.images.device();
         let after = |batch: &Tensor<2>, queue: &[f32]| {
             Tensor::cat(vec![batch.clone(), self.tensor(queue, &device)], 0)
@@ -128,15 +172,17 @@ impl Queue {
     }
 }
 
-/// A direction drawn uniformly: normal draws (Box and Muller), scaled to length 1.
-fn unit(draws: &Draws, side: &[u8], entry: u64, width: usize) -> Vec<f32> {
-    let item = [side, &entry.to_le_bytes()].concat();
-    let normal = |at: u64| {
-        // In (0, 1]: the logarithm stays finite.
-        let radius = (-2.0 * (1.0 - draws.unit(&item, 2 * at)).ln()).sqrt();
-        radius * (TAU * draws.unit(&item, 2 * at + 1)).cos()
-    };
-    let values: Vec<f64> = (0..width as u64).map(normal).collect();
-    let norm = values.iter().map(|x| x * x).sum::<f64>().sqrt();
-    values.iter().map(|x| (x / norm) as f32).collect()
+/// Fills `values` with a direction drawn uniformly: normal draws (Box and Muller), scaled to length 1.
+fn fill_unit(mut draws: impl Iterator<Item = f64>, values: &mut [f32]) {
+    let mut draw = || draws.next().expect("the stream of draws has no end");
+    let normals: Vec<f64> = (0..values.len())
+        .map(|_| {
+            // The first factor is of a draw in (0, 1], so the logarithm stays finite.
+            (-2.0 * (1.0 - draw()).ln()).sqrt() * (TAU * draw()).cos()
+        })
+        .collect();
+    let norm = normals.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for (value, normal) in values.iter_mut().zip(normals) {
+        *value = (normal / norm) as f32;
+    }
 }

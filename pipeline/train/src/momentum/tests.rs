@@ -1,5 +1,6 @@
 use burn::tensor::{Tensor, TensorData};
 use capstan_model::config::{BlipConfig, Sizes, SpecialIds};
+use capstan_model::params::ParamSlice;
 use capstan_model::{DeviceSpec, Embed, InitRecipe, Med, MedParts, Model, Network, TokenBatch};
 
 use super::*;
@@ -42,23 +43,39 @@ fn floats(tensor: &Tensor<2>) -> Vec<f32> {
 #[test]
 fn copies_follow_the_online_encoders_and_leave_the_head_alone() {
     let (online, other) = (med(MedParts::Both, 1), med(MedParts::Both, 2));
-    let mut momentum = Momentum::new(&online, 0.75);
+    let mut momentum = Momentum::new(&online, 0.75).unwrap();
     momentum.update(&other);
-    let values = |med: &dyn Model, name: &str| {
-        let slice = med.layout().into_iter().find(|slice| slice.name == name);
-        med.to_flat()[slice.unwrap().range].to_vec()
+    let values = |layout: Vec<ParamSlice>, flat: Vec<f32>, name: &str| {
+        let slice = layout.into_iter().find(|slice| slice.name == name);
+        flat[slice.unwrap().range].to_vec()
     };
+    let of_network = |med: &Med, name| values(med.layout(), med.to_flat(), name);
+    let copied = |momentum: &Momentum, name| values(momentum.layout(), momentum.params(), name);
     let name = "text_encoder.encoder.layer.0.crossattention.self.key.weight";
-    let (old, new) = (values(&online, name), values(&other, name));
-    let copies = values(momentum.encoders(), name);
+    let (old, new) = (of_network(&online, name), of_network(&other, name));
+    let copies = copied(&momentum, name);
     for ((copy, old), new) in copies.iter().zip(old).zip(new) {
         assert!((copy - (0.75 * old + 0.25 * new)).abs() < 1e-6);
     }
     let head = "itm_head.weight";
-    assert_eq!(values(momentum.encoders(), head), values(&online, head));
-    let mut restored = Momentum::new(&online, 0.75);
-    restored.restore(&momentum.params());
-    assert_eq!(values(restored.encoders(), name), copies);
+    assert_eq!(copied(&momentum, head), of_network(&online, head));
+    let mut restored = Momentum::new(&online, 0.75).unwrap();
+    assert!(!restored.restore(&momentum.params()[1..]));
+    assert!(restored.restore(&momentum.params()));
+    assert_eq!(copied(&restored, name), copies);
+}
+
+#[test]
+fn only_encoders_have_copies_and_copies_are_buffers() {
+    assert!(Momentum::new(&med(MedParts::Captioner, 1), 0.9).is_none());
+    let online = med(MedParts::Both, 1);
+    let momentum = Momentum::new(&online, 0.9).unwrap();
+    let copies = momentum.encoders.params();
+    assert!(copies.iter().all(|copy| copy.role() == Role::Buffer));
+    assert!(copies.iter().all(|copy| !copy.tensor().is_autodiff()));
+    let decodes = |slice: &ParamSlice| slice.name.starts_with("text_decoder");
+    assert!(online.layout().iter().any(decodes));
+    assert!(!momentum.layout().iter().any(decodes));
 }
 
 #[test]
@@ -68,7 +85,9 @@ fn features_of_fresh_copies_are_the_online_ones() {
     let pixels = TensorData::new(pixels, [2, 3, 16, 16]);
     let pixels = Tensor::<4>::from_data(pixels, online.device());
     let texts = TokenBatch::new(&[vec![2, 7, 3], vec![2, 8, 9, 3]], 0);
-    let copies = Momentum::new(&online, 0.995).features(pixels.clone(), &texts);
+    let copies = Momentum::new(&online, 0.995)
+        .unwrap()
+        .features(pixels.clone(), &texts);
     assert!(!copies.images.is_autodiff());
     let images = online.encode(pixels);
     // Without gradients attention adds in another order.
@@ -82,10 +101,28 @@ fn features_of_fresh_copies_are_the_online_ones() {
     }
 }
 
+fn newest(image: f32, text: f32, pictures: &[u64]) -> Newest {
+    let classes = |picture: &u64| Classes {
+        picture: *picture,
+        text: 2 * picture,
+    };
+    Newest {
+        images: vec![image; 2 * pictures.len()],
+        texts: vec![text; 2 * pictures.len()],
+        classes: pictures.iter().map(classes).collect(),
+    }
+}
+
+fn pictures(queue: &Queue) -> Vec<Option<u64>> {
+    let entries = queue.classes().iter();
+    entries.map(|entry| entry.map(|c| c.picture)).collect()
+}
+
 #[test]
 fn the_oldest_entries_are_replaced_first_and_the_end_wraps() {
     let mut queue = Queue::drawn(5, 2, 7);
     assert_eq!(queue, Queue::drawn(5, 2, 7));
+    assert_ne!(queue, Queue::drawn(5, 2, 8));
     let norms = queue.features()[0].chunks_exact(2);
     assert!(
         norms
@@ -93,20 +130,33 @@ fn the_oldest_entries_are_replaced_first_and_the_end_wraps() {
             .all(|n| (n - 1.0).abs() < 1e-6)
     );
     let first = queue.features()[0][8..].to_vec();
-    queue.push(&[1.0; 8], &[2.0; 8], &[10, 11, 12, 13]);
+    queue.push(&newest(1.0, 2.0, &[10, 11, 12, 13]));
     assert_eq!(queue.next(), 4);
     assert_eq!(queue.features()[0][8..], first);
-    queue.push(&[3.0; 4], &[4.0; 4], &[14, 15]);
-    assert_eq!(
-        queue.pictures(),
-        [Some(15), Some(11), Some(12), Some(13), Some(14)]
-    );
+    queue.push(&newest(3.0, 4.0, &[14, 15]));
+    let want = [15, 11, 12, 13, 14].map(Some);
+    assert_eq!(pictures(&queue), want);
     assert_eq!(
         queue.features()[0],
         [3., 3., 1., 1., 1., 1., 1., 1., 3., 3.]
     );
     assert_eq!(queue.features()[1][..2], [4.0, 4.0]);
     assert_eq!(queue.next(), 1);
+}
+
+#[test]
+fn a_queue_may_be_smaller_than_a_batch_or_absent() {
+    let mut queue = Queue::drawn(3, 2, 7);
+    queue.push(&newest(1.0, 2.0, &[10, 11, 12, 13]));
+    assert_eq!(pictures(&queue), [13, 11, 12].map(Some));
+    let mut none = Queue::drawn(0, 2, 7);
+    none.push(&newest(1.0, 2.0, &[10]));
+    assert_eq!((none.capacity(), none.next()), (0, 0));
+    let batch = Features {
+        images: tensor(vec![1.0, 2.0], [1, 2]),
+        texts: tensor(vec![3.0, 4.0], [1, 2]),
+    };
+    assert_eq!(floats(&none.entries(&batch).texts), [3.0, 4.0]);
 }
 
 /// Two samples and a queue of one; features of width 2.
@@ -117,8 +167,12 @@ fn small(soft_share: f64, global_batch: usize) -> SoftContrast {
     };
     let own = features([1., 0., 0., 1.], [0.6, 0.8, 1., 0.]);
     let copies = features([0.8, 0.6, 0., 1.], [1., 0., 0.6, 0.8]);
-    let queue = Queue::from_parts(vec![0., 1.], vec![0.8, -0.6], vec![Some(1)], 0);
-    let entries = queue.entries(&copies);
+    let classes = Classes {
+        picture: 1,
+        text: 2,
+    };
+    let queue = Queue::from_parts(vec![0., 1.], vec![0.8, -0.6], 2, vec![Some(classes)], 0);
+    let entries = queue.unwrap().entries(&copies);
     // The entry of the queue is of the second sample's picture.
     let positive = |sample: usize, entry: usize| entry == sample || (sample, entry) == (1, 2);
     let hard = hard_targets(2, 3, &positive, &copies);
@@ -169,9 +223,36 @@ fn soft_labels_mix_in_the_similarities_of_the_copies() {
 }
 
 #[test]
-fn the_share_of_soft_labels_rises_over_two_epochs() {
-    assert_eq!(soft_label_share(0.4, 0, 5), 0.0);
-    assert!((soft_label_share(0.4, 5, 5) - 0.2).abs() < 1e-12);
-    assert_eq!(soft_label_share(0.4, 10, 5), 0.4);
-    assert_eq!(soft_label_share(0.4, 1000, 5), 0.4);
+fn a_teacher_follows_with_its_copies_and_its_queue() {
+    let (online, other) = (med(MedParts::Filter, 1), med(MedParts::Filter, 2));
+    let mut followed = Momentum::new(&online, 0.75).unwrap();
+    let mut teacher = Teacher::new(
+        Momentum::new(&online, 0.75).unwrap(),
+        Queue::drawn(3, 2, 7),
+        0.4,
+        0,
+    );
+    teacher.follow(&other, &newest(1.0, 2.0, &[10, 11]));
+    followed.update(&other);
+    assert_ne!(followed.params(), online.to_flat());
+    assert_eq!(teacher.copies().params(), followed.params());
+    assert_eq!(pictures(teacher.queue()), [Some(10), Some(11), None]);
+    let buffers = teacher.take_buffers();
+    assert_eq!(teacher.queue().capacity(), 0);
+    teacher.put_back(buffers.clone());
+    assert_eq!(teacher.take_buffers(), buffers);
+}
+
+#[test]
+fn the_share_of_soft_labels_rises_over_the_ramp() {
+    let online = med(MedParts::Filter, 3);
+    let share = |ramp_steps, step| {
+        let copies = Momentum::new(&online, 0.9).unwrap();
+        Teacher::new(copies, Queue::drawn(0, 4, 0), 0.4, ramp_steps).soft_share(step)
+    };
+    assert_eq!(share(10, 0), 0.0);
+    assert!((share(10, 5) - 0.2).abs() < 1e-12);
+    assert_eq!(share(10, 10), 0.4);
+    assert_eq!(share(10, 1000), 0.4);
+    assert_eq!(share(0, 0), 0.4);
 }

@@ -11,6 +11,8 @@ pub(crate) struct Share {
     pub(crate) images: Vec<f32>,
     /// Text features, `[samples, width]`, or empty.
     pub(crate) texts: Vec<f32>,
+    /// Momentum features of pictures and of texts, `[samples, width]`; empty without a teacher.
+    pub(crate) copies: [Vec<f32>; 2],
     /// Token ids of each sample, unpadded.
     pub(crate) tokens: Vec<Vec<u32>>,
     /// Picture of each sample.
@@ -18,6 +20,11 @@ pub(crate) struct Share {
 }
 
 impl Share {
+    /// Size of a feature.
+    pub(crate) fn width(&self) -> usize {
+        self.images.len() / self.tokens.len().max(1)
+    }
+
     /// The shares of all ranks, one after the other: the global batch.
     pub(crate) fn gather(&self, link: &mut Link<'_>) -> Result<Share, RingError> {
         let mut global = Share::default();
@@ -28,6 +35,9 @@ impl Share {
             })?;
             global.images.extend(share.images);
             global.texts.extend(share.texts);
+            for (all, own) in global.copies.iter_mut().zip(share.copies) {
+                all.extend(own);
+            }
             global.tokens.extend(share.tokens);
             global.pictures.extend(share.pictures);
         }
@@ -36,13 +46,11 @@ impl Share {
 
     /// Counts, features, then picture and tokens row by row; all numbers little-endian u32 or f32.
     fn encode(&self) -> Vec<u8> {
-        let mut words = vec![self.images.len() as u32, self.tokens.len() as u32];
-        words.extend(
-            self.images
-                .iter()
-                .chain(&self.texts)
-                .map(|value| value.to_bits()),
-        );
+        let [images, texts] = &self.copies;
+        let sides = [&self.images, &self.texts, images, texts];
+        let counts = [self.images.len(), images.len(), self.tokens.len()];
+        let mut words = counts.map(|count| count as u32).to_vec();
+        words.extend(sides.into_iter().flatten().map(|value| value.to_bits()));
         for (picture, row) in self.pictures.iter().zip(&self.tokens) {
             words.extend([*picture, row.len() as u32]);
             words.extend(row);
@@ -53,16 +61,17 @@ impl Share {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (words, rest) = bytes.as_chunks::<4>();
         let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-        let (counts, mut left) = words.split_at_checked(2)?;
+        let (counts, mut left) = words.split_at_checked(3)?;
         let mut take = |len: usize| {
             let (taken, rest) = left.split_at_checked(len)?;
             left = rest;
             Some(taken)
         };
-        let (values, samples) = (counts[0] as usize, counts[1] as usize);
+        let [values, copied, samples] = [0, 1, 2].map(|at| counts[at] as usize);
         let floats = |bits: &[u32]| bits.iter().map(|b| f32::from_bits(*b)).collect();
         let images = floats(take(values)?);
         let texts = floats(take(values)?);
+        let copies = [floats(take(copied)?), floats(take(copied)?)];
         let (mut tokens, mut pictures) = (Vec::new(), Vec::new());
         for _ in 0..samples {
             pictures.push(take(1)?[0]);
@@ -72,6 +81,7 @@ impl Share {
         (rest.is_empty() && left.is_empty()).then_some(Self {
             images,
             texts,
+            copies,
             tokens,
             pictures,
         })
@@ -87,6 +97,7 @@ mod tests {
         let share = Share {
             images: vec![1.0, -0.0, 3.5, f32::MIN_POSITIVE],
             texts: vec![0.1; 4],
+            copies: [vec![0.5, -2.0], vec![0.3; 2]],
             tokens: vec![vec![1, 2, 3], vec![], vec![7]],
             pictures: vec![4, 4, 9],
         };

@@ -14,10 +14,16 @@
 //! The gathered features are leaves: their gradient is computed in closed form and returned to
 //! the rank that owns them, where the backward pass through its encoders goes on from it. So a rank's
 //! samples can be computed in chunks: features of all, then forward and backward chunk by chunk.
+//!
+//! With a [`Teacher`] the own features are contrasted with gathered momentum features and those of the
+//! queue. These have no gradient, so the gradient of the own ones is complete on their rank.
 
 pub mod contrast;
+mod dropout;
 mod exchange;
+mod global;
 pub mod negatives;
+mod pairs;
 pub mod positives;
 
 use std::collections::BTreeMap;
@@ -25,18 +31,18 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, TensorData};
 use capstan_collective::RingError;
-use capstan_model::network::cross_entropy_sum;
-use capstan_model::{ImageEmbeds, Match, Memory, Network, TokenBatch};
+use capstan_model::{ImageEmbeds, Network, TokenBatch};
 use capstan_plan::draw::Draws;
 use capstan_plan::stage::{self, Objective};
 use rayon::prelude::*;
 
 use crate::link::Link;
-use crate::network::{self, ScaleParameter};
-use contrast::{Contrast, Gathered, contrast};
+use crate::momentum::{Newest, Teacher};
+use crate::network;
+use dropout::{Dropout, Pass};
 use exchange::Share;
-use negatives::Negatives;
-use positives::Positives;
+use global::Global;
+use pairs::Pairs;
 
 /// The name of a part of an objective, as metrics have it.
 pub fn name(objective: Objective) -> &'static str {
@@ -47,8 +53,8 @@ pub fn name(objective: Objective) -> &'static str {
     }
 }
 
-/// What is minimised.
-#[derive(Debug, Clone)]
+/// What is minimised, with the teacher of the contrast if it has one.
+#[derive(Debug)]
 pub struct Objectives {
     parts: Vec<Objective>,
     positives: stage::Positives,
@@ -56,6 +62,8 @@ pub struct Objectives {
     prompt_tokens: usize,
     chunk: Option<usize>,
     negatives: Draws,
+    dropout: Dropout,
+    teacher: Option<Teacher>,
 }
 
 /// This rank's part of each loss, by name.
@@ -83,18 +91,8 @@ pub struct Gradient {
     pub flat: Vec<f32>,
     /// Each part of the loss.
     pub losses: BTreeMap<&'static str, f64>,
-}
-
-/// What every chunk of a rank's samples needs of the global batch.
-struct Global {
-    samples: Share,
-    /// What all ranks ask of this rank's features: gradients of the contrast, `[samples, width]`.
-    asked: Option<[Vec<f32>; 2]>,
-    negatives: Option<Negatives>,
-    /// Tokens that LM predicts.
-    predicted: usize,
-    /// Gradient of the scale's parameter, which no tensor carries.
-    scale: f64,
+    /// What [`Objectives::follow`] takes once the update is applied; `None` without a teacher.
+    pub newest: Option<Newest>,
 }
 
 impl Objectives {
@@ -102,7 +100,7 @@ impl Objectives {
     /// - `positives`: which samples of a batch belong together.
     /// - `label_smoothing`, `prompt_tokens`: of LM; the first tokens of every text that are read and
     ///   not learned, the special one included.
-    /// - `seed`: of the hard negatives.
+    /// - `seed`: of the hard negatives, and of dropout.
     pub fn new(
         parts: &[Objective],
         positives: stage::Positives,
@@ -116,6 +114,8 @@ impl Objectives {
             prompt_tokens,
             chunk: None,
             negatives: Draws::new(seed, "hard negatives"),
+            dropout: Dropout::new(0.0, seed),
+            teacher: None,
         }
     }
 
@@ -124,6 +124,36 @@ impl Objectives {
     /// et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup").
     pub fn with_chunk(self, chunk: Option<usize>) -> Self {
         Self { chunk, ..self }
+    }
+
+    /// Drops this share of the values of the text transformer.
+    pub fn with_dropout(self, rate: f64) -> Self {
+        let dropout = self.dropout.with_rate(rate);
+        Self { dropout, ..self }
+    }
+
+    /// Contrasts with momentum features, by labels that are partly the teacher's.
+    pub fn with_teacher(self, teacher: Option<Teacher>) -> Self {
+        Self { teacher, ..self }
+    }
+
+    /// The teacher, if there is one.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.teacher.as_ref()
+    }
+
+    /// The teacher, to save and to restore it.
+    pub(crate) fn teacher_mut(&mut self) -> Option<&mut Teacher> {
+        self.teacher.as_mut()
+    }
+
+    /// Ends a step whose update is applied: the teacher follows the updated network.
+    ///
+    /// - `newest`: of the step's [`Gradient`].
+    pub fn follow(&mut self, network: &dyn Network, newest: Option<&Newest>) {
+        if let Some((teacher, newest)) = self.teacher.as_mut().zip(newest) {
+            teacher.follow(network, newest);
+        }
     }
 
     /// Names of the parts, in the order of the settings.
@@ -153,15 +183,29 @@ impl Objectives {
         let chunks = self.chunks(slice);
         // One chunk keeps its graph; of several the features are computed now, and again with a
         // graph when it is known what is asked of them.
-        let (mut kept, mut features) = (None, [Vec::new(), Vec::new()]);
+        let mut kept = None;
+        let mut own = Share {
+            tokens: slice.tokens.clone(),
+            pictures: slice.pictures.clone(),
+            ..Share::default()
+        };
         for chunk in &chunks {
             let encoded = self.encode(network, slice, chunk.clone());
-            for (all, own) in features.iter_mut().zip(encoded.features()) {
-                all.extend(own);
+            let [images, texts] = encoded.features();
+            own.images.extend(images);
+            own.texts.extend(texts);
+            if let Some(teacher) = &self.teacher {
+                let pixels = pixels(network, slice, chunk.clone());
+                let texts = self.dropped(&encoded.texts, Pass::Momentum, slice, chunk.clone());
+                let features = teacher.features(pixels, &texts);
+                for (all, own) in own.copies.iter_mut().zip(features) {
+                    all.extend(own);
+                }
             }
             kept = (chunks.len() == 1).then_some(encoded);
         }
-        let global = self.global(scale, slice, features, &mut losses, link)?;
+        let mut global = self.global(network, scale, (slice, &own), &mut losses, link)?;
+        let newest = global.newest.take();
         let mut flat = Vec::new();
         for chunk in chunks {
             let encoded = kept
@@ -187,7 +231,11 @@ impl Objectives {
             .into_iter()
             .zip(losses.into_iter().map(f64::from))
             .collect();
-        Ok(Gradient { flat, losses })
+        Ok(Gradient {
+            flat,
+            losses,
+            newest,
+        })
     }
 
     /// This rank's samples in the parts that are computed one after the other, by their places in
@@ -207,64 +255,26 @@ impl Objectives {
 
     fn encode(&self, network: &dyn Network, slice: &Slice, chunk: Range<usize>) -> Encoded {
         let texts = TokenBatch::new(&slice.tokens[chunk.clone()], network.pad());
-        let images = network.encode(pixels(network, slice, chunk));
+        let images = network.encode(pixels(network, slice, chunk.clone()));
         let own = self.contrasts().then(|| {
             let space = network.embed().expect("a head for the contrast");
+            let texts = self.dropped(&texts, Pass::Text, slice, chunk);
             [space.image_features(&images), space.text_features(&texts)]
         });
         Encoded { images, texts, own }
     }
 
-    /// Meets the other ranks: what their samples ask of this rank's.
-    fn global(
+    /// The texts of a chunk of this rank's samples with the dropout of a pass.
+    fn dropped(
         &self,
-        scale: Option<ScaleParameter>,
+        texts: &TokenBatch,
+        pass: Pass,
         slice: &Slice,
-        [images, texts]: [Vec<f32>; 2],
-        losses: &mut Losses,
-        link: &mut Link<'_>,
-    ) -> Result<Global, RingError> {
-        let width = images.len() / slice.range.len().max(1);
-        let share = Share {
-            images,
-            texts,
-            tokens: slice.tokens.clone(),
-            pictures: slice.pictures.clone(),
-        };
-        let samples = share.gather(link)?;
-        let first = self.first_predicted();
-        let of_row = |row: &Vec<u32>| row.len().saturating_sub(first);
-        let mut global = Global {
-            asked: None,
-            negatives: None,
-            predicted: samples.tokens.iter().map(of_row).sum(),
-            scale: 0.0,
-            samples,
-        };
-        if !self.contrasts() {
-            return Ok(global);
-        }
-        let scale = scale.expect("a contrast has a scale");
-        let samples = &global.samples;
-        let positives = Positives::new(self.positives, &samples.pictures, &samples.tokens);
-        let gathered = Gathered {
-            images: &samples.images,
-            texts: &samples.texts,
-            width,
-            scale: scale.rule.factor(scale.value),
-        };
-        let logits = gathered.logits();
-        if self.has(Objective::Itc) {
-            let rows = contrast(&gathered, &logits, &positives, slice.range.clone());
-            losses.insert("itc", rows.loss);
-            global.scale = rows.scale * scale.rule.slope(scale.value);
-            global.asked = Some(asked(rows, slice, width, link)?);
-        }
-        if self.has(Objective::Itm) {
-            let draws = &self.negatives;
-            global.negatives = Some(Negatives::draw(draws, slice.step, &logits, &positives));
-        }
-        Ok(global)
+        chunk: Range<usize>,
+    ) -> TokenBatch {
+        let samples = chunk.map(|sample| [slice.range.start + sample]);
+        self.dropout
+            .apply(texts.clone(), (slice.step, pass), samples)
     }
 
     /// The position of the first token that LM predicts: never the first token, nor one of a prompt.
@@ -308,7 +318,11 @@ impl Objectives {
             let start = slice.range.start;
             let images = start + chunk.start..start + chunk.end;
             let pairs = Pairs::new(negatives, images);
-            let mean = pairs.loss(head, memory, &global.samples, network.pad());
+            let texts = pairs.texts(&global.samples, network.pad());
+            let texts = self
+                .dropout
+                .apply(texts, (slice.step, Pass::Match), pairs.keys());
+            let mean = pairs.loss(head, memory, &texts);
             *losses.entry("itm").or_default() += scalar(&mean);
             terms.push(mean);
         }
@@ -317,7 +331,8 @@ impl Objectives {
             let first = self.first_predicted();
             let counts = |_: usize, position: usize| position >= first;
             let smoothing = self.label_smoothing;
-            let loss = writer.lm_loss_of(memory, &encoded.texts, &pictures, smoothing, &counts);
+            let texts = self.dropped(&encoded.texts, Pass::Decode, slice, chunk);
+            let loss = writer.lm_loss_of(memory, &texts, &pictures, smoothing, &counts);
             let mean = loss.sum / global.predicted as f64;
             *losses.entry("lm").or_default() += scalar(&mean);
             terms.push(mean);
@@ -342,74 +357,6 @@ impl Encoded {
             Some(own) => own.each_ref().map(values),
             None => Default::default(),
         }
-    }
-}
-
-/// What all ranks ask of this rank's features of pictures and of texts.
-fn asked(
-    rows: Contrast,
-    slice: &Slice,
-    width: usize,
-    link: &mut Link<'_>,
-) -> Result<[Vec<f32>; 2], RingError> {
-    let mut all = rows.images;
-    let half = all.len();
-    all.extend(rows.texts);
-    link.all_reduce_sum(&mut all)?;
-    let own = slice.range.start * width..slice.range.end * width;
-    let (images, texts) = all.split_at(half);
-    Ok([images, texts].map(|asked| asked[own.clone()].to_vec()))
-}
-
-/// Pairs of image-text matching whose picture is in a chunk.
-struct Pairs {
-    texts: Vec<usize>,
-    /// Pictures, counted from the first of the chunk.
-    pictures: Vec<usize>,
-    classes: Vec<u32>,
-    /// Pairs of the global batch.
-    all: usize,
-}
-
-impl Pairs {
-    /// - `images`: the chunk, in the global batch.
-    fn new(drawn: &Negatives, images: Range<usize>) -> Self {
-        let mut pairs = Self {
-            texts: Vec::new(),
-            pictures: Vec::new(),
-            classes: Vec::new(),
-            all: drawn.pairs(),
-        };
-        let mut pair = |text: usize, image: usize, class: u32| {
-            pairs.texts.push(text);
-            pairs.pictures.push(image - images.start);
-            pairs.classes.push(class);
-        };
-        for image in images.clone() {
-            pair(image, image, 1);
-        }
-        for image in images.clone() {
-            if let Some(text) = drawn.texts[image] {
-                pair(text, image, 0);
-            }
-        }
-        for (text, image) in drawn.images.iter().enumerate() {
-            if let Some(image) = image.filter(|image| images.contains(image)) {
-                pair(text, image, 0);
-            }
-        }
-        pairs
-    }
-
-    /// Their part of the mean over all pairs, `[1]`.
-    fn loss(&self, head: &dyn Match, memory: &Memory, global: &Share, pad: u32) -> Tensor<1> {
-        let rows: Vec<&[u32]> = self
-            .texts
-            .iter()
-            .map(|text| &global.tokens[*text][..])
-            .collect();
-        let logits = head.match_logits(memory, &TokenBatch::new(&rows, pad), &self.pictures);
-        cross_entropy_sum(logits, &self.classes, 0.0) / self.all as f64
     }
 }
 

@@ -24,22 +24,25 @@ pub struct Negatives {
 impl Negatives {
     /// Draws by (seed, step, sample); `draws` holds the seed.
     ///
-    /// - `logits`: `[batch, batch]`, images by texts.
+    /// - `logits`: of an image with a text, and of a text with an image, by their samples.
     /// - `positives`: which samples are no negatives of each other.
-    pub fn draw(draws: &Draws, step: u64, logits: &[f32], positives: &Positives) -> Self {
-        let batch = positives.samples();
+    pub fn draw(
+        draws: &Draws,
+        step: u64,
+        logits: [&dyn Fn(usize, usize) -> f32; 2],
+        positives: &Positives,
+    ) -> Self {
         let key = step.to_le_bytes();
-        let one = |sample: usize, side: u64, start: usize, stride: usize| {
-            let unit = draws.unit(&key, 2 * sample as u64 + side);
-            pick(unit, sample, positives, |other| {
-                logits[start + other * stride]
-            })
+        let side = |side: usize| {
+            let one = |sample: usize| {
+                let unit = draws.unit(&key, (2 * sample + side) as u64);
+                pick(unit, sample, positives, |other| logits[side](sample, other))
+            };
+            (0..positives.samples()).map(one).collect()
         };
         Self {
-            texts: (0..batch)
-                .map(|image| one(image, 0, image * batch, 1))
-                .collect(),
-            images: (0..batch).map(|text| one(text, 1, text, batch)).collect(),
+            texts: side(0),
+            images: side(1),
         }
     }
 
@@ -89,8 +92,13 @@ mod tests {
         Positives::new(stage::Positives::PictureOrText, &pictures, &rows)
     }
 
-    fn draws() -> Draws {
-        Draws::new(4, "itm")
+    fn draw(step: u64, logits: &[f32], positives: &Positives) -> Negatives {
+        let batch = positives.samples();
+        let both: [&dyn Fn(usize, usize) -> f32; 2] = [
+            &|image, text| logits[image * batch + text],
+            &|text, image| logits[image * batch + text],
+        ];
+        Negatives::draw(&Draws::new(4, "itm"), step, both, positives)
     }
 
     #[test]
@@ -98,7 +106,7 @@ mod tests {
         let logits: Vec<f32> = (0..64).map(|i| (i as f32 * 0.9).sin() * 3.0).collect();
         let texts = [0, 1, 0, 3, 3, 5, 6, 0];
         for step in 0..200 {
-            let drawn = Negatives::draw(&draws(), step, &logits, &positives(&texts));
+            let drawn = draw(step, &logits, &positives(&texts));
             for (sample, other) in drawn.texts.iter().chain(&drawn.images).enumerate() {
                 assert_ne!(texts[sample % 8], texts[other.unwrap()]);
             }
@@ -112,7 +120,7 @@ mod tests {
         let logits = [0.0, 0.0, 3f32.ln(), 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
         let hits = (0..4000)
             .filter(|s| {
-                let drawn = Negatives::draw(&draws(), *s, &logits, &positives(&[0, 1, 2]));
+                let drawn = draw(*s, &logits, &positives(&[0, 1, 2]));
                 drawn.texts[0] == Some(2)
             })
             .count();
@@ -120,8 +128,21 @@ mod tests {
     }
 
     #[test]
+    fn each_side_is_drawn_by_its_own_logits() {
+        let likely = |favourite: usize| {
+            move |_: usize, other: usize| {
+                if other == favourite { 20.0 } else { 0.0 }
+            }
+        };
+        let both: [&dyn Fn(usize, usize) -> f32; 2] = [&likely(1), &likely(2)];
+        let drawn = Negatives::draw(&Draws::new(4, "itm"), 0, both, &positives(&[0, 1, 2, 3]));
+        assert_eq!((drawn.texts[0], drawn.images[0]), (Some(1), Some(2)));
+        assert_eq!((drawn.texts[3], drawn.images[3]), (Some(1), Some(2)));
+    }
+
+    #[test]
     fn a_batch_of_one_text_has_no_negatives() {
-        let drawn = Negatives::draw(&draws(), 0, &[1.0; 9], &positives(&[0, 0, 0]));
+        let drawn = draw(0, &[1.0; 9], &positives(&[0, 0, 0]));
         assert_eq!(drawn.texts, [None; 3]);
         assert_eq!(drawn.pairs(), 3);
     }
@@ -132,8 +153,8 @@ mod tests {
         let bent: Vec<f32> = logits.iter().map(|l| l * (1.0 + 1e-6)).collect();
         let positives = positives(&(0..12).collect::<Vec<u32>>());
         for step in 0..50 {
-            let a = Negatives::draw(&draws(), step, &logits, &positives);
-            assert_eq!(a, Negatives::draw(&draws(), step, &bent, &positives));
+            let a = draw(step, &logits, &positives);
+            assert_eq!(a, draw(step, &bent, &positives));
         }
     }
 }

@@ -5,9 +5,12 @@ use std::hash::Hash;
 
 use capstan_plan::stage;
 
+use crate::momentum::Classes;
+
 /// Whether the text of one sample is a right one for the picture of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Positives {
+    rule: stage::Positives,
     samples: usize,
     /// A number for each sample, equal for equal pictures.
     pictures: Option<Vec<usize>>,
@@ -25,6 +28,7 @@ impl Positives {
             stage::Positives::PictureOrText => (true, true),
         };
         Self {
+            rule,
             samples: texts.len(),
             pictures: by_picture.then(|| classes(pictures)),
             texts: by_text.then(|| classes(texts)),
@@ -43,6 +47,15 @@ impl Positives {
             classes.is_some_and(|classes| classes[a] == classes[b])
         };
         a == b || equal(&self.pictures) || equal(&self.texts)
+    }
+
+    /// Whether samples of two batches are positives of each other.
+    pub fn join(&self, a: &Classes, b: &Classes) -> bool {
+        match self.rule {
+            stage::Positives::Pair => false,
+            stage::Positives::Picture => a.picture == b.picture,
+            stage::Positives::PictureOrText => a.picture == b.picture || a.text == b.text,
+        }
     }
 }
 
@@ -73,5 +86,25 @@ mod tests {
         assert_eq!(pairs(stage::Positives::Pair), []);
         assert_eq!(pairs(stage::Positives::Picture), [(0, 2)]);
         assert_eq!(pairs(stage::Positives::PictureOrText), [(0, 2), (1, 3)]);
+    }
+
+    #[test]
+    fn rules_join_samples_of_two_batches() {
+        let sample = Classes::new(7, &[1, 2]);
+        let [same_picture, same_text] = [Classes::new(7, &[3]), Classes::new(8, &[1, 2])];
+        let joined = |rule| {
+            let positives = Positives::new(rule, &[], &[]);
+            [sample, same_picture, same_text, Classes::new(8, &[2, 1])]
+                .map(|other| positives.join(&sample, &other))
+        };
+        assert_eq!(joined(stage::Positives::Pair), [false; 4]);
+        assert_eq!(
+            joined(stage::Positives::Picture),
+            [true, true, false, false]
+        );
+        assert_eq!(
+            joined(stage::Positives::PictureOrText),
+            [true, true, true, false]
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! A training that is stopped at whatever step, or whose ring breaks within one, and goes on from
-//! its checkpoint is the undisturbed one, bit by bit; one that cannot go on says why.
+//! its checkpoint is the undisturbed one, bit by bit, with momentum encoders and dropout as without;
+//! one that cannot go on says why.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use capstan_plan::FailureKind;
 use capstan_plan::id::{Digest, TextId};
 use capstan_plan::results::{CurvePoint, TrainingStep};
 use capstan_plan::stage::{self, Activation, Architecture, Family, Objective};
+use capstan_train::momentum::{Buffers, Classes, Queue};
 use capstan_train::network::drawn;
 use capstan_train::{
     Checkpoints, Job, PictureSource, Pictures, Sample, SourceError, State, TrainError, Trained,
@@ -40,6 +42,27 @@ fn toml_settings(line: &str) -> stage::Train {
         line.replacen("learning_rate =", "\"learning_rate\":", 1)
     );
     serde_json::from_str(&json).unwrap()
+}
+
+/// Momentum encoders, and a queue that no whole number of batches fills.
+fn with_momentum() -> stage::Train {
+    let momentum = stage::Distillation {
+        rate: 0.8,
+        queue: 15,
+        alpha: 0.4,
+        ramp_steps: Some(8),
+    };
+    stage::Train {
+        momentum: Some(momentum),
+        ..settings(1e-2)
+    }
+}
+
+fn with_dropout() -> stage::Train {
+    stage::Train {
+        dropout: 0.2,
+        ..with_momentum()
+    }
 }
 
 fn network() -> Box<dyn Network> {
@@ -205,8 +228,21 @@ fn run_on(
 
 #[test]
 fn a_resumed_training_is_the_undisturbed_one() {
-    let config = settings(1e-2);
-    let whole = run(&config, None, None);
+    resumes_as_undisturbed(&settings(1e-2));
+}
+
+#[test]
+fn a_resumed_training_with_momentum_is_the_undisturbed_one() {
+    resumes_as_undisturbed(&with_momentum());
+}
+
+#[test]
+fn a_resumed_training_with_dropout_is_the_undisturbed_one() {
+    resumes_as_undisturbed(&with_dropout());
+}
+
+fn resumes_as_undisturbed(config: &stage::Train) {
+    let whole = run(config, None, None);
     let training = whole.result.unwrap().training;
     assert_eq!(
         whole.kept.0.iter().map(|s| s.step).collect::<Vec<_>>(),
@@ -217,7 +253,7 @@ fn a_resumed_training_is_the_undisturbed_one() {
 
     // Right after a checkpoint, between two, and after the last one.
     for stop_at in [0, 4, 7, 10] {
-        let stopped = run(&config, None, Some(stop_at));
+        let stopped = run(config, None, Some(stop_at));
         let done = stop_at + 1;
         assert!(
             matches!(stopped.result, Err(TrainError::Cancelled { step }) if step == done),
@@ -228,25 +264,89 @@ fn a_resumed_training_is_the_undisturbed_one() {
         assert_eq!(state.step, done, "the last applied step is saved");
         let times = stopped.kept.0.iter().filter(|kept| kept.step == done);
         assert_eq!(times.count(), 1, "and saved once");
-        goes_on_as(&config, state, &whole.params, &whole.steps, &training.curve);
+        goes_on_as(config, state, &whole.params, &whole.steps, &training.curve);
+    }
+}
+
+#[test]
+fn every_buffer_of_a_checkpoint_shapes_what_follows() {
+    let config = with_momentum();
+    let whole = run(&config, None, None);
+    let state = whole.kept.0.into_iter().next().unwrap();
+    let go_on = |change: &dyn Fn(&mut Buffers)| {
+        let mut state = state.clone();
+        change(state.buffers.as_mut().unwrap());
+        run(&config, Some(state), None).params
+    };
+    assert_eq!(go_on(&|_| ()), whole.params);
+    let changed = |change: fn(&mut Parts)| {
+        go_on(&|buffers: &mut Buffers| {
+            let mut parts = Parts::of(&buffers.queue);
+            change(&mut parts);
+            buffers.queue = parts.queue();
+        })
+    };
+    for params in [
+        go_on(&|buffers| buffers.copies.iter_mut().for_each(|copy| *copy *= 1.01)),
+        changed(|parts| parts.images[3] += 0.1),
+        changed(|parts| parts.texts[3] += 0.1),
+        changed(|parts| parts.classes.fill(None)),
+        changed(|parts| parts.next += 1),
+    ] {
+        assert_ne!(params, whole.params);
+    }
+}
+
+/// A queue in parts.
+struct Parts {
+    images: Vec<f32>,
+    texts: Vec<f32>,
+    width: usize,
+    classes: Vec<Option<Classes>>,
+    next: usize,
+}
+
+impl Parts {
+    fn of(queue: &Queue) -> Self {
+        let [images, texts] = queue.features().map(<[f32]>::to_vec);
+        Self {
+            images,
+            texts,
+            width: queue.width(),
+            classes: queue.classes().to_vec(),
+            next: queue.next(),
+        }
+    }
+
+    fn queue(self) -> Queue {
+        let (images, texts) = (self.images, self.texts);
+        Queue::from_parts(images, texts, self.width, self.classes, self.next).unwrap()
     }
 }
 
 #[test]
 fn a_training_whose_ring_breaks_loses_no_applied_step() {
-    let config = settings(1e-2);
-    let whole = run(&config, None, None);
+    applied_steps_are_kept(&settings(1e-2));
+}
+
+#[test]
+fn a_training_with_momentum_whose_ring_breaks_loses_no_applied_step() {
+    applied_steps_are_kept(&with_momentum());
+}
+
+fn applied_steps_are_kept(config: &stage::Train) {
+    let whole = run(config, None, None);
     let curve = whole.result.unwrap().training.curve;
     let mut steps_seen = Vec::new();
     // Every call of a ring within three steps, and the last barrier.
     let mut counted = Breaking {
         calls_left: u64::MAX,
     };
-    run_on(&mut counted, &config, None, None).result.unwrap();
+    run_on(&mut counted, config, None, None).result.unwrap();
     let calls = u64::MAX - counted.calls_left;
     for calls_left in (calls / 2..calls / 2 + calls / 4).chain([calls - 1]) {
         let mut ring = Breaking { calls_left };
-        let broken = run_on(&mut ring, &config, None, None);
+        let broken = run_on(&mut ring, config, None, None);
         let Err(TrainError::Ring { step, .. }) = broken.result else {
             panic!("{:?}", broken.result);
         };
@@ -254,7 +354,7 @@ fn a_training_whose_ring_breaks_loses_no_applied_step() {
         let state = broken.kept.0.last().unwrap().clone();
         assert_eq!(state.step, step);
         if steps_seen.last() != Some(&step) {
-            goes_on_as(&config, state, &whole.params, &whole.steps, &curve);
+            goes_on_as(config, state, &whole.params, &whole.steps, &curve);
             steps_seen.push(step);
         }
     }
@@ -312,11 +412,22 @@ fn foreign_states_are_refused() {
         },
         State {
             curve: vec![0.0; 3],
-            ..state
+            ..state.clone()
         },
     ];
-    for state in foreign {
-        let result = run(&config, Some(state), None).result;
+    let momentum = with_momentum();
+    let with_buffers = run(&momentum, None, Some(6)).kept.0.remove(0);
+    let mut smaller = with_buffers.clone();
+    if let Some(buffers) = &mut smaller.buffers {
+        buffers.queue = Queue::drawn(14, buffers.queue.width(), 1);
+    }
+    let foreign = foreign.map(|state| (&config, state));
+    for (config, state) in foreign.into_iter().chain([
+        (&config, with_buffers),
+        (&momentum, state),
+        (&momentum, smaller),
+    ]) {
+        let result = run(config, Some(state), None).result;
         assert!(
             matches!(result, Err(TrainError::ForeignState { .. })),
             "{result:?}"

@@ -11,13 +11,8 @@ fn compare_self(what: &str, heads: usize, width: usize, keys: &Keys) {
         &[&[keys.rows * keys.q_len, 3 * width]],
         |x| fused::attention(matrix(&x[0], 3 * width), None, heads, keys),
         |x| {
-            plain::attention(
-                third(&x[0], 0),
-                third(&x[0], 1),
-                third(&x[0], 2),
-                heads,
-                keys,
-            )
+            let qkv = [0, 1, 2].map(|i| third(&x[0], i));
+            plain::attention(qkv, heads, keys, None)
         },
     );
 }
@@ -38,7 +33,7 @@ fn compare_cross(what: &str, heads: usize, width: usize, blocks: usize, keys: &K
         |x| {
             let kv = matrix(&x[1], 2 * width);
             let (k, v) = (kv.clone().narrow(1, 0, width), kv.narrow(1, width, width));
-            plain::attention(matrix(&x[0], width), k, v, heads, keys)
+            plain::attention([matrix(&x[0], width), k, v], heads, keys, None)
         },
     );
 }
