@@ -137,6 +137,10 @@ pub trait Network: Model + Debug + Send + Sync {
     /// Its decoder, if it has one.
     fn generator(&self) -> Option<&dyn Generate>;
 
+    /// The same network for inference, which records no gradients. It shares the values of all
+    /// parameters: nothing is copied until one of both changes them.
+    fn inference(&self) -> Box<dyn Network>;
+
     /// Writes a model folder in Hugging Face layout. The same model gives the same bytes.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames};
 use crate::config::BlipConfig;
+use crate::device;
 use crate::folder::{self, Assets};
 use crate::generate::Decoder;
 use crate::network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, Network, Scale};
@@ -338,6 +339,13 @@ impl Network for Med {
 
     fn generator(&self) -> Option<&dyn Generate> {
         self.parts.decodes().then_some(self)
+    }
+
+    fn inference(&self) -> Box<dyn Network> {
+        let mut network = self.clone();
+        network.untrack();
+        network.device = device::untracked(&self.device);
+        Box::new(network)
     }
 
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {
