@@ -58,3 +58,39 @@ pub async fn sample(store: &Store, shards: &Shards, limit: usize) -> Result<Vec<
     }
     Ok(chosen.into_iter().map(|(_, _, pair)| pair).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::rows;
+
+    #[tokio::test]
+    async fn a_sample_has_the_smallest_ids_with_their_pictures_whatever_the_shards() {
+        let store = Store::memory();
+        let mut pairs = rows::pairs("site", 40);
+        pairs[7].texts.clear();
+        assert!(rows::curations(&pairs)[7].keep);
+        let curations = rows::curations(&pairs);
+        let kept = pairs.iter().zip(curations).filter(|(_, row)| row.keep);
+        let kept: Vec<Pair> = kept.map(|(pair, _)| pair.clone()).collect();
+        let mut smallest: Vec<PairId> = kept
+            .iter()
+            .filter(|pair| !pair.texts.is_empty())
+            .map(|pair| pair.pair_id)
+            .collect();
+        smallest.sort_unstable();
+        let with_texts = smallest.len();
+        smallest.truncate(12);
+        for (run, rows_per_file) in [("one", 40), ("many", 9)] {
+            let parts = rows::parts(&store, pairs.clone(), rows_per_file).await;
+            let shards = rows::publish_parts(&store, "web", run, parts).await;
+            assert!(super::pairs(&store, &shards).await.unwrap() == kept);
+            // With their pictures, in the order of the rows.
+            let expected = kept.iter().filter(|pair| smallest.contains(&pair.pair_id));
+            let found = sample(&store, &shards, 12).await.unwrap();
+            assert!(found.len() == 12 && found.iter().eq(expected));
+            let all = sample(&store, &shards, 1_000).await.unwrap();
+            assert_eq!(all.len(), with_texts);
+        }
+    }
+}
