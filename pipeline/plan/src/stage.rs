@@ -33,6 +33,7 @@ mod source;
 mod storing;
 mod tokenizer;
 mod train;
+mod validation;
 
 pub use augmentation::{Augmentation, RandAugment};
 pub use balance::{Balance, BalanceMode, BalanceWork};
@@ -48,6 +49,7 @@ pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
 pub use train::{Activation, Architecture, Decay, Family, Objective, Positives, Train, TrainWork};
+pub use validation::{KeepStep, Validation, ValidationMetric};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]

@@ -243,6 +243,7 @@ fn trainings() -> Vec<(String, Training)> {
                 bytes_reduced,
                 samples: 4540,
                 curve,
+                validation: None,
             };
             (name.to_owned(), training)
         })

@@ -202,6 +202,7 @@ fn training(losses: &[f64]) -> Training {
         bytes_reduced: 1,
         samples: 10,
         curve: curve.collect(),
+        validation: None,
     }
 }
 

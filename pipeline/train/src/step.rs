@@ -321,6 +321,7 @@ impl<'a> Loop<'a> {
             bytes_reduced: self.link.bytes_reduced(),
             samples: self.job.samples as u64,
             curve: self.curve.points(),
+            validation: None,
         })
     }
 

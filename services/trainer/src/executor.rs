@@ -119,6 +119,7 @@ impl Trainer {
             data,
             tokenizer,
             init,
+            validation: _,
         } = work;
         let config = config.clone();
         control.progress.begin("steps", config.steps);
