@@ -31,6 +31,7 @@ mod samples;
 mod schedule;
 mod state;
 mod step;
+mod tensorboard;
 
 pub use augment::Augment;
 pub use curve::Curve;
@@ -44,3 +45,4 @@ pub use samples::{PictureRow, Sample, tokenised};
 pub use schedule::Schedule;
 pub use state::{State, StateError};
 pub use step::{Checkpoints, Job, Trained, Watch, train};
+pub use tensorboard::Events;
