@@ -8,10 +8,16 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::Validated;
+
 /// The tensors' file.
 const TENSORS: &str = "state.safetensors";
 /// The index: which tensors lie in which file, and the counters.
 const INDEX: &str = "state.index.json";
+/// The tensor of the validation's measurements.
+const POINTS: &str = "validation.points";
+/// The tensor of the best parameters.
+const BEST: &str = "validation.best";
 
 /// Everything that changes from step to step. Sample order and random draws are functions of the
 /// step, so they need no state.
@@ -31,6 +37,8 @@ pub struct State {
     pub second: Vec<f32>,
     /// Sums of the training curve.
     pub curve: Vec<f64>,
+    /// What was measured on the validation set.
+    pub validation: Validated,
 }
 
 /// Why checkpoint files cannot be read.
@@ -71,6 +79,9 @@ struct Index {
     layout: String,
     params: usize,
     curve: usize,
+    /// Values of the validation and parameters of its best step, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    validation: Option<[usize; 2]>,
     /// Tensor name to file, as in sharded Hugging Face checkpoints.
     weight_map: BTreeMap<String, String>,
 }
@@ -81,18 +92,25 @@ impl State {
     /// # Errors
     /// [`StateError`] where a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), StateError> {
-        let tensors = [
+        let Validated { points, best } = &self.validation;
+        let mut tensors = vec![
             ("params", Flat::new(&self.params, Dtype::F32)),
             ("adamw.first", Flat::new(&self.first, Dtype::F32)),
             ("adamw.second", Flat::new(&self.second, Dtype::F32)),
             ("curve", Flat::new(&self.curve, Dtype::F64)),
         ];
+        let has_validation = !points.is_empty();
+        if has_validation {
+            tensors.push((POINTS, Flat::new(points, Dtype::F64)));
+            tensors.push((BEST, Flat::new(best, Dtype::F32)));
+        }
         let index = Index {
             step: self.step,
             updates: self.updates,
             layout: self.layout.clone(),
             params: self.params.len(),
             curve: self.curve.len(),
+            validation: has_validation.then_some([points.len(), best.len()]),
             weight_map: tensors
                 .iter()
                 .map(|(n, _)| ((*n).to_owned(), TENSORS.to_owned()))
@@ -128,18 +146,29 @@ impl State {
             }
             Ok(tensor.data())
         };
-        let floats = |name| {
-            let chunks = bytes(name, index.params, Dtype::F32)?.as_chunks().0;
-            Ok(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        let floats = |name, expected| {
+            let chunks = bytes(name, expected, Dtype::F32)?.as_chunks().0;
+            Ok::<Vec<f32>, StateError>(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
         };
-        let curve = bytes("curve", index.curve, Dtype::F64)?.as_chunks().0;
+        let doubles = |name, expected| {
+            let chunks = bytes(name, expected, Dtype::F64)?.as_chunks().0;
+            Ok::<Vec<f64>, StateError>(chunks.iter().map(|b| f64::from_le_bytes(*b)).collect())
+        };
+        let validation = match index.validation {
+            Some([points, best]) => Validated {
+                points: doubles(POINTS, points)?,
+                best: floats(BEST, best)?,
+            },
+            None => Validated::default(),
+        };
         Ok(Self {
             step: index.step,
             updates: index.updates,
-            params: floats("params")?,
-            first: floats("adamw.first")?,
-            second: floats("adamw.second")?,
-            curve: curve.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+            params: floats("params", index.params)?,
+            first: floats("adamw.first", index.params)?,
+            second: floats("adamw.second", index.params)?,
+            curve: doubles("curve", index.curve)?,
+            validation,
             layout: index.layout,
         })
     }
@@ -193,6 +222,10 @@ mod tests {
             first: vec![0.1; 4],
             second: vec![0.2; 4],
             curve: vec![40.0, 0.1 + 0.2, 1e-300],
+            validation: Validated {
+                points: vec![40.0, 0.1 + 0.2],
+                best: vec![-0.0, 2.0, 3.0, 4.0],
+            },
         }
     }
 
@@ -207,6 +240,16 @@ mod tests {
         let read = State::read(folder.path()).unwrap();
         assert_eq!(read, state());
         assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
+        assert_eq!(read.validation.best[0].to_bits(), (-0.0f32).to_bits());
+        // A training without validation writes what earlier versions read.
+        let plain = State {
+            validation: Validated::default(),
+            ..state()
+        };
+        plain.write(folder.path()).unwrap();
+        let index = std::fs::read_to_string(folder.path().join(INDEX)).unwrap();
+        assert!(!index.contains("validation"), "{index}");
+        assert_eq!(State::read(folder.path()).unwrap(), plain);
     }
 
     #[test]
