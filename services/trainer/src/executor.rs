@@ -276,7 +276,6 @@ impl Attempt {
             tokenizer: &self.inputs.tokenizer,
             preprocess: &preprocess,
             seed,
-            steps: self.training.config.steps,
             progress: self.control.progress.clone(),
             record,
         });

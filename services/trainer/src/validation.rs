@@ -1,7 +1,5 @@
 //! The measurements of a model between its steps, by `evaluate`.
 
-use std::cell::Cell;
-
 use capstan_dataset::{Store, held_out};
 use capstan_evaluate::Sets;
 use capstan_lease::ProgressCounter;
@@ -61,8 +59,6 @@ pub(crate) struct Measuring<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) preprocess: &'a ImagePreprocess,
     pub(crate) seed: u64,
-    /// Steps of the training.
-    pub(crate) steps: u64,
     pub(crate) progress: ProgressCounter,
     pub(crate) record: &'a Record,
 }
@@ -83,16 +79,11 @@ impl Validator for Measuring<'_> {
             tokenizer: self.tokenizer.clone(),
             preprocess: self.preprocess.clone(),
         };
-        let began = Cell::new(false);
-        let report = |done: u64, total: u64| {
-            if !began.replace(true) {
-                self.progress.begin("batches of validation", total);
-            }
-            self.progress.set(done);
-            goes_on()
-        };
         let (seed, pool) = (self.seed, ComputePool::current());
+        self.progress.show_unit("steps, validating");
+        let report = |_: u64, _: u64| goes_on();
         let found = capstan_evaluate::evaluate_model(config, &model, sets, seed, &pool, &report);
+        self.progress.show_unit("steps");
         let failed = |kind: FailureKind, source| SourceError { kind, source };
         match found {
             Ok(found) => match metric.values(&found.sighted) {
@@ -109,8 +100,6 @@ impl Validator for Measuring<'_> {
 
     fn record(&mut self, point: &ValidationPoint) {
         self.record.validation(point);
-        self.progress.begin("steps", self.steps);
-        self.progress.resume_at(point.step);
     }
 }
 

@@ -16,7 +16,8 @@ const MAX_MEASUREMENTS: u64 = 1_000;
 #[serde(deny_unknown_fields)]
 pub struct Validation {
     /// The stage whose dataset holds pictures with their reference texts; for `accuracy`, with their
-    /// class as the one text. Rank 0 keeps these pictures in memory, as they are encoded.
+    /// class as the one text. Rank 0 keeps these pictures in memory, as they are encoded, and their
+    /// image tokens during a measurement.
     pub from: StageName,
     /// Steps between two measurements. The last step is measured as well.
     pub every_steps: u64,
