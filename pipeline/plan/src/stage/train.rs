@@ -234,7 +234,7 @@ pub struct Train {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validate: Option<Validation>,
     /// Which weights the stage gives: those of the `last` step, or of the `best` measured one (the
-    /// earliest of several).
+    /// earliest of several). With `best`, rank 0 and each checkpoint hold the best weights as well.
     #[serde(default, skip_serializing_if = "KeepStep::is_last")]
     pub keep: KeepStep,
 }
