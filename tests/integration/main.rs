@@ -10,3 +10,4 @@ mod ranks;
 mod stopping;
 mod store;
 mod store_faults;
+mod validation;

@@ -467,6 +467,7 @@ fn losses(kind: Kind, world_size: usize) -> Vec<f64> {
             checkpoints: None,
             cancel: &AtomicBool::new(false),
             before_update: None,
+            validator: None,
         };
         train(job, &mut *network, ring, None, watch).unwrap();
         losses

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 /// Limit for each wait; much shorter than a lease period.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 const IMPORT: &str = r#"
 name = "stopping"
@@ -42,7 +42,7 @@ source = "human"
 "#;
 
 /// A gang of two that writes checkpoints only when a rank stops.
-const TRAINING: &str = r#"
+pub(crate) const TRAINING: &str = r#"
 name = "stopping"
 seed = 3
 [[stage]]
@@ -71,16 +71,16 @@ architecture = { family = "clip", image_size = 32, patch_size = 8, width = 32, h
 "#;
 
 /// A coordinator, and the store and folder that its workers share.
-struct Cluster {
-    store: Store,
+pub(crate) struct Cluster {
+    pub(crate) store: Store,
     address: SocketAddr,
     shutdown: CancellationToken,
     serving: JoinHandle<()>,
-    folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self::on(listener, Store::memory())
     }
@@ -115,7 +115,7 @@ impl Cluster {
         CoordinatorClient::new(endpoint.unwrap().connect_lazy())
     }
 
-    async fn submit(&self, toml: &str) {
+    pub(crate) async fn submit(&self, toml: &str) {
         let request = v1::SubmitRunRequest {
             pipeline: Some(v1::submit_run_request::Pipeline::Toml(toml.to_owned())),
             file_name: "stopping.toml".to_owned(),
@@ -126,7 +126,7 @@ impl Cluster {
     }
 
     /// Waits until the run ends.
-    async fn ended(&self) -> v1::RunEnded {
+    pub(crate) async fn ended(&self) -> v1::RunEnded {
         let request = v1::WatchRequest {
             run: "run".to_owned(),
         };
@@ -183,7 +183,7 @@ impl Cluster {
         }
     }
 
-    fn worker(&self) -> Running {
+    pub(crate) fn worker(&self) -> Running {
         let options = capstan_worker::Options {
             lease: self.lease("worker", vec![Role::Crawl, Role::Curate], Duration::ZERO),
             net: capstan_crawl::NetConfig::default(),
@@ -201,7 +201,7 @@ impl Cluster {
         }
     }
 
-    fn trainer(&self, name: &str) -> Running {
+    pub(crate) fn trainer(&self, name: &str) -> Running {
         self.trainer_with(name, Turns::unbounded())
     }
 
@@ -225,20 +225,20 @@ impl Cluster {
         }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.serving.await.unwrap();
     }
 }
 
 /// A running role.
-struct Running {
+pub(crate) struct Running {
     stop: CancellationToken,
     serving: JoinHandle<Result<(), capstan_lease::Error>>,
 }
 
 impl Running {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         let ended = tokio::time::timeout(PATIENCE, self.serving).await;
         ended.unwrap().unwrap().unwrap();
@@ -425,7 +425,7 @@ async fn a_worker_waits_for_a_late_coordinator_until_its_patience_ends() {
 }
 
 /// Writes pictures and captions in COCO format.
-fn annotate(folder: &Path) {
+pub(crate) fn annotate(folder: &Path) {
     let images = folder.join("human/images");
     std::fs::create_dir_all(&images).unwrap();
     let (mut pictures, mut annotations) = (Vec::new(), Vec::new());
@@ -445,21 +445,21 @@ fn annotate(folder: &Path) {
     std::fs::write(folder.join("human/captions.json"), coco.to_string()).unwrap();
 }
 
-async fn model_of(store: &Store) -> ModelDigest {
+pub(crate) async fn model_of(store: &Store) -> ModelDigest {
     let (run, stage) = (RunId::from("run"), StageName::from("clip"));
     let commits = commits::of_stage(store, &run, &stage).await.unwrap();
     assert_eq!(commits.len(), 1);
     commits[0].outputs.model.unwrap()
 }
 
-async fn newest_step(store: &Store) -> Option<u64> {
+pub(crate) async fn newest_step(store: &Store) -> Option<u64> {
     let (run, stage) = (RunId::from("run"), StageName::from("clip"));
     let newest = checkpoints::latest(store, &run, &stage).await.unwrap();
     newest.map(|checkpoint| checkpoint.step)
 }
 
 /// Waits for the checkpoint of the first stop: rank 0 may notice the stop only when its ring breaks.
-async fn first_checkpoint(store: &Store) -> u64 {
+pub(crate) async fn first_checkpoint(store: &Store) -> u64 {
     let began = Instant::now();
     loop {
         if let Some(step) = newest_step(store).await {
@@ -474,7 +474,7 @@ async fn first_checkpoint(store: &Store) -> u64 {
 }
 
 /// Waits until the gang has done this many steps.
-async fn steps_done(cluster: &Cluster, steps: u64) {
+pub(crate) async fn steps_done(cluster: &Cluster, steps: u64) {
     let began = Instant::now();
     loop {
         let request = v1::GetRunRequest {

@@ -27,6 +27,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "model",
             "collective",
             "train",
+            "evaluate",
         ],
     ),
     ("demoweb", &["runtime"]),

@@ -18,6 +18,7 @@ pub mod error;
 pub mod export;
 pub mod files;
 mod folders;
+pub mod held_out;
 pub mod index;
 pub mod lineage;
 pub mod lists;

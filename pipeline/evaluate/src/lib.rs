@@ -33,5 +33,5 @@ pub mod zero_shot;
 mod tests;
 
 pub use error::Error;
-pub use runner::{Models, Sets, evaluate};
+pub use runner::{Models, Sets, check, evaluate, evaluate_model};
 pub use scores::Scores;

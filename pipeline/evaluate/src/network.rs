@@ -19,10 +19,25 @@ const PICTURES_PER_BATCH: usize = 32;
 const TEXTS_PER_BATCH: usize = 128;
 
 /// A network, its vocabulary and its preparation of pictures.
+#[derive(Clone, Copy)]
 pub(crate) struct LoadedNetwork<'a> {
-    model: Pretrained,
+    model: &'a Pretrained,
     pool: &'a ComputePool,
     folder: &'a Path,
+}
+
+/// Reads a model folder.
+pub(crate) fn open(
+    folder: &Path,
+    device: DeviceSpec,
+    pool: &ComputePool,
+) -> Result<Pretrained, Error> {
+    let load = Load::on(&device.open()?);
+    let model = pool.install(|| Pretrained::open(folder, &load));
+    model.map_err(|source| Error::Model {
+        folder: folder.to_owned(),
+        source,
+    })
 }
 
 /// The output of a network for pictures.
@@ -35,22 +50,13 @@ pub(crate) struct Pictures {
 }
 
 impl<'a> LoadedNetwork<'a> {
-    pub fn load(
-        folder: &'a Path,
-        device: DeviceSpec,
-        pool: &'a ComputePool,
-    ) -> Result<Self, Error> {
-        let load = Load::on(&device.open()?);
-        let model = pool.install(|| Pretrained::open(folder, &load));
-        let model = model.map_err(|source| Error::Model {
-            folder: folder.to_owned(),
-            source,
-        })?;
-        Ok(Self {
+    /// - `folder`: names the model in errors.
+    pub fn new(model: &'a Pretrained, pool: &'a ComputePool, folder: &'a Path) -> Self {
+        Self {
             model,
             pool,
             folder,
-        })
+        }
     }
 
     /// Fails if the model has no features of pictures and texts.

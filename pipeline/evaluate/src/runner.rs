@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use capstan_model::{ComputePool, DeviceSpec};
+use capstan_model::{ComputePool, DeviceSpec, Pretrained};
 use capstan_plan::draw::Draws;
 use capstan_plan::results::Evaluation;
 use capstan_plan::row::Pair;
@@ -11,7 +11,7 @@ use capstan_plan::stage;
 
 use crate::error::Error;
 use crate::measurement::{Measurement, Retrieval, ZeroShot};
-use crate::network::{LoadedNetwork, Pictures, picture_batches, text_batches};
+use crate::network::{self, LoadedNetwork, Pictures, picture_batches, text_batches};
 use crate::progress::BatchProgress;
 use crate::scores::Scores;
 use crate::{blind, rerank, zero_shot};
@@ -83,15 +83,60 @@ pub fn evaluate(
     pool: &ComputePool,
     progress: &dyn Fn(u64, u64) -> bool,
 ) -> Result<Evaluation, Error> {
+    check(config, sets)?;
+    if models.captioner.is_some() && config.captioning.is_none() {
+        return Err(Error::NoCaptioning);
+    }
+    let model = network::open(models.model, device, pool)?;
+    let captioner = match models.captioner {
+        Some(folder) => Some((network::open(folder, device, pool)?, folder)),
+        None => None,
+    };
+    let network = LoadedNetwork::new(&model, pool, models.model);
+    let captioner = captioner
+        .as_ref()
+        .map(|(model, folder)| LoadedNetwork::new(model, pool, folder));
+    figures(config, network, captioner, sets, seed, progress)
+}
+
+/// Evaluates a model that is in memory, such as one in training.
+///
+/// The arguments are those of [`evaluate`].
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_model(
+    config: &stage::Evaluate,
+    model: &Pretrained,
+    sets: &Sets,
+    seed: u64,
+    pool: &ComputePool,
+    progress: &dyn Fn(u64, u64) -> bool,
+) -> Result<Evaluation, Error> {
+    check(config, sets)?;
+    let network = LoadedNetwork::new(model, pool, Path::new("memory"));
+    figures(config, network, None, sets, seed, progress)
+}
+
+/// Checks that `sets` hold what `config` evaluates.
+///
+/// # Errors
+/// [`Error`] names the set.
+pub fn check(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
     check_sizes(config, sets)?;
-    let sets = &WithTexts::new(sets);
-    check(config, models, sets)?;
-    let network = LoadedNetwork::load(models.model, device, pool)?;
-    let captioner = models
-        .captioner
-        .map(|folder| LoadedNetwork::load(folder, device, pool))
-        .transpose()?;
+    check_texts(config, &WithTexts::new(sets))
+}
+
+fn figures(
+    config: &stage::Evaluate,
+    network: LoadedNetwork<'_>,
+    captioner: Option<LoadedNetwork<'_>>,
+    sets: &Sets,
+    seed: u64,
+    progress: &dyn Fn(u64, u64) -> bool,
+) -> Result<Evaluation, Error> {
     check_parts(config, &network, captioner.as_ref())?;
+    let sets = &WithTexts::new(sets);
     let run = Run {
         config,
         sets,
@@ -142,7 +187,7 @@ fn check_sizes(config: &stage::Evaluate, sets: &Sets) -> Result<(), Error> {
     Ok(())
 }
 
-fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> Result<(), Error> {
+fn check_texts(config: &stage::Evaluate, sets: &WithTexts<'_>) -> Result<(), Error> {
     let named = [&sets.retrieval[..], &sets.captioning, &sets.zero_shot];
     for (set, pairs) in requested(config, named) {
         if config.blind && pairs.len() < 2 {
@@ -163,9 +208,6 @@ fn check(config: &stage::Evaluate, models: Models<'_>, sets: &WithTexts<'_>) -> 
         if templates.is_empty() || !templates.iter().all(|template| template.contains("{}")) {
             return Err(Error::Templates);
         }
-    }
-    if models.captioner.is_some() && config.captioning.is_none() {
-        return Err(Error::NoCaptioning);
     }
     Ok(())
 }

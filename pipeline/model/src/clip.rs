@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormLayer, PreNormNames, Vit, VitNames};
 use crate::config::ClipConfig;
+use crate::device;
 use crate::folder::{self, Assets};
 use crate::network::{Embed, Generate, ImageEmbeds, Match, Network, Scale};
 use crate::ops::{self, Keys, Rule};
@@ -246,6 +247,13 @@ impl Network for Clip {
 
     fn blank_encoders(&self) -> Option<Box<dyn Network>> {
         None
+    }
+
+    fn inference(&self) -> Box<dyn Network> {
+        let mut network = self.clone();
+        network.untrack();
+        network.device = device::untracked(&self.device);
+        Box::new(network)
     }
 
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {

@@ -105,6 +105,14 @@ impl DeviceSpec {
     }
 }
 
+/// The device below an autodiff one; any other as it is.
+pub(crate) fn untracked(device: &Device) -> Device {
+    match device.is_autodiff() {
+        true => device.clone().inner(),
+        false => device.clone(),
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn cpu_kind() -> String {
     let kind = if std::arch::is_x86_feature_detected!("avx512f") {
@@ -196,7 +204,8 @@ mod cuda {
 /// result reproducible.
 #[derive(Debug)]
 pub struct ComputePool {
-    pool: rayon::ThreadPool,
+    /// `None` for the pool of the calling thread.
+    pool: Option<rayon::ThreadPool>,
 }
 
 impl ComputePool {
@@ -211,17 +220,29 @@ impl ComputePool {
             .thread_name(|index| format!("compute-{index}"))
             .build()
             .map_err(|source| Error::Pool { threads, source })?;
-        Ok(Self { pool })
+        Ok(Self { pool: Some(pool) })
+    }
+
+    /// The pool whose thread calls [`ComputePool::install`], for work between the steps of a
+    /// training: it uses the threads of the rank, and its CPU time counts as theirs.
+    pub fn current() -> Self {
+        Self { pool: None }
     }
 
     /// Runs `work` on the pool and waits for it.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
+        match &self.pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
     }
 
     /// Number of threads.
     pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
+        match &self.pool {
+            Some(pool) => pool.current_num_threads(),
+            None => rayon::current_num_threads(),
+        }
     }
 }
 
@@ -297,5 +318,12 @@ mod tests {
         let pool = ComputePool::new(2).expect("a pool");
         assert_eq!(pool.install(rayon::current_num_threads), 2);
         assert_eq!(ComputePool::new(0).expect("a pool").threads(), 1);
+        let outer = ComputePool::new(3).expect("a pool");
+        let name = || std::thread::current().name().map(str::to_owned);
+        let (threads, same) = outer.install(|| {
+            let current = ComputePool::current();
+            (current.threads(), current.install(name) == name())
+        });
+        assert_eq!((threads, same), (3, true));
     }
 }

@@ -145,6 +145,10 @@ pub trait Network: Model + Debug + Send + Sync {
     /// its family is not trained with momentum encoders.
     fn blank_encoders(&self) -> Option<Box<dyn Network>>;
 
+    /// The same network for inference, which records no gradients. It shares the values of all
+    /// parameters: nothing is copied until one of both changes them.
+    fn inference(&self) -> Box<dyn Network>;
+
     /// Writes a model folder in Hugging Face layout. The same model gives the same bytes.
     ///
     /// # Errors

@@ -1,7 +1,11 @@
 //! Figures as plain types: what evaluation gives, training records and `report` draws.
 //! Percentages are 0 to 100; CIDEr-D is times 100.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::stage::ValidationMetric;
 
 /// Recall at k, in percent. TR: texts of a picture; IR: pictures of a text. A tie is a miss.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -90,7 +94,7 @@ pub struct TrainingStep {
     /// The sum of the parts.
     pub loss: f64,
     /// The parts by name: `itc`, `itm`, `lm`.
-    pub parts: std::collections::BTreeMap<String, f64>,
+    pub parts: BTreeMap<String, f64>,
     /// Global norm of the gradient before clipping.
     pub gradient_norm: f64,
     /// Wall time of the step.
@@ -110,6 +114,9 @@ pub struct Training {
     pub samples: u64,
     /// The curve: losses averaged over at most 200 stretches of steps.
     pub curve: Vec<CurvePoint>,
+    /// What was measured on the validation set, where the stage names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationCurve>,
 }
 
 /// A stretch of a training curve.
@@ -118,5 +125,58 @@ pub struct CurvePoint {
     /// Last step of the stretch.
     pub step: u64,
     /// Mean loss by part, `loss` for the sum.
-    pub means: std::collections::BTreeMap<String, f64>,
+    pub means: BTreeMap<String, f64>,
+}
+
+/// The measurements of a training on its validation set.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationCurve {
+    /// The figure that decides which measurement is the best.
+    pub metric: ValidationMetric,
+    /// The measurements in the order of the steps, at most 1000.
+    pub points: Vec<ValidationPoint>,
+    /// Steps that the weights have which the stage gave.
+    pub published_step: u64,
+}
+
+/// One measurement of a model in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidationPoint {
+    /// Steps that the model was trained for.
+    pub step: u64,
+    /// The figures by name, the metric among them.
+    pub figures: BTreeMap<String, f64>,
+}
+
+impl ValidationCurve {
+    /// The value of the metric at a point.
+    pub fn value(&self, point: &ValidationPoint) -> Option<f64> {
+        point.figures.get(self.metric.as_str()).copied()
+    }
+
+    /// The point with the greatest value of the metric, the earliest of several.
+    pub fn best(&self) -> Option<&ValidationPoint> {
+        let mut best: Option<(&ValidationPoint, f64)> = None;
+        for point in &self.points {
+            let value = self.value(point)?;
+            if best.is_none_or(|(_, greatest)| value > greatest) {
+                best = Some((point, value));
+            }
+        }
+        best.map(|(point, _)| point)
+    }
+
+    /// The best value and its step, and the step of the published weights, in words.
+    pub fn summary(&self) -> Option<String> {
+        let best = self.best()?;
+        let (metric, value) = (self.metric.as_str(), self.value(best)?);
+        let published = match self.published_step == best.step {
+            true => "published".to_owned(),
+            false => format!("the weights of step {} are published", self.published_step),
+        };
+        Some(format!(
+            "best {metric} {value:.1} after {} steps, {published}",
+            best.step
+        ))
+    }
 }

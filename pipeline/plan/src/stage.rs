@@ -35,6 +35,7 @@ mod source;
 mod storing;
 mod tokenizer;
 mod train;
+mod validation;
 
 pub use architecture::{Activation, Architecture, Family};
 pub use augmentation::{Augmentation, RandAugment};
@@ -52,6 +53,7 @@ pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
 pub use train::{Decay, Objective, Positives, Train, TrainWork};
+pub use validation::{KeepStep, Validation, ValidationMetric};
 
 /// One stage: its name and what it does.
 #[derive(Debug, Clone, PartialEq)]

@@ -11,6 +11,7 @@ pub mod rejects;
 pub mod samples;
 pub mod tiles;
 pub mod times;
+pub mod validation;
 
 use maud::{Markup, html};
 

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use capstan_plan::results::{CaptioningFigures, ModelFigures, RetrievalFigures, ZeroShotFigures};
+use capstan_plan::results::{
+    CaptioningFigures, ModelFigures, RetrievalFigures, ValidationCurve, ZeroShotFigures,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::arm::Arm;
@@ -59,6 +61,35 @@ pub struct StageFigures {
     /// Bytes that each rank of a training sent through the ring.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes_reduced: Option<u64>,
+    /// The best step of a training on its validation set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<BestStep>,
+}
+
+/// The best step of a training on its validation set, and the step whose weights it gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BestStep {
+    /// The figure that was compared, such as `r_at_1`.
+    pub metric: String,
+    /// Its greatest value.
+    pub best: f64,
+    /// Steps that the model had been trained for then.
+    pub best_step: u64,
+    /// Steps that the published weights have.
+    pub published_step: u64,
+}
+
+impl BestStep {
+    /// The best step of a validation curve; `None` if nothing was measured.
+    pub fn of_curve(curve: &ValidationCurve) -> Option<Self> {
+        let best = curve.best()?;
+        Some(Self {
+            metric: curve.metric.as_str().to_owned(),
+            best: curve.value(best)?,
+            best_step: best.step,
+            published_step: curve.published_step,
+        })
+    }
 }
 
 /// Stages as a JSON object that keeps their order.

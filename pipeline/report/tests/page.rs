@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use capstan_plan::results::{
-    CurvePoint, ModelFigures, RetrievalFigures, Training, ZeroShotFigures,
+    CurvePoint, ModelFigures, RetrievalFigures, Training, ValidationCurve, ZeroShotFigures,
 };
 use capstan_plan::row::Origin;
-use capstan_plan::stage::Family;
+use capstan_plan::stage::{Family, ValidationMetric};
 use capstan_report::arm::{Arm, Texts};
-use capstan_report::summary::{Filter, Judged, Pairs, StageFigures, Summary};
+use capstan_report::summary::{BestStep, Filter, Judged, Pairs, StageFigures, Summary};
 use capstan_report::{Error, RunReport, SampleCard, TextLine, write};
 use scraper::{Html, Selector};
 
@@ -122,6 +122,7 @@ fn report() -> RunReport {
             cpu_seconds: 78.9,
             world_size: Some(2),
             bytes_reduced: Some(84_200_000),
+            validation: None,
         }],
         remaining_shown_at_60s: Some(300.0),
         remaining_taken_at_60s: Some(320.0),
@@ -202,7 +203,63 @@ fn training(losses: &[f64]) -> Training {
         bytes_reduced: 1,
         samples: 10,
         curve: curve.collect(),
+        validation: None,
     }
+}
+
+/// Recall after 5, 10 and 15 steps, the best twice.
+fn validation(published_step: u64) -> ValidationCurve {
+    let metric = ValidationMetric::RecallAt1;
+    let point =
+        |(step, value): (u64, f64)| metric.point(step, &[value, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let points = [(5, 20.0), (10, 61.25), (15, 61.25)];
+    ValidationCurve {
+        metric,
+        points: points.map(point).to_vec(),
+        published_step,
+    }
+}
+
+#[test]
+fn a_validation_has_a_panel_with_the_best_step_and_the_published_one() {
+    let plain = page(&report());
+    assert!(!plain.contains("Validation"), "nothing was measured");
+    for (published, text) in [
+        (10, "best r_at_1 61.2 after 10 steps, published"),
+        (
+            15,
+            "best r_at_1 61.2 after 10 steps, the weights of step 15 are published",
+        ),
+    ] {
+        let mut report = report();
+        report.trainings[0].1.validation = Some(validation(published));
+        let page = page(&report);
+        assert_well_formed(&page);
+        let document = Html::parse_document(&page);
+        let panels = selector("#curves figure.validation");
+        let panel = document.select(&panels).next().unwrap();
+        assert!(panel.inner_html().contains(text), "{}", panel.inner_html());
+        let count = |of: &str| panel.select(&selector(of)).count();
+        assert_eq!((count("path.l-metric"), count("path.l-other")), (1, 6));
+        assert_eq!(count("circle.l-best"), 1);
+    }
+}
+
+#[test]
+fn the_summary_names_the_earliest_of_equal_steps() {
+    let best = BestStep::of_curve(&validation(15)).unwrap();
+    let expected = BestStep {
+        metric: "r_at_1".to_owned(),
+        best: 61.25,
+        best_step: 10,
+        published_step: 15,
+    };
+    assert_eq!(best, expected);
+    let empty = ValidationCurve {
+        points: Vec::new(),
+        ..validation(15)
+    };
+    assert_eq!(BestStep::of_curve(&empty), None);
 }
 
 #[test]

@@ -167,6 +167,7 @@ fn median_step(
         checkpoints: None,
         cancel: &AtomicBool::new(false),
         before_update: None,
+        validator: None,
     };
     train(job, &mut *network, &mut SoloRing, None, watch)?;
     let mut steps = steps.split_off(steps.len() / 2);

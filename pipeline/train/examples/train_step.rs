@@ -163,6 +163,7 @@ fn rank(
         checkpoints: None,
         cancel: &AtomicBool::new(false),
         before_update: None,
+        validator: None,
     };
     train(job, &mut *network, ring, None, watch)?;
     Ok(steps)

@@ -61,6 +61,17 @@ pub enum TrainError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The model cannot be measured.
+    #[error("step {step}: the validation failed")]
+    Validation {
+        /// Steps that the model was trained for.
+        step: u64,
+        /// How the failure is to be treated.
+        kind: FailureKind,
+        /// What the validator said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A picture cannot be had.
     #[error("picture {picture}: cannot be loaded")]
     Picture {
@@ -102,7 +113,9 @@ impl TrainError {
             Self::Model(_) => FailureKind::BadInput,
             Self::State(StateError::File { .. }) => FailureKind::WorkerFault,
             Self::State(_) | Self::ForeignState { .. } => FailureKind::BadInput,
-            Self::Save { kind, .. } | Self::Picture { kind, .. } => *kind,
+            Self::Save { kind, .. }
+            | Self::Validation { kind, .. }
+            | Self::Picture { kind, .. } => *kind,
             Self::Threads { .. } => FailureKind::WorkerFault,
         }
     }
@@ -126,13 +139,18 @@ mod tests {
         let io = || std::io::Error::other("disk full");
         let no_json = || serde_json::from_str::<u64>("step").expect_err("no number");
         let no_header = safetensors::SafeTensorError::InvalidHeaderLength;
-        let errors: [&dyn StdError; 9] = [
+        let errors: [&dyn StdError; 10] = [
             &TrainError::Ring {
                 step: 1,
                 source: RingError::Broken,
             },
             &TrainError::State(StateError::Index(no_json())),
             &TrainError::Save {
+                step: 1,
+                kind: FailureKind::Transient,
+                source: Box::new(io()),
+            },
+            &TrainError::Validation {
                 step: 1,
                 kind: FailureKind::Transient,
                 source: Box::new(io()),

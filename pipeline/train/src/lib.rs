@@ -4,7 +4,7 @@
 //! the step loop with its metrics, and the state that a checkpoint holds. It calls `plan`,
 //! `dataset` (for the order of samples), `model` and `collective`. It knows no store and no
 //! network: pictures come through [`PictureSource`], checkpoints go through [`Checkpoints`],
-//! ranks meet in a [`capstan_collective::Collective`].
+//! ranks meet in a [`capstan_collective::Collective`], and a [`Validator`] measures the model.
 //!
 //! ```text
 //! Loader: global batch ─► this rank's slice ─► Pictures ─► Augment ─► Objectives::gradient
@@ -32,6 +32,8 @@ mod samples;
 mod schedule;
 mod state;
 mod step;
+mod tensorboard;
+mod validation;
 
 pub use augment::Augment;
 pub use curve::Curve;
@@ -45,3 +47,5 @@ pub use samples::{PictureRow, Sample, tokenised};
 pub use schedule::Schedule;
 pub use state::{State, StateError};
 pub use step::{Checkpoints, Job, Trained, Watch, train};
+pub use tensorboard::Events;
+pub use validation::{Validated, Validator};

@@ -32,6 +32,11 @@ impl<'a> Link<'a> {
         self.ring.world_size()
     }
 
+    /// The limit of each operation.
+    pub(crate) fn limit(&self) -> Duration {
+        self.limit
+    }
+
     /// Bytes that this rank has sent.
     pub fn bytes_reduced(&self) -> u64 {
         self.ring.bytes_reduced()

@@ -8,12 +8,17 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
+use crate::Validated;
 use crate::momentum::{Buffers, Classes, Queue};
 
 /// The tensors' file.
 const TENSORS: &str = "state.safetensors";
 /// The index: which tensors lie in which file, and the counters.
 const INDEX: &str = "state.index.json";
+/// The tensor of the validation's measurements.
+const POINTS: &str = "validation.points";
+/// The tensor of the best parameters.
+const BEST: &str = "validation.best";
 
 /// Everything that changes from step to step. Sample order and random draws are functions of the
 /// step, so they need no state.
@@ -35,6 +40,8 @@ pub struct State {
     pub curve: Vec<f64>,
     /// Momentum copies and queue; `None` where the training has none.
     pub buffers: Option<Buffers>,
+    /// What was measured on the validation set.
+    pub validation: Validated,
 }
 
 /// Why checkpoint files cannot be read.
@@ -80,6 +87,9 @@ struct Index {
     curve: usize,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     buffers: Option<BuffersIndex>,
+    /// Values of the validation and parameters of its best step, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    validation: Option<[usize; 2]>,
     /// Tensor name to file, as in sharded Hugging Face checkpoints.
     weight_map: BTreeMap<String, String>,
 }
@@ -103,6 +113,7 @@ impl State {
     /// # Errors
     /// [`StateError`] where a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), StateError> {
+        let Validated { points, best } = &self.validation;
         let mut tensors = vec![
             ("params", Flat::new(&self.params, Dtype::F32)),
             ("adamw.first", Flat::new(&self.first, Dtype::F32)),
@@ -120,6 +131,11 @@ impl State {
                 ("queue.text_classes", Flat::new(words, Dtype::U64)),
             ]);
         }
+        let has_validation = !points.is_empty();
+        if has_validation {
+            tensors.push((POINTS, Flat::new(points, Dtype::F64)));
+            tensors.push((BEST, Flat::new(best, Dtype::F32)));
+        }
         let index = Index {
             step: self.step,
             updates: self.updates,
@@ -132,6 +148,7 @@ impl State {
                 width: buffers.queue.width(),
                 next: buffers.queue.next(),
             }),
+            validation: has_validation.then_some([points.len(), best.len()]),
             weight_map: tensors
                 .iter()
                 .map(|(n, _)| ((*n).to_owned(), TENSORS.to_owned()))
@@ -169,7 +186,11 @@ impl State {
         };
         let floats = |name, expected| {
             let chunks = bytes(name, expected, Dtype::F32)?.as_chunks().0;
-            Ok(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
+            Ok::<Vec<f32>, StateError>(chunks.iter().map(|b| f32::from_le_bytes(*b)).collect())
+        };
+        let doubles = |name, expected| {
+            let chunks = bytes(name, expected, Dtype::F64)?.as_chunks().0;
+            Ok::<Vec<f64>, StateError>(chunks.iter().map(|b| f64::from_le_bytes(*b)).collect())
         };
         let classes = |name, expected| {
             let chunks = bytes(name, expected, Dtype::U64)?.as_chunks().0;
@@ -195,15 +216,22 @@ impl State {
                 queue: queue.ok_or(StateError::Queue)?,
             })
         };
-        let curve = bytes("curve", index.curve, Dtype::F64)?.as_chunks().0;
+        let validation = match index.validation {
+            Some([points, best]) => Validated {
+                points: doubles(POINTS, points)?,
+                best: floats(BEST, best)?,
+            },
+            None => Validated::default(),
+        };
         Ok(Self {
             step: index.step,
             updates: index.updates,
             params: floats("params", index.params)?,
             first: floats("adamw.first", index.params)?,
             second: floats("adamw.second", index.params)?,
-            curve: curve.iter().map(|b| f64::from_le_bytes(*b)).collect(),
             buffers: index.buffers.map(buffers).transpose()?,
+            curve: doubles("curve", index.curve)?,
+            validation,
             layout: index.layout,
         })
     }
@@ -269,6 +297,10 @@ mod tests {
             second: vec![0.2; 4],
             curve: vec![40.0, 0.1 + 0.2, 1e-300],
             buffers: None,
+            validation: Validated {
+                points: vec![40.0, 0.1 + 0.2],
+                best: vec![-0.0, 2.0, 3.0, 4.0],
+            },
         }
     }
 
@@ -299,6 +331,16 @@ mod tests {
         let read = State::read(folder.path()).unwrap();
         assert_eq!(read, state());
         assert_eq!(read.params[1].to_bits(), (-0.0f32).to_bits());
+        assert_eq!(read.validation.best[0].to_bits(), (-0.0f32).to_bits());
+        // A training without validation writes what earlier versions read.
+        let plain = State {
+            validation: Validated::default(),
+            ..state()
+        };
+        plain.write(folder.path()).unwrap();
+        let index = std::fs::read_to_string(folder.path().join(INDEX)).unwrap();
+        assert!(!index.contains("validation"), "{index}");
+        assert_eq!(State::read(folder.path()).unwrap(), plain);
     }
 
     #[test]
@@ -316,9 +358,13 @@ mod tests {
     }
 
     #[test]
-    fn files_without_momentum_are_those_of_earlier_versions() {
+    fn files_without_momentum_and_validation_are_those_of_earlier_versions() {
         let folder = tempfile::tempdir().unwrap();
-        state().write(folder.path()).unwrap();
+        let plain = State {
+            validation: Validated::default(),
+            ..state()
+        };
+        plain.write(folder.path()).unwrap();
         let index = std::fs::read_to_string(folder.path().join(INDEX)).unwrap();
         let index: serde_json::Value = serde_json::from_str(&index).unwrap();
         let keys: Vec<&String> = index.as_object().unwrap().keys().collect();

@@ -14,9 +14,10 @@ use capstan_plan::stage;
 use crate::loader::{Batches, Loader, Prepared};
 use crate::momentum::Teacher;
 use crate::objective::{Gradient, Objectives};
+use crate::validation::Validation;
 use crate::{
     AdamW, AdamWConfig, Augment, Curve, Link, Pictures, RankPool, Sample, Schedule, State,
-    TrainError, clip_factor, global_norm, network,
+    TrainError, Validator, clip_factor, global_norm, network,
 };
 
 /// What is trained on, and how.
@@ -58,6 +59,8 @@ pub struct Watch<'a> {
     pub cancel: &'a AtomicBool,
     /// Told of every step whose gradient is summed over the ranks and not applied yet.
     pub before_update: Option<&'a (dyn Fn(u64) + Sync)>,
+    /// Measures the model; rank 0 needs one where the stage has `validate`.
+    pub validator: Option<&'a mut dyn Validator>,
 }
 
 /// A training that is over; the network holds its parameters.
@@ -71,7 +74,8 @@ pub struct Trained {
 
 /// Trains `network` on this rank's part of every global batch.
 ///
-/// Every rank calls it with equal arguments but for `ring`; all end with equal bits. Computes on
+/// Every rank calls it with equal arguments but for `ring`; all end with equal bits, except that rank 0
+/// alone ends with the best weights where the stage keeps these. Computes on
 /// a pool of `config.threads_per_rank` threads of its own, and loads the pictures of coming steps on
 /// as many others.
 ///
@@ -91,6 +95,12 @@ pub fn train(
 ) -> Result<Trained, TrainError> {
     check(&job, network, ring.world_size())?;
     let config = job.config;
+    if config.validate.is_some() && ring.rank() == 0 && watch.validator.is_none() {
+        return Err(TrainError::Settings {
+            field: "validate",
+            problem: "rank 0 has nothing to measure the model with".to_owned(),
+        });
+    }
     let pool = RankPool::new(ring.rank(), config.threads_per_rank)?;
     let loading = RankPool::loading(ring.rank(), config.threads_per_rank)?;
     let settings = Settings {
@@ -226,6 +236,7 @@ struct Loop<'a> {
     schedule: Schedule,
     optimizer: AdamW,
     curve: Curve,
+    validation: Validation<'a>,
     step: u64,
     /// The step of the newest checkpoint.
     saved: u64,
@@ -267,6 +278,7 @@ impl<'a> Loop<'a> {
             ),
             schedule: schedule(config),
             layout: network::layout_digest(network),
+            validation: Validation::new(config),
             step: 0,
             saved: 0,
             batches,
@@ -305,6 +317,10 @@ impl<'a> Loop<'a> {
         if !restored {
             return foreign("it was trained with other `momentum`");
         }
+        let (rank, params) = (self.link.rank(), state.params.len());
+        if !self.validation.restore(state.validation, rank, params) {
+            return foreign("it was validated in another way");
+        }
         self.optimizer
             .restore(state.first, state.second, state.updates);
         self.step = state.step;
@@ -332,10 +348,13 @@ impl<'a> Loop<'a> {
             bytes_reduced: self.link.bytes_reduced(),
             samples: self.job.samples as u64,
             curve: self.curve.points(),
+            validation: self.validation.publish(self.network),
         })
     }
 
     fn steps(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        // A training that stopped within a measurement left a checkpoint without it.
+        self.validate(watch)?;
         loop {
             if watch.cancel.load(Ordering::Relaxed) {
                 return Err(TrainError::Cancelled { step: self.step });
@@ -347,6 +366,7 @@ impl<'a> Loop<'a> {
             self.curve.add(&step);
             (watch.step)(&step);
             self.step += 1;
+            self.validate(watch)?;
             let every = self.job.config.checkpoint_steps;
             if every > 0 && self.step.is_multiple_of(every) && self.step < self.job.config.steps {
                 self.save(watch)?;
@@ -359,13 +379,26 @@ impl<'a> Loop<'a> {
             .map_err(|source| TrainError::Ring { step, source })
     }
 
+    /// Measures the model where that is due.
+    fn validate(&mut self, watch: &mut Watch<'_>) -> Result<(), TrainError> {
+        if !self.validation.is_due(self.step) {
+            return Ok(());
+        }
+        let validator = watch.validator.as_deref_mut();
+        let (network, link) = (&*self.network, &mut self.link);
+        self.validation
+            .measure(self.step, network, link, validator, watch.cancel)
+    }
+
     /// Saves the last applied step of a training that cannot go on for a reason that lies outside
     /// of it. A step that failed changed nothing: the optimiser is not reached before the ring
     /// has given the whole gradient.
     fn keep_what_was_done(&mut self, error: &TrainError, watch: &mut Watch<'_>) {
         let from_outside = match error {
             TrainError::Cancelled { .. } | TrainError::Ring { .. } => true,
-            TrainError::Picture { kind, .. } => *kind == FailureKind::Transient,
+            TrainError::Picture { kind, .. } | TrainError::Validation { kind, .. } => {
+                *kind == FailureKind::Transient
+            }
             _ => false,
         };
         if !from_outside || self.step == self.saved {
@@ -399,8 +432,10 @@ impl<'a> Loop<'a> {
             second,
             curve: self.curve.sums().to_vec(),
             buffers: self.objectives.teacher_mut().map(Teacher::take_buffers),
+            validation: self.validation.take(),
         };
         let saved = checkpoints.save(&state);
+        self.validation.put_back(state.validation);
         self.optimizer
             .restore(state.first, state.second, state.updates);
         if let Some((teacher, buffers)) = self.objectives.teacher_mut().zip(state.buffers) {

@@ -92,6 +92,12 @@ impl ProgressCounter {
         }
     }
 
+    /// Shows another name for the unit, such as `steps, validating` while steps pause. The numbers and
+    /// the metric stay those of the unit.
+    pub fn show_unit(&self, unit: &str) {
+        unit.clone_into(&mut self.unit().name);
+    }
+
     /// Sets the number of units that an earlier attempt finished. They do not increment the metric.
     pub fn resume_at(&self, done: u64) {
         self.0.done.store(done, Ordering::Relaxed);
@@ -240,4 +246,24 @@ pub trait Executor: Send + Sync + 'static {
         assignment: Assignment,
         control: Control,
     ) -> Result<Option<Done>, Failure>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_name_of_the_unit_leaves_the_numbers() {
+        let progress = ProgressCounter::new("blip");
+        progress.begin("steps", 10);
+        progress.set(4);
+        let shown = || {
+            let message = progress.message(&v1::LeaseRef::default());
+            (message.done, message.total, message.unit)
+        };
+        progress.show_unit("steps, validating");
+        assert_eq!(shown(), (4, 10, "steps, validating".to_owned()));
+        progress.show_unit("steps");
+        assert_eq!(shown(), (4, 10, "steps".to_owned()));
+    }
 }

@@ -18,6 +18,9 @@ pub enum Error {
     /// The ring could not be formed, or an operation outside of a step failed.
     #[error(transparent)]
     Ring(#[from] capstan_collective::RingError),
+    /// The validation set cannot be used.
+    #[error("the validation set cannot be used")]
+    Validation(#[source] capstan_evaluate::Error),
     /// A checkpoint cannot be read.
     #[error(transparent)]
     State(#[from] capstan_train::StateError),
@@ -77,6 +80,7 @@ impl Error {
         match self {
             Self::Dataset(error) => error.kind(),
             Self::Train(error) => error.kind(),
+            Self::Validation(error) => error.kind(),
             Self::Ring(_) | Self::Rendezvous(_) | Self::Cancelled => FailureKind::Transient,
             Self::State(capstan_train::StateError::File { .. })
             | Self::Model(folder::Error::Write { .. }) => FailureKind::WorkerFault,

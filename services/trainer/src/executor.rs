@@ -1,7 +1,7 @@
 //! The attempt of one rank, from its lease to its result.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use capstan_plan::results::TrainingStep;
 use capstan_plan::stage::{Kind, TrainWork};
 use capstan_plan::task::Work;
 use capstan_runtime::fault;
-use capstan_train::{Encoded, Job, Metrics, Pictures, State, Trained, Watch, train};
+use capstan_train::{Encoded, Job, Pictures, State, Trained, Validator, Watch, train};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::AbortOnDropHandle;
@@ -28,7 +28,9 @@ use crate::counts::Counts;
 use crate::error::Error;
 use crate::inputs::{Inputs, Training};
 use crate::join::Rendezvous;
+use crate::record::Record;
 use crate::scratch::Scratch;
+use crate::validation::{Measuring, ValidationSet};
 use crate::{checkpoint, join, pictures};
 
 /// How long a rank whose ring failed delays its report. The rank that caused the failure (it stops
@@ -52,6 +54,8 @@ struct Attempt {
     control: Control,
     training: Training,
     inputs: Inputs,
+    /// Of rank 0, where the stage names one.
+    validation: Option<ValidationSet>,
     plan: RingPlan,
     listener: TcpListener,
     /// The state to resume from, the same on every rank.
@@ -119,6 +123,7 @@ impl Trainer {
             data,
             tokenizer,
             init,
+            validation,
         } = work;
         let config = config.clone();
         control.progress.begin("steps", config.steps);
@@ -127,11 +132,16 @@ impl Trainer {
             data,
             tokenizer,
             init,
+            validation,
         };
         let slot = self.slots.clone().acquire_owned();
         let slot = slot.await.map_err(|_| Error::Cancelled)?;
         let scratch = Scratch::new(&self.options.cache, &assignment)?;
         let inputs = training.read(&self.store, &self.options.cache).await?;
+        let validation = match assignment.rank() {
+            0 => training.validation_set(&self.store).await?,
+            _ => None,
+        };
         let (store, run, stage) = (&self.store, &task.run, &task.stage);
         let found = checkpoint::latest(store, run, stage, scratch.path()).await?;
         let (listener, bound) = join::bind(self.options.listen)?;
@@ -154,6 +164,7 @@ impl Trainer {
             control,
             training,
             inputs,
+            validation,
             plan,
             listener,
             resume,
@@ -241,8 +252,10 @@ impl Attempt {
         let seed = self.assignment.task.seed;
         let (mut network, preprocess) = self.training.network(&self.inputs, seed, &device)?;
         let mut pictures = self.pictures(&preprocess, &handle);
-        let mut metrics = self.metrics(ring.rank(), first)?;
-        let mut metrics_error = None;
+        let record = match ring.rank() {
+            0 => Some(self.record(first)?),
+            _ => None,
+        };
         let progress = self.control.progress.clone();
         progress.resume_at(first);
         let counts = Counts::new(
@@ -252,13 +265,20 @@ impl Attempt {
         let mut on_step = |step: &TrainingStep| {
             progress.set(step.step + 1);
             counts.step(step);
-            if let Some(metrics) = &mut metrics
-                && let Err(error) = metrics.write(step)
-            {
-                metrics_error.get_or_insert(error);
+            if let Some(record) = &record {
+                record.step(step);
             }
         };
         let mut writer = (ring.rank() == 0).then(|| self.checkpoint_writer(&handle));
+        let set = self.validation.take();
+        let mut measuring = set.zip(record.as_ref()).map(|(set, record)| Measuring {
+            set,
+            tokenizer: &self.inputs.tokenizer,
+            preprocess: &preprocess,
+            seed,
+            progress: self.control.progress.clone(),
+            record,
+        });
         let job = Job {
             config: &self.training.config,
             seed,
@@ -276,15 +296,14 @@ impl Attempt {
                 .map(|writer| writer as &mut dyn capstan_train::Checkpoints),
             cancel: &cancel,
             before_update: Some(&|_: u64| fault::point("trainer.mid_step")),
+            validator: measuring
+                .as_mut()
+                .map(|measuring| measuring as &mut dyn Validator),
         };
         let trained = train(job, &mut *network, &mut ring, self.resume.take(), watch);
         drop(watching);
         let trained = trained?;
-        if let Some(metrics) = &mut metrics {
-            let flushed = metrics.flush();
-            let result = metrics_error.map_or(flushed, Err);
-            result.map_err(|error| Error::local(self.metrics_path(), error))?;
-        }
+        record.map_or(Ok(()), Record::finish)?;
         let cpu_seconds = self.cpu_of_all_ranks(&mut ring, &trained);
         let folder = self.scratch.path().join("model");
         if ring.rank() == 0 {
@@ -342,28 +361,11 @@ impl Attempt {
         (self.training.config.global_batch / world_size) as u64
     }
 
-    fn metrics_path(&self) -> PathBuf {
+    fn record(&self, step: u64) -> Result<Record, Error> {
         let task = &self.assignment.task;
-        let folder: &Path = &self.options.metrics;
-        folder
-            .join(task.run.as_str())
-            .join(format!("{}.jsonl", task.stage))
-    }
-
-    /// The metrics file, which only rank 0 writes.
-    fn metrics(&self, rank: usize, step: u64) -> Result<Option<Metrics>, Error> {
-        if rank != 0 {
-            return Ok(None);
-        }
-        let path = self.metrics_path();
-        let folder = path
-            .parent()
-            .expect("the path has a folder and a file name")
-            .to_owned();
-        std::fs::create_dir_all(&folder).map_err(|error| Error::local(&folder, error))?;
-        Ok(Some(
-            Metrics::open(&path, step).map_err(|error| Error::local(&path, error))?,
-        ))
+        let batch = self.training.config.global_batch;
+        let (folder, stage) = (&self.options.metrics, (&task.run, &task.stage));
+        Record::open(folder, stage, step, batch)
     }
 
     fn checkpoint_writer(&self, handle: &Handle) -> checkpoint::Writer {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
 use capstan_model::{Device, ImagePreprocess, Network, pretrained};
+use capstan_plan::commit::Shards;
 use capstan_plan::id::{Digest, ModelDigest};
 use capstan_plan::stage;
 use capstan_plan::task::Data;
 use capstan_train::{PictureRow, Sample, TrainError, network, tokenised};
 
 use crate::error::Error;
+use crate::validation::ValidationSet;
 
 /// The fields of a training task.
 pub(crate) struct Training {
@@ -18,6 +20,7 @@ pub(crate) struct Training {
     pub(crate) data: Vec<Data>,
     pub(crate) tokenizer: ModelDigest,
     pub(crate) init: Option<ModelDigest>,
+    pub(crate) validation: Option<Shards>,
 }
 
 /// The samples, pictures and vocabulary of a training.
@@ -62,6 +65,20 @@ impl Training {
         })
     }
 
+    /// The validation set, where the stage names one.
+    pub(crate) async fn validation_set(
+        &self,
+        store: &Store,
+    ) -> Result<Option<ValidationSet>, Error> {
+        match self.validation.as_ref().zip(self.config.validate.as_ref()) {
+            Some((shards, settings)) => {
+                let set = ValidationSet::read(store, shards, settings).await?;
+                Ok(Some(set))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// The longest text that the model takes, by the given sizes or by the initial model.
     fn max_text_tokens(&self, init: Option<&Path>) -> Result<usize, Error> {
         match (&self.config.architecture, init) {
@@ -100,6 +117,9 @@ impl Training {
         let mut digests = Vec::new();
         for data in &self.data {
             digests.extend(versions::manifests(store, &data.shards).await?);
+        }
+        if let Some(shards) = &self.validation {
+            digests.extend(versions::manifests(store, shards).await?);
         }
         digests.push(self.tokenizer.0);
         digests.extend(self.init.map(|model| model.0));

@@ -2,7 +2,8 @@
 //!
 //! It leases its part of a gang through `lease`, finds the other ranks through the coordinator, and
 //! runs `train` over the samples that `dataset` indexes. Rank 0 writes the checkpoints and the
-//! model folder and returns the output to be committed; the other ranks only compute.
+//! model folder, measures the model by `evaluate` where the stage has `validate`, and returns the
+//! output to be committed; the other ranks only compute.
 //!
 //! ```text
 //! lease ─► samples, vocabulary, checkpoint ─► JoinRing ─► turns of the gang ─► Ring ─► train ─► model folder
@@ -15,7 +16,9 @@ mod executor;
 mod inputs;
 mod join;
 mod pictures;
+mod record;
 mod scratch;
+mod validation;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,7 +46,8 @@ pub struct Options {
     pub ring_timeout: Duration,
     /// Folder for local copies of models, for checkpoints and for unfinished models.
     pub cache: PathBuf,
-    /// Folder for `<run>/<stage>.jsonl`, with one line per step.
+    /// Folder for `<run>/<stage>.jsonl`, with one line per step, and for TensorBoard event files in
+    /// `<run>/<stage>/`.
     pub metrics: PathBuf,
     /// Most bytes of decoded pictures that the rank keeps in memory.
     pub picture_bytes: u64,

@@ -18,6 +18,8 @@ use capstan_plan::stage;
 use crate::measurement::{Measurement, Retrieval, ZeroShot};
 use crate::{Error, Models, Scores, Sets, blind, evaluate, retrieval};
 
+mod memory;
+
 const SIDE: usize = 16;
 const COLOURS: [&str; 4] = ["red", "green", "blue", "white"];
 const THINGS: [&str; 3] = ["ball", "crate", "ring"];

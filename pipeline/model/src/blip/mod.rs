@@ -15,6 +15,7 @@ use burn::tensor::{Device, Tensor};
 
 use crate::blocks::{Embeddings, LayerNorm, Linear, PreNormNames, Vit, VitNames, dropped};
 use crate::config::BlipConfig;
+use crate::device;
 use crate::dropout::Site;
 use crate::folder::{self, Assets};
 use crate::generate::Decoder;
@@ -352,6 +353,13 @@ impl Network for Med {
             let filter = Med::new(self.config.clone(), MedParts::Filter, &device);
             Box::new(filter) as Box<dyn Network>
         })
+    }
+
+    fn inference(&self) -> Box<dyn Network> {
+        let mut network = self.clone();
+        network.untrack();
+        network.device = device::untracked(&self.device);
+        Box::new(network)
     }
 
     fn save(&self, path: &Path, assets: &Assets<'_>) -> Result<(), folder::Error> {

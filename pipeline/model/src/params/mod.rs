@@ -265,6 +265,14 @@ impl Param {
         self.set(values);
     }
 
+    /// Drops the gradient, and leaves the device for training. The values stay where they lie, shared
+    /// with the parameter that this one was cloned from.
+    pub(crate) fn untrack(&mut self) {
+        if self.tensor.device().is_autodiff() {
+            self.tensor = self.tensor.clone().inner();
+        }
+    }
+
     /// A copy of the values as f32.
     pub fn floats(&self) -> Vec<f32> {
         match self.clone().take() {
@@ -323,6 +331,24 @@ mod tests {
             param.edit(|values| values.fill(7.0));
             assert_eq!(held.to_data().as_slice::<f32>().unwrap()[1], 1.0);
         }
+    }
+
+    #[test]
+    fn an_untracked_clone_shares_the_values_until_they_change() {
+        let mut param = param(&DeviceSpec::Cpu.open().unwrap().autodiff());
+        let place = |param: &mut Param| {
+            let mut place = std::ptr::null();
+            param.edit(|values| place = values.as_ptr());
+            place
+        };
+        let before = place(&mut param);
+        let mut clone = param.clone();
+        clone.untrack();
+        assert!(!clone.tensor().device().is_autodiff());
+        // While the clone lives, a change of the parameter leaves its values alone.
+        param.edit(|values| values.fill(3.0));
+        assert_eq!((clone.floats()[0], param.floats()[0]), (0.0, 3.0));
+        assert_eq!(place(&mut clone), before, "the clone copied nothing");
     }
 
     #[test]

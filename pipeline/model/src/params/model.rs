@@ -166,6 +166,13 @@ pub trait Model: Params {
         }
     }
 
+    /// Drops the gradients of all parameters; the values stay where they lie.
+    fn untrack(&mut self) {
+        for param in self.params_mut() {
+            param.untrack();
+        }
+    }
+
     /// Keeps every value in this type. What is trained must be f32.
     fn store_as(&mut self, dtype: Dtype) {
         for param in self.params_mut() {

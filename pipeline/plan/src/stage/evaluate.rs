@@ -146,14 +146,7 @@ impl Settings for Evaluate {
             });
         }
         if let Some(zero_shot) = &self.zero_shot {
-            let templates = &zero_shot.templates;
-            check.count("zero_shot.templates", templates, 10_000, "templates");
-            let odd = templates
-                .iter()
-                .find(|text| text.matches("{}").count() != 1);
-            let shown = format!("{:?}", odd.map_or("", String::as_str));
-            let text = "texts with one `{}`, which stands for the class";
-            check.rule("zero_shot.templates", shown, odd.is_none(), text);
+            check_templates(check, "zero_shot.templates", &zero_shot.templates);
         }
         check.any("blind", "both values are meant");
     }
@@ -233,3 +226,14 @@ impl Evaluate {
 }
 
 impl TaskWork for EvaluateWork {}
+
+/// States the rules of templates of zero-shot classification under `key`.
+pub(super) fn check_templates(check: &mut Check, key: &str, templates: &[String]) {
+    check.count(key, templates, 10_000, "templates");
+    let odd = templates
+        .iter()
+        .find(|text| text.matches("{}").count() != 1);
+    let shown = format!("{:?}", odd.map_or("", String::as_str));
+    let text = "texts with one `{}`, which stands for the class";
+    check.rule(key, shown, odd.is_none(), text);
+}

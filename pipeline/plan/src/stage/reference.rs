@@ -21,6 +21,7 @@ const SOURCES: &[&str] = &[
     include_str!("tokenizer.rs"),
     include_str!("train.rs"),
     include_str!("architecture.rs"),
+    include_str!("validation.rs"),
     include_str!("caption.rs"),
     include_str!("filter.rs"),
     include_str!("evaluate.rs"),
@@ -47,13 +48,14 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// Tables within stages: the title, the struct, and the stage and key of an example.
-const TABLES: [(&str, &str, &str, &str); 10] = [
+const TABLES: [(&str, &str, &str, &str); 11] = [
     ("storing", "Storing", "web", "storing"),
     ("data", "Source", "words", "data[]"),
     ("architecture", "Architecture", "blip", "architecture"),
     ("momentum", "Distillation", "blip", "momentum"),
     ("augment", "Augmentation", "blip", "augment"),
     ("randaugment", "RandAugment", "blip", "augment.randaugment"),
+    ("validate", "Validation", "blip", "validate"),
     ("decoding", "Decoding", "captions", "decoding"),
     ("retrieval", "Retrieval", "figures", "retrieval"),
     ("captioning", "Captioning", "figures", "captioning"),
@@ -62,11 +64,12 @@ const TABLES: [(&str, &str, &str, &str); 10] = [
 
 /// Defaults of keys that are left out of the stored settings while they have them, so that recipes
 /// made before the keys existed stay valid.
-const UNSTORED_DEFAULTS: [(&str, &str); 4] = [
+const UNSTORED_DEFAULTS: [(&str, &str); 5] = [
     ("no_repeat_ngram", "`0`"),
     ("dropout", "`0`"),
     ("texts", "`\"optional\"`"),
     ("bytes_per_file", "`268435456`"),
+    ("keep", "`\"last\"`"),
 ];
 
 #[derive(Debug, Clone)]
@@ -170,6 +173,7 @@ fn type_text(type_name: &str) -> String {
         "Strategy" => "`{ strategy = \"greedy\" }`, `{ strategy = \"beam\", beams = N }` or \
                        `{ strategy = \"nucleus\", top_p = P, temperature = T, top_k = K }`"
             .to_owned(),
+        "ValidationMetric" => "`r_at_1`, `r_at_5`, `r_at_10`, `cider`, `accuracy`".to_owned(),
         name => {
             let variants = variants(name).unwrap_or_else(|| panic!("unknown type {name}"));
             let variants: Vec<String> = variants.iter().map(|name| format!("`{name}`")).collect();
@@ -420,7 +424,9 @@ fn candidates(type_name: &str) -> Vec<toml::Value> {
         "bool" => &[],
         list if list.starts_with("Vec") => &["[]"],
         "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Distillation"
-        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" => &["{ no_such_key = 1 }"],
+        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" | "Validation" => {
+            &["{ no_such_key = 1 }"]
+        }
         _ => &["\"no such variant\""],
     };
     let parse = |text: &&str| {

@@ -9,8 +9,10 @@ use super::architecture::{Architecture, Family};
 use super::augmentation::Augmentation;
 use super::distillation::Distillation;
 use super::source::{self, Source};
+use super::validation::{KeepStep, Validation};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
+use crate::commit::Shards;
 use crate::expand::{Error, Next, Request};
 use crate::id::{Digest, ModelDigest, RecipeHash, StageName};
 use crate::pipeline::Graph;
@@ -170,6 +172,14 @@ pub struct Train {
     /// Steps between two checkpoints; 0 writes none.
     #[serde(default = "checkpoint_steps")]
     pub checkpoint_steps: u64,
+    /// How the model is measured while it is trained; left out, it is not. Neither the weights nor
+    /// the order of the samples depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validate: Option<Validation>,
+    /// Which weights the stage gives: those of the `last` step, or of the `best` measured one (the
+    /// earliest of several). With `best`, rank 0 and each checkpoint hold the best weights as well.
+    #[serde(default, skip_serializing_if = "KeepStep::is_last")]
+    pub keep: KeepStep,
 }
 
 /// Gang: trains. Commits a model folder.
@@ -181,6 +191,9 @@ pub struct TrainWork {
     pub tokenizer: ModelDigest,
     /// The model to continue from.
     pub init: Option<ModelDigest>,
+    /// Shards of the validation set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Shards>,
 }
 
 impl Train {
@@ -223,9 +236,11 @@ impl Settings for Train {
     fn inputs(&self) -> Vec<Input> {
         let tokenizer = Input::new("tokenizer", &self.tokenizer, Wants::Vocabulary);
         let init = self.init.iter();
+        let validation = self.validate.iter();
         source::inputs(&self.data)
             .chain([tokenizer])
             .chain(init.map(|init| Input::new("init", init, Wants::Model)))
+            .chain(validation.map(|set| Input::new("validate.from", &set.from, Wants::Dataset)))
             .collect()
     }
 
@@ -306,6 +321,12 @@ impl Settings for Train {
         check.integer("length_bucket", self.length_bucket, 1..=65_536);
         check.integer("threads_per_rank", self.threads_per_rank, 1..=1_024);
         check.integer("checkpoint_steps", self.checkpoint_steps, 0..=1_000_000_000);
+        if let Some(validation) = &self.validate {
+            check.table("validate", |check| validation.check(self, check));
+        }
+        let holds = self.keep == KeepStep::Last || self.validate.is_some();
+        let text = "\"last\" unless `validate` says how the best step is found";
+        check.rule("keep", "\"best\"", holds, text);
     }
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
@@ -359,10 +380,13 @@ impl Settings for Train {
 
     fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
         let init = self.init.as_ref();
+        let validation = self.validate.as_ref();
+        let validation = validation.map(|set| request.dataset(&set.from).cloned());
         let work = TrainWork {
             data: request.data(&self.data)?,
             tokenizer: request.model(&self.tokenizer)?,
             init: init.map(|init| request.model(init)).transpose()?,
+            validation: validation.transpose()?,
         };
         let recipe = self.recipe(request, &work);
         request.single(work, recipe, |outputs| request.given_model(outputs))
@@ -378,12 +402,14 @@ impl Train {
             // A run that is killed and resumed gives the same model, so how often it is saved
             // shapes nothing.
             checkpoint_steps: 0,
+            validate: self.validate.as_ref().map(Validation::nameless),
             ..self.clone()
         };
         let models = [work.tokenizer].into_iter().chain(work.init);
         let models: Vec<Digest> = models.map(|model| model.0).collect();
-        let inputs = work.data.iter().map(|data| data.shards.with_pixels);
-        let inputs: Vec<Digest> = inputs.collect();
+        let data = work.data.iter().map(|data| &data.shards);
+        let inputs = data.chain(&work.validation);
+        let inputs: Vec<Digest> = inputs.map(|shards| shards.with_pixels).collect();
         let seed = Some(request.seed);
         recipe::of_device::<Self>("", seed, &config, &models, &inputs, request.device)
     }

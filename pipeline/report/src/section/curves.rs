@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use capstan_plan::results::Training;
 use maud::{Markup, html};
 
-use super::{missing, section};
+use super::{missing, section, validation};
 use crate::number;
 use crate::plot::line::{Line, chart};
 use crate::run_report::RunReport;
@@ -32,6 +32,7 @@ pub fn curves(report: &RunReport) -> Markup {
             div class="panels three" {
                 @for (name, training) in &report.trainings { (panel(name, training)) }
             }
+            (validation::panels(report))
         }
     };
     section("curves", "Training", &lead, &body)

@@ -4,3 +4,4 @@
 
 mod objective;
 mod resume;
+mod validation;

@@ -16,7 +16,7 @@ use capstan_train::momentum::{Buffers, Classes, Queue};
 use capstan_train::network::drawn;
 use capstan_train::{
     Checkpoints, Job, PictureSource, Pictures, Sample, SourceError, State, TrainError, Trained,
-    Watch, train,
+    Validator, Watch, train,
 };
 
 const SIDE: usize = 16;
@@ -30,7 +30,7 @@ impl PictureSource for Bars {
     }
 }
 
-fn settings(learning_rate: f64) -> stage::Train {
+pub(crate) fn settings(learning_rate: f64) -> stage::Train {
     toml_settings(&format!("learning_rate = {learning_rate:?}"))
 }
 
@@ -111,7 +111,7 @@ fn samples() -> Vec<Sample> {
 }
 
 #[derive(Default)]
-struct Kept(Vec<State>);
+pub(crate) struct Kept(pub(crate) Vec<State>);
 
 impl Checkpoints for Kept {
     fn save(&mut self, state: &State) -> Result<(), SourceError> {
@@ -123,11 +123,11 @@ impl Checkpoints for Kept {
     }
 }
 
-struct Outcome {
-    result: Result<Trained, TrainError>,
-    params: Vec<f32>,
-    steps: Vec<TrainingStep>,
-    kept: Kept,
+pub(crate) struct Outcome {
+    pub(crate) result: Result<Trained, TrainError>,
+    pub(crate) params: Vec<f32>,
+    pub(crate) steps: Vec<TrainingStep>,
+    pub(crate) kept: Kept,
 }
 
 /// A ring that breaks in the call after so many.
@@ -195,6 +195,28 @@ fn run_on(
     resume: Option<State>,
     stop_at: Option<u64>,
 ) -> Outcome {
+    run_with(ring, config, resume, stop_at, None)
+}
+
+pub(crate) fn run_with(
+    ring: &mut dyn Collective,
+    config: &stage::Train,
+    resume: Option<State>,
+    stop_at: Option<u64>,
+    validator: Option<&mut dyn Validator>,
+) -> Outcome {
+    let limit = Duration::from_secs(10);
+    run_within(limit, ring, config, resume, stop_at, validator)
+}
+
+pub(crate) fn run_within(
+    ring_limit: Duration,
+    ring: &mut dyn Collective,
+    config: &stage::Train,
+    resume: Option<State>,
+    stop_at: Option<u64>,
+    validator: Option<&mut dyn Validator>,
+) -> Outcome {
     let (samples, mut network) = (samples(), network());
     let mut pictures = Pictures::new(Box::new(Bars), 10, 1 << 20);
     let (cancel, mut kept, mut steps) = (AtomicBool::new(false), Kept::default(), Vec::new());
@@ -206,7 +228,7 @@ fn run_on(
         prompt_tokens: 0,
         pictures: &mut pictures,
         preprocess: &ImagePreprocess::new(SIDE),
-        ring_limit: Duration::from_secs(10),
+        ring_limit,
     };
     let watch = Watch {
         step: &mut |step: &TrainingStep| {
@@ -216,6 +238,7 @@ fn run_on(
         checkpoints: Some(&mut kept),
         cancel: &cancel,
         before_update: None,
+        validator: validator.map(|validator| validator as &mut dyn Validator),
     };
     let result = train(job, &mut *network, ring, resume, watch);
     Outcome {

@@ -12,7 +12,7 @@ use capstan_plan::results::{Evaluation, Training};
 use capstan_plan::row::{Origin, Reject, Text};
 use capstan_plan::stage::{Kind, Stage};
 use capstan_report::arm::{Chain, Texts, arms};
-use capstan_report::summary::{Filter, Judged, Pairs, StageFigures, Summary};
+use capstan_report::summary::{BestStep, Filter, Judged, Pairs, StageFigures, Summary};
 
 use super::recorded::Recorded;
 use crate::error::{Exit, ExpectedError, OrExit};
@@ -107,6 +107,9 @@ fn stage_figures(recorded: &Recorded, watched: Option<&Watched>) -> Vec<StageFig
             cpu_seconds: commits.iter().map(|commit| commit.cpu_seconds).sum(),
             world_size: training.map(|training| training.world_size),
             bytes_reduced: training.map(|training| training.bytes_reduced),
+            validation: training
+                .and_then(|training| training.validation.as_ref())
+                .and_then(BestStep::of_curve),
         }
     };
     let order = recorded.pipeline.order();

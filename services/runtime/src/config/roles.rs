@@ -90,7 +90,8 @@ pub struct Trainer {
     pub cache_bytes: u64,
     /// Most bytes of decoded pictures that a rank keeps in memory.
     pub picture_bytes: u64,
-    /// Folder for `<run>/<stage>.jsonl`, with one line per training step.
+    /// Folder for `<run>/<stage>.jsonl`, with one line per training step, and for TensorBoard event
+    /// files in `<run>/<stage>/`.
     pub metrics_folder: PathBuf,
     /// Limit for one collective operation of the ranks.
     pub ring_timeout_seconds: u64,

@@ -1,8 +1,6 @@
 //! `evaluate`: a model is measured on its sets.
 
-use capstan_dataset::files::Pixels;
-use capstan_dataset::view::View;
-use capstan_dataset::{models, versions};
+use capstan_dataset::{held_out, models, versions};
 use capstan_evaluate::Models;
 use capstan_lease::Done;
 use capstan_plan::commit::{Outputs, Shards};
@@ -71,13 +69,8 @@ pub(crate) async fn run(
 
 /// Pairs of a set with their pictures.
 async fn pairs(context: &Context, shards: Option<&Shards>) -> Result<Vec<Pair>, Error> {
-    let Some(shards) = shards else {
-        return Ok(Vec::new());
-    };
-    let mut pairs = Vec::new();
-    for part in versions::parts_of(&context.store, shards).await? {
-        let rows = View::read(&context.store, &part, Pixels::Read).await?;
-        pairs.extend(rows.into_iter().filter(|row| row.keep).map(|row| row.pair));
+    match shards {
+        Some(shards) => Ok(held_out::pairs(&context.store, shards).await?),
+        None => Ok(Vec::new()),
     }
-    Ok(pairs)
 }
