@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::process::{Ready, bind, process};
+use super::process::{MANY_BLOCKING, Ready, bind, process};
 use crate::args;
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::output::write_whole;
@@ -35,7 +35,7 @@ pub fn run(args: &args::DemoWeb, settings: &Settings) -> Result<(), ExpectedErro
     let config = settings.load()?;
     let world = world(args.world.as_deref())?;
     let ready = Ready::at("demoweb", args.ready_file.as_deref())?;
-    process(&config, async |shutdown| {
+    process(&config, MANY_BLOCKING, async |shutdown| {
         let site = Arc::new(Site::build(&world, args.seed));
         let (hosts, listeners) = listen(args, &site).await?;
         lay_out(&site, &args.annotations)?;

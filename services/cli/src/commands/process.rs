@@ -15,18 +15,29 @@ use crate::health::Health;
 use crate::output::write_whole;
 use crate::roles;
 
+/// Threads of a role whose blocking calls are all short: those of a store in a folder.
+pub const FEW_BLOCKING: usize = 2;
+
+/// Threads of a role whose tasks block for long, such as computations; the default of tokio.
+pub const MANY_BLOCKING: usize = 512;
+
 /// Runs a role with logs and signals. The first SIGTERM or SIGINT cancels its token, the second
 /// exits the process.
+///
+/// - `blocking_threads`: threads at most for calls that block, such as those of a store in a folder. A
+///   role with many short ones is faster with few threads: most would only wake up and go to sleep.
 ///
 /// # Errors
 /// The role's own; configuration for logs that cannot be set up.
 pub fn process(
     config: &Config,
+    blocking_threads: usize,
     role: impl AsyncFnOnce(CancellationToken) -> Result<(), ExpectedError>,
 ) -> Result<(), ExpectedError> {
     telemetry::init(&config.telemetry).or_exit(Exit::Configuration)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(roles::cores().max(2))
+        .max_blocking_threads(blocking_threads)
         .enable_all()
         .build()
         .or_exit(Exit::RunFailed)?;

@@ -8,7 +8,7 @@ use capstan_lease::Turns;
 use capstan_runtime::health::{CONTACT, Readiness};
 use capstan_runtime::tls::Role;
 
-use super::process::{Announcement, Ready, bind, process, unless};
+use super::process::{Announcement, FEW_BLOCKING, MANY_BLOCKING, Ready, bind, process, unless};
 use crate::error::{Exit, ExpectedError, OrExit};
 use crate::health::Health;
 use crate::roles::Member;
@@ -24,7 +24,7 @@ pub fn coordinator(args: &args::Coordinator, settings: &Settings) -> Result<(), 
     let config = settings.load_with(args.overrides())?;
     let access = access::coordinator(&config)?;
     let ready = Ready::new("coordinator", &args.ready)?;
-    process(&config, async |shutdown| {
+    process(&config, FEW_BLOCKING, async |shutdown| {
         let listener = bind(config.coordinator.listen, "[coordinator] listen").await?;
         let health = Health::bind(&config).await?;
         let Some(store) = store::await_store(&config, &shutdown).await? else {
@@ -59,7 +59,7 @@ pub fn worker(args: &args::Worker, settings: &Settings) -> Result<(), ExpectedEr
         readiness: Readiness::within(CONTACT),
     };
     let ready = Ready::new("worker", &args.ready)?;
-    process(&config, async |shutdown| {
+    process(&config, MANY_BLOCKING, async |shutdown| {
         let health = Health::bind(&config).await?;
         let Some(net) = unless(&shutdown, hosts::net(&config)).await? else {
             return Ok(());
@@ -95,7 +95,7 @@ pub fn trainer(args: &args::Trainer, settings: &Settings) -> Result<(), Expected
         readiness: Readiness::within(CONTACT),
     };
     let ready = Ready::new("trainer", &args.ready)?;
-    process(&config, async |shutdown| {
+    process(&config, MANY_BLOCKING, async |shutdown| {
         let settings = &config.trainer;
         // A rank listens only while its gang trains. Check now that the port is free.
         drop(bind(settings.listen, "[trainer] listen").await?);

@@ -2,7 +2,7 @@
 
 use capstan_runtime::tls::Role;
 
-use super::process::{Announcement, Ready, bind, process, unless};
+use super::process::{Announcement, MANY_BLOCKING, Ready, bind, process, unless};
 use crate::error::ExpectedError;
 use crate::health::Health;
 use crate::settings::Settings;
@@ -27,7 +27,7 @@ pub fn run(args: &args::Up, settings: &Settings) -> Result<(), ExpectedError> {
         trainer: access::identity(&config, Role::Trainer)?,
     };
     let ready = Ready::new("up", &args.ready)?;
-    process(&config, async |shutdown| {
+    process(&config, MANY_BLOCKING, async |shutdown| {
         let listener = bind(config.coordinator.listen, "[coordinator] listen").await?;
         let health = Health::bind(&config).await?;
         let Some(net) = unless(&shutdown, hosts::net(&config)).await? else {
