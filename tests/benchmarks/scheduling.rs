@@ -9,9 +9,10 @@
 //! (`TMPDIR`); a million shards are two million objects.
 //!
 //! Load and bound alternate in short slices, so that what else the machine does meets both: in a slice
-//! of the bound the same workers make one empty call per task, create two objects and read one, as a
+//! of the bound the same workers make one empty call per task, create two objects and read two, as a
 //! task does (its completion leases the next one, its commit and the pointer of its recipe are written,
-//! and the coordinator reads the commit). The cost above the bound is the coordinator's own.
+//! and the coordinator reads the commit, and before the task a pointer that is not there, for adoption).
+//! The cost above the bound is the coordinator's own.
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
 use std::path::{Path, PathBuf};
@@ -389,13 +390,14 @@ impl Worker {
         Ok(answer.next.and_then(|next| self.leased(next)))
     }
 
-    /// The call and the objects of a task, without scheduling: a commit and a pointer are created, the
-    /// coordinator is called, and the commit is read as it would.
+    /// The call and the objects of a task, without scheduling: a pointer is looked up and not found, a
+    /// commit and a pointer are created, the coordinator is called, and the commit is read as it would.
     async fn idle(&mut self) -> anyhow::Result<()> {
         self.objects += 1;
         let path = format!("bound/{}-{}.json", self.name, self.objects);
-        self.store.create(&path, vec![b'x'; COMMIT_BYTES]).await?;
         let pointer = format!("{path}.pointer");
+        ensure!(self.store.get(&pointer).await.is_err(), "{pointer} is there");
+        self.store.create(&path, vec![b'x'; COMMIT_BYTES]).await?;
         self.store
             .create(&pointer, vec![b'x'; POINTER_BYTES])
             .await?;
