@@ -263,8 +263,13 @@ async fn commits_have_one_winner(store: &Store) {
         program: "test".to_owned(),
     };
     assert_eq!(runs::begin(store, &record).await.unwrap(), Created::Created);
+    // Of another record: a writer whose answer is lost takes equal bytes for its own.
+    let later = runs::RunRecord {
+        created_at_ms: 2,
+        ..record.clone()
+    };
     assert_eq!(
-        runs::begin(store, &record).await.unwrap(),
+        runs::begin(store, &later).await.unwrap(),
         Created::AlreadyExists
     );
     assert_eq!(runs::list(store).await.unwrap(), [record]);
