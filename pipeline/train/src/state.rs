@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, View};
 use serde::{Deserialize, Serialize};
 
@@ -52,7 +53,7 @@ pub enum StateError {
     Index(#[source] serde_json::Error),
     /// The tensors are no safetensors file, or a tensor is of another type.
     #[error("checkpoint file `{TENSORS}` is unreadable")]
-    Tensors(#[source] safetensors::SafeTensorError),
+    Tensors(#[source] SafeTensorError),
     /// A file of the checkpoint's folder cannot be read or written.
     #[error("cannot access {}", path.display())]
     File {
@@ -155,8 +156,12 @@ impl State {
                 .collect(),
         };
         let index = serde_json::to_vec_pretty(&index).map_err(StateError::Index)?;
-        safetensors::serialize_to_file(tensors, None, &folder.join(TENSORS))
-            .map_err(StateError::Tensors)?;
+        let path = folder.join(TENSORS);
+        safetensors::serialize_to_file(tensors, None, &path).map_err(|error| match error {
+            // A full disk, for example: the machine's fault, so another one may go on.
+            SafeTensorError::IoError(source) => StateError::File { path, source },
+            error => StateError::Tensors(error),
+        })?;
         let path = folder.join(INDEX);
         std::fs::write(&path, index).map_err(|source| StateError::File { path, source })
     }
@@ -372,6 +377,18 @@ mod tests {
         assert_eq!(keys, known);
         let tensors: Vec<&String> = index["weight_map"].as_object().unwrap().keys().collect();
         assert_eq!(tensors, ["adamw.first", "adamw.second", "curve", "params"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_not_a_broken_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(TENSORS)).unwrap();
+        let error = state().write(folder.path()).unwrap_err();
+        let path = folder.path().join(TENSORS);
+        assert!(
+            matches!(&error, StateError::File { path: of, .. } if *of == path),
+            "{error:?}"
+        );
     }
 
     #[test]
