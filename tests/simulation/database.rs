@@ -41,6 +41,14 @@ impl Faulty {
             std::future::pending::<()>().await;
         }
     }
+
+    /// An answer is on its way for longer than a write takes, so it may be older than what the reader
+    /// has learned otherwise meanwhile.
+    async fn answer<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
+        tokio::time::sleep(Duration::from_millis(15)).await;
+        self.reach().await;
+        read
+    }
 }
 
 #[async_trait]
@@ -100,17 +108,17 @@ impl Database for Faulty {
 
     async fn count_committed(&self, shards: Shards<'_>) -> Result<u64, Error> {
         self.reach().await;
-        self.tables.count_committed(shards).await
+        self.answer(self.tables.count_committed(shards).await).await
     }
 
     async fn committed(&self, shards: Shards<'_>) -> Result<BTreeSet<ShardId>, Error> {
         self.reach().await;
-        self.tables.committed(shards).await
+        self.answer(self.tables.committed(shards).await).await
     }
 
     async fn commits(&self, shards: Shards<'_>) -> Result<BTreeMap<ShardId, Summary>, Error> {
         self.reach().await;
-        self.tables.commits(shards).await
+        self.answer(self.tables.commits(shards).await).await
     }
 
     async fn ended_before(&self, unix_ms: i64, limit: u32) -> Result<Vec<RunId>, Error> {
