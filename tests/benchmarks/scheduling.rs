@@ -396,7 +396,10 @@ impl Worker {
         self.objects += 1;
         let path = format!("bound/{}-{}.json", self.name, self.objects);
         let pointer = format!("{path}.pointer");
-        ensure!(self.store.get(&pointer).await.is_err(), "{pointer} is there");
+        ensure!(
+            self.store.get(&pointer).await.is_err(),
+            "{pointer} is there"
+        );
         self.store.create(&path, vec![b'x'; COMMIT_BYTES]).await?;
         self.store
             .create(&pointer, vec![b'x'; POINTER_BYTES])
