@@ -12,6 +12,7 @@ use crate::ops::{self, Keys, Rule};
 use crate::params::{Kind, Model, Param, Part, params};
 use crate::pretrained::Load;
 use crate::tokens::TokenBatch;
+use crate::towers::Towers;
 use crate::weights::{self, Source, own_name};
 
 const LAYER: PreNormNames = PreNormNames {
@@ -213,6 +214,14 @@ impl Network for Clip {
 
     fn max_text_tokens(&self) -> usize {
         self.config.text_config.max_position_embeddings
+    }
+
+    fn towers(&self) -> Towers {
+        Towers {
+            family: "clip",
+            vision: self.config.vision_config.tower(),
+            text: self.config.text_config.tower(),
+        }
     }
 
     fn vocab_size(&self) -> usize {

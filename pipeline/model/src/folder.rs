@@ -83,6 +83,49 @@ pub enum Error {
         /// What was asked for.
         expected: &'static str,
     },
+    /// A folder whose tower the network cannot begin with.
+    #[error(
+        "{path}: model_type is {found:?}, expected {expected} for the {modality} tower of a {family}"
+    )]
+    Tower {
+        /// The configuration.
+        path: PathBuf,
+        /// Its `model_type`.
+        found: String,
+        /// Which tower.
+        modality: &'static str,
+        /// Family of the network.
+        family: &'static str,
+        /// What it could begin with.
+        expected: String,
+    },
+    /// A tower that computes something else with weights of the same shape, or has another depth.
+    #[error("{path}: {key} is {found}, the network that is to begin with this tower has {own}")]
+    TowerSizes {
+        /// The configuration.
+        path: PathBuf,
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// The network's.
+        own: String,
+    },
+    /// A text tower of other tokens.
+    #[error(
+        "{path}: token {id} is {found:?}, that of the vocabulary in training {}; it must begin with all tokens of this file",
+        own.as_ref().map_or("none".to_owned(), |own| format!("{own:?}"))
+    )]
+    TowerVocabulary {
+        /// The file.
+        path: PathBuf,
+        /// The first id that differs.
+        id: usize,
+        /// Its token in the file.
+        found: String,
+        /// Its token in training, if there is one.
+        own: Option<String>,
+    },
     /// The tokenizer beside the network.
     #[error(transparent)]
     Tokenizer(#[from] crate::tokenizer::Error),

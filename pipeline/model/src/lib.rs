@@ -37,6 +37,7 @@ pub mod pretrained;
 mod resample;
 pub mod tokenizer;
 mod tokens;
+pub mod towers;
 pub mod weights;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::generate::Decoder;
 use crate::ops::{self, Keys, Targets};
 use crate::params::{Model, Param};
 use crate::tokens::TokenBatch;
+use crate::towers::Towers;
 
 /// What a network computes from pictures once.
 #[derive(Debug, Clone)]
@@ -118,6 +119,9 @@ pub trait Network: Model + Debug + Send + Sync {
 
     /// Tokens of a text at most.
     fn max_text_tokens(&self) -> usize;
+
+    /// Family and sizes of its towers.
+    fn towers(&self) -> Towers;
 
     /// Rows of its table of words.
     fn vocab_size(&self) -> usize;

@@ -14,7 +14,7 @@ use crate::preprocess::ImagePreprocess;
 use crate::tokenizer::{self, Tokenizer};
 use crate::tokens::TokenBatch;
 use crate::weights::{self, Keep};
-use crate::{Clip, Med, MedParts};
+use crate::{Clip, Med, MedParts, towers};
 
 /// How a model folder is read.
 #[derive(Debug, Clone)]
@@ -115,6 +115,31 @@ pub fn open(path: &Path, load: &Load) -> Result<Box<dyn Network>, folder::Error>
             },
             expected: CLASSES,
         }),
+    }
+}
+
+/// What `model` stages take.
+const GIVEN: &str = "CLIPModel, BlipForConditionalGeneration, BlipForImageTextRetrieval, or a ViT or BERT for towers";
+
+/// Reads all of a folder that a training can begin with: a whole model, or a ViT or BERT for one of
+/// its towers ([`towers`]). Returns the number of its parameters.
+///
+/// # Errors
+/// [`Error`], with the file and what is wrong with it.
+pub fn inspect(path: &Path, load: &Load) -> Result<usize, Error> {
+    if let Some(parameters) = towers::inspect(path, &load.device)? {
+        return Ok(parameters);
+    }
+    match Pretrained::open(path, load) {
+        Ok(model) => Ok(model.network.num_params()),
+        Err(Error::Folder(folder::Error::Class { path, found, .. })) => {
+            Err(Error::Folder(folder::Error::Class {
+                path,
+                found,
+                expected: GIVEN,
+            }))
+        }
+        Err(error) => Err(error),
     }
 }
 

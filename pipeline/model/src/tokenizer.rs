@@ -215,6 +215,11 @@ impl Tokenizer {
         write(CONFIG_FILE, format!("{config:#}\n"))
     }
 
+    /// The tokens, by their ids.
+    pub fn tokens(&self) -> &[String] {
+        &self.tokens
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()

@@ -34,6 +34,7 @@ mod reference;
 mod source;
 mod storing;
 mod tokenizer;
+mod towers;
 mod train;
 mod validation;
 
@@ -52,6 +53,7 @@ pub use model::{GivenModel, ModelWork};
 pub use source::{Source, Use};
 pub use storing::Storing;
 pub use tokenizer::{Tokenizer, TokenizerWork};
+pub use towers::{TowerModels, Towers};
 pub use train::{Decay, Objective, Positives, Train, TrainWork};
 pub use validation::{KeepStep, Validation, ValidationMetric};
 

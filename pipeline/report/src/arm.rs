@@ -14,7 +14,7 @@ use capstan_plan::Pipeline;
 use capstan_plan::id::StageName;
 use capstan_plan::results::ModelFigures;
 use capstan_plan::row::Origin;
-use capstan_plan::stage::{Family, Kind, Source, Train, Use};
+use capstan_plan::stage::{Family, Kind, Source, Towers, Train, Use};
 use serde::{Deserialize, Serialize};
 
 use crate::summary::Summary;
@@ -116,7 +116,7 @@ struct Lineage<'a> {
     pipeline: &'a Pipeline,
     /// Trainings left; a pipeline that was not checked may have a cycle.
     left: usize,
-    /// Whether it ends at a model from outside.
+    /// Whether weights of it are of a model from outside, or of a tower, whose texts are not followed.
     is_given: bool,
 }
 
@@ -137,6 +137,8 @@ impl<'a> Iterator for Lineage<'a> {
     fn next(&mut self) -> Option<&'a Train> {
         let train = self.next.take()?;
         self.left = self.left.checked_sub(1)?;
+        let towers = train.towers.iter().flat_map(Towers::stages);
+        self.is_given |= towers.count() > 0;
         let init = train
             .init
             .as_ref()

@@ -123,6 +123,7 @@ impl Trainer {
             data,
             tokenizer,
             init,
+            towers,
             validation,
         } = work;
         let config = config.clone();
@@ -132,6 +133,7 @@ impl Trainer {
             data,
             tokenizer,
             init,
+            towers,
             validation,
         };
         let slot = self.slots.clone().acquire_owned();

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use capstan_dataset::{Store, index, models, versions};
 use capstan_model::tokenizer::Tokenizer;
+use capstan_model::towers::{self, Modality};
 use capstan_model::{Device, ImagePreprocess, Network, pretrained};
 use capstan_plan::commit::Shards;
 use capstan_plan::id::{Digest, ModelDigest};
-use capstan_plan::stage;
+use capstan_plan::stage::{self, TowerModels};
 use capstan_plan::task::Data;
 use capstan_train::{PictureRow, Sample, TrainError, network, tokenised};
 
@@ -20,6 +21,7 @@ pub(crate) struct Training {
     pub(crate) data: Vec<Data>,
     pub(crate) tokenizer: ModelDigest,
     pub(crate) init: Option<ModelDigest>,
+    pub(crate) towers: Option<TowerModels>,
     pub(crate) validation: Option<Shards>,
 }
 
@@ -27,6 +29,8 @@ pub(crate) struct Training {
 pub(crate) struct Inputs {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) init: Option<PathBuf>,
+    /// Folders of the models that towers begin with.
+    pub(crate) towers: Vec<(Modality, PathBuf)>,
     pub(crate) samples: Vec<Sample>,
     pub(crate) prompt_tokens: usize,
     pub(crate) parts: Vec<capstan_plan::commit::Part>,
@@ -34,7 +38,7 @@ pub(crate) struct Inputs {
 }
 
 impl Training {
-    /// Reads the index, the vocabulary and the model that training starts from.
+    /// Reads the index, the vocabulary and the models that training starts from.
     pub(crate) async fn read(&self, store: &Store, cache: &Path) -> Result<Inputs, Error> {
         let folder = models::fetch(store, &self.tokenizer, cache).await?;
         let tokenizer = Tokenizer::load(&folder)?;
@@ -42,6 +46,7 @@ impl Training {
             Some(model) => Some(models::fetch(store, model, cache).await?),
             None => None,
         };
+        let towers = self.tower_folders(store, cache).await?;
         let max_tokens = self.max_text_tokens(init.as_deref())?;
         let index = index::samples(store, &self.data).await?;
         if index.samples.is_empty() {
@@ -58,11 +63,29 @@ impl Training {
         Ok(Inputs {
             tokenizer,
             init,
+            towers,
             samples,
             prompt_tokens,
             parts: index.parts,
             rows,
         })
+    }
+
+    async fn tower_folders(
+        &self,
+        store: &Store,
+        cache: &Path,
+    ) -> Result<Vec<(Modality, PathBuf)>, Error> {
+        let Some(towers) = &self.towers else {
+            return Ok(Vec::new());
+        };
+        let vision = towers.vision.map(|model| (Modality::Vision, model));
+        let text = towers.text.map(|model| (Modality::Text, model));
+        let mut folders = Vec::new();
+        for (modality, model) in vision.into_iter().chain(text) {
+            folders.push((modality, models::fetch(store, &model, cache).await?));
+        }
+        Ok(folders)
     }
 
     /// The validation set, where the stage names one.
@@ -90,7 +113,8 @@ impl Training {
         }
     }
 
-    /// The network with its initial weights: drawn, or those of the initial model.
+    /// The network with its initial weights: drawn but for the given towers, or those of the
+    /// initial model.
     pub(crate) fn network(
         &self,
         inputs: &Inputs,
@@ -101,7 +125,11 @@ impl Training {
             (Some(architecture), _) => {
                 let vocabulary = (inputs.tokenizer.len(), &inputs.tokenizer.special());
                 let objectives = &self.config.objectives;
-                let network = network::drawn(architecture, objectives, vocabulary, seed, device)?;
+                let mut network =
+                    network::drawn(architecture, objectives, vocabulary, seed, device)?;
+                for (modality, folder) in &inputs.towers {
+                    towers::read(&mut *network, *modality, folder, &inputs.tokenizer)?;
+                }
                 Ok((network, ImagePreprocess::new(architecture.image_size)))
             }
             (None, Some(folder)) => {
@@ -123,6 +151,7 @@ impl Training {
         }
         digests.push(self.tokenizer.0);
         digests.extend(self.init.map(|model| model.0));
+        digests.extend(self.towers.iter().flat_map(TowerModels::digests));
         Ok(digests)
     }
 }

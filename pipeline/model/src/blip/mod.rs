@@ -23,6 +23,7 @@ use crate::network::{Embed, Generate, ImageEmbeds, LmLoss, Look, Match, Memory, 
 use crate::ops::{self, Keys, Rule, Targets};
 use crate::params::{Kind, Model, Param, Part, params};
 use crate::tokens::TokenBatch;
+use crate::towers::Towers;
 
 pub use load::{CAPTIONER_FOLDER, FILTER_FOLDER};
 use text::{TextLayer, Use};
@@ -314,6 +315,14 @@ impl Network for Med {
 
     fn max_text_tokens(&self) -> usize {
         self.config.text_config.max_position_embeddings
+    }
+
+    fn towers(&self) -> Towers {
+        Towers {
+            family: "blip",
+            vision: self.config.vision_config.tower(),
+            text: self.config.text_config.tower(),
+        }
     }
 
     fn vocab_size(&self) -> usize {

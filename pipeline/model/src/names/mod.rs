@@ -2,10 +2,13 @@
 //!
 //! A [`Stored`] says for each tensor of a network where its values lie in such a file. Reading is
 //! [`flat`]: it takes the tensors as they were read and gives the vector for
-//! [`crate::Model::load_flat`]. [`tensors`] is the way back.
+//! [`crate::Model::load_flat`]. [`tensors`] is the way back. [`crate::towers`] reads the files of
+//! `vit` and `bert`, which hold one tower.
 
+pub(crate) mod bert;
 pub mod blip;
 pub mod open_clip;
+pub(crate) mod vit;
 
 use std::collections::BTreeMap;
 

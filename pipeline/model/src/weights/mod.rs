@@ -113,6 +113,22 @@ pub enum Error {
         /// Shape that follows from the configuration.
         expected: Vec<usize>,
     },
+    /// A tensor of a tower does not fit the network that begins with it.
+    #[error(
+        "{path}: tensor `{tensor}` has shape {found:?}, the network needs {expected:?} for `{of}`"
+    )]
+    TowerShape {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        tensor: String,
+        /// Shape in the file.
+        found: Vec<usize>,
+        /// The tensor of the network.
+        of: String,
+        /// Shape that the network needs in the file.
+        expected: Vec<usize>,
+    },
     /// A tensor is not of floats.
     #[error("{path}: tensor `{tensor}` is of {dtype:?}, not of floats")]
     Dtype {

@@ -34,6 +34,8 @@ struct Open {
 #[derive(Debug, Clone)]
 struct Place {
     file: usize,
+    /// Its name there.
+    name: String,
     start: u64,
     bytes: u64,
     dtype: Stored,
@@ -82,6 +84,7 @@ impl Source {
             let (start, end) = info.data_offsets;
             let place = Place {
                 file: self.files.len(),
+                name: name.clone(),
                 start: header + start as u64,
                 bytes: (end - start) as u64,
                 dtype: info.dtype,
@@ -91,6 +94,58 @@ impl Source {
         }
         self.files.push(Open { path, file });
         Ok(())
+    }
+
+    /// Gives every tensor the name that `select` says, and forgets those for which it says none.
+    pub fn select(&mut self, select: fn(&str) -> Option<String>) {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors
+            .filter_map(|(name, place)| Some((select(&name)?, place)))
+            .collect();
+    }
+
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// File, name in it and shape of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub fn find(&self, name: &str) -> Result<(&Path, &str, &[usize]), Error> {
+        let place = self.place(name)?;
+        let path = &self.files[place.file].path;
+        Ok((path, &place.name, &place.shape))
+    }
+
+    /// All values of a tensor.
+    ///
+    /// # Errors
+    /// [`Error`] names the file and the tensor.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let shape = self.place(name)?.shape.clone();
+        let mut values = Values::zeros(Dtype::F32, shape.iter().product());
+        self.read(name, &shape, &mut values, 0)?;
+        match values {
+            Values::F32(values) => Ok(values),
+            _ => unreachable!("the type that was asked for"),
+        }
+    }
+
+    /// Number of values in all tensors.
+    pub fn len(&self) -> usize {
+        let sizes = self.tensors.values();
+        sizes
+            .map(|place| place.shape.iter().product::<usize>())
+            .sum()
+    }
+
+    fn place(&self, name: &str) -> Result<&Place, Error> {
+        self.tensors.get(name).ok_or_else(|| Error::Missing {
+            path: self.path().to_owned(),
+            tensor: name.to_owned(),
+        })
     }
 
     /// The first file, for errors about all of them.
@@ -115,15 +170,12 @@ impl Source {
         to: &mut Values,
         first: usize,
     ) -> Result<(), Error> {
-        let place = self.tensors.get(name).ok_or_else(|| Error::Missing {
-            path: self.path().to_owned(),
-            tensor: name.to_owned(),
-        })?;
+        let place = self.place(name)?;
         let Open { path, file } = &self.files[place.file];
         if place.shape != shape {
             return Err(Error::Shape {
                 path: path.clone(),
-                tensor: name.to_owned(),
+                tensor: place.name.clone(),
                 found: place.shape.clone(),
                 expected: shape.to_vec(),
             });
@@ -134,7 +186,7 @@ impl Source {
         ) {
             return Err(Error::Dtype {
                 path: path.clone(),
-                tensor: name.to_owned(),
+                tensor: place.name.clone(),
                 dtype: place.dtype,
             });
         }
@@ -150,9 +202,9 @@ impl Source {
     /// Fails if a tensor is left that is not in `used`.
     pub fn finish(&self, used: &BTreeSet<String>) -> Result<(), Error> {
         match self.tensors.iter().find(|(name, _)| !used.contains(*name)) {
-            Some((tensor, place)) => Err(Error::Unused {
+            Some((_, place)) => Err(Error::Unused {
                 path: self.files[place.file].path.clone(),
-                tensor: tensor.clone(),
+                tensor: place.name.clone(),
             }),
             None => Ok(()),
         }

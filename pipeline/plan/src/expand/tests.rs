@@ -13,6 +13,7 @@ use crate::stage::{BalanceWork, CaptionWork, CrawlWork, CurateWork, FilterWork, 
 
 mod golden;
 mod imports;
+mod towers;
 mod validation;
 
 const PIPELINE: &str = r#"

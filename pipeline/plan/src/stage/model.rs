@@ -15,7 +15,8 @@ use crate::task::Role;
 pub struct GivenModel {
     /// Folder in Hugging Face layout (`config.json`, `model.safetensors`, `vocab.txt`,
     /// `preprocessor_config.json`): a path below the first of `[import] roots` of the configuration
-    /// that has it, or an absolute path below one of them.
+    /// that has it, or an absolute path below one of them. A ViT, or a BERT with its `vocab.txt`,
+    /// serves `towers` of a training alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Digest of a model: without `source` one that the store holds already; with it, what the

@@ -30,6 +30,7 @@ const SOURCES: &[&str] = &[
     include_str!("source.rs"),
     include_str!("decoding.rs"),
     include_str!("distillation.rs"),
+    include_str!("towers.rs"),
     include_str!("../row.rs"),
 ];
 
@@ -48,10 +49,11 @@ const KINDS: [(&str, &str); 10] = [
 ];
 
 /// Tables within stages: the title, the struct, and the stage and key of an example.
-const TABLES: [(&str, &str, &str, &str); 11] = [
+const TABLES: [(&str, &str, &str, &str); 12] = [
     ("storing", "Storing", "web", "storing"),
     ("data", "Source", "words", "data[]"),
     ("architecture", "Architecture", "blip", "architecture"),
+    ("towers", "Towers", "blip", "towers"),
     ("momentum", "Distillation", "blip", "momentum"),
     ("augment", "Augmentation", "blip", "augment"),
     ("randaugment", "RandAugment", "blip", "augment.randaugment"),
@@ -424,7 +426,7 @@ fn candidates(type_name: &str) -> Vec<toml::Value> {
         "bool" => &[],
         list if list.starts_with("Vec") => &["[]"],
         "Architecture" | "Augmentation" | "RandAugment" | "Decoding" | "Distillation"
-        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" | "Validation" => {
+        | "Storing" | "Retrieval" | "Captioning" | "ZeroShot" | "Validation" | "Towers" => {
             &["{ no_such_key = 1 }"]
         }
         _ => &["\"no such variant\""],

@@ -9,6 +9,7 @@ use super::architecture::{Architecture, Family};
 use super::augmentation::Augmentation;
 use super::distillation::Distillation;
 use super::source::{self, Source};
+use super::towers::{TowerModels, Towers};
 use super::validation::{KeepStep, Validation};
 use super::{Input, Output, Settings, Split, StageKind, TaskWork, Wants, blank_stage};
 use crate::check::Check;
@@ -85,6 +86,11 @@ pub struct Train {
     /// A stage whose model is trained further, instead of starting from drawn weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<StageName>,
+    /// Stages whose models give the towers of a drawn model their weights, as BLIP begins with a ViT
+    /// and a BERT; left out, all weights are drawn. Such a tower has the sizes of `architecture`; only
+    /// its pictures may have another size. What it lacks is drawn: cross-attention, projections, heads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub towers: Option<Towers>,
     /// The samples.
     pub data: Vec<Source>,
     /// The stage whose vocabulary is used.
@@ -191,6 +197,9 @@ pub struct TrainWork {
     pub tokenizer: ModelDigest,
     /// The model to continue from.
     pub init: Option<ModelDigest>,
+    /// The models that the towers begin with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub towers: Option<TowerModels>,
     /// Shards of the validation set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Shards>,
@@ -240,6 +249,7 @@ impl Settings for Train {
         source::inputs(&self.data)
             .chain([tokenizer])
             .chain(init.map(|init| Input::new("init", init, Wants::Model)))
+            .chain(self.towers.iter().flat_map(Towers::inputs))
             .chain(validation.map(|set| Input::new("validate.from", &set.from, Wants::Dataset)))
             .collect()
     }
@@ -254,6 +264,11 @@ impl Settings for Train {
         check.rule("architecture", "...", either, text);
         if let Some(architecture) = &self.architecture {
             check.table("architecture", |check| architecture.check(check));
+        }
+        if let Some(towers) = &self.towers {
+            let text = "left out where `init` names a model, which has both";
+            check.rule("towers", "{ ... }", self.init.is_none(), text);
+            towers.check(check);
         }
         source::check(&self.data, check);
         self.check_objectives(check);
@@ -331,6 +346,9 @@ impl Settings for Train {
 
     fn check_graph(&self, graph: &Graph<'_>, check: &mut Check) {
         source::check_graph(&self.data, graph, check);
+        if let (Some(towers), Some(sizes)) = (&self.towers, &self.architecture) {
+            towers.check_graph(sizes.family, graph, check);
+        }
         let Some(init) = &self.init else { return };
         let shown = format!("{:?}", init.as_str());
         if let Some(trainings) = graph.trainings(init) {
@@ -380,12 +398,14 @@ impl Settings for Train {
 
     fn next(&self, request: &Request<'_>) -> Result<Next, Error> {
         let init = self.init.as_ref();
+        let towers = self.towers.as_ref();
         let validation = self.validate.as_ref();
         let validation = validation.map(|set| request.dataset(&set.from).cloned());
         let work = TrainWork {
             data: request.data(&self.data)?,
             tokenizer: request.model(&self.tokenizer)?,
             init: init.map(|init| request.model(init)).transpose()?,
+            towers: towers.map(|towers| towers.models(request)).transpose()?,
             validation: validation.transpose()?,
         };
         let recipe = self.recipe(request, &work);
@@ -399,6 +419,7 @@ impl Train {
             data: source::nameless(&self.data),
             tokenizer: blank_stage(),
             init: self.init.as_ref().map(|_| blank_stage()),
+            towers: self.towers.as_ref().map(Towers::nameless),
             // A run that is killed and resumed gives the same model, so how often it is saved
             // shapes nothing.
             checkpoint_steps: 0,
@@ -406,7 +427,8 @@ impl Train {
             ..self.clone()
         };
         let models = [work.tokenizer].into_iter().chain(work.init);
-        let models: Vec<Digest> = models.map(|model| model.0).collect();
+        let towers = work.towers.iter().flat_map(TowerModels::digests);
+        let models: Vec<Digest> = models.map(|model| model.0).chain(towers).collect();
         let data = work.data.iter().map(|data| &data.shards);
         let inputs = data.chain(&work.validation);
         let inputs: Vec<Digest> = inputs.map(|shards| shards.with_pixels).collect();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use capstan_dataset::models::{self, Listed};
 use capstan_dataset::{Error, Store};
-use capstan_model::{DeviceSpec, Load, Pretrained};
+use capstan_model::{DeviceSpec, Load, pretrained};
 use capstan_plan::id::ModelDigest;
 use serde_json::json;
 
@@ -24,7 +24,7 @@ pub fn run(command: &Model, settings: &Settings) -> Result<(), ExpectedError> {
         Model::Ls(args) => block_on(list(args, settings)),
         Model::Import { folder, store } => {
             let device = DeviceSpec::Cpu.open().or_exit(Exit::RunFailed)?;
-            Pretrained::open(folder, &Load::on(&device)).or_exit(Exit::ForeignInput)?;
+            pretrained::inspect(folder, &Load::on(&device)).or_exit(Exit::ForeignInput)?;
             block_on(import(folder, store, settings))
         }
         Model::Export {

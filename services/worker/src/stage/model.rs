@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use capstan_dataset::models;
 use capstan_lease::Done;
-use capstan_model::{DeviceSpec, Load, Pretrained};
+use capstan_model::{DeviceSpec, Load, pretrained};
 use capstan_plan::commit::Outputs;
 use capstan_plan::stage::GivenModel;
 
@@ -31,7 +31,7 @@ pub(crate) async fn run(context: &Context, config: &GivenModel) -> Result<Done, 
     let inspected = folder.clone();
     let computed = compute(context, move |_| {
         let load = Load::on(&DeviceSpec::Cpu.open()?);
-        Ok(Pretrained::open(&inspected, &load)?.network.num_params())
+        Ok(pretrained::inspect(&inspected, &load)?)
     });
     let computed = computed.await?;
     let model = match (&config.source, config.digest) {
