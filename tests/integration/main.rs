@@ -10,4 +10,5 @@ mod ranks;
 mod stopping;
 mod store;
 mod store_faults;
+mod towers;
 mod validation;

@@ -16,7 +16,7 @@ pub enum Error {
         folder: PathBuf,
         /// The error.
         #[source]
-        source: pretrained::Error,
+        source: Box<pretrained::Error>,
     },
     /// The model lacks a part that the stage needs.
     #[error("the stage evaluates {asked}, but the model in {folder} has no {part}", folder = folder.display())]
@@ -119,11 +119,11 @@ mod tests {
         let errors = [
             Error::Model {
                 folder: "model".into(),
-                source: pretrained::Error::Vocabulary {
+                source: Box::new(pretrained::Error::Vocabulary {
                     folder: "model".into(),
                     tokens: 2,
                     rows: 1,
-                },
+                }),
             },
             Error::Decoding(generate::Error::Setting("max_tokens must be at least 1")),
             Error::Picture {

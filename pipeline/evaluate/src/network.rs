@@ -36,7 +36,7 @@ pub(crate) fn open(
     let model = pool.install(|| Pretrained::open(folder, &load));
     model.map_err(|source| Error::Model {
         folder: folder.to_owned(),
-        source,
+        source: Box::new(source),
     })
 }
 

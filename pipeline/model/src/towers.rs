@@ -337,7 +337,7 @@ impl Share<'_> {
         &self,
         source: &Source,
         name: &str,
-        values: &mut Vec<f32>,
+        values: &mut [f32],
         first: usize,
         resample: Resample,
     ) -> Result<(), weights::Error> {

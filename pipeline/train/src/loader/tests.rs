@@ -157,7 +157,7 @@ fn a_loader_is_never_far_ahead_and_stops_when_nothing_receives() {
     };
     let batch = || Err(TrainError::Cancelled { step: 0 });
     let (full, _batches) = loader.queue(GLOBAL_BATCH);
-    let taken = std::iter::repeat_with(|| full.try_send(batch())).take_while(Result::is_ok);
+    let taken = std::iter::from_fn(|| full.try_send(batch()).ok());
     assert_eq!(taken.count(), QUEUED_BATCHES);
     // A batch as large as the limit is handed over without a queue.
     let (full, _batches) = loader.queue(QUEUED_BYTES);
