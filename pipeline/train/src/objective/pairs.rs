@@ -69,7 +69,7 @@ impl Pairs {
         TokenBatch::new(&rows.collect::<Vec<&[u32]>>(), pad)
     }
 
-    /// What tells each pair from the other pairs of the global batch.
+    /// Identifies each pair in the global batch: text, image and origin. A key of its draws.
     pub(super) fn keys(&self) -> impl Iterator<Item = [usize; 3]> {
         self.keys.iter().copied()
     }
